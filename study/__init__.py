@@ -1,0 +1,1 @@
+"""Many trials on Ray: study files, the search, the launcher, the command line. Knows no tensors."""

@@ -1,0 +1,375 @@
+"""Settings of one trial, and how a faulty file is answered.
+
+Every setting is a field of a frozen pydantic model with its meaning, unit and default: the paper's (Sun et al. 2019, section 5.1)
+where it has one. The same models validate study files, document them and give the identity of a stage. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """Faults of the user's input, all of them, each a line that names the place, the value and what is allowed."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+class Model(BaseModel):
+    """Base of all settings: immutable, hashable, no unknown fields, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    def canonical(self) -> dict[str, Any]:
+        """JSON form with every default written out."""
+        return self.model_dump(mode="json")
+
+
+class Task(Model):
+    """A labelled data set: where its splits lie and what its columns mean. Give files, `folder` or `hub`."""
+
+    train: str | None = None
+    """csv, tsv, jsonl or parquet file with the training split: a local path or any fsspec URL."""
+    validation: str | None = None
+    """File with the validation split. Without it one is carved from the training split."""
+    test: str | None = None
+    """File with the test split."""
+    folder: str | None = None
+    """A folder that `datasets` saved (`save_to_disk`)."""
+    hub: str | None = None
+    """Name of a data set on the hub, such as `stanfordnlp/imdb`."""
+    hub_config: str | None = None
+    """Configuration of the hub data set, where it has several."""
+    revision: str | None = None
+    """Commit or tag of the hub data set."""
+    train_split: str = "train"
+    """Name of the training split in `folder` or `hub`."""
+    validation_split: str | None = None
+    """Name of the validation split in `folder` or `hub`; none carves one from the training split."""
+    test_split: str = "test"
+    """Name of the test split in `folder` or `hub`."""
+    text: str | tuple[str, ...] = "text"
+    """Column with the text; several are joined by a space."""
+    label: str = "label"
+    """Column with the label."""
+    labels: tuple[str, ...] | None = None
+    """All labels in their order. Without it: the sorted labels of the training split."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training split that becomes the validation split where there is none: stratified, seeded."""
+    split_seed: int = 0
+    """Seed of that carving."""
+    domain: str | None = None
+    """Domain of the texts: sentiment, question, topic, ..."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Task:
+        given = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
+        return self
+
+
+class Encoder(Model):
+    """A transformers encoder: one of `hub`, `folder`, `package`, `config`."""
+
+    hub: str | None = None
+    """Name on the hub, such as `google-bert/bert-base-uncased`."""
+    revision: str | None = None
+    """Commit or tag on the hub."""
+    folder: str | None = None
+    """A local folder that `save_pretrained` made; inside `package` where that is given."""
+    package: str | None = None
+    """An installed Python package that carries the encoder in `folder`."""
+    config: dict[str, Any] | None = None
+    """A small encoder trained from scratch: `model_type` and the fields of its transformers configuration."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer for `config`. Without it a WordPiece vocabulary is trained on the training texts."""
+    vocabulary: Annotated[int, Field(ge=100)] = 8000
+    """Size of that trained vocabulary, in pieces."""
+    sha256: str | None = None
+    """Expected digest of the weights file; another one is refused."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Encoder:
+        given = [n for n in ("hub", "package", "config") if getattr(self, n) is not None]
+        if self.folder is not None and self.package is None:
+            given.append("folder")
+        if len(given) != 1:
+            raise ValueError(
+                f"an encoder needs exactly one of hub, folder, package (with folder), config; given: {', '.join(given) or 'none'}"
+            )
+        if self.package is not None and self.folder is None:
+            raise ValueError(f"package {self.package!r} needs `folder`: the folder inside the package that holds the encoder")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs `model_type`, such as bert")
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+
+class Optimisation(Model):
+    """What every training stage sets: AdamW with decoupled weight decay, warm-up, then linear decay to zero."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
+    """Peak learning rate, of the top layer and the head."""
+    batch_size: Annotated[int, Field(ge=1)] = 24
+    """Sequences per optimizer step, over all micro-batches and workers."""
+    warmup: Share = 0.1
+    """Share of the steps over which the rate climbs from 0 to its peak."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of all weights except biases and LayerNorm."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's decay of the first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Adam's decay of the second moment."""
+    epsilon: Positive = 1e-6
+    """Adam's epsilon, BERT's value."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the whole gradient; 0 does not clip."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout of hidden states, attention probabilities and the head."""
+
+
+class Pretrain(Optimisation):
+    """Further pre-training with masked language modelling (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
+
+    name: str = "pretrain"
+    """Name of the stage in space and records."""
+    kind: Literal["pretrain"] = "pretrain"
+    """Kind of stage."""
+    corpus: tuple[str, ...] = ()
+    """Names of tasks: their training texts, less validation and exact copies of any test text. Empty: the target task."""
+    steps: Annotated[int, Field(ge=0)] = 100_000
+    """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
+    schedule_steps: Annotated[int, Field(ge=1)] = 100_000
+    """Length of the schedule, in optimizer steps. All values of `steps` are milestones of this one trajectory."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
+    """Peak learning rate."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Sequences per optimizer step, over all micro-batches and workers."""
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Longest sequence, in pieces, special tokens included; longer texts are cut into several sequences."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of the pieces that are predicted: 80 % become [MASK], 10 % a random piece, 10 % stay."""
+    whole_word: bool = False
+    """Draw whole words instead of single pieces."""
+    seed: int = 0
+    """Seed of masks, order and dropout. The trial's own seed does not enter, so that all seeds share the trajectory."""
+
+    @model_validator(mode="after")
+    def _within_schedule(self) -> Pretrain:
+        if self.steps > self.schedule_steps:
+            raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
+        return self
+
+
+class Finetune(Optimisation):
+    """Fine-tuning on a task (Sun et al. 2019, sections 5.1-5.3)."""
+
+    name: str = "finetune"
+    """Name of the stage in space and records."""
+    kind: Literal["finetune"] = "finetune"
+    """Kind of stage."""
+    epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes over the training split; validated after each."""
+    max_length: Annotated[int, Field(ge=4)] = 512
+    """Longest sequence, in pieces, special tokens included."""
+    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
+    """What is kept of a text over the budget: its first pieces, its last, or both ends."""
+    head_tokens: Annotated[int, Field(ge=1)] = 128
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end."""
+    xi: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
+    xi_variant: Literal["consistent", "published"] = "consistent"
+    """consistent: embeddings one step below the first layer. published: embeddings undecayed, as in the paper's code."""
+    pooling: Literal["pooled", "cls", "mean"] = "pooled"
+    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
+
+    @model_validator(mode="after")
+    def _head_in_budget(self) -> Finetune:
+        budget = self.max_length - 2
+        if self.truncation == "head+tail" and self.head_tokens >= budget:
+            raise ValueError(
+                f"head_tokens is {self.head_tokens}, but max_length {self.max_length} leaves {budget} pieces beside the special"
+                f" tokens, of which head+tail keeps at least one from the end: head_tokens must be at most {budget - 1}"
+            )
+        return self
+
+
+Stage = Annotated[Pretrain | Finetune, Field(discriminator="kind")]
+Precision = Literal["float32", "bfloat16", "auto"]
+
+
+class Recipe(Model):
+    """The stages of one trial in order, with all that they need: what `python -m trainables` runs."""
+
+    tasks: dict[str, Task]
+    """Every task that the stages name."""
+    task: str
+    """The target task."""
+    encoder: Encoder
+    """Where training starts."""
+    stages: tuple[Stage, ...]
+    """Stages in order; the last one is `finetune`."""
+    seed: int = 0
+    """Seed of the fine-tuning stages: head, order and dropout."""
+    precision: Precision = "auto"
+    """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        faults = []
+        if not self.stages or self.stages[-1].kind != "finetune":
+            faults.append("the last stage must be finetune")
+        names = [stage.name for stage in self.stages]
+        faults += [f"two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1})]
+        wanted = [self.task, *(name for stage in self.stages if stage.kind == "pretrain" for name in stage.corpus)]
+        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted if name not in self.tasks]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Execution(Model):
+    """How a trial is computed. Nothing here changes its result, so nothing here enters the identity of a stage."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto takes a GPU where there is one."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads of one trial; 0 leaves PyTorch's choice."""
+    micro_batch: Annotated[int, Field(ge=0)] = 0
+    """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
+    state_every_steps: Annotated[int, Field(ge=0)] = 0
+    """Save the state for a resume also every so many steps; 0: at every evaluation only."""
+    keep_weights: bool = True
+    """Keep the fine-tuned weights in the artifact; without them it holds metrics and predictions."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for a near miss, else the allowed names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; allowed: {', '.join(known)}" if known else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only: no tags, no anchors (an alias bomb stays small on disk and huge in memory), no doubled keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        where = f"line {event.start_mark.line + 1}"
+        if getattr(event, "anchor", None) is not None:
+            raise ConfigError([f"{where}: anchors and aliases (& and *) are not allowed"])
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise ConfigError([f"{where}: the YAML tag {tag!r} is not allowed; a study file is plain data"])
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} is given twice"])
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 2e-5 as a string; everybody who writes it means a number.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse_yaml(text: str, source: str = "input") -> Any:
+    """YAML as plain data. Raises ConfigError for anything else."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {fault}" for fault in error.faults) from None
+    except RecursionError:
+        raise ConfigError([f"{source}: nested too deeply"]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError([f"{source}: not YAML: {' '.join(str(error).split())}"]) from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file as plain data. Raises ConfigError that names the file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: {error.strerror or error}"]) from None
+    return parse_yaml(text, str(path))
+
+
+def validate(model: type[M], data: Any, place: str = "") -> M:
+    """`model` from plain data. Raises ConfigError with every fault: its path, the value, what is allowed, the near miss."""
+    try:
+        # Through JSON: strict, so that "3" is no number, yet a YAML list is a tuple.
+        return model.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        raise ConfigError(_describe(model, fault, place) for fault in error.errors()) from None
+
+
+def _describe(model: type[BaseModel], fault: Any, place: str) -> str:
+    """One line for one fault that pydantic found."""
+    path = ".".join([place] * bool(place) + [str(part) for part in fault["loc"]])
+    value, context = fault["input"], fault.get("ctx", {})
+    shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
+    match fault["type"]:
+        case "extra_forbidden":
+            owner = _model_at(model, fault["loc"][:-1])
+            return f"{path}: unknown field{near(str(fault['loc'][-1]), owner.model_fields) if owner else ''}"
+        case "literal_error":
+            allowed = re.findall(r"'([^']*)'", context["expected"])
+            return f"{path}: {shown} is not one of {', '.join(allowed)}{near(str(value), allowed) if near_miss(value, allowed) else ''}"
+        case "missing":
+            return f"{path}: missing"
+        case "value_error":
+            return f"{path}: {context['error']}" if path else str(context["error"])
+    message = fault["msg"][0].lower() + fault["msg"][1:]
+    return f"{path}: {shown} given; {message.replace('input should', 'it should')}"
+
+
+def near_miss(value: Any, known: Iterable[str]) -> bool:
+    """Whether `value` looks like a misspelt one of `known`."""
+    return bool(difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.6))
+
+
+def _model_at(model: Any, loc: tuple[Any, ...]) -> type[BaseModel] | None:
+    """The settings model that stands at the place `loc`, for naming its fields."""
+    for part in loc:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+            continue
+        for inner in _models_in(model):
+            kind = inner.model_fields.get("kind")
+            if kind is not None and kind.default == part:
+                model = inner
+                break
+    found = _models_in(model)
+    return found[0] if found else None
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models_in(part)]
