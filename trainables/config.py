@@ -263,10 +263,15 @@ class Execution(Model):
 def near(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for a near miss, else the allowed names."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
+    if close := closest(name, known):
+        return f"; did you mean {close!r}?"
     return f"; allowed: {', '.join(known)}" if known else ""
+
+
+def closest(name: object, known: Iterable[str]) -> str | None:
+    """The known name that `name` most likely misspells; swapped letters count as the smallest slip."""
+    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
+    return min(close, key=lambda candidate: sorted(candidate) != sorted(str(name)), default=None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -340,18 +345,14 @@ def _describe(model: type[BaseModel], fault: Any, place: str) -> str:
             return f"{path}: unknown field{near(str(fault['loc'][-1]), owner.model_fields) if owner else ''}"
         case "literal_error":
             allowed = re.findall(r"'([^']*)'", context["expected"])
-            return f"{path}: {shown} is not one of {', '.join(allowed)}{near(str(value), allowed) if near_miss(value, allowed) else ''}"
+            close = closest(value, allowed)
+            return f"{path}: {shown} is not one of {', '.join(allowed)}{f'; did you mean {close!r}?' if close else ''}"
         case "missing":
             return f"{path}: missing"
         case "value_error":
             return f"{path}: {context['error']}" if path else str(context["error"])
     message = fault["msg"][0].lower() + fault["msg"][1:]
     return f"{path}: {shown} given; {message.replace('input should', 'it should')}"
-
-
-def near_miss(value: Any, known: Iterable[str]) -> bool:
-    """Whether `value` looks like a misspelt one of `known`."""
-    return bool(difflib.get_close_matches(str(value), list(known), n=1, cutoff=0.6))
 
 
 def _model_at(model: Any, loc: tuple[Any, ...]) -> type[BaseModel] | None:

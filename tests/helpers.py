@@ -1,0 +1,60 @@
+"""Tiny real parts that the tests share: a two-layer BERT from scratch and slices of the shipped reviews."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from trainables.config import Encoder, Finetune, Pretrain, Recipe, Task
+
+TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
+
+TINY_BERT = {
+    "model_type": "bert",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 128,
+}
+"""Fields of a BERT configuration that trains in milliseconds."""
+
+
+def tiny_encoder(**changes: Any) -> Encoder:
+    """A two-layer BERT from scratch with a vocabulary trained on the task's texts."""
+    return Encoder(config=TINY_BERT | changes, vocabulary=400)
+
+
+def reviews(name: str = "sls_imdb", split: str = "train", limit: int | None = None) -> list[tuple[str, str]]:
+    """(text, label) rows of a shipped set."""
+    with open(TEXTS / name / f"{split}.csv", encoding="utf-8", newline="") as file:
+        rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    return rows[:limit]
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] = ("text", "label")) -> str:
+    """Write rows as csv and return the path as a setting takes it."""
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return str(path)
+
+
+def tiny_task(folder: Path, name: str = "sls_imdb", train: int = 60, test: int = 24, **changes: Any) -> Task:
+    """A slice of a shipped set as a user's own csv files, a quarter of its training split held out for validation."""
+    files = {
+        split: write_csv(folder / f"{name}-{split}.csv", reviews(name, split, n)) for split, n in (("train", train), ("test", test))
+    }
+    return Task(**({"validation_share": 0.25} | files | changes))
+
+
+def tiny_recipe(folder: Path, pretrain: dict[str, Any] | None = None, **finetune: Any) -> Recipe:
+    """A recipe on a tiny task that runs in a second or two: two epochs, optionally after some steps of further pre-training."""
+    stages: list[Pretrain | Finetune] = []
+    if pretrain is not None:
+        stages.append(Pretrain(**({"schedule_steps": 8, "steps": 4, "batch_size": 8, "max_length": 24} | pretrain)))
+    settings = {"epochs": 2, "batch_size": 8, "max_length": 24, "head_tokens": 6, "learning_rate": 1e-3} | finetune
+    stages.append(Finetune(**settings))
+    return Recipe(
+        tasks={"reviews": tiny_task(folder)}, task="reviews", encoder=tiny_encoder(), stages=tuple(stages), precision="float32"
+    )

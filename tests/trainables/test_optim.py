@@ -1,0 +1,92 @@
+"""Layer-wise decay against the paper's numbers, the schedule against transformers', AdamW against torch's reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, get_linear_schedule_with_warmup
+
+from trainables import optim
+
+SMALL = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "vocab_size": 50}
+
+
+def model(kind: str, layers: int, **fields: object) -> torch.nn.Module:
+    return AutoModel.from_config(AutoConfig.for_model(kind, num_hidden_layers=layers, **(SMALL | fields)))
+
+
+def test_rates_of_the_paper() -> None:
+    """lr 2e-5, xi .95, 12 layers: layer 0 1.1376e-5, layer 5 1.4702e-5, layer 11 2e-5 (Sun et al. 2019, section 5.3.3)."""
+    encoder = model("bert", 12)
+    rates = optim.rates(optim.parameter_groups(encoder, encoder, 12, learning_rate=2e-5, xi=0.95))
+    assert rates["layer 0"] == pytest.approx(1.1376e-5, rel=1e-4)
+    assert rates["layer 5"] == pytest.approx(1.4702e-5, rel=1e-4)
+    assert rates["layer 11"] == rates["head"] == 2e-5
+    assert rates["embeddings"] == pytest.approx(rates["layer 0"] * 0.95)
+    published = optim.parameter_groups(encoder, encoder, 12, learning_rate=2e-5, xi=0.95, variant="published")
+    assert optim.rates(published)["embeddings"] == 2e-5
+    assert list(rates)[0] == "embeddings"
+    assert list(rates)[-1] == "head"
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        ("bert", {}),
+        ("roberta", {}),
+        ("albert", {"embedding_size": 8}),
+        ("distilbert", {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}),
+        ("electra", {"embedding_size": 8}),
+        ("xlnet", {"d_model": 16, "n_layer": 3, "n_head": 2, "d_inner": 32}),
+        ("deberta-v2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        ("modernbert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}),
+    ],
+)
+def test_every_parameter_in_exactly_one_group(kind: str, fields: dict[str, object]) -> None:
+    encoder = model(kind, 3, **fields)
+    whole = torch.nn.ModuleDict({"encoder": encoder, "head": torch.nn.Linear(16, 2)})
+    groups = optim.parameter_groups(whole, encoder, 3, learning_rate=1.0, xi=0.5)
+    members = [id(parameter) for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
+    assert sorted(members) == sorted(id(parameter) for parameter in whole.parameters())
+    rates = optim.rates(groups)
+    if kind != "albert":
+        assert [rates[f"layer {i}"] for i in range(3)] == [0.25, 0.5, 1.0]
+    else:  # one shared block
+        assert rates["layer 2"] == 1.0
+    assert rates["embeddings"] == 0.125
+    head = {id(parameter) for parameter in whole["head"].parameters()}
+    assert all(group["name"] == "head" for group in groups if head & {id(p) for p in group["params"]})  # type: ignore[attr-defined]
+
+
+def test_no_decay_for_biases_and_norms() -> None:
+    encoder = model("bert", 2)
+    groups = optim.parameter_groups(encoder, encoder, 2, learning_rate=1.0, weight_decay=0.01)
+    free = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}  # type: ignore[attr-defined]
+    for name, parameter in encoder.named_parameters():
+        assert (id(parameter) in free) == (name.endswith("bias") or "LayerNorm" in name), name
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (100, 0.0), (7, 0.5), (1, 0.1), (10, 1.0)])
+def test_schedule_equals_transformers(total: int, warmup: float) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(total * warmup), total)
+    for step in range(total):
+        assert optim.linear(step, total, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12), step
+        optimizer.step()
+        schedule.step()
+    assert optim.linear(total, total, warmup) == (1.0 if warmup == 1.0 and total == 0 else 0.0)
+
+
+def test_adamw_equals_reference() -> None:
+    """Fused against torch's single-tensor AdamW over 20 steps."""
+    torch.manual_seed(0)
+    start = torch.randn(5, 3)
+    ours, reference = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    fused = optim.adamw([{"params": [ours], "lr": 1e-2, "weight_decay": 0.01}], beta1=0.9, beta2=0.999, epsilon=1e-6)
+    plain = torch.optim.AdamW([reference], lr=1e-2, weight_decay=0.01, betas=(0.9, 0.999), eps=1e-6, foreach=False, fused=False)
+    for step in range(20):
+        for parameter, optimizer in ((ours, fused), (reference, plain)):
+            parameter.grad = torch.sin(start * (step + 1)) + parameter.detach()
+            optimizer.step()
+    torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-7)

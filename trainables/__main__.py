@@ -1,0 +1,53 @@
+"""`python -m trainables RECIPE.yaml`: run one recipe here and now, in plain PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from trainables.config import ConfigError, Execution, Recipe, read_yaml, validate
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a line per evaluation and the test scores last. Exit codes: 0 done, 1 diverged, 2 wrong input, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m trainables", description=__doc__)
+    parser.add_argument("recipe", help="YAML file with the fields of a recipe: tasks, task, encoder, stages, seed, precision")
+    parser.add_argument("--store", help="folder or URL of the artifact store (default: the user's cache)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--no-test", action="store_true", help="do not read the test split")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        recipe = validate(Recipe, read_yaml(options.recipe))
+        from trainables.store import Store
+
+        store = Store(options.store) if options.store else Store.default()
+        return _run(recipe, store, Execution(threads=options.threads), test=not options.no_test)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last evaluation", file=sys.stderr)
+        return 130
+
+
+def _run(recipe: Recipe, store: object, execution: Execution, *, test: bool) -> int:
+    from trainables import loop
+    from trainables import recipe as runner
+
+    try:
+        for row in runner.run(recipe, store, execution):  # type: ignore[arg-type]
+            print(json.dumps(row), flush=True)
+        if test:
+            print(json.dumps(runner.evaluate_test(recipe, store, execution)))  # type: ignore[arg-type]
+    except loop.Diverged as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

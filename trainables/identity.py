@@ -1,0 +1,149 @@
+"""What determines the result of a stage, hashed to its id. Imports no torch.
+
+Left out by name, because the result does not depend on it: a stage's `name`, how far one goes along a trajectory (`steps`: its
+milestones have ids of their own), everything in `Execution`, and paths and names of data, for which the digest of their content stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from trainables import checkpoint
+from trainables.config import Encoder, Finetune, Pretrain, Recipe
+from trainables.data import Corpus, TaskData, load_corpus, load_task
+from trainables.store import stage_id
+
+NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "finetune": ("name",)}
+PIECES_PER_WORD = 1.35
+"""Word pieces per word of English reviews, for estimates only."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of a recipe with its place in the stage tree."""
+
+    stage: Pretrain | Finetune
+    stage_id: str
+    parent_id: str | None
+    """Stage that this one starts from; None starts from the encoder itself."""
+    trajectory_id: str
+    """Name of the run that leaves this artifact among its milestones; the stage id itself for fine-tuning."""
+    steps: int
+    """Optimizer steps from the start of the stage to this artifact."""
+    tokens_estimate: int
+    """Pieces that computing it alone would train on, estimated from words."""
+
+
+def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
+    """The settings that determine the result. Those that another setting switches off are left out too."""
+    settings = stage.canonical()
+    for name in NOT_IDENTITY[stage.kind]:
+        del settings[name]
+    if isinstance(stage, Finetune):
+        if stage.truncation != "head+tail":
+            del settings["head_tokens"]
+        if stage.xi == 1:
+            del settings["xi_variant"]
+    return settings
+
+
+def nodes(recipe: Recipe) -> list[Node]:
+    """The stages of a recipe in order; further pre-training of zero steps is none. `precision` must be resolved before."""
+    if recipe.precision == "auto":
+        raise ValueError("precision 'auto' must be resolved before stages have an identity")
+    return list(_walk(recipe))
+
+
+def _walk(recipe: Recipe) -> Iterator[Node]:
+    parent: str | None = None
+    root = encoder_id(recipe)
+    for stage in recipe.stages:
+        common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision}
+        if isinstance(stage, Pretrain):
+            if stage.steps == 0:
+                continue
+            corpus = corpus_of(recipe, stage)
+            run = stage_id("pretrain", common | {"data": corpus.digest})
+            node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, _pretrain_tokens(stage, corpus))
+        else:
+            data = target_of(recipe)
+            digests = [data.digest("train"), data.digest("validation")]
+            run = stage_id("finetune", common | {"data": digests, "seed": recipe.seed})
+            steps = -(-len(data.train.texts) // stage.batch_size) * stage.epochs
+            node = Node(stage, run, parent, run, steps, _finetune_tokens(stage, data))
+        parent = node.stage_id
+        yield node
+
+
+def milestone_id(trajectory_id: str, step: int) -> str:
+    """Name of the artifact that a trajectory leaves at a step."""
+    return stage_id("milestone", {"trajectory": trajectory_id, "step": step})
+
+
+def test_id(recipe: Recipe, finetuned: str) -> str:
+    """Name of a fine-tuned artifact's predictions on the test split."""
+    return stage_id("test", {"parent": finetuned, "data": target_of(recipe).digest("test")})
+
+
+def target_of(recipe: Recipe) -> TaskData:
+    """The target task's data."""
+    return load_task(recipe.task, recipe.tasks[recipe.task])
+
+
+def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
+    """The texts that a further pre-training stage reads."""
+    return load_corpus(stage.corpus or (recipe.task,), recipe.tasks)
+
+
+def encoder_id(recipe: Recipe) -> str:
+    """Digest of the encoder that the first stage starts from."""
+    digest = checkpoint.digest(recipe.encoder)
+    if trains_vocabulary(recipe.encoder):
+        digest += "".join(load_task(name, task).digest("train") for name, task in sorted(recipe.tasks.items()))
+    return "encoder:" + hashlib.sha256(digest.encode()).hexdigest()[:32]
+
+
+def trains_vocabulary(encoder: Encoder) -> bool:
+    """Whether the tokenizer is made from the training texts."""
+    return encoder.config is not None and encoder.tokenizer is None
+
+
+def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
+    """The texts from which an encoder from scratch gets its vocabulary: the training texts of all tasks; none for other encoders."""
+    if not trains_vocabulary(recipe.encoder):
+        return ()
+    return tuple(text for name, task in sorted(recipe.tasks.items()) for text in load_task(name, task).train.texts)
+
+
+def recipe_name(recipe: Recipe) -> str:
+    """The paper's name of a recipe (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-."""
+    names = []
+    for stage in recipe.stages:
+        if isinstance(stage, Finetune):
+            names.append("FiT")
+        elif stage.steps:
+            corpus = set(stage.corpus or (recipe.task,))
+            domains = {recipe.tasks[name].domain for name in corpus | {recipe.task}}
+            within_domain = len(domains) == 1 and None not in domains
+            names.append("ITPT" if corpus == {recipe.task} else "IDPT" if within_domain else "CDPT")
+    return "-".join(["BERT", *names])
+
+
+@lru_cache(maxsize=64)
+def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(max(1, round(len(text.split()) * PIECES_PER_WORD)) for text in texts)
+
+
+def _finetune_tokens(stage: Finetune, data: TaskData) -> int:
+    return stage.epochs * sum(min(length + 2, stage.max_length) for length in _lengths(data.train.texts))
+
+
+def _pretrain_tokens(stage: Pretrain, corpus: Corpus) -> int:
+    budget, lengths = stage.max_length - 2, _lengths(corpus.texts)
+    sequences = sum(-(-length // budget) for length in lengths)
+    mean = sum(lengths) / max(1, sequences) + 2
+    return round(stage.steps * stage.batch_size * mean)

@@ -1,0 +1,274 @@
+"""Stages in order: what is done is loaded, what is begun goes on, what is missing is computed, by one process among all that ask."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainables import finetune, pretrain
+from trainables.config import Execution, Pretrain, Recipe
+from trainables.data import Split
+from trainables.encoder import Base, classifier, load_base, model_state
+from trainables.evaluate import measure, predict, write_predictions
+from trainables.identity import (
+    Node,
+    corpus_of,
+    milestone_id,
+    nodes,
+    recipe_name,
+    target_of,
+    test_id,
+    vocabulary_texts,
+)
+from trainables.loop import Job, Position, Row, Runtime, train
+from trainables.optim import rates
+from trainables.precision import pick_device, resolve
+from trainables.store import Artifact, Store
+from trainables.tokenise import Pieces, pieces
+from trainables.world import World, current
+
+log = logging.getLogger(__name__)
+WEIGHTS = "model.safetensors"
+
+
+def resolved(recipe: Recipe, execution: Execution) -> Recipe:
+    """The recipe with `precision: auto` replaced by what this machine does best."""
+    return recipe.model_copy(update={"precision": resolve(recipe.precision, execution.device)})
+
+
+def run(
+    recipe: Recipe, store: Store, execution: Execution | None = None, *, last: str | None = None, milestones: Sequence[int] = ()
+) -> Iterator[Row]:
+    """Run a recipe's stages and yield a row per evaluation, those of finished stages and of earlier sittings included.
+
+    `last` stops after the stage of that name; `milestones` are further steps of it at which to leave an artifact. Under
+    torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables of the records name.
+    """
+    execution = execution or Execution()
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    recipe, world = resolved(recipe, execution), current()
+    for node in nodes(recipe):
+        wanted = {node.steps: node.stage_id}
+        if node.stage.name == last:
+            wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
+        about = {
+            "recipe": recipe_name(recipe),
+            "stage": node.stage.kind,
+            "stage_name": node.stage.name,
+            "stage_id": node.stage_id,
+            "task": recipe.task,
+            "seed": recipe.seed if node.stage.kind == "finetune" else node.stage.seed,
+            "precision": recipe.precision,
+        }
+        for row in _stage(recipe, node, wanted, store, execution, world):
+            yield row | about
+        if node.stage.name == last:
+            return
+
+
+def _stage(
+    recipe: Recipe, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
+) -> Iterator[Row]:
+    """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
+    missing = _missing(wanted, store, world)
+    while missing:
+        with _claimed(store, node.trajectory_id, world) as owned:
+            missing = _missing(wanted, store, world)
+            if missing and owned:
+                yield from _compute(recipe, node, {step: wanted[step] for step in missing}, store, execution, world)
+                return
+    artifact = store.get(wanted[max(wanted)])
+    assert artifact is not None, f"artifact {wanted[max(wanted)]} vanished from the store"
+    for row in artifact.manifest["rows"]:
+        yield row | {"source": "loaded"}
+
+
+def _missing(wanted: Mapping[int, str], store: Store, world: World) -> list[int]:
+    return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and store.get(name) is None))
+
+
+@contextmanager
+def _claimed(store: Store, name: str, world: World) -> Iterator[bool]:
+    """Rank 0 claims for all ranks; False when someone else finished meanwhile."""
+    if not world.leads:
+        yield world.broadcast(False)
+        return
+    with store.claim(name) as claim:
+        yield world.broadcast(claim is not None)
+
+
+def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
+    """Train the stage from its last state, or from its parent, through all wanted steps."""
+    device = pick_device(execution.device)
+    saves = execution.state_every_steps
+    runtime = Runtime(
+        device=device,
+        world=world,
+        autocast=recipe.precision == "bfloat16",
+        micro_batch=execution.micro_batch,
+        save_at=lambda step: bool(saves) and step % saves == 0,
+    )
+    parent = store.get(node.parent_id) if node.parent_id else None
+    job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    rates_of_groups = rates(job.optimizer.param_groups)
+    log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
+    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups}
+    at, newest = _restore(job, store, node.trajectory_id, min(wanted), world)
+
+    def save(at: Position) -> None:
+        if not world.leads:
+            return
+        if at.rows and at.rows[-1]["step"] == at.step:
+            at.rows[-1].update(about)
+        with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
+            if at.step in wanted:
+                _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder))
+            if at.step == job.steps:
+                store.drop_state(node.trajectory_id)
+            elif at.step > newest:
+                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, _state_files(job, Path(folder)))
+
+    for row in at.rows:
+        yield row | {"source": "loaded"}
+    for row in train(job, runtime, at, max(wanted), save):
+        yield row | about
+
+
+def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
+    base = base_of(recipe)
+    if isinstance(node.stage, Pretrain):
+        corpus = corpus_of(recipe, node.stage)
+        return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
+    data = target_of(recipe)
+    cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
+    return finetune.job(node.stage, base, parent, data, cut, recipe.seed, runtime)
+
+
+def base_of(recipe: Recipe) -> Base:
+    """The encoder where the recipe starts, loaded once per process."""
+    return load_base(recipe.encoder, vocabulary_texts(recipe))
+
+
+def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Pieces:
+    """The texts as pieces, tokenised once per (data, tokenizer) and memory-mapped."""
+    return pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
+
+
+def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> tuple[Position, int]:
+    """(where the saved state stands, or the beginning; the newest step saved by anyone). All ranks read the same state."""
+    state = store.load_state(name)
+    at = Position(**state.meta["position"]) if state else Position()
+    newest, usable = world.broadcast((at.step, at.step <= first_wanted))
+    if state is None or not usable:
+        return Position(), newest
+    _copy(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
+    moments = load_file(state.path("optimizer.safetensors"))
+    for index, (group, parameter) in enumerate(_optimised(job)):
+        job.optimizer.state[parameter] = {
+            key: moments[f"{index}.{key}"].to(parameter.device if key != "step" or group.get("fused") else "cpu")
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            if f"{index}.{key}" in moments
+        }
+    return at, newest
+
+
+def _optimised(job: Job) -> list[tuple[dict[str, Any], torch.nn.Parameter]]:
+    return [(group, parameter) for group in job.optimizer.param_groups for parameter in group["params"]]
+
+
+def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
+    with torch.no_grad():
+        for name, parameter in target.items():
+            parameter.copy_(source[name])
+
+
+def _state_files(job: Job, folder: Path) -> dict[str, Path]:
+    """Weights and moments: with the position, everything that a bit-for-bit resume needs."""
+    moments = {
+        f"{index}.{key}": value.contiguous()
+        for index, (_, parameter) in enumerate(_optimised(job))
+        for key, value in job.optimizer.state[parameter].items()
+        if isinstance(value, torch.Tensor)
+    }
+    return {
+        WEIGHTS: _saved(dict(job.model.named_parameters()), folder / "state.safetensors"),
+        "optimizer.safetensors": _saved(moments, folder / "optimizer.safetensors"),
+    }
+
+
+def _saved(tensors: Mapping[str, torch.Tensor], path: Path) -> Path:
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    return path
+
+
+def _publish(
+    job: Job, recipe: Recipe, node: Node, name: str, at: Position, store: Store, execution: Execution, folder: Path
+) -> None:
+    files = job.artifact_files(folder)
+    if node.stage.kind != "finetune" or execution.keep_weights:
+        files[WEIGHTS] = _saved(model_state(job.model), folder / WEIGHTS)
+    manifest = {
+        "kind": node.stage.kind,
+        "settings": node.stage.canonical(),
+        "parent": node.parent_id,
+        "step": at.step,
+        "rows": at.rows,
+        "tokens": at.tokens,
+        "seconds": at.seconds,
+        "seed": recipe.seed,
+        "precision": recipe.precision,
+    }
+    store.publish(name, manifest, files)
+
+
+def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None) -> Row:
+    """Scores of a finished recipe on its test split, a stage of its own: computed once, then loaded.
+
+    Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
+    """
+    execution = execution or Execution()
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    recipe = resolved(recipe, execution)
+    node = nodes(recipe)[-1]
+    name = test_id(recipe, node.stage_id)
+    about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
+    about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
+    if (done := store.get(name)) is not None:
+        return done.manifest["rows"][0] | about | {"source": "loaded"}
+    finetuned = store.get(node.stage_id)
+    if finetuned is None or not finetuned.has(WEIGHTS):
+        raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
+    data, base, device = target_of(recipe), base_of(recipe), pick_device(execution.device)
+    logits = _logits(recipe, node, finetuned, data.test, data.digest("test"), base, store, device)
+    row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps, "epoch": node.stage.epochs}
+    with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
+        path = write_predictions(Path(folder) / "predictions.parquet", logits, data.test.labels)
+        manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
+        store.publish(name, manifest, {"predictions-test.parquet": path})
+    return row | about | {"source": "computed"}
+
+
+def _logits(
+    recipe: Recipe, node: Node, finetuned: Artifact, split: Split, digest: str, base: Base, store: Store, device: torch.device
+) -> Any:
+    stage = node.stage
+    model = classifier(base, len(target_of(recipe).labels), stage.pooling, stage.dropout, recipe.seed)
+    _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
+    model.to(device).eval()
+    examples = finetune.examples(split, tokens(split.texts, digest, base, store), base, stage)
+    return predict(model, base, examples, Runtime(device, current(), recipe.precision == "bfloat16"))
+
+
+def device_name(device: torch.device) -> str:
+    """`cpu`, or the GPU's own name."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
