@@ -12,16 +12,16 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from trainables.encoder import Base
 from trainables.loop import Example, Runtime, micro_batch
 from trainables.metrics import scores
-from trainables.encoder import Base
 
 EVALUATION_TOKENS = 8192
 """Pieces per forward pass: without gradients a pass may be larger than in training."""
 
 
 def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime) -> np.ndarray:
-    """Logits of every example, float32 [len(examples), classes], the same on every rank. Long texts go first, so memory peaks early."""
+    """Logits of every example, float32 [len(examples), classes], the same on every rank. Long texts go first."""
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
     _, mine = runtime.world.share(order)
     found: list[tuple[int, np.ndarray]] = []

@@ -1,7 +1,8 @@
 """What determines the result of a stage, hashed to its id. Imports no torch.
 
-Left out by name, because the result does not depend on it: a stage's `name`, how far one goes along a trajectory (`steps`: its
-milestones have ids of their own), everything in `Execution`, and paths and names of data, for which the digest of their content stands.
+Left out by name, because the result does not depend on it: a stage's `name`, how far one goes along a trajectory (`steps`:
+its milestones have ids of their own), everything in `Execution`, and names and paths of data, for which a digest of their
+content stands.
 """
 
 from __future__ import annotations
@@ -113,14 +114,14 @@ def trains_vocabulary(encoder: Encoder) -> bool:
 
 
 def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
-    """The texts from which an encoder from scratch gets its vocabulary: the training texts of all tasks; none for other encoders."""
+    """The texts whose vocabulary an encoder from scratch gets: the training texts of all tasks; none for other encoders."""
     if not trains_vocabulary(recipe.encoder):
         return ()
     return tuple(text for name, task in sorted(recipe.tasks.items()) for text in load_task(name, task).train.texts)
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The paper's name of a recipe (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-."""
+    """The paper's name (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-."""
     names = []
     for stage in recipe.stages:
         if isinstance(stage, Finetune):

@@ -1,8 +1,8 @@
 """THE training loop: accumulate, clip, step, evaluate, save, yield.
 
-Everything random is a function of the seed and the step: which texts make a batch, what is masked, the bits of dropout. A resume
-therefore needs the weights, Adam's moments and the step, nothing else, and may start in the middle of an epoch. Splitting a batch into
-micro-batches or over workers changes no random number either.
+Everything random is a function of the seed and the step: which texts make a batch, what is masked, the bits of dropout. So a
+resume needs the weights, Adam's moments and the step, nothing else, and may start in the middle of an epoch; and splitting a
+batch into micro-batches or over workers changes no random number.
 """
 
 from __future__ import annotations

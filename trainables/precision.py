@@ -10,7 +10,7 @@ from trainables.config import Precision
 
 
 def resolve(precision: Precision, device: str = "auto") -> Precision:
-    """`auto` as float32 or bfloat16: bfloat16 on a GPU that has it, or where this CPU multiplies it clearly faster (measured in ms)."""
+    """`auto` as bfloat16 on a GPU that has it or a CPU measured to multiply it clearly faster, else as float32."""
     if precision != "auto":
         return precision
     if pick_device(device).type == "cuda":

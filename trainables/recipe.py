@@ -1,4 +1,4 @@
-"""Stages in order: what is done is loaded, what is begun goes on, what is missing is computed, by one process among all that ask."""
+"""Stages in order: what is done is loaded, what is begun goes on, what is missing is computed, by one of all that ask."""
 
 from __future__ import annotations
 

@@ -25,8 +25,7 @@ def test_rates_of_the_paper() -> None:
     assert rates["embeddings"] == pytest.approx(rates["layer 0"] * 0.95)
     published = optim.parameter_groups(encoder, encoder, 12, learning_rate=2e-5, xi=0.95, variant="published")
     assert optim.rates(published)["embeddings"] == 2e-5
-    assert list(rates)[0] == "embeddings"
-    assert list(rates)[-1] == "head"
+    assert (*rates,)[:1] + (*rates,)[-1:] == ("embeddings", "head")
 
 
 @pytest.mark.parametrize(

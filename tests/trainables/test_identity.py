@@ -1,0 +1,138 @@
+"""What changes the identity of a stage, and what does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
+from trainables.config import Encoder, Recipe
+from trainables.identity import nodes, recipe_name
+
+
+def ids(recipe: Recipe) -> list[str]:
+    return [node.stage_id for node in nodes(recipe)]
+
+
+def change(recipe: Recipe, stage: int, **fields: Any) -> Recipe:
+    stages = list(recipe.stages)
+    stages[stage] = type(stages[stage])(**(stages[stage].model_dump() | fields))
+    return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return tiny_recipe(tmp_path, pretrain={})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learning_rate": 2e-3},
+        {"batch_size": 4},
+        {"warmup": 0.2},
+        {"weight_decay": 0.0},
+        {"beta1": 0.8},
+        {"beta2": 0.98},
+        {"epsilon": 1e-8},
+        {"clip_norm": 0.5},
+        {"dropout": 0.2},
+        {"epochs": 3},
+        {"max_length": 20},
+        {"truncation": "head"},
+        {"head_tokens": 7},
+        {"xi": 0.9},
+        {"xi_variant": "published"},
+        {"pooling": "mean"},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_settings_of_finetune_determine_it_and_not_its_parent(recipe: Recipe, fields: dict[str, Any]) -> None:
+    before, after = ids(recipe), ids(change(recipe, 1, **fields))
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"learning_rate": 2e-3}, {"schedule_steps": 9}, {"mask_share": 0.2}, {"whole_word": True}, {"seed": 1}, {"max_length": 32}],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_settings_of_pretrain_determine_it_and_all_that_follows(recipe: Recipe, fields: dict[str, Any]) -> None:
+    changed = change(recipe, 0, **fields)
+    assert not set(ids(recipe)) & set(ids(changed))
+    assert nodes(recipe)[0].trajectory_id != nodes(changed)[0].trajectory_id
+
+
+def test_steps_are_milestones_of_one_trajectory(recipe: Recipe) -> None:
+    further = change(recipe, 0, steps=8)
+    assert nodes(recipe)[0].trajectory_id == nodes(further)[0].trajectory_id
+    assert nodes(recipe)[0].stage_id != nodes(further)[0].stage_id
+    assert ids(recipe)[1] != ids(further)[1]
+    none = change(recipe, 0, steps=0)
+    assert len(ids(none)) == 1
+    assert nodes(none)[0].parent_id is None
+
+
+def test_seed_determines_finetune_only(recipe: Recipe) -> None:
+    other = recipe.model_copy(update={"seed": 1})
+    assert ids(recipe)[0] == ids(other)[0]
+    assert ids(recipe)[1] != ids(other)[1]
+
+
+def test_precision_determines_every_stage_and_must_be_resolved(recipe: Recipe) -> None:
+    assert not set(ids(recipe)) & set(ids(recipe.model_copy(update={"precision": "bfloat16"})))
+    with pytest.raises(ValueError, match="must be resolved"):
+        nodes(recipe.model_copy(update={"precision": "auto"}))
+
+
+def test_names_and_paths_do_not_matter(recipe: Recipe, tmp_path: Path) -> None:
+    assert ids(change(recipe, 0, name="dapt")) == ids(recipe)
+    assert ids(change(recipe, 1, name="target")) == ids(recipe)
+    (tmp_path / "elsewhere").mkdir()
+    moved = recipe.model_copy(update={"tasks": {"renamed": tiny_task(tmp_path / "elsewhere")}, "task": "renamed"})
+    assert ids(moved) == ids(recipe)
+
+
+def test_settings_that_are_switched_off_do_not_matter(recipe: Recipe) -> None:
+    head = change(recipe, 1, truncation="head")
+    assert ids(change(head, 1, head_tokens=9)) == ids(head)
+    flat = change(recipe, 1, xi=1.0)
+    assert ids(change(flat, 1, xi_variant="published")) == ids(flat)
+
+
+def test_content_of_the_data_matters_and_its_test_split_does_not(recipe: Recipe, tmp_path: Path) -> None:
+    task = recipe.tasks["reviews"]
+    (tmp_path / "b").mkdir()
+    more = tiny_task(tmp_path / "b", train=61)
+    assert not set(ids(recipe)) & set(ids(recipe.model_copy(update={"tasks": {"reviews": more}})))
+    test = write_csv(tmp_path / "b" / "other-test.csv", reviews(split="test")[50:80])
+    other = task.model_copy(update={"test": test})
+    assert ids(recipe.model_copy(update={"tasks": {"reviews": other}})) == ids(recipe)
+
+
+def test_encoder_matters(recipe: Recipe) -> None:
+    wider = Encoder(config=TINY_BERT | {"hidden_size": 48}, vocabulary=400)
+    assert not set(ids(recipe)) & set(ids(recipe.model_copy(update={"encoder": wider})))
+
+
+def test_names_of_recipes(recipe: Recipe, tmp_path: Path) -> None:
+    assert recipe_name(recipe) == "BERT-ITPT-FiT"
+    assert recipe_name(change(recipe, 0, steps=0)) == "BERT-FiT"
+    tasks = {
+        "reviews": recipe.tasks["reviews"].model_copy(update={"domain": "sentiment"}),
+        "yelp": tiny_task(tmp_path, "sls_yelp", domain="sentiment"),
+        "news": tiny_task(tmp_path, "sls_amazon", domain="topic"),
+    }
+    wide = recipe.model_copy(update={"tasks": tasks})
+    assert recipe_name(change(wide, 0, corpus=("reviews", "yelp"))) == "BERT-IDPT-FiT"
+    assert recipe_name(change(wide, 0, corpus=("reviews", "yelp", "news"))) == "BERT-CDPT-FiT"
+
+
+def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
+    pretrain, finetune = nodes(recipe)
+    assert (pretrain.steps, finetune.steps) == (4, 2 * -(-45 // 8))
+    assert nodes(change(recipe, 0, steps=8))[0].tokens_estimate == pytest.approx(2 * pretrain.tokens_estimate, abs=2)
+    assert nodes(change(recipe, 1, epochs=4))[1].tokens_estimate == 2 * finetune.tokens_estimate

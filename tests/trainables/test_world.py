@@ -1,0 +1,64 @@
+"""Two workers share the global batch and give what one gives."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from trainables.store import Store
+
+from tests.helpers import tiny_recipe
+from trainables import recipe as runner
+from trainables.config import Execution, Recipe, validate
+from trainables.identity import nodes
+from trainables.world import World
+
+
+def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
+    again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
+    torch.distributed.destroy_process_group()
+    queue.put((rank, rows, [row["source"] for row in again]))
+
+
+def test_two_workers_equal_one(tmp_path: Path) -> None:
+    """Dropout on, a batch that does not split evenly, pre-training and fine-tuning: the same losses and weights to 1e-5."""
+    recipe = tiny_recipe(tmp_path, pretrain={"steps": 3, "batch_size": 7}, learning_rate=2e-4)
+    alone = Store(str(tmp_path / "one"))
+    rows = list(runner.run(recipe, alone, Execution(threads=1)))
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    ranks = [context.Process(target=_rank, args=(rank, 2, str(tmp_path), recipe.canonical(), queue)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    answers = sorted((queue.get(timeout=120) for _ in ranks), key=lambda answer: answer[0])
+    for process in ranks:
+        process.join(60)
+    for _, shared, sources in answers:
+        assert set(sources) == {"loaded"}
+        for one, two in zip(rows, shared, strict=True):
+            for key in ("step", "tokens", "split", "stage_id", "error_rate_percent"):
+                assert one.get(key) == two.get(key), key
+            assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
+    two = Store(str(tmp_path / "two")).get(nodes(recipe)[-1].stage_id)
+    one = alone.get(nodes(recipe)[-1].stage_id)
+    assert one is not None
+    assert two is not None
+    ours, theirs = load_file(one.path("model.safetensors")), load_file(two.path("model.safetensors"))
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+def test_shares_cover_the_batch_once_in_order(size: int) -> None:
+    batch = list(range(7))
+    parts = [World(rank, size).share(batch) for rank in range(size)]
+    assert [text for _, part in parts for text in part] == batch
+    assert all(part == [] or part[0] == first for first, part in parts)
