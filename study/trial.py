@@ -1,0 +1,336 @@
+"""Where the training loop meets Ray: one generator of rows, run in a warm Tune actor or by the workers of a TorchTrainer.
+
+Both ways look the same to the caller: `here` and `under_train` are generators, a row is computed when it is asked for, and stopping
+early is closing the generator. Under Ray Train the workers ask the switchboard for leave before each evaluation. So a stopped trial
+ends its training function by itself and Train frees its resources; nothing has to be killed, which is what leaks placement groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.tune import Trainable
+
+from trainables.config import ConfigError, Execution, Recipe
+
+Row = dict[str, Any]
+STOP_TIMEOUT_S = 30.0
+"""How long a closed Train run may take to end before its actors are killed with their owner."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Plain data that Ray can send."""
+
+    name: str
+    recipe: Recipe
+    store: str
+    execution: Execution
+    last: str | None = None
+    milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a piece of work is spread: several workers, or one under Ray Train, or one right here."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    under_train: bool
+    storage: str
+    """Folder or URL that all nodes see, for what Ray Train wants to keep."""
+    retries: int = 1
+    """How often work that failed is begun again, each time from its last saved state."""
+
+
+class Ended(Exception):
+    """The work ended without finishing: status diverged or failed, the reason in one line, and where it happened."""
+
+    def __init__(self, status: str, reason: str, details: str = "") -> None:
+        super().__init__(status, reason, details)
+        self.status, self.reason, self.details = status, reason, details
+
+
+def ended(error: BaseException) -> Ended:
+    """Any exception of the training loop as what the records keep of it."""
+    if isinstance(error, Ended):
+        return error
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    status = "diverged" if type(error).__name__ == "Diverged" else "failed"
+    return Ended(status, reason[:500], "".join(traceback.format_exception(error)))
+
+
+# --- in this process -----------------------------------------------------------------------------------------------------------------
+
+
+def here(work: Work) -> Iterator[Row]:
+    """Rows of the work, computed in this process."""
+    from trainables import recipe
+    from trainables.store import Store
+
+    yield from recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
+
+
+# --- by the workers of a TorchTrainer ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Run:
+    granted: int = 0
+    closed: bool = False
+    rows: deque[Any] = field(default_factory=deque)
+    placement_group: str | None = None
+
+
+class Switchboard:
+    """Between the caller of `under_train` and its workers: leave to go on one way, rows the other. One actor for a study.
+
+    It also remembers the placement group of every run: it outlives a killed trial, whose resources it can then give back.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._changed = asyncio.Condition()
+
+    async def open(self, run: str) -> None:
+        """Begin a run; what a killed run of that name held is given back."""
+        await self.close(run)
+        self.free(run)
+        self._runs[run] = _Run()
+
+    async def close(self, run: str) -> None:
+        """No more rows are asked for: waiting workers leave."""
+        async with self._changed:
+            if run in self._runs:
+                self._runs[run].closed = True
+            self._changed.notify_all()
+
+    def free(self, run: str) -> None:
+        """Forget a run and remove the placement group of one that did not end by itself."""
+        old = self._runs.pop(run, None)
+        if old is not None and old.placement_group is not None:
+            _remove_placement_group(old.placement_group)
+
+    async def holds(self, run: str, placement_group: str) -> None:
+        """A worker says which placement group the run has."""
+        if run in self._runs:
+            self._runs[run].placement_group = placement_group
+
+    async def done(self, run: str) -> None:
+        """The run ended by itself and gave everything back."""
+        if run in self._runs:
+            self._runs[run].placement_group = None
+            await self.put(run, None)
+
+    async def next(self, run: str) -> Any:
+        """Grant one more evaluation and wait for what comes of it: a row, an `Ended`, or None at the end."""
+        mine = self._runs[run]
+        async with self._changed:
+            mine.granted += 1
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: bool(mine.rows))
+            return mine.rows.popleft()
+
+    async def may_go_on(self, run: str, computed: int) -> bool:
+        """Wait until the caller asks for evaluation number `computed`; False when it never will. The same answer to every rank."""
+        mine = self._runs.get(run, _Run(closed=True))
+        async with self._changed:
+            await self._changed.wait_for(lambda: mine.closed or mine.granted > computed)
+        return mine.granted > computed
+
+    async def put(self, run: str, item: Any) -> None:
+        """A row, or how the run ended."""
+        async with self._changed:
+            if run in self._runs:
+                self._runs[run].rows.append(item)
+            self._changed.notify_all()
+
+
+def _remove_placement_group(name: str) -> None:
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    with contextlib.suppress(Exception):
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """The training function of every rank: iterate together, evaluation by evaluation, as long as the caller asks."""
+    import ray.train
+
+    work, board = settings["work"], settings["board"]
+    if ray.train.get_context().get_world_rank() == 0:
+        group = ray.util.get_current_placement_group()
+        ray.get(board.holds.remote(work.name, group.id.hex()))
+    rows, computed = here(work), 0
+    try:
+        with contextlib.closing(rows):  # type: ignore[type-var]
+            while ray.get(board.may_go_on.remote(work.name, computed)):
+                row = next(rows, None)
+                if row is None:
+                    return
+                ray.train.report(row)
+                computed += 1
+    except Exception as error:
+        ray.get(board.put.remote(work.name, ended(error)))
+        raise
+
+
+def _forward(board: Any, run: str) -> Any:
+    """Callback of Train's controller that passes rank 0's rows on."""
+    import ray.train
+
+    class Forward(ray.train.UserCallback):  # type: ignore[misc]
+        def after_report(self, run_context: Any, metrics: list[Row], checkpoint: Any) -> None:
+            ray.get(board.put.remote(run, metrics[0]))
+
+    return Forward()
+
+
+def under_train(work: Work, layout: Layout, board: Any) -> Iterator[Row]:
+    """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"work": work, "board": board},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=layout.workers,
+            use_gpu=layout.gpus > 0,
+            resources_per_worker={"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=work.name,
+            storage_path=layout.storage,
+            callbacks=[_forward(board, work.name)],
+            # Workers are begun again by `persistent`, from the store; a controller that cannot start them gives up.
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=1),
+        ),
+    )
+    fault: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            fault.append(error)
+        with contextlib.suppress(Exception):
+            ray.get(board.done.remote(work.name))
+
+    ray.get(board.open.remote(work.name))
+    thread = threading.Thread(target=fit, daemon=True, name=f"train {work.name}")  # not the main one: Train would take SIGINT there
+    thread.start()
+    try:
+        while (item := ray.get(board.next.remote(work.name))) is not None:
+            if isinstance(item, Ended):
+                raise item
+            yield item
+        if fault:
+            raise ended(fault[0])
+    finally:
+        ray.get(board.close.remote(work.name))
+        thread.join(STOP_TIMEOUT_S)
+        ray.get(board.free.remote(work.name))
+
+
+# --- as often as it takes ------------------------------------------------------------------------------------------------------------
+
+
+def persistent(work: Work, layout: Layout, board: Any = None) -> Iterator[Row]:
+    """Rows of the work, begun again after a failure up to `layout.retries` times. Rows that came before a failure come once.
+
+    Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    for attempt in range(layout.retries + 1):
+        try:
+            with contextlib.closing(under_train(work, layout, board) if layout.under_train else here(work)) as rows:  # type: ignore[type-var]
+                for row in rows:
+                    key = tuple(row.get(name) for name in ("stage_id", "split", "step"))
+                    if key not in seen:
+                        seen.add(key)
+                        yield row | {"attempt": attempt}
+            return
+        except Exception as error:
+            end = ended(error)
+            if end.status == "diverged" or isinstance(error, ConfigError) or attempt == layout.retries:
+                raise end from error
+
+
+class TrialActor(Trainable):  # type: ignore[misc]
+    """A trial after another in one warm process; libraries, token caches and the base encoder stay in memory.
+
+    The configuration holds `work` (a `Work`) and `layout`. A step is one validation of the last stage. It never raises: a trial that
+    ends early says so in its last result, as `status` and `reason`.
+    """
+
+    def setup(self, config: dict[str, Any], board: Any = None) -> None:
+        """Begin a trial."""
+        self._board = board
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in the same process."""
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._work: Work = config["work"]
+        self._rows = persistent(self._work, config["layout"], self._board)
+
+    def step(self) -> dict[str, Any]:
+        """Compute up to the next validation of the last stage, or to the end."""
+        last, rows = self._work.recipe.stages[-1], []
+        result: dict[str, Any] = {"status": "running", "done": False}
+        try:
+            for row in self._rows:
+                rows.append(row)
+                if row.get("stage_name") == last.name and row.get("split") == "validation":
+                    result |= {"epoch": row["epoch"], "error_rate_percent": row["error_rate_percent"]}
+                    if row["epoch"] < last.epochs:
+                        break
+            else:
+                result |= {"status": "complete", "done": True}
+        except Ended as end:
+            result |= {"status": end.status, "reason": end.reason, "details": end.details, "done": True}
+        return result | {"rows": rows}
+
+    def cleanup(self) -> None:
+        """Stop: whatever is not asked for any more is not computed."""
+        with contextlib.suppress(Exception):
+            self._rows.close()  # type: ignore[attr-defined]
+
+
+def fits(concurrent: int | None, layout: Layout, cpus: float, gpus: float) -> int:
+    """How many trials may run at once: never so many that one waits for workers while it holds others up."""
+    limits = [int(cpus // (layout.cpus * layout.workers))]
+    if layout.gpus:
+        limits.append(int(gpus // (layout.gpus * layout.workers)))
+    if concurrent is not None:
+        limits.append(concurrent)
+    return max(1, min(limits))
+
+
+def resources(layout: Layout) -> Any:
+    """What a trial's own actor takes. Under Ray Train the workers take the CPUs: their driver asks for one byte of memory, because a
+    hundredth of a CPU would already keep the last worker from starting where the workers fill the machine."""
+    from ray.tune import PlacementGroupFactory
+
+    if layout.under_train:
+        return PlacementGroupFactory([{"memory": 1}])
+    return PlacementGroupFactory([{"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})])
+
+
+__all__: Sequence[str] = ("Ended", "Layout", "Switchboard", "TrialActor", "Work", "ended", "fits", "here", "persistent", "resources", "under_train")

@@ -1,0 +1,266 @@
+"""Ray for the length of one study: a cluster of this machine's own or an existing one, quiet, and gone without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from trainables.config import ConfigError
+
+MARK = "FINETUNE_STUDY_SESSION"
+"""Environment variable that every process of a local cluster carries: none is left behind, none of another is touched."""
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Rows are small and weights go through the store; Ray's own default is 30 % of the memory."""
+STOP_WITHIN_S = 8.0
+"""After an interrupt, whatever still runs after so long is killed."""
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the launcher has its own
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are the one log
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no error rate, and must not stop the study
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tuner.restore is not used
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study file mean the same everywhere
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+TRAIN = {
+    # Measured: 12 s instead of 19 s until a nested run's first row (the controller polls, the watcher is one more process).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What can be shared out: CPUs, GPUs, and whether the nodes are several."""
+
+    cpus: float
+    gpus: float
+    nodes: int = 1
+
+
+def this_machine() -> Machine:
+    """CPUs that this process may use (affinity and cgroup quota) and GPUs that it may see. Needs neither torch nor ray."""
+    cpus = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        cpus = max(1, min(cpus, int(quota) // int(period)))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return Machine(cpus, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
+    return Machine(cpus, len([p for p in Path("/dev").glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]))
+
+
+def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:
+    """Raises ConfigError with each resource of which one trial asks more than there is."""
+    faults = []
+    for name, unit in (("cpus", "CPUs"), ("gpus", "GPUs")):
+        each, there = getattr(resources, name), getattr(machine, name)
+        if each * resources.workers > there:
+            asked = f"{resources.workers} workers with {each:g} each" if resources.workers > 1 else f"{each:g}"
+            faults.append(f"resources.{name}: {asked} asked for a trial, but {where} has {there:g} {unit}")
+    if faults:
+        raise ConfigError(faults)
+
+
+@contextlib.contextmanager
+def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
+    """Ray, started here or joined at `address`, for the length of the block; yields what it has to share out.
+
+    Raises ConfigError where a trial asks for more than there is, or where no cluster answers.
+    """
+    os.environ.update({key: value for key, value in (QUIET | TRAIN).items() if key not in os.environ})
+    with contextlib.ExitStack() as stack:
+        if address is None:
+            machine = this_machine()
+            check_resources(resources, machine)
+            stack.enter_context(_local_cluster(machine))
+        else:
+            _join(address)
+            import ray
+
+            stack.callback(ray.shutdown)
+            machine = _cluster(ray)
+            check_resources(resources, machine, f"the cluster at {address}")
+        yield machine
+
+
+@contextlib.contextmanager
+def _local_cluster(machine: Machine) -> Iterator[None]:
+    """A cluster of this process's own, with all that it writes in one short-lived folder: nothing goes to HOME or /tmp/ray."""
+    remove_stale()
+    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # socket paths must stay under 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="fs-", dir=base))
+    inside = {
+        MARK: str(folder),
+        "TMPDIR": str(folder / "t"),
+        "PYTHONWARNINGS": "ignore",
+    }
+    before = {key: os.environ.get(key) for key in inside}
+    tempfile.gettempdir()  # settled for this process before TMPDIR changes
+    _authenticate()
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
+        try:
+            (folder / "t").mkdir()
+            os.environ.update(inside)
+            import ray
+
+            ray.init(
+                num_cpus=int(machine.cpus),
+                num_gpus=int(machine.gpus),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                _temp_dir=str(folder / "r"),
+            )
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                import ray
+
+                ray.shutdown()
+            kill_processes(str(folder))
+            for key, value in before.items():
+                os.environ.pop(key, None) if value is None else os.environ.update({key: value})
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _authenticate() -> None:
+    """Token authentication with a token in memory: without one Ray would write its own to HOME. Ray reads the mode when imported."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _join(address: str) -> None:
+    """Connect to an existing cluster. Raises ConfigError where none answers."""
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": QUIET | TRAIN})
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"--address {address}: no Ray cluster to join: {reason[:300]}"]) from None
+
+
+def _cluster(ray: Any) -> Machine:
+    total = ray.cluster_resources()
+    return Machine(total.get("CPU", 0), total.get("GPU", 0), sum(node["Alive"] for node in ray.nodes()))
+
+
+def remove_stale(base: str = "/tmp") -> None:
+    """Remove the folders and processes of local clusters whose driver was killed: nobody holds the lock in them any more."""
+    for folder in Path(base).glob("fs-*"):
+        with contextlib.suppress(OSError), open(folder / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kill_processes(str(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def processes(session: str) -> list[int]:
+    """Processes, other than this one, that belong to the local cluster whose folder is `session`."""
+    sign, found = f"{MARK}={session}".encode(), []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
+                if sign in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_processes(session: str) -> None:
+    """Kill what is left of a local cluster."""
+    for _ in range(5):
+        left = processes(session)
+        for pid in left:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def quiet(log_path: Path) -> Iterator[TextIO]:
+    """Send all that this process and its children print to a log file; yields the terminal for what the user is to see."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        with open(os.dup(kept[0]), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace", buffering=1) as terminal:
+            yield terminal
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for stream, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(log)
+
+
+class Interrupts:
+    """SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread and sets a limit, the second kills at once."""
+
+    def __init__(self) -> None:
+        self.asked: float | None = None
+        self._before: Mapping[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take both signals; again after Ray has started, which takes SIGTERM for itself."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked is not None:
+            die()
+        self.asked = time.monotonic()
+        limit = threading.Timer(STOP_WITHIN_S, die)
+        limit.daemon = True
+        limit.start()
+        raise KeyboardInterrupt
+
+
+def die() -> None:
+    """End this process and its local cluster now. Nothing is lost: what is finished is in the store and the records."""
+    session = os.environ.get(MARK)
+    if session:
+        kill_processes(session)
+        shutil.rmtree(session, ignore_errors=True)
+    os._exit(130)
