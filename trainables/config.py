@@ -297,9 +297,8 @@ class _Loader(yaml.SafeLoader):
 
 
 # YAML 1.1 reads 2e-5 as a string; everybody who writes it means a number.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
+FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
 
 def parse_yaml(text: str, source: str = "input") -> Any:

@@ -1,0 +1,332 @@
+"""From a study file to a Study: every fault at once, before any work. Imports no torch, ray or optuna."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from study.reference import document
+from study.settings import (
+    STAGE_KINDS,
+    Budget,
+    EarlyStopping,
+    Final,
+    FixedFinetune,
+    FixedPretrain,
+    Resources,
+    SearchSettings,
+    Study,
+    corpora,
+)
+from study.space import Space, extremes, fixed_values
+from study.space_faults import faults as space_faults
+from study.space_faults import path_faults, point_faults
+from study.workers import Machine, check_resources
+from trainables.config import ConfigError, Encoder, Finetune, Model, Pretrain, Task, near, parse_yaml, read_yaml, validate
+
+__all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
+
+BROKEN = "(not a stage)"
+"""Name of what stands where the recipe holds something that is no stage."""
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer")
+"""Families whose positions start after the padding piece's number, so that a few cannot be used."""
+
+
+def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
+    """A study from a YAML file or plain data, with `path=value` overrides.
+
+    Relative paths in a file are relative to the file, in plain data to the working directory.
+    Raises ConfigError with every fault: the path in the file, the value given, what is allowed, the near miss.
+    """
+    if isinstance(source, Mapping):
+        data, folder = json.loads(json.dumps(source)), Path.cwd()
+    else:
+        data, folder = read_yaml(source), Path(source).absolute().parent
+    if not isinstance(data, dict):
+        raise ConfigError([f"{source}: {'empty' if data is None else 'a study file is a mapping of fields to values'}"])
+    if isinstance(data.get("tasks"), list):
+        data["tasks"] = dict.fromkeys(map(str, data["tasks"]), "known")
+    faults = [fault for override in overrides for fault in _override(data, override)]
+    faults += [*_expand_tasks(data), *_expand_recipe(data), *_expand_search(data)]
+    parts, more = _sections(data)
+    faults += [*more, *_cross_faults(parts, data)]
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return Study.model_validate(_with_absolute_paths(parts, folder))
+
+
+def _override(data: dict[str, Any], text: str) -> list[str]:
+    """Set one `path=value` in the raw data; an unknown field is found, and its near miss named, when the whole is validated."""
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        return [f"--set {text}: expected path=value, such as budget.trials=20"]
+    try:
+        keys, at = _keys(data, path.strip()), data
+        for key in keys[:-1]:
+            if isinstance(at, dict) and at.get(key) is None:
+                at[key] = {}
+            at = at[key]
+        at[keys[-1]] = parse_yaml(value, f"--set {path}")
+    except ConfigError as error:
+        return list(error.faults)
+    except (TypeError, LookupError):
+        return [f"--set {text}: there is nothing at {path} to set"]
+    return []
+
+
+def _keys(data: dict[str, Any], path: str) -> list[Any]:
+    """The keys that lead to a path: stages of the recipe by name, dimensions, conditions and points by paths of their own."""
+    keys: list[Any] = [int(key) if key.isdigit() else key for key in path.split(".")]
+    if keys[0] == "recipe" and len(keys) > 2 and isinstance(keys[1], str):
+        named = {_stage_name(entry): (index, kind) for index, kind, entry in _entries(data.get("recipe"))}
+        if keys[1] not in named:
+            raise ConfigError([f"--set {path}: no stage {keys[1]!r} in the recipe{near(keys[1], map(str, named))}"])
+        return ["recipe", *named[keys[1]], *keys[2:]]
+    start = {"space": 1, "search": 3 if "first" in keys else len(keys)}.get(str(keys[0]), len(keys))
+    keys[start:] = _paired(keys[start:])
+    return keys
+
+
+def _paired(keys: list[Any]) -> list[Any]:
+    """`a, b, rest` as `a.b, rest`; after `when` the rest is a path too."""
+    joined = [".".join(map(str, keys[:2])), *keys[2:]] if keys else []
+    if joined[1:2] == ["when"]:
+        joined[2:] = [".".join(map(str, joined[2:]))] if joined[2:] else []
+    return joined
+
+
+def _entries(recipe: Any) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(index, kind, {kind: settings}) of the recipe's entries in the raw data that have the form `{kind: settings}`."""
+    for index, entry in enumerate(recipe if isinstance(recipe, list) else ()):
+        if isinstance(entry, dict) and len(entry) == 1:
+            yield index, str(next(iter(entry))), entry
+
+
+def _stage_name(entry: dict[str, Any]) -> str:
+    kind, settings = next(iter(entry.items()))
+    return str(settings.get("name", kind) if isinstance(settings, dict) else kind)
+
+
+def _expand_tasks(data: dict[str, Any]) -> Iterator[str]:
+    """Write out tasks from the table of known ones."""
+    tasks = data.get("tasks")
+    if not isinstance(tasks, dict) or "known" not in tasks.values():
+        return
+    from trainables.tasks import KNOWN
+
+    for name in [name for name, task in tasks.items() if task == "known"]:
+        if name in KNOWN:
+            tasks[name] = KNOWN[name].canonical()
+        else:
+            del tasks[name]
+            yield f"tasks.{name}: no known task has this name{near(str(name), KNOWN)}"
+
+
+def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:
+    """Turn each `{kind: settings}` into settings with their kind."""
+    recipe = data.get("recipe")
+    if not isinstance(recipe, list):
+        return
+    found = {index: (kind, entry[kind]) for index, kind, entry in _entries(recipe)}
+    for index, entry in enumerate(recipe):
+        kind, settings = found.get(index, (None, None))
+        if kind is None:
+            yield f"recipe.{index}: {entry!r:.80} given; a stage is one of {', '.join(f'{{{k}: ...}}' for k in STAGE_KINDS)}"
+        elif kind not in STAGE_KINDS:
+            yield f"recipe.{index}: no kind of stage is called {kind!r}{near(kind, STAGE_KINDS)}"
+        elif not isinstance(settings, dict | None):
+            yield f"recipe.{index}.{kind}: {settings!r:.80} given; it should be a mapping of fields to values"
+        else:
+            recipe[index] = {"kind": kind} | (settings or {})
+            continue
+        recipe[index] = {"kind": "finetune", "name": BROKEN}  # keeps the numbers of those that follow
+
+
+def _expand_search(data: dict[str, Any]) -> Iterator[str]:
+    """Early stopping by the name of its kind; dimensions that an override has emptied go."""
+    search, space = data.get("search"), data.get("space")
+    if isinstance(search, dict) and "early_stopping" in search:
+        kind = search["early_stopping"]
+        if kind is None or isinstance(kind, str):
+            search["early_stopping"] = {"kind": kind or "none"}
+    if isinstance(space, dict):
+        data["space"] = {path: dimension for path, dimension in space.items() if dimension is not None}
+    yield from ()
+
+
+@lru_cache(maxsize=64)
+def _section(field: str) -> type[Model]:
+    """A model of one top-level field alone."""
+    info = Study.model_fields[field]
+    return create_model("Study", __base__=Model, **{field: (info.annotation, ...)})  # type: ignore[call-overload, no-any-return]
+
+
+def _sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """({field: its value} for each top-level field that is valid by itself, faults of the others)."""
+    parts: dict[str, Any] = {}
+    faults = [f"{key}: unknown field{near(str(key), Study.model_fields)}" for key in data if key not in Study.model_fields]
+    for field, info in Study.model_fields.items():
+        if field not in data and not info.is_required():
+            parts[field] = info.get_default(call_default_factory=True)
+            continue
+        try:
+            parts[field] = getattr(validate(_section(field), {field: data[field]} if field in data else {}), field)
+        except ConfigError as error:
+            faults += error.faults
+    return parts, faults
+
+
+def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Faults between sections, as far as those concerned are valid by themselves."""
+    faults: list[str] = []
+    recipe, space, tasks, search = (parts.get(name) for name in ("recipe", "space", "tasks", "search"))
+    if recipe is not None and any(stage.name == BROKEN for stage in recipe):
+        recipe = None
+    if recipe is not None:
+        faults += _recipe_faults(recipe)
+    if tasks is not None and "task" in parts:
+        faults += _task_faults(parts["task"], tasks, recipe or (), space or {})
+    if recipe is None or space is None or faults:
+        faults += _path_faults(data)
+    else:
+        stages = {stage.name: stage for stage in recipe}
+        found = space_faults(space, stages)
+        faults += found
+        if search is not None:
+            faults += _search_faults(search, space, stages if not found else None)
+    return faults + _budget_faults(parts.get("budget"), parts.get("final"), search)
+
+
+def _path_faults(data: Mapping[str, Any]) -> Iterator[str]:
+    """Unknown fields and values that no stage takes, where recipe or space has faults of its own that hide the rest."""
+    kinds: dict[str, type[Model]] = {"pretrain": FixedPretrain, "finetune": FixedFinetune}
+    recipe, space = data.get("recipe", [{"kind": "finetune"}]), data.get("space")
+    entries = [entry for entry in recipe if entry.get("name") != BROKEN] if isinstance(recipe, list) else []
+    stages = {str(entry.get("name", entry["kind"])): kinds[entry["kind"]]() for entry in entries}
+    for path, given in space.items() if isinstance(space, dict) else ():
+        if str(path).partition(".")[0] in stages:
+            with suppress(ConfigError):  # told with the section
+                dimension = validate(_section("space"), {"space": {path: given}}).space[path]  # type: ignore[attr-defined]
+                yield from path_faults(path, dimension, stages)
+
+
+def _recipe_faults(recipe: tuple[Pretrain | Finetune, ...]) -> Iterator[str]:
+    names = [stage.name for stage in recipe]
+    if not recipe or recipe[-1].kind != "finetune":
+        yield "recipe: the last stage must be finetune"
+    yield from (f"recipe: two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1}))
+    yield from (f"recipe: the name {name!r} must not be empty or hold a dot" for name in names if not name or "." in name)
+
+
+def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Iterable[Pretrain | Finetune], space: Space) -> Iterator[str]:
+    for name, place in [(task, "task"), *corpora(recipe, space).items()]:
+        if name not in tasks:
+            yield f"{place}: {name!r} is not among tasks{near(name, tasks)}"
+
+
+def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Model] | None) -> Iterator[str]:
+    if search.sampler == "grid":
+        for path, dimension in space.items():
+            if dimension.values is None:
+                yield f"search.sampler: grid needs choice and int dimensions only, but space.{path} is a range; use tpe or random"
+    if stages is not None:
+        fixed = fixed_values(stages)
+        for index, point in enumerate(search.first):
+            yield from point_faults(point, space, fixed, f"search.first.{index}")
+
+
+def _budget_faults(budget: Budget | None, final: Final | None, search: SearchSettings | None) -> list[str]:
+    faults = []
+    if budget and final and final.top_k > budget.trials:
+        faults.append(f"final.top_k: {final.top_k} given, but budget.trials allows no more than {budget.trials} settings")
+    if final and search and final.label_of_first is not None and not search.first:
+        faults.append(f"final.label_of_first: {final.label_of_first!r} labels the first of search.first, which is empty")
+    return faults
+
+
+def _with_absolute_paths(parts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Local paths made absolute, so that they mean the same in every process and in the copy that a run folder keeps."""
+
+    def absolute(path: str | None) -> str | None:
+        return path if path is None or "://" in path else str(folder / Path(path).expanduser())
+
+    def located(settings: Any, names: Iterable[str]) -> Any:
+        return settings.model_copy(update={name: absolute(getattr(settings, name)) for name in names})
+
+    encoder: Encoder = parts["encoder"]
+    if encoder.package is None:
+        # A tokenizer may also be a name on the hub.
+        is_local = encoder.tokenizer is not None and (folder / encoder.tokenizer).exists()
+        encoder = located(encoder, ("folder", "tokenizer") if is_local else ("folder",))
+    tasks = {name: located(task, ("train", "validation", "test", "folder")) for name, task in parts["tasks"].items()}
+    return parts | {"tasks": tasks, "encoder": encoder, "store": absolute(parts["store"])}
+
+
+def check(study: Study, machine: Machine | None = None) -> list[str]:
+    """Read all data, find the encoder and compare the resources with the machine; returns notices.
+
+    Without `machine` resources are not compared: a cluster's are known once it is joined. Raises ConfigError with every fault.
+    """
+    from trainables.data import load_corpus, load_task
+
+    from trainables import checkpoint
+
+    faults: list[str] = []
+    notices: list[str] = []
+
+    def gather(action: Callable[[], Iterable[str]]) -> None:
+        try:
+            notices.extend(action())
+        except ConfigError as error:
+            faults.extend(error.faults)
+
+    for name, task in study.used_tasks.items():
+        gather(partial(lambda name, task: load_task(name, task).notices, name, task))
+    gather(partial(_no_notices, checkpoint.digest, study.encoder))
+    if not faults:  # corpora are made of the tasks' texts
+        for names in _corpus_choices(study):
+            gather(partial(lambda names: load_corpus(names, study.used_tasks).notices, names))
+        faults += _length_faults(study)
+    if machine is not None:
+        gather(partial(_no_notices, check_resources, study.resources, machine))
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return list(dict.fromkeys(notices))
+
+
+def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str, ...]:
+    action(*arguments)
+    return ()
+
+
+def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
+    """The corpora that further pre-training can read in this study."""
+    for stage in study.recipe:
+        if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
+            for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+                yield tuple(names) or (study.task,)
+
+
+def _length_faults(study: Study) -> Iterator[str]:
+    """Stages that can be longer than the encoder has positions for."""
+    from trainables.checkpoint import locate
+
+    encoder = study.encoder
+    settings = encoder.config or json.loads((locate(encoder) / "config.json").read_text(encoding="utf-8"))
+    positions = settings.get("max_position_embeddings")
+    if not isinstance(positions, int) or settings.get("position_biased_input") is False:
+        return
+    if settings.get("model_type") in OFFSET_POSITIONS:
+        positions -= settings.get("pad_token_id", 1) + 1
+    for index, stage in enumerate(study.recipe):
+        path = f"{stage.name}.max_length"
+        longest = max(extremes(path, study.space, study.fixed))
+        if longest > positions:
+            place = f"space.{path}" if path in study.space else f"recipe.{index}.{stage.kind}.max_length"
+            yield f"{place}: {longest} given, but the encoder has positions for {positions} pieces, special tokens included"

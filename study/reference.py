@@ -1,0 +1,115 @@
+"""The reference of the study file, written from the models that validate it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from study.settings import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
+from study.space import Dimension
+from trainables.config import Encoder, Finetune, Model, Pretrain, Task
+
+HEAD = """# Study file
+
+Written by `python -m study.reference` from the models in `study/settings.py`, `study/space.py` and `trainables/config.py`.
+
+A study file is YAML: plain data, without tags, anchors and doubled keys. It is validated whole before any work, and every fault is
+reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`,
+`--set recipe.finetune.epochs=2` (a stage by its name), `--set 'space.finetune.xi={uniform: [0.9, 1]}'` (`null` takes the dimension
+out of the space).
+Relative paths are relative to the file.
+"""
+
+SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
+    ("The study", Study, ""),
+    (
+        "tasks",
+        Task,
+        (
+            "`tasks: {my_reviews: {train: reviews.csv, test: test.csv}}`. A name from the table of known tasks may stand alone:"
+            " `tasks: {imdb: known}` or `tasks: [imdb, yelp_polarity]`."
+        ),
+    ),
+    ("encoder", Encoder, "`encoder: {hub: google-bert/bert-base-uncased}`"),
+    (
+        "recipe: pretrain",
+        Pretrain,
+        "`recipe: [{pretrain: {corpus: [imdb]}}, {finetune: {}}]`. All trials with the same settings share one trajectory.",
+    ),
+    ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
+    (
+        "space",
+        Dimension,
+        (
+            "`space: {finetune.learning_rate: {log_uniform: [1e-5, 1e-4]}, finetune.head_tokens: {int: [16, 256], when:"
+            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination that the space can give must"
+            " be valid."
+        ),
+    ),
+    ("search", SearchSettings, ""),
+    ("search.early_stopping", EarlyStopping, "`early_stopping: none` or `early_stopping: asha` stand for `{kind: ...}`."),
+    ("budget", Budget, ""),
+    ("final", Final, ""),
+    ("resources", Resources, ""),
+)
+
+TAIL = """## What may change when a run goes on
+
+`name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
+folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no difference.
+"""
+
+
+def document() -> str:
+    """Markdown reference of every field: its meaning with unit, what is allowed, the default."""
+    return "\n".join([HEAD, *(_section(*section) for section in SECTIONS), TAIL])
+
+
+def _section(title: str, model: type[Model], text: str) -> str:
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    lines = [f"## {title}", "", " ".join((model.__doc__ or "").split()), *(["", text] if text else [])]
+    lines += ["", "| field | meaning | allowed | default |", "|---|---|---|---|"]
+    for name, field in schema["properties"].items():
+        if name != "kind" or "enum" in field:  # the kind of a stage is its key in the file
+            default = "required" if name in required else _default(field, model, name)
+            meaning = field.get("description", "").replace("|", "\\|")
+            lines.append(f"| `{name}` | {meaning} | {_allowed(field)} | {default} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
+    value = field.get("default", model.model_fields[name].get_default(call_default_factory=True))
+    if isinstance(value, dict | Model) or name in ("recipe", "space"):
+        return "see below"
+    return "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_allowed(each) for each in field["anyOf"] if each.get("type") != "null"))
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if "prefixItems" in field:
+        return f"[{', '.join(_allowed(each) for each in field['prefixItems'])}]"
+    match field.get("type"):
+        case "array":
+            return f"list of {_allowed(field['items'])}"
+        case "object":
+            return "mapping"
+        case "integer" | "number" as kind:
+            return {"integer": "whole number", "number": "number"}[kind] + _bounds(field)
+        case "string":
+            return "text"
+        case "boolean":
+            return "`true`, `false`"
+    return "settings, see below" if "oneOf" in field or "$ref" in field else "any"
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    return "".join(f", {sign} {field[key]:g}" for key, sign in signs.items() if key in field).replace(",", "", 1)
+
+
+if __name__ == "__main__":
+    print(document(), end="")
