@@ -210,7 +210,7 @@ def _path_faults(data: Mapping[str, Any]) -> Iterator[str]:
     entries = [entry for entry in recipe if entry.get("name") != BROKEN] if isinstance(recipe, list) else []
     stages = {str(entry.get("name", entry["kind"])): kinds[entry["kind"]]() for entry in entries}
     for path, given in space.items() if isinstance(space, dict) else ():
-        if str(path).partition(".")[0] in stages:
+        if str(path).partition(".")[0] in stages or (stages and len(stages) == len(recipe)):
             with suppress(ConfigError):  # told with the section
                 dimension = validate(_section("space"), {"space": {path: given}}).space[path]  # type: ignore[attr-defined]
                 yield from path_faults(path, dimension, stages)

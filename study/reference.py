@@ -42,8 +42,8 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
         Dimension,
         (
             "`space: {finetune.learning_rate: {log_uniform: [1e-5, 1e-4]}, finetune.head_tokens: {int: [16, 256], when:"
-            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination that the space can give must"
-            " be valid."
+            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination that the space can give"
+            " must be valid."
         ),
     ),
     ("search", SearchSettings, ""),
@@ -56,7 +56,8 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
 TAIL = """## What may change when a run goes on
 
 `name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
-folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no difference.
+folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no
+difference.
 """
 
 

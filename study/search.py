@@ -1,0 +1,307 @@
+"""The search: Optuna's ask and tell over the study's space, and early stopping. Knows no Ray; optuna comes when a search begins.
+
+The records are the one truth. A search is made of the study and of what the records say about earlier sessions; its journal, which
+optuna-dashboard reads, is rebuilt from them. The sampler of trial n is made afresh with a seed derived from (search.seed, n), so
+that a resumed study asks exactly what an undisturbed one would have asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study import space as spaces
+from study.settings import EarlyStopping, SearchSettings, Study
+from study.space import Params
+
+if TYPE_CHECKING:
+    import optuna
+
+STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL", "failed": "FAIL"}
+"""How a trial ended, in our words and in Optuna's."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What the records know of one trial of the search."""
+
+    number: int
+    params: Params
+    state: str | None = None
+    """complete, stopped, diverged or failed; None: asked, but not finished."""
+    value: float | None = None
+    """Validation error at the last epoch, percent."""
+    intermediate: Mapping[int, float] = field(default_factory=dict)
+    """{epoch: validation error in percent}."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """More for the journal, such as stage ids."""
+
+
+def trial_name(number: int) -> str:
+    """`t007` for trial 7 of the search."""
+    return f"t{number:03d}"
+
+
+def trial_number(name: str) -> int:
+    """7 for `t007`."""
+    return int(name[1:])
+
+
+def history(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Past]:
+    """The trials of the search that the records tell of, by number."""
+    trials: dict[int, dict[str, Any]] = {}
+    values: dict[int, dict[int, float]] = {}
+    for row in rows:
+        name = row.get("trial")
+        if not isinstance(name, str) or not re.fullmatch(r"t\d+", name):
+            continue
+        number = trial_number(name)
+        if row.get("event") == "trial":
+            trials[number] = trials.get(number, {}) | {key: value for key, value in row.items() if value is not None}
+        elif _is_objective(row, study):
+            values.setdefault(number, {})[round(row["epoch"])] = float(row["error_rate_percent"])
+    return [
+        Past(
+            number,
+            {path: tuple(value) if isinstance(value, list) else value for path, value in trial.get("params", {}).items()},
+            trial["status"] if trial.get("status") in STATES else None,
+            trial.get("error_rate_percent"),
+            dict(sorted(values.get(number, {}).items())),
+            {"stage_ids": trial["stage_ids"]} if "stage_ids" in trial else {},
+        )
+        for number, trial in sorted(trials.items())
+    ]
+
+
+def _is_objective(row: Mapping[str, Any], study: Study) -> bool:
+    return (
+        row.get("event") == "evaluation"
+        and row.get("split") == "validation"
+        and row.get("stage_name") == study.recipe[-1].name
+        and row.get("epoch") is not None
+        and row.get("error_rate_percent") is not None
+    )
+
+
+class Search:
+    """Asks for settings and is told how they did. Trials are numbered in the order asked."""
+
+    def __init__(self, study: Study, past: Sequence[Past] = (), journal: str | Path | None = None) -> None:
+        self.study = study
+        self._points = _given_points(study)
+        self._enumerated = study.search.sampler == "grid" or not study.space
+        self._unfinished: list[tuple[int, Params]] = []
+        aside = None if journal is None else Path(f"{journal}.rebuilt")
+        if aside is not None:
+            _remove_stale(aside)
+        self._storage, self.optuna = _open(study, aside)
+        self._replay(past)
+        if journal is not None and aside is not None:
+            _remove_stale(Path(journal))
+            os.replace(aside, journal)
+            self._storage, self.optuna = _open(study, Path(journal))
+
+    def _replay(self, past: Sequence[Past]) -> None:
+        known = {each.number: each for each in past}
+        for number in range(max(known, default=-1) + 1):
+            each = known.get(number)
+            if each is None:  # asked, but killed before that was recorded
+                self._unfinished.append(self._begin())
+                continue
+            self._add(each)
+            if each.state is None:
+                self._unfinished.append((number, each.params))
+
+    @property
+    def asked(self) -> int:
+        """Number of trials asked so far, over all sessions."""
+        return len(self.optuna.get_trials(deepcopy=False))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there is nothing more to ask: the budget is spent, or every point of a grid was tried."""
+        limit = self.study.budget.trials
+        if self._enumerated:
+            limit = min(limit, len(self._points))
+        return not self._unfinished and self.asked >= limit
+
+    def ask(self) -> tuple[int, Params] | None:
+        """(number, parameters) of the next trial; None at the end. Those that an earlier session did not finish come first."""
+        if self._unfinished:
+            return self._unfinished.pop(0)
+        return None if self.exhausted else self._begin()
+
+    def _begin(self) -> tuple[int, Params]:
+        """Begin the next new trial."""
+        number = self.asked
+        if number < len(self._points):
+            params = self._points[number]
+            self._add(Past(number, params))
+            return number, params
+        self.optuna.sampler = _sampler(self.study.search, number)
+        trial = self.optuna.ask()
+        params = spaces.suggest(trial, self.study.space, self.study.fixed)
+        self._note(number, {"setting": spaces.setting_id(params)})
+        return number, params
+
+    def report(self, number: int, epoch: int, error: float | None) -> None:
+        """Tell a running trial's validation error after an epoch, in percent. Values that are not finite are passed over."""
+        trial_id = self._trial_id(number)
+        if error is not None and math.isfinite(error) and epoch not in self._storage.get_trial(trial_id).intermediate_values:
+            self._storage.set_trial_intermediate_value(trial_id, epoch, error)
+
+    def tell(
+        self,
+        number: int,
+        state: str,
+        value: float | None = None,
+        intermediate: Mapping[int, float] | None = None,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell how a trial ended: complete, stopped, diverged or failed.
+
+        Optuna takes complete as COMPLETE with its value, stopped as PRUNED with the last intermediate one, the others, and a
+        complete one without a finite value, as FAIL.
+        """
+        from optuna.trial import TrialState
+
+        for epoch, error in (intermediate or {}).items():
+            self.report(number, epoch, error)
+        self._note(number, attrs or {})
+        told, value = _told(state, value, {})
+        self.optuna.tell(number, value if told == "COMPLETE" else None, state=TrialState[told])
+
+    def _add(self, past: Past) -> None:
+        """Put a trial into Optuna's study as it stands: finished, or running."""
+        from optuna.trial import TrialState, create_trial
+
+        params, distributions = spaces.to_optuna(past.params, self.study.space)
+        finite = {epoch: error for epoch, error in past.intermediate.items() if math.isfinite(error)}
+        state, value = ("RUNNING", None) if past.state is None else _told(past.state, past.value, finite)
+        self.optuna.add_trial(
+            create_trial(
+                state=TrialState[state],
+                value=value,
+                params=params,
+                distributions=distributions,
+                intermediate_values=finite,
+                user_attrs={"setting": spaces.setting_id(past.params), **past.attrs},
+            )
+        )
+
+    def _note(self, number: int, attrs: Mapping[str, Any]) -> None:
+        for key, value in attrs.items():
+            self._storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def _trial_id(self, number: int) -> int:
+        study_id = self._storage.get_study_id_from_name(self.study.name)
+        return int(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
+def _told(state: str, value: float | None, intermediate: Mapping[int, float]) -> tuple[str, float | None]:
+    """(Optuna's state, value) of a finished trial."""
+    told = STATES[state]
+    if told == "PRUNED":
+        return told, intermediate[max(intermediate)] if intermediate else None
+    if told == "COMPLETE" and value is not None and math.isfinite(value):
+        return told, value
+    return "FAIL", None
+
+
+def _given_points(study: Study) -> list[Params]:
+    """The points that need no sampler: the given first ones, then those of a grid, or the one point of an empty space."""
+    first = study.first_points()
+    if study.space and study.search.sampler != "grid":
+        return first
+    return first + [point for point in spaces.grid(study.space, study.fixed) if point not in first]
+
+
+def _sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseSampler:
+    """The sampler of one trial."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    seed = int.from_bytes(hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()[:4], "big")
+    if settings.sampler == "random":
+        return RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna 4 calls these experimental
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=settings.startup_trials,
+            multivariate=True,  # defaults differ between Optuna 4 and 5
+            group=True,  # conditional dimensions are sampled jointly with what they belong to
+            constant_liar=True,  # running trials repel
+        )
+
+
+def _open(study: Study, journal: Path | None) -> tuple[optuna.storages.BaseStorage, optuna.Study]:
+    import optuna
+    from optuna.storages import InMemoryStorage, JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = InMemoryStorage() if journal is None else JournalStorage(JournalFileBackend(str(journal)))
+    made = optuna.create_study(storage=storage, study_name=study.name, direction="minimize", load_if_exists=True)
+    return storage, made
+
+
+def _remove_stale(journal: Path) -> None:
+    """Remove a journal, and the lock that a killed session may have left: Optuna would wait half a minute for it."""
+    for path in (journal, Path(f"{journal}.lock")):
+        path.unlink(missing_ok=True)
+
+
+# early stopping -------------------------------------------------------------------------------------------------------------------
+
+
+def asha_stops(own: Mapping[int, float], others: Iterable[Mapping[int, float]], epoch: int, grace: int, reduction: int) -> bool:
+    """Whether a trial is to stop after `epoch`: asynchronous successive halving (Li et al. 2020, algorithm 2, stopping variant).
+
+    `own` and `others` are {epoch: validation error}; rungs lie at grace * reduction^k epochs (r * eta^k in the paper). A trial that
+    reaches a rung goes on if its error is within the best 1/reduction of all that have reached it, itself not counted: the rule of
+    Ray's AsyncHyperBandScheduler. A trial that has a value past `epoch` was let through before; one that is not finite stops.
+    """
+    import numpy as np
+
+    if not math.isfinite(own[epoch]):
+        return True
+    rung = grace
+    while rung * reduction <= epoch:
+        rung *= reduction
+    if epoch < rung or any(rung <= each != epoch for each in own):
+        return False
+    reached = [value for each in others if (value := _value_at(each, rung)) is not None and math.isfinite(value)]
+    return bool(reached) and -own[epoch] < float(np.percentile([-value for value in reached], (1 - 1 / reduction) * 100))
+
+
+def _value_at(values: Mapping[int, float], rung: int) -> float | None:
+    """Error at the first epoch at or past a rung; None if it was not reached."""
+    past = [epoch for epoch in values if epoch >= rung]
+    return values[min(past)] if past else None
+
+
+class Stopping:
+    """Early stopping of one study: all values known, those from before a resume included, and whom it has stopped."""
+
+    def __init__(self, settings: EarlyStopping, past: Iterable[Past] = ()) -> None:
+        self._settings = settings
+        self._values = {each.number: dict(each.intermediate) for each in past}
+        self.stopped: set[int] = set()
+
+    def report(self, number: int, epoch: int, error: float, decide: bool = True) -> bool:
+        """Take a trial's validation error after an epoch; True if the trial is to stop. Without `decide` it goes on in any case."""
+        own = self._values.setdefault(number, {})
+        own[epoch] = error
+        if not decide or (self._settings.kind == "none" and math.isfinite(error)):
+            return False
+        others = [values for other, values in self._values.items() if other != number]
+        if asha_stops(own, others, epoch, self._settings.grace_epochs, self._settings.reduction):
+            self.stopped.add(number)
+        return number in self.stopped

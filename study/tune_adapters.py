@@ -1,0 +1,110 @@
+"""Ray Tune's two interfaces over our own search and early stopping: thin, and nothing of them is restored from Ray's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from study.search import STATES, Search, Stopping, trial_name, trial_number
+from study.space import Params
+
+
+class TuneSearcher(Searcher):  # type: ignore[misc]
+    """Ray Tune's searcher: asks and tells our search. Use it with `num_samples=-1`: it says itself when the search is at its end.
+
+    A trial's configuration is what `config(number, params)` gives and holds `trial`, its name. Results hold `epoch`,
+    `error_rate_percent` and `status`; each may be missing or not finite. `ended(number, state, result)` hears of every trial that
+    ended. A trial that was neither finished nor stopped by our own early stopping stays unfinished: a resume asks for it again.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        stopping: Stopping,
+        config: Callable[[int, Params], dict[str, Any]],
+        max_concurrent: int = 1,
+        out_of_time: Callable[[], bool] = lambda: False,
+        ended: Callable[[int, str, Mapping[str, Any]], None] = lambda number, state, result: None,
+    ) -> None:
+        super().__init__()
+        self._search, self._stopping, self._config = search, stopping, config
+        self._max_concurrent, self._out_of_time, self._ended = max_concurrent, out_of_time, ended
+        self._live: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's configuration; None while as many as allowed are running; FINISHED at the end."""
+        if len(self._live) >= self._max_concurrent:
+            return None
+        asked = None if self._out_of_time() else self._search.ask()
+        if asked is None:
+            return str(Searcher.FINISHED)
+        number, params = asked
+        self._live[trial_id] = number
+        return {"trial": trial_name(number), **self._config(number, params)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report an epoch of a trial that goes on."""
+        if trial_id in self._live and result.get("epoch") is not None:
+            self._search.report(self._live[trial_id], round(result["epoch"]), result.get("error_rate_percent"))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell how a trial ended."""
+        number = self._live.pop(trial_id, None)
+        if number is None:
+            return
+        result = result or {}
+        if result.get("epoch") is not None:
+            self._search.report(number, round(result["epoch"]), result.get("error_rate_percent"))
+        state = "failed" if error else self._state(number, result)
+        if state is not None:
+            self._search.tell(number, state, result.get("error_rate_percent"))
+            self._ended(number, state, result)
+
+    def _state(self, number: int, result: Mapping[str, Any]) -> str | None:
+        """How a trial ended by its last result; None: it did not end, but was taken down."""
+        if result.get("status") in STATES:
+            return str(result["status"])
+        if number not in self._stopping.stopped:
+            return None
+        return "stopped" if _finite(result.get("error_rate_percent")) else "diverged"
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the records hold all."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a new search is made of the records."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its configuration, and nothing reads it
+
+
+class TuneAsha(FIFOScheduler):  # type: ignore[misc]
+    """Ray Tune's scheduler over our own early stopping."""
+
+    def __init__(self, stopping: Stopping) -> None:
+        super().__init__()
+        self._stopping = stopping
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial or let it go on."""
+        return str(TrialScheduler.STOP if self._report(trial, result, decide=True) else TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the value of a trial that ended by itself: Tune does not ask about the last result."""
+        self._report(trial, result, decide=False)
+
+    def _report(self, trial: Any, result: Mapping[str, Any], decide: bool) -> bool:
+        epoch, error = result.get("epoch"), result.get("error_rate_percent")
+        if epoch is None or error is None:
+            return False
+        return self._stopping.report(trial_number(trial.config["trial"]), round(epoch), float(error), decide)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < float("inf")
