@@ -1,0 +1,258 @@
+"""Tasks and corpora as texts and labels: cleaned, split and named by their content.
+
+Everything here is a function of the files' content and the task's settings: the same on every machine and in every version of
+every library. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+from trainables.config import ConfigError, Task, closest
+from trainables.sources import Rows, read
+
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Texts with their labels."""
+
+    texts: tuple[str, ...]
+    labels: Labels
+    """[n], places in `TaskData.labels`."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of texts and labels."""
+        return _digest(self.texts, self.labels.astype("<i8").tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task's splits, ready for training."""
+
+    name: str
+    task: Task
+    labels: tuple[str, ...]
+    """Names of the classes in their order."""
+    train: Split
+    validation: Split
+    test: Split
+    """Empty for a task without a test split, which only a corpus may be."""
+    notices: tuple[str, ...]
+    """What a user should know about these data, a line each."""
+
+    def digest(self, split: str) -> str:
+        """sha256 of what a split holds: texts, labels and the labels' names; the same on every machine."""
+        part: Split = {name: getattr(self, name) for name in SPLITS}[split]
+        return hashlib.sha256(json.dumps([self.labels, part.digest]).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Texts for further pre-training."""
+
+    texts: tuple[str, ...]
+    digest: str
+    """sha256 of the texts in their order."""
+    removed: int
+    """Training texts left out because they occur in a test or validation split."""
+    notices: tuple[str, ...]
+
+
+def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
+    """The splits of a task, loaded once per process. Raises ConfigError with every fault of the task at once.
+
+    Texts without content are dropped and counted. A missing validation split is carved from the training split. Texts that
+    training shares with the test split are kept and counted: whoever made the split decided so.
+    """
+    data, missing_test = _load(name, task)
+    if missing_test and needs_test:
+        raise ConfigError([missing_test])
+    return data
+
+
+@lru_cache(maxsize=32)
+def _load(name: str, task: Task) -> tuple[TaskData, str]:
+    """(the task's data, the fault of having no test split)."""
+    place = f"tasks.{name}"
+    rows, faults = read(task)
+    faults = [f"{place}.{fault}" for fault in faults]
+    missing = not faults and "test" not in rows
+    no_test = f"{place}.test: the task has no test split; give one that is read once, at the end" if missing else ""
+    notices: list[str] = []
+    kept = {split: _without_empty(rows[split], f"{place}.{split}", notices, faults) for split in rows}
+    if faults:
+        raise ConfigError(faults)
+    labels = _label_names(task, rows["train"].names, kept["train"])
+    trained = {label for _, label in kept["train"]}
+    notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
+    faults += [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    for split, pairs in kept.items():
+        known = ("`labels`", labels) if split == "train" else ("the training split", sorted(trained))
+        faults += _label_faults(f"{place}.{split}", pairs, *known)
+    if len(trained) == 1:
+        count = len(kept["train"])
+        faults += [f"{place}.train: all {count} texts have the label {min(trained)!r}; a task needs at least two classes"]
+    if faults:
+        raise ConfigError([*faults, *filter(None, [no_test])])
+
+    splits = {split: _split(pairs, labels) for split, pairs in kept.items()}
+    if "validation" not in splits:
+        splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
+    splits.setdefault("test", _split([], labels))
+    faults += [
+        f"{place}.{split}: {len(part)} texts are fewer than the {len(labels)} classes"
+        for split, part in splits.items()
+        if len(part) < len(labels) and not (split == "test" and no_test)
+    ]
+    if faults:
+        raise ConfigError([*faults, *filter(None, [no_test])])
+    notices += _shared(place, splits)
+    return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices)), no_test
+
+
+Pairs = list[tuple[str, str]]
+"""(text, label) rows."""
+
+
+def _without_empty(rows: Rows, place: str, notices: list[str], faults: list[str]) -> Pairs:
+    """Rows that have a text. Those without a text are noticed, those without a label are a fault."""
+    filled = [i for i, text in enumerate(rows.texts) if text.strip()]
+    if dropped := len(rows.texts) - len(filled):
+        notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
+    if not filled:
+        faults.append(f"{place}: all {len(rows.texts)} texts are empty")
+    if bare := [i + 1 for i in filled if rows.labels[i] is None]:
+        more = f" and {len(bare) - 5} more" if len(bare) > 5 else ""
+        numbers = ", ".join(map(str, bare[:5])) + more
+        faults.append(f"{place}: no label in row{'s' * (len(bare) > 1)} {numbers} (counted from 1, without the header)")
+    return [(rows.texts[i], rows.labels[i] or "") for i in filled]
+
+
+def _label_names(task: Task, noted: tuple[str, ...] | None, train: Pairs) -> tuple[str, ...]:
+    """As the task says, else as the data set notes, else sorted: numbers by size."""
+    if task.labels is not None:
+        return task.labels
+    found = {label for _, label in train}
+    if noted is not None:
+        return tuple(label for label in noted if label in found)
+    numbers = all(label.removeprefix("-").isdecimal() for label in found)
+    return tuple(sorted(found, key=int if numbers else None))
+
+
+def _label_faults(place: str, pairs: Pairs, where: str, known: Sequence[str]) -> Iterator[str]:
+    for label, count in sorted(Counter(label for _, label in pairs if label not in known).items()):
+        close = closest(label, known)
+        hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:20])}"
+        yield f"{place}: the label {label!r} ({count} texts) is not in {where}; {hint}"
+
+
+def _split(pairs: Pairs, labels: Sequence[str]) -> Split:
+    place = {label: i for i, label in enumerate(labels)}
+    return Split(tuple(text for text, _ in pairs), np.array([place[label] for _, label in pairs], dtype=np.int64))
+
+
+def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """(rest, carved part): `share` of the texts, stratified, in the order of the file.
+
+    Who is carved depends on a hash of the text and the seed alone, not on a library's random numbers or the order of rows, so
+    that copies of a text stay together as far as the share allows. Every class keeps a text on both sides if it has two.
+    """
+    counts = np.bincount(split.labels, minlength=1)
+    take = _apportion(counts, share)
+    order = sorted(range(len(split)), key=lambda i: hashlib.sha256(f"{seed}:{split.texts[i]}".encode()).digest())
+    carved = np.zeros(len(split), dtype=bool)
+    for i in order:
+        label = split.labels[i]
+        if take[label] > 0:
+            carved[i], take[label] = True, take[label] - 1
+    return _where(split, ~carved), _where(split, carved)
+
+
+def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
+    """How many of each class: the whole share rounded, divided by largest remainders, at least one and never all of a class."""
+    exact = counts * share
+    take = np.floor(exact).astype(int)
+    for label in np.argsort(take - exact, kind="stable")[: round(counts.sum() * share) - take.sum()]:
+        take[label] += 1
+    return np.where(counts > 1, np.clip(take, 1, np.maximum(counts - 1, 1)), 0)
+
+
+def _where(split: Split, chosen: np.ndarray[Any, Any]) -> Split:
+    return Split(tuple(text for text, keep in zip(split.texts, chosen, strict=True) if keep), split.labels[chosen])
+
+
+def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:
+    """Notices about texts that a held-out split shares with those that come before it."""
+    notices = []
+    for earlier, split in ((("train",), "validation"), (("train", "validation"), "test")):
+        mine = [plain(text) for text in splits[split].texts]
+        wanted = set(mine)
+        found = {p for name in earlier for text in splits[name].texts if (p := plain(text)) in wanted}
+        if count := sum(text in found for text in mine):
+            notices.append(
+                f"{place}.{split}: {count} of {len(mine)} texts also occur in {' or '.join(earlier)};"
+                " they are kept, and make the error look better than it is"
+            )
+    return notices
+
+
+def plain(text: str) -> str:
+    """A text without its differences in white space and case: how copies are found."""
+    return " ".join(text.split()).casefold()
+
+
+def load_corpus(names: Sequence[str], tasks: Mapping[str, Task]) -> Corpus:
+    """Training texts of the named tasks, less every copy of a test or validation text of ANY of `tasks`.
+
+    The order of names does not matter. Raises ConfigError for faults of the tasks, unknown names, and when nothing is left.
+    """
+    return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
+
+
+@lru_cache(maxsize=16)
+def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Corpus:
+    faults: list[str] = []
+    loaded: dict[str, TaskData] = {}
+    for name, task in tasks:
+        try:
+            loaded[name] = load_task(name, task, needs_test=False)
+        except ConfigError as error:
+            faults += error.faults
+    faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in dict(tasks)]
+    if faults:
+        raise ConfigError(faults)
+    held_out = {plain(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
+    # By content, so that what a user calls the tasks does not enter the corpus' identity.
+    parts = sorted((loaded[name].train for name in names), key=lambda split: split.digest)
+    texts = [text for part in parts for text in part.texts]
+    kept = tuple(text for text in texts if plain(text) not in held_out)
+    removed = len(texts) - len(kept)
+    if not kept:
+        raise ConfigError([f"corpus {', '.join(names)}: no text is left: all {removed} occur in a test or validation split"])
+    notice = f"corpus {', '.join(names)}: {removed} of {len(texts)} texts occur in a test or validation split and were removed"
+    return Corpus(kept, _digest(kept), removed, (notice,) if removed else ())
+
+
+def _digest(texts: Iterable[str], more: bytes = b"") -> str:
+    found = hashlib.sha256()
+    for text in texts:
+        raw = text.encode()
+        found.update(len(raw).to_bytes(8, "little"))  # so that no two lists of texts look alike
+        found.update(raw)
+    found.update(more)
+    return found.hexdigest()
