@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from trainables.encoder import Base
-from trainables.loop import Example, Runtime, micro_batch
+from trainables.loop import Runtime
 from trainables.metrics import scores
+from trainables.pack import Example, collate
 
 EVALUATION_TOKENS = 8192
 """Pieces per forward pass: without gradients a pass may be larger than in training."""
@@ -27,7 +28,7 @@ def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: 
     found: list[tuple[int, np.ndarray]] = []
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
         for part in _parts(mine, examples):
-            logits = model(micro_batch([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
+            logits = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
             found += zip(part, logits, strict=True)
     everyone = [pair for rank in runtime.world.gather(found) for pair in rank]
     return np.stack([logits for _, logits in sorted(everyone, key=lambda pair: pair[0])])

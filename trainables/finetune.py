@@ -13,9 +13,9 @@ from trainables import optim
 from trainables.config import Finetune
 from trainables.data import Split, TaskData
 from trainables.encoder import Base, classifier, load_encoder_weights
-from trainables.evaluate import measure, predict
-from trainables.loop import Example, Job, Row, Runtime
-from trainables.pack import Batch
+from trainables.evaluate import measure, predict, write_predictions
+from trainables.loop import Job, Row, Runtime
+from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces, truncate
 
 
@@ -49,9 +49,15 @@ def job(
         order = np.random.default_rng((seed, epoch)).permutation(len(train))
         return [train[i] for i in order[index * stage.batch_size : (index + 1) * stage.batch_size]]
 
+    latest: list[np.ndarray] = []
+
     def evaluate(step: int, model: nn.Module) -> Row:
-        found = measure(predict(model, base, validation, runtime), data.validation.labels)
-        return {"epoch": step // per_epoch, "split": "validation", **found}
+        latest[:] = [predict(model, base, validation, runtime)]
+        return {"epoch": step // per_epoch, "split": "validation", **measure(latest[0], data.validation.labels)}
+
+    def artifact_files(folder: Path) -> dict[str, Path]:
+        path = folder / "predictions-validation.parquet"
+        return {path.name: write_predictions(path, latest[0], data.validation.labels)}
 
     groups = optim.parameter_groups(
         model,
@@ -75,6 +81,7 @@ def job(
         evaluate=evaluate,
         clip_norm=stage.clip_norm,
         seed=seed,
+        artifact_files=artifact_files,
     )
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ class Job:
     """Metrics after a step."""
     clip_norm: float
     seed: int
+    artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
+    """Writes what belongs into the artifact beside weights, such as predictions, into a folder: {name: file}."""
 
 
 @dataclass
@@ -87,7 +90,8 @@ class Position:
 def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
     """Go from the position `at` to step `until`; yield a row after every evaluation, once its state is saved.
 
-    `at` moves along in place. Stopping early is not asking for the next row. Raises Diverged before a step with a non-finite gradient.
+    `at` moves along in place. Stopping early is not asking for the next row. Raises Diverged
+    before a step whose gradient is not finite.
     """
     world, parameters = runtime.world, [p for p in job.model.parameters() if p.requires_grad]
     peaks = [group["lr"] if at.step == 0 else group["peak"] for group in job.optimizer.param_groups]

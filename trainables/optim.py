@@ -1,8 +1,8 @@
 """Parameter groups with layer-wise decay, and the schedule as a function of the step.
 
-Sun et al. 2019, section 5.3.3: eta^(k-1) = xi * eta^k, so layer i of n has the rate lr * xi^(n-1-i). The paper leaves open what the
-embeddings and the head get: 'consistent' puts the embeddings one step below the first layer, 'published' leaves them undecayed as the
-authors' code does; the head has the base rate in both.
+Sun et al. 2019, section 5.3.3: eta^(k-1) = xi * eta^k, so layer i of n has the rate lr * xi^(n-1-i). The paper leaves open what
+the embeddings and the head get: 'consistent' puts the embeddings one step below the first layer, 'published' leaves them
+undecayed as the authors' code does; the head has the base rate in both.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ EMBEDDINGS, HEAD = "embeddings", "head"
 def layer_names(encoder: nn.Module, layers: int) -> dict[str, str]:
     """Where each parameter of an encoder lies: {parameter name: 'embeddings' | 'layer 0' ... | 'head'}.
 
-    The blocks are the outermost ModuleList with `layers` entries. An encoder whose blocks share their weights (ALBERT) has one block,
-    which counts as the last. Parameters after the blocks (a final norm) have the head's rate.
+    The blocks are the outermost ModuleList with `layers` entries. An encoder whose blocks share their weights (ALBERT) has
+    one block, which counts as the last. Parameters after the blocks (a final norm) have the head's rate.
     """
     lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
     stack, blocks = next(((name, len(module)) for name, module in lists if len(module) == layers), (lists[0][0], 1))
@@ -84,7 +84,7 @@ def adamw(groups: list[dict[str, object]], *, beta1: float, beta2: float, epsilo
 
 
 def linear(step: int, total: int, warmup: float) -> float:
-    """Factor of the peak rate at step 0, 1, ...: up to 1 over the first `warmup` share of the steps, then linearly to 0 at `total`."""
+    """Factor of the peak rate at step 0, 1, ...: up to 1 over the first `warmup` share of steps, then linearly to 0 at `total`."""
     ramp = round(total * warmup)
     if step < ramp:
         return step / ramp

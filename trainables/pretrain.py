@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from trainables import optim
 from trainables.config import Pretrain
 from trainables.encoder import Base, load_encoder_weights, masked_lm
-from trainables.loop import Example, Job, Row, Runtime
+from trainables.loop import Job, Row, Runtime
 from trainables.masking import chunks, corrupt
-from trainables.pack import Batch
+from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces
 
 EVALUATIONS = 20
