@@ -1,0 +1,201 @@
+"""Random bits of dropout as a pure function of seed, step, site and place in the global batch.
+
+Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a resume
+needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
+
+On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Sixteen bits decide over an element: it
+drops out where they are below p * 65536, so p is exact to 1/65536, and what is kept is scaled by the exact rate.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from trainables.pack import Batch, Part
+
+LEVELS = 65536
+SITE = 1 << 80
+"""Draws between the streams of two sites: more than any batch takes."""
+ATTENTION = 1 << 64
+"""Where, within a site, attention's draws lie apart from the others."""
+TEXT = 1 << 40
+"""Draws that a text of a padded batch has to itself within a site."""
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """What stands before a micro-batch in its global batch."""
+
+    texts: int = 0
+    tokens: int = 0
+    squares: int = 0
+    """Sum over the texts of their squared length, each in whole draws (four elements)."""
+
+    @classmethod
+    def after(cls, lengths: Sequence[int]) -> Offsets:
+        """The place behind texts of these lengths."""
+        return cls(len(lengths), sum(lengths), sum(square_draws(length) for length in lengths))
+
+
+def square_draws(length: int) -> int:
+    """Draws of four elements that hold one head's attention [length, length]."""
+    return -(-length * length // 4)
+
+
+class Stream:
+    """The bits of one forward pass of one micro-batch."""
+
+    def __init__(self, seed: int, step: int, batch: Batch) -> None:
+        self.batch = batch
+        self.site = -1
+        self._generator = np.random.PCG64DXSM(np.random.SeedSequence((seed, step)))
+        self._draw = np.random.Generator(self._generator)
+        self._start = self._generator.state
+        self._device_generators: dict[torch.device, torch.Generator] = {}
+        self._device_seed = int(np.random.SeedSequence((seed, step, batch.offsets.texts)).generate_state(1, np.uint64)[0] >> 1)
+
+    def bits(self, offset: int, count: int) -> np.ndarray:
+        """uint16 [count] of the current site from draw `offset` on."""
+        self._generator.state = self._start
+        self._generator.advance(self.site * SITE + offset)
+        draws: np.ndarray = self._draw.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
+        return draws.view(np.uint16)[:count]
+
+    def keep(self, shape: Sequence[int], p: float, offset: int) -> Tensor:
+        """bool: which elements of a tensor stay."""
+        count = int(np.prod(shape))
+        return torch.from_numpy(self.bits(offset, count) >= threshold(p)).view(*shape)
+
+    def device_generator(self, device: torch.device) -> torch.Generator:
+        """A generator on an accelerator, seeded by seed, step and the micro-batch's place."""
+        if device not in self._device_generators:
+            self._device_generators[device] = torch.Generator(device).manual_seed(self._device_seed)
+        return self._device_generators[device]
+
+
+def threshold(p: float) -> int:
+    """Of 65536 levels, those that drop out."""
+    return round(p * LEVELS)
+
+
+def scale(p: float) -> float:
+    """Factor of what is kept: the inverse of the exact rate."""
+    return LEVELS / (LEVELS - threshold(p))
+
+
+_stream: Stream | None = None
+
+
+def current() -> Stream | None:
+    """The stream in use; None outside `dropout_bits`, where nothing drops out."""
+    return _stream
+
+
+@contextmanager
+def dropout_bits(seed: int, step: int, batch: Batch) -> Iterator[None]:
+    """Dropout inside follows from `seed`, `step` and the place of `batch` in its global batch; without it nothing drops out."""
+    global _stream
+    before, _stream = _stream, Stream(seed, step, batch)
+    try:
+        yield
+    finally:
+        _stream = before
+
+
+class Dropout(nn.Module):
+    """Stands for nn.Dropout in a packed pass: same rate, bits from the current stream.
+
+    Its input has one row of the last axis per token of the micro-batch, or per text.
+    """
+
+    def __init__(self, p: float, per_text: bool = False) -> None:
+        super().__init__()
+        self.p = p
+        self.per_text = per_text
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _stream is None or not self.training or self.p == 0:
+            return x
+        _stream.site += 1
+        if x.device.type != "cpu":
+            return _on_device(_stream, x, self.p)
+        offsets, width = _stream.batch.offsets, x.shape[-1]
+        draws = -(-width // 4)  # of a row
+        first = offsets.texts if self.per_text else offsets.tokens
+        keep = _stream.keep((x.numel() // width, draws * 4), self.p, first * draws)[:, :width].reshape(x.shape)
+        return x * keep * scale(self.p)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
+    keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
+    keep.bernoulli_(1 - threshold(p) / LEVELS, generator=stream.device_generator(x.device))
+    return x * keep * scale(p)
+
+
+class _Replaced(TorchFunctionMode):
+    """Answers every call of torch's dropout, wherever in a padded pass, with bits that follow the text."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+        self.part: Part | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not nn.functional.dropout:
+            return func(*args, **kwargs)
+        given = inspect.signature(nn.functional.dropout).bind(*args, **kwargs)
+        given.apply_defaults()
+        x, p, training = (given.arguments[name] for name in ("input", "p", "training"))
+        return self.dropped(x, p) if training and p > 0 else x
+
+    def dropped(self, x: Tensor, p: float) -> Tensor:
+        stream, part = self.stream, self.part
+        stream.site += 1
+        if x.device.type != "cpu":
+            return _on_device(stream, x, p)
+        assert part is not None
+        axis = text_axis(x.shape, *part.input_ids.shape)
+        if axis is None:  # nothing of it belongs to one text: all share it
+            return x * stream.keep(x.shape, p, 0) * scale(p)
+        moved = x.movedim(axis, 0)
+        rows = [
+            stream.keep((x.numel() // len(part.texts),), p, (stream.batch.offsets.texts + text + 1) * TEXT) for text in part.texts
+        ]
+        keep = torch.stack(rows).reshape(moved.shape).movedim(0, axis)
+        return x * keep * scale(p)
+
+
+def text_axis(shape: Sequence[int], texts: int, width: int) -> int | None:
+    """Which axis of a tensor in a padded pass [texts, width] runs over the texts; attention may have folded its heads into it."""
+    if shape[0] == texts or (shape[0] % texts == 0 and shape[0] % width):
+        return 0
+    return 1 if len(shape) > 1 and shape[1] == texts else None
+
+
+@contextmanager
+def replaced_dropout() -> Iterator[Callable[[Part], None]]:
+    """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch."""
+    if _stream is None:
+        yield lambda part: None
+        return
+    first, mode = _stream.site, _Replaced(_stream)
+
+    def begin(part: Part) -> None:
+        mode.part, mode.stream.site = part, first
+
+    with mode:
+        yield begin

@@ -1,0 +1,337 @@
+"""Encoders and their heads: loaded once per process, proved packable or not, copied for each trial.
+
+Any transformers encoder will do: nothing here knows a family by name. Weights are float32 whatever the checkpoint holds, come from
+safetensors alone, and no code comes from a checkpoint.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers.initialization import no_init_weights
+from transformers.modeling_outputs import BaseModelOutput
+
+from trainables import attention, checkpoint, probe
+from trainables.config import Encoder
+from trainables.dropout import Dropout, replaced_dropout
+from trainables.pack import Batch
+from trainables.tokenise import Special, special_tokens, train_wordpiece
+
+POOLER = "pooler"
+"""Name under which transformers' base models keep their dense layer over the first token."""
+OTHER_HEADS = ("classif", "qa", "summary")
+"""Dropout rates of heads that are not ours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """An encoder as loaded: what trials start from."""
+
+    folder: Path | None
+    """Where its files are; None for one made from a configuration."""
+    config: Any
+    """Its transformers configuration."""
+    tokenizer: Any
+    special: Special
+    """The special tokens round a text."""
+    model: nn.Module
+    """The encoder itself in float32, without a pooler. Trials copy it and never change it."""
+    pooler: Mapping[str, Tensor] | None
+    """Weight and bias of the checkpoint's own pooler, if it has one."""
+    packable: bool
+    """Whether texts may be packed into one row; else they are padded."""
+    position_start: int
+    """Position id of a text's first token: 0, or the padding id plus one for RoBERTa-like encoders."""
+    takes_types: bool
+    """Whether the encoder takes token type ids."""
+    hidden_size: int
+    layers: int
+    notices: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=4)
+def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
+    """The encoder that `encoder` names, read once per process. `texts` train the vocabulary of one that has no tokenizer yet.
+
+    Raises ConfigError when its files are missing or refused (`checkpoint.locate`).
+    """
+    if encoder.config is not None:
+        tokenizer = (
+            AutoTokenizer.from_pretrained(encoder.tokenizer) if encoder.tokenizer else train_wordpiece(texts, encoder.vocabulary)
+        )
+        return base_of(from_config(encoder.config, tokenizer), tokenizer)
+    folder = checkpoint.locate(encoder)
+    model, report = AutoModel.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    return base_of(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), folder, set(report["missing_keys"]))
+
+
+def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
+    """A small encoder with random weights that depend on its configuration alone."""
+    names = ("pad", "bos", "eos", "cls", "sep")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
+    known = {"vocab_size": len(tokenizer)} | {name: value for name, value in ids.items() if value is not None}
+    others = {name: value for name, value in fields.items() if name != "model_type"}
+    config = AutoConfig.for_model(fields["model_type"], **(known | others))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = AutoModel.from_config(config)
+    return model
+
+
+def base_of(model: Any, tokenizer: Any, folder: Path | None = None, missing: set[str] | None = None) -> Base:
+    """What trials need to know of a loaded model; `missing` are the parameters that its checkpoint lacks, None if it is all new."""
+    model = model.float().eval()
+    config = model.config
+    pooler = _take_pooler(model, missing)
+    found = probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
+    notices = () if found.reason is None else (f"{config.model_type} takes padded batches, which are slower: {found.reason}",)
+    return Base(
+        folder=folder,
+        config=config,
+        tokenizer=tokenizer,
+        special=special_tokens(tokenizer),
+        model=model,
+        pooler=pooler,
+        packable=found.reason is None,
+        position_start=found.position_start,
+        takes_types=types,
+        hidden_size=config.hidden_size,
+        layers=config.num_hidden_layers,
+        notices=notices,
+    )
+
+
+def takes(model: nn.Module, argument: str) -> bool:
+    """Whether the model's forward has this argument."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | None:
+    """Weight and bias of the model's pooler, which leaves the model: it belongs to the head. None where the checkpoint has none."""
+    pooler = getattr(model, POOLER, None)
+    if pooler is None:
+        return None
+    setattr(model, POOLER, None)
+    dense = next(module for module in pooler.modules() if isinstance(module, nn.Linear))
+    if missing is None or any(name.startswith(f"{POOLER}.") for name in missing):
+        return None
+    return {name: value.detach() for name, value in dense.named_parameters()}
+
+
+def fresh_encoder(base: Base, dropout: float) -> Any:
+    """A copy of the base's encoder for one trial, with its dropout rates set."""
+    with no_init_weights():
+        model = AutoModel.from_config(with_dropout(base.config, dropout))
+    return _prepared(model, base)
+
+
+def _prepared(model: Any, base: Base) -> Any:
+    """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
+    if hasattr(model, POOLER):
+        setattr(model, POOLER, None)
+    model.load_state_dict(base.model.state_dict())
+    for (_, target), (_, source) in zip(model.named_buffers(), base.model.named_buffers(), strict=True):
+        target.copy_(source)
+    model.set_attn_implementation(attention.NAME) if base.packable else None
+    if base.packable:
+        replace_dropout(model)
+    return model
+
+
+def replace_dropout(model: nn.Module) -> None:
+    """Put our dropout in the place of torch's."""
+    for module in model.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.Dropout):
+                setattr(module, name, Dropout(child.p))
+
+
+def with_dropout(config: Any, dropout: float) -> Any:
+    """A copy of a transformers configuration with every dropout rate of the encoder set."""
+    config = type(config).from_dict(config.to_dict())
+    for name, value in config.to_dict().items():
+        if "drop" in name and isinstance(value, (int, float)) and not any(other in name for other in OTHER_HEADS):
+            setattr(config, name, dropout)
+    return config
+
+
+def hidden_states(encoder: nn.Module, batch: Batch) -> Tensor:
+    """Last hidden states [T, H] of all tokens, text after text, whichever way the encoder takes them."""
+    if batch.order is None:
+        with attention.packed(batch.lengths):
+            packed: Tensor = encoder(**_inputs(batch.parts[0])).last_hidden_state[0]
+            return packed
+    with replaced_dropout() as begin:
+        flat = []
+        for part in batch.parts:
+            begin(part)
+            flat.append(encoder(**_inputs(part)).last_hidden_state.flatten(0, 1))
+    return torch.cat(flat).index_select(0, batch.order)
+
+
+def _inputs(part: Any) -> dict[str, Tensor]:
+    names = ("input_ids", "position_ids", "token_type_ids", "attention_mask")
+    return {name: value for name in names if (value := getattr(part, name)) is not None}
+
+
+class Classifier(nn.Module):
+    """An encoder with a linear layer over the vector of each text."""
+
+    def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
+        self.dropout = Dropout(dropout, per_text=True)
+        self.classifier = nn.Linear(hidden_size, classes)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [b, classes] in float32."""
+        hidden = hidden_states(self.encoder, batch)  # [T, H]
+        if self.pooling == "mean":
+            vectors = mean_over_texts(hidden, batch.lengths)
+        else:
+            vectors = hidden.index_select(0, batch.pool_index)
+        if self.pooler is not None:
+            vectors = torch.tanh(self.pooler(vectors))
+        logits: Tensor = self.classifier(self.dropout(vectors))  # [b, classes]
+        return logits.float()
+
+
+def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    """Mean of [T, H] over the tokens of each text: [b, H]."""
+    return torch.stack([text.mean(0, dtype=torch.float32) for text in hidden.split(list(lengths))])
+
+
+def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int) -> Classifier:
+    """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone."""
+    model = Classifier(fresh_encoder(base, dropout), base.hidden_size, classes, pooling, dropout)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("encoder."):
+                _draw(name, parameter, base.config, generator)
+        if model.pooler is not None and base.pooler is not None:
+            model.pooler.load_state_dict(base.pooler)
+    return model
+
+
+def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
+    """Initial value as transformers gives it: weights normal, norms one, biases zero."""
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif parameter.ndim < 2:
+        parameter.fill_(1.0)
+    else:
+        parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=generator)
+
+
+def pooler_notice(base: Base, pooling: str) -> tuple[str, ...]:
+    """What to tell of a head whose pooler is new though other checkpoints bring theirs."""
+    if pooling != "pooled" or base.pooler is not None:
+        return ()
+    return (f"the {base.config.model_type} checkpoint has no pooler: a new dense tanh layer stands in its place",)
+
+
+class _Given(nn.Module):
+    """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
+
+    hidden: Tensor | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.hidden)
+
+
+class MaskedLM(nn.Module):
+    """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self._given = [given]  # in a list: no child of this module, it is the head's
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions."""
+        hidden = hidden_states(self.encoder, batch).index_select(0, batch.masked_index)  # [m, H]
+        given = self._given[0]
+        given.hidden = hidden[None]
+        try:
+            logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
+        finally:
+            given.hidden = None
+        return logits
+
+
+def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
+    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`."""
+    with no_init_weights():
+        whole: Any = AutoModelForMaskedLM.from_config(with_dropout(base.config, dropout))
+    whole.tie_weights()
+    name = whole.base_model_prefix
+    encoder = _prepared(getattr(whole, name), base)
+    own = _own_head(base.folder)
+    generator = torch.Generator().manual_seed(seed)
+    tied = {id(parameter) for parameter in encoder.parameters()}
+    with torch.no_grad():
+        for key, parameter in whole.named_parameters():
+            if id(parameter) not in tied:
+                if key in own:
+                    parameter.copy_(own[key])
+                else:
+                    _draw(key, parameter, base.config, generator)
+    given = _Given()
+    setattr(whole, name, given)
+    return MaskedLM(encoder, whole, given)
+
+
+@lru_cache(maxsize=4)
+def _own_head(folder: Path | None) -> dict[str, Tensor]:
+    """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
+    if folder is None:
+        return {}
+    whole, report = AutoModelForMaskedLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    prefix = f"{whole.base_model_prefix}."
+    head = {name: value.detach() for name, value in whole.named_parameters() if not name.startswith(prefix)}
+    return {} if any(name in head for name in report["missing_keys"]) else head
+
+
+def head_notice(base: Base) -> tuple[str, ...]:
+    """What to tell of further pre-training that begins with a new head."""
+    if _own_head(base.folder):
+        return ()
+    return (
+        f"the {base.config.model_type} checkpoint has no masked-language-modelling head: a new one, tied to the embeddings, is trained",
+    )
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters by name, tied ones once: what an artifact keeps."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load_encoder_weights(model: nn.Module, path: Path) -> None:
+    """Take the encoder (all of it) and whatever else matches from the artifact of an earlier stage.
+
+    Raises KeyError naming what an artifact of another encoder lacks.
+    """
+    stored = load_file(path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in stored and stored[name].shape == parameter.shape:
+                parameter.copy_(stored[name])
+            elif name.startswith("encoder."):
+                raise KeyError(f"{path} has no {name} of shape {tuple(parameter.shape)}")

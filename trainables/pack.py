@@ -1,0 +1,178 @@
+"""Packed batches: the texts of a micro-batch side by side in one row, each attending to itself alone.
+
+No compute is spent on padding, and the mathematics is that of a padded batch. Encoders that cannot be packed (the probe in
+`encoder.load_base` finds out) get the same texts in padded groups of like length. Either way the encoder's answer is turned into
+flat hidden states [T, H], all tokens of all texts in order, so that nothing behind it knows which path was taken.
+
+Shapes: b texts, T tokens in all, L positions of a padded group, H hidden size, m predicted pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.dropout import Offsets, dropout_bits
+
+if TYPE_CHECKING:
+    from trainables.encoder import Base
+
+__all__ = ["Batch", "Example", "Part", "collate", "dropout_bits"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A text as the encoder sees it, with what it is trained towards."""
+
+    ids: np.ndarray
+    """Pieces with special tokens, int32 [length]."""
+    label: int | None = None
+    """Class of the text, for fine-tuning."""
+    masked: tuple[np.ndarray, np.ndarray] | None = None
+    """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one call of the encoder gets: a packed row [1, T], or a padded group [texts, L] with its attention mask."""
+
+    input_ids: Tensor
+    position_ids: Tensor | None
+    token_type_ids: Tensor | None
+    attention_mask: Tensor | None
+    texts: tuple[int, ...]
+    """Which texts of the batch it holds."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch: b texts with T tokens."""
+
+    lengths: tuple[int, ...]
+    """Tokens of each text."""
+    parts: tuple[Part, ...]
+    """The encoder's calls: one packed row, or several padded groups."""
+    order: Tensor | None
+    """Padded only, int64 [T]: where each token lies in the concatenated, flattened parts."""
+    pool_index: Tensor
+    """int64 [b]: flat position of each text's [CLS]-like token, the first for BERT, the last for XLNet."""
+    offsets: Offsets
+    """What precedes this micro-batch in its global batch: places the bits of dropout."""
+    labels: Tensor | None = None
+    """int64 [b]."""
+    masked_index: Tensor | None = None
+    """int64 [m]: flat positions to predict."""
+    masked_targets: Tensor | None = None
+    """int64 [m]: the pieces that belong there."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """The batch on a device; from pinned memory the copy overlaps with what the device computes."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Any) -> Batch:
+        parts = tuple(_changed(part, change) for part in self.parts)
+        changed: Batch = _changed(replace(self, parts=parts), change)
+        return changed
+
+
+def _changed(record: Any, change: Any) -> Any:
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    return replace(record, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+
+def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] = ()) -> Batch:
+    """One micro-batch of `examples`; `before` are the examples of the same global batch that stand before them."""
+    lengths = np.array([len(example.ids) for example in examples], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    first = 0 if base.special.prefix else lengths - 1
+    labels = [example.label for example in examples if example.label is not None]
+    masked = [example.masked for example in examples]
+    predicted = any(pair is not None for pair in masked)
+    parts, order = _packed(examples, lengths, base) if base.packable else _padded(examples, lengths, starts, base)
+    return Batch(
+        lengths=tuple(lengths.tolist()),
+        parts=parts,
+        order=order,
+        pool_index=torch.from_numpy(starts + first),
+        offsets=Offsets.after([len(example.ids) for example in before]),
+        labels=torch.tensor(labels, dtype=torch.int64) if labels else None,
+        masked_index=_joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair]) if predicted else None,
+        masked_targets=_joined([pair[1] for pair in masked if pair]) if predicted else None,
+    )
+
+
+def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
+
+
+def _packed(examples: Sequence[Example], lengths: np.ndarray, base: Base) -> tuple[tuple[Part, ...], None]:
+    """All texts in one row [1, T], positions beginning anew with each."""
+    ids = np.concatenate([example.ids for example in examples]).astype(np.int64)
+    positions = np.concatenate([np.arange(length) for length in lengths]) + base.position_start
+    types = np.concatenate([token_types(length, base) for length in lengths]) if base.takes_types else None
+    part = Part(
+        input_ids=torch.from_numpy(ids)[None],
+        position_ids=torch.from_numpy(positions)[None],
+        token_type_ids=None if types is None else torch.from_numpy(types)[None],
+        attention_mask=None,
+        texts=tuple(range(len(examples))),
+    )
+    return (part,), None
+
+
+def token_types(length: int, base: Base) -> np.ndarray:
+    """Token type ids of a text of `length` pieces with its special tokens."""
+    special = base.special
+    middle = length - len(special.prefix_types) - len(special.suffix_types)
+    return np.array([*special.prefix_types, *[special.text_type] * middle, *special.suffix_types], dtype=np.int64)
+
+
+def padded_width(length: int) -> int:
+    """Positions that a text takes in a padded group: its length rounded up by at most a quarter, whatever stands beside it."""
+    step = max(8, 1 << max(0, int(length - 1).bit_length() - 3))
+    return -(-length // step) * step
+
+
+def _padded(examples: Sequence[Example], lengths: np.ndarray, starts: np.ndarray, base: Base) -> tuple[tuple[Part, ...], Tensor]:
+    """Texts of like length side by side [texts, L], and where each token of each text then lies."""
+    widths: dict[int, list[int]] = {}
+    for text, length in enumerate(lengths.tolist()):
+        widths.setdefault(padded_width(length), []).append(text)
+    order = np.empty(int(lengths.sum()), dtype=np.int64)
+    parts, begin = [], 0
+    for width, texts in sorted(widths.items()):
+        # Never as many texts as positions: the axis of the texts in any tensor is then plain from its size.
+        for members in [texts[:-1], texts[-1:]] if len(texts) == width else [texts]:
+            parts.append(_group(examples, lengths, members, width, base))
+            for row, text in enumerate(members):
+                length = lengths[text]
+                order[starts[text] : starts[text] + length] = np.arange(length) + begin + row * width
+            begin += width * len(members)
+    return tuple(parts), torch.from_numpy(order)
+
+
+def _group(examples: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, base: Base) -> Part:
+    ids = np.full((len(members), width), base.special.pad, dtype=np.int64)
+    mask = np.zeros((len(members), width), dtype=np.int64)
+    types = np.zeros((len(members), width), dtype=np.int64)
+    for row, text in enumerate(members):
+        length = int(lengths[text])
+        ids[row, :length] = examples[text].ids
+        mask[row, :length] = 1
+        types[row, :length] = token_types(length, base)
+    return Part(
+        input_ids=torch.from_numpy(ids),
+        position_ids=None,  # the model's own numbering knows padding
+        token_type_ids=torch.from_numpy(types) if base.takes_types else None,
+        attention_mask=torch.from_numpy(mask),
+        texts=tuple(members),
+    )
