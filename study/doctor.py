@@ -56,11 +56,7 @@ def examine(store: str | None = None, encoder: Encoder | None = None) -> Iterato
 
 
 def _python() -> Iterator[Finding]:
-    version = platform.python_version()
-    if sys.version_info < (3, 11):
-        yield Finding(FAIL, "Python", version, "use Python 3.11 or newer")
-    else:
-        yield Finding(OK, "Python", f"{version} at {sys.executable}")
+    yield Finding(OK, "Python", f"{platform.python_version()} at {sys.executable}")
 
 
 def _processors() -> Iterator[Finding]:
@@ -69,7 +65,9 @@ def _processors() -> Iterator[Finding]:
     yield Finding(OK, "CPUs", f"{machine.cpus:g}{limited}")
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads and int(threads) > machine.cpus:
-        yield Finding(WARN, "threads", f"OMP_NUM_THREADS={threads}, more than CPUs", "unset it: a trial takes the CPUs it was given")
+        yield Finding(
+            WARN, "threads", f"OMP_NUM_THREADS={threads}, more than CPUs", "unset it: a trial takes the CPUs it was given"
+        )
     else:
         yield Finding(OK, "threads", f"OMP_NUM_THREADS={threads}" if threads else "as many as a trial has CPUs (resources.cpus)")
 
@@ -91,10 +89,14 @@ def _torch() -> Iterator[Finding]:
         return
     hidden = this_machine().gpus > 0
     advice = "this torch was built without CUDA, or the driver is too old: see pytorch.org/get-started" if hidden else ""
-    yield Finding(WARN if hidden else OK, "GPU", "there is one, but torch does not see it" if hidden else "none; studies run on CPUs", advice)
+    yield Finding(
+        WARN if hidden else OK, "GPU", "there is one, but torch does not see it" if hidden else "none; studies run on CPUs", advice
+    )
     gain = precision.cpu_speedup()
     taken = precision.resolve("auto", "cpu")
-    yield Finding(OK, "bfloat16", f"{gain:.1f} times as fast as float32 in matrix products on this CPU; precision: auto takes {taken}")
+    yield Finding(
+        OK, "bfloat16", f"{gain:.1f} times as fast as float32 in matrix products on this CPU; precision: auto takes {taken}"
+    )
 
 
 def _memory() -> Iterator[Finding]:
@@ -109,12 +111,19 @@ def _memory() -> Iterator[Finding]:
         total, free = min(total, limit), min(free, limit - used)
     found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
     if free < 4 * GIB:
-        yield Finding(WARN, "memory", found, "a trial of a small encoder takes 1-2 GiB: set resources.concurrent: 1 or close programs")
+        yield Finding(
+            WARN, "memory", found, "a trial of a small encoder takes 1-2 GiB: set resources.concurrent: 1 or close programs"
+        )
     else:
         yield Finding(OK, "memory", found)
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
     if shared < GIB // 4:
-        yield Finding(WARN, "shared memory", f"{shared / 2**20:.0f} MiB in /dev/shm", "Ray falls back to disk; run containers with --shm-size=1g")
+        yield Finding(
+            WARN,
+            "shared memory",
+            f"{shared / 2**20:.0f} MiB in /dev/shm",
+            "Ray falls back to disk; run containers with --shm-size=1g",
+        )
 
 
 def _folders(store: str | None) -> Iterator[Finding]:
@@ -132,13 +141,17 @@ def _folders(store: str | None) -> Iterator[Finding]:
     if _writable(cache):
         yield Finding(OK, "hub cache", str(cache))
     else:
-        yield Finding(WARN, "hub cache", f"{cache} is not writable", "set HF_HOME to a writable folder if encoders come from the hub")
+        yield Finding(
+            WARN, "hub cache", f"{cache} is not writable", "set HF_HOME to a writable folder if encoders come from the hub"
+        )
 
 
 def _folder(name: str, path: Path) -> Finding:
     if not _writable(path):
         advice = {"store": "give another with --store or FINETUNE_STUDY_STORE", "run folders": "give another with --out"}
-        return Finding(FAIL if name == "temporary files" else WARN, name, f"{path} is not writable", advice.get(name, "make it writable"))
+        return Finding(
+            FAIL if name == "temporary files" else WARN, name, f"{path} is not writable", advice.get(name, "make it writable")
+        )
     free = shutil.disk_usage(_existing(path)).free
     found = f"{path}, {free / GIB:.1f} GiB free"
     if free < 2 * GIB:

@@ -12,23 +12,25 @@ import contextlib
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
 from ray.tune import Trainable
+from ray.tune.search import Searcher
 
-from trainables.config import ConfigError, Execution, Recipe
+from study.config import Study
+from trainables.config import ConfigError, Execution, Finetune, Recipe
 
 Row = dict[str, Any]
+Rows = Generator[Row, None, None]
 STOP_TIMEOUT_S = 30.0
 """How long a closed Train run may take to end before its actors are killed with their owner."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Plain data that Ray can send."""
+    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Ray can send it."""
 
     name: str
     recipe: Recipe
@@ -70,10 +72,10 @@ def ended(error: BaseException) -> Ended:
     return Ended(status, reason[:500], "".join(traceback.format_exception(error)))
 
 
-# --- in this process -----------------------------------------------------------------------------------------------------------------
+# in this process ------------------------------------------------------------------------------------------------------------------
 
 
-def here(work: Work) -> Iterator[Row]:
+def here(work: Work) -> Rows:
     """Rows of the work, computed in this process."""
     from trainables import recipe
     from trainables.store import Store
@@ -81,7 +83,7 @@ def here(work: Work) -> Iterator[Row]:
     yield from recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
 
 
-# --- by the workers of a TorchTrainer ------------------------------------------------------------------------------------------------
+# by the workers of a TorchTrainer -------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -174,7 +176,7 @@ def _worker(settings: dict[str, Any]) -> None:
         ray.get(board.holds.remote(work.name, group.id.hex()))
     rows, computed = here(work), 0
     try:
-        with contextlib.closing(rows):  # type: ignore[type-var]
+        with contextlib.closing(rows):
             while ray.get(board.may_go_on.remote(work.name, computed)):
                 row = next(rows, None)
                 if row is None:
@@ -197,7 +199,7 @@ def _forward(board: Any, run: str) -> Any:
     return Forward()
 
 
-def under_train(work: Work, layout: Layout, board: Any) -> Iterator[Row]:
+def under_train(work: Work, layout: Layout, board: Any) -> Rows:
     """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
     import ray.train
     from ray.train.torch import TorchTrainer
@@ -244,10 +246,10 @@ def under_train(work: Work, layout: Layout, board: Any) -> Iterator[Row]:
         ray.get(board.free.remote(work.name))
 
 
-# --- as often as it takes ------------------------------------------------------------------------------------------------------------
+# as often as it takes -------------------------------------------------------------------------------------------------------------
 
 
-def persistent(work: Work, layout: Layout, board: Any = None) -> Iterator[Row]:
+def persistent(work: Work, layout: Layout, board: Any = None) -> Rows:
     """Rows of the work, begun again after a failure up to `layout.retries` times. Rows that came before a failure come once.
 
     Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
@@ -255,7 +257,7 @@ def persistent(work: Work, layout: Layout, board: Any = None) -> Iterator[Row]:
     seen: set[tuple[Any, ...]] = set()
     for attempt in range(layout.retries + 1):
         try:
-            with contextlib.closing(under_train(work, layout, board) if layout.under_train else here(work)) as rows:  # type: ignore[type-var]
+            with contextlib.closing(under_train(work, layout, board) if layout.under_train else here(work)) as rows:
                 for row in rows:
                     key = tuple(row.get(name) for name in ("stage_id", "split", "step"))
                     if key not in seen:
@@ -271,13 +273,15 @@ def persistent(work: Work, layout: Layout, board: Any = None) -> Iterator[Row]:
 class TrialActor(Trainable):  # type: ignore[misc]
     """A trial after another in one warm process; libraries, token caches and the base encoder stay in memory.
 
-    The configuration holds `work` (a `Work`) and `layout`. A step is one validation of the last stage. It never raises: a trial that
-    ends early says so in its last result, as `status` and `reason`.
+    The configuration holds `trial` (its name), `params` and `seed`. A step is one validation of the last stage. It never raises: a
+    trial that ends early says so in its last result, as `status` and `reason`.
     """
 
-    def setup(self, config: dict[str, Any], board: Any = None) -> None:
+    def setup(
+        self, config: dict[str, Any], study: Study, store: str, layout: Layout, execution: Execution, board: Any = None
+    ) -> None:
         """Begin a trial."""
-        self._board = board
+        self._study, self._store, self._layout, self._execution, self._board = study, store, layout, execution, board
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -287,12 +291,14 @@ class TrialActor(Trainable):  # type: ignore[misc]
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._work: Work = config["work"]
-        self._rows = persistent(self._work, config["layout"], self._board)
+        self._recipe = self._study.recipe_for(config["params"], config["seed"])
+        work = Work(config["trial"], self._recipe, self._store, self._execution)
+        self._rows = persistent(work, self._layout, self._board)
 
     def step(self) -> dict[str, Any]:
         """Compute up to the next validation of the last stage, or to the end."""
-        last, rows = self._work.recipe.stages[-1], []
+        last, rows = self._recipe.stages[-1], []
+        assert isinstance(last, Finetune)
         result: dict[str, Any] = {"status": "running", "done": False}
         try:
             for row in self._rows:
@@ -310,7 +316,25 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def cleanup(self) -> None:
         """Stop: whatever is not asked for any more is not computed."""
         with contextlib.suppress(Exception):
-            self._rows.close()  # type: ignore[attr-defined]
+            self._rows.close()
+
+
+class Given(Searcher):  # type: ignore[misc]
+    """Hands out given configurations in order."""
+
+    def __init__(self, configs: Sequence[dict[str, Any]]) -> None:
+        super().__init__()
+        self._left = list(configs)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next configuration, FINISHED after the last."""
+        return self._left.pop(0) if self._left else str(Searcher.FINISHED)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing to learn."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its configuration, and nothing reads it
 
 
 def fits(concurrent: int | None, layout: Layout, cpus: float, gpus: float) -> int:
@@ -324,8 +348,11 @@ def fits(concurrent: int | None, layout: Layout, cpus: float, gpus: float) -> in
 
 
 def resources(layout: Layout) -> Any:
-    """What a trial's own actor takes. Under Ray Train the workers take the CPUs: their driver asks for one byte of memory, because a
-    hundredth of a CPU would already keep the last worker from starting where the workers fill the machine."""
+    """What a trial's own actor takes.
+
+    Under Ray Train its workers take the CPUs, and it asks for one byte of memory: a hundredth of a CPU would already keep the last
+    worker from starting where the workers fill the machine.
+    """
     from ray.tune import PlacementGroupFactory
 
     if layout.under_train:
@@ -333,4 +360,28 @@ def resources(layout: Layout) -> Any:
     return PlacementGroupFactory([{"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})])
 
 
-__all__: Sequence[str] = ("Ended", "Layout", "Switchboard", "TrialActor", "Work", "ended", "fits", "here", "persistent", "resources", "under_train")
+
+# Tasks: short work besides the trials -----------------------------------------------------------------------------------------------
+
+
+def best_precision(execution: Execution) -> str:
+    """float32 or bfloat16: what a worker of this study does best."""
+    from trainables import precision
+
+    return str(precision.resolve("auto", execution.device))
+
+
+def bag_of_words(recipe: Recipe) -> Row:
+    """The baseline on the recipe's target task."""
+    from trainables.baseline import bag_of_words
+    from trainables.identity import target_of
+
+    return dict(bag_of_words(target_of(recipe)))
+
+
+def read_test(recipe: Recipe, store: str, execution: Execution) -> Row:
+    """Scores of a finished recipe on the test split."""
+    from trainables.recipe import evaluate_test
+    from trainables.store import Store
+
+    return evaluate_test(recipe, Store(store), execution)

@@ -151,7 +151,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
 
 
 def _authenticate() -> None:
-    """Token authentication with a token in memory: without one Ray would write its own to HOME. Ray reads the mode when imported."""
+    """Token authentication with a token in memory: without one Ray would write to HOME. Ray reads the mode when it is imported."""
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     if "ray" not in sys.modules:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -183,14 +183,20 @@ def remove_stale(base: str = "/tmp") -> None:
 
 
 def processes(session: str) -> list[int]:
-    """Processes, other than this one, that belong to the local cluster whose folder is `session`."""
-    sign, found = f"{MARK}={session}".encode(), []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if sign in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+    """Processes, other than this one, that belong to the local cluster whose folder is `session`.
+
+    They inherit the mark; those that write their title over their environment have a log in the folder open.
+    """
+    sign = f"{MARK}={session}".encode()
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid != os.getpid() and _belongs(pid, sign, session)]
+
+
+def _belongs(pid: int, sign: bytes, session: str) -> bool:
+    with contextlib.suppress(OSError):
+        if sign in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            return True
+        return any(os.readlink(entry.path).startswith(session + "/") for entry in os.scandir(f"/proc/{pid}/fd"))
+    return False
 
 
 def kill_processes(session: str) -> None:
@@ -231,6 +237,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.asked: float | None = None
+        self._limit: threading.Timer | None = None
         self._before: Mapping[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -239,6 +246,8 @@ class Interrupts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -251,9 +260,9 @@ class Interrupts:
         if self.asked is not None:
             die()
         self.asked = time.monotonic()
-        limit = threading.Timer(STOP_WITHIN_S, die)
-        limit.daemon = True
-        limit.start()
+        self._limit = threading.Timer(STOP_WITHIN_S, die)
+        self._limit.daemon = True
+        self._limit.start()
         raise KeyboardInterrupt
 
 

@@ -1,0 +1,188 @@
+"""The command line. Imports nothing heavy: torch and ray come with the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from study.config import Study
+
+EPILOG = """\b
+Exit codes:
+  0    done
+  1    the study ended without any result, or something unexpected broke
+  2    wrong input: every fault is named, nothing was computed
+  3    the run folder is in use by another process
+  130  interrupted: the same command goes on
+"""
+DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+
+STUDY = click.argument("study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path))
+RUN = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
+SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the study file; repeatable.")
+STORE = click.option("--store", metavar="URL", help="Where artifacts are kept: a folder or any fsspec URL. Default: the user's cache.")
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="finetune-study")
+def cli() -> None:
+    """Hyperparameter studies of fine-tuning BERT-like encoders, on one machine or a Ray cluster."""
+
+
+@cli.command(epilog=EPILOG)
+@STUDY
+@SET
+@click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
+@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@STORE
+def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, store: str | None) -> int:
+    """Run a study, or go on with one that was interrupted or whose budget was raised.
+
+    STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
+    """
+    study = _load(study_file, overrides)
+    from study import launch
+
+    run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
+    again = " ".join(["study run", _quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)])
+    again += "".join(f" --{name} {_quoted(value)}" for name, value in (("out", out), ("address", address), ("store", store)) if value)
+    try:
+        outcome = launch.run(study, run_dir, store=store, address=address)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        if _exit_code(error) is None:
+            raise Unexpected(launch.log_failure(run_dir)) from error
+        raise
+    click.echo(outcome.text)
+    return DONE if outcome.has_result else NO_RESULT
+
+
+@cli.command(epilog=EPILOG)
+@STUDY
+@SET
+@STORE
+def plan(study_file: Path, overrides: tuple[str, ...], store: str | None) -> int:
+    """Show the stage tree, what is cached, and what the study would cost. Computes nothing."""
+    study = _load(study_file, overrides)
+    from study import plan as plans
+    from trainables.store import Store
+
+    click.echo(plans.show(study, Store(store or study.store) if store or study.store else Store.default()))
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@RUN
+def status(run_dir: Path) -> int:
+    """Show how far a study is, running or not, from any terminal. Reads its records only."""
+    from study import status as states
+
+    click.echo(states.show(run_dir))
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@RUN
+@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
+def report(run_dir: Path, out: Path | None) -> int:
+    """Remake tables, figures and the page of a run from its records."""
+    from analysis import report as reports
+    from trainables.config import ConfigError
+
+    if not (run_dir / "records.jsonl").exists():
+        raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
+    click.echo(f"report: {reports.write(run_dir, out)}")
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
+@STORE
+def doctor(study_file: Path | None, store: str | None) -> int:
+    """Say what this machine offers (and whether the encoder of a study is there), and what to do about what is wrong."""
+    study = _load(study_file, ()) if study_file else None
+    from study import doctor as doctors
+
+    signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
+    worst = DONE
+    for finding in doctors.examine(store or (study.store if study else None), study.encoder if study else None):
+        click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
+        if finding.advice:
+            click.echo(f"      -> {finding.advice}")
+        worst = NO_RESULT if finding.sign == "fail" else worst
+    return worst
+
+
+def _load(path: Path, overrides: tuple[str, ...]) -> Study:
+    """The study of a file or of a run folder. Raises ConfigError."""
+    from study.config import load_study
+
+    return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
+
+
+def _quoted(value: Any) -> str:
+    import shlex
+
+    return shlex.quote(str(value))
+
+
+class Unexpected(Exception):
+    """Something broke that should not; its argument is the file that holds the traceback, or None."""
+
+
+def _exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that has an answer; None for the unexpected."""
+    from study.lock import RunInUse
+    from trainables.config import ConfigError
+
+    if isinstance(error, RunInUse):
+        return IN_USE
+    return WRONG_INPUT if isinstance(error, ConfigError) else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: every error is one clear message on stderr and an exit code."""
+    sys.exit(_main(arguments))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
+    try:
+        return int(cli.main(args=None if arguments is None else list(arguments), prog_name="study", standalone_mode=False) or DONE)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return WRONG_INPUT
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except Exception as error:
+        code = _exit_code(error)
+        if code is not None:
+            faults = getattr(error, "faults", None) or [str(error)]
+            for fault in faults:
+                click.echo(f"error: {fault}", err=True)
+            return code
+        return _unexpected(error)
+
+
+def _unexpected(error: Exception) -> int:
+    if isinstance(error, Unexpected):
+        cause = error.__cause__
+        click.echo(f"error: {type(cause).__name__}: {cause}\nthe traceback is in {error.args[0]}", err=True)
+        return NO_RESULT
+    import os
+    import tempfile
+
+    handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
+    with os.fdopen(handle, "w") as file:
+        traceback.print_exception(error, file=file)
+    click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
+    return NO_RESULT

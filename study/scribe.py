@@ -1,0 +1,182 @@
+"""The one writer of a run's records, and what they say so far. The screen is fed from here too."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from study import record
+from study.screen import Screen
+
+Row = dict[str, Any]
+OVER = ("complete", "stopped", "diverged", "failed")
+"""Status of a trial that will not go on."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as the search or the finals ask for it."""
+
+    name: str
+    phase: str
+    """search or final."""
+    params: Mapping[str, Any]
+    setting: str
+    seed: int
+    label: str
+    stage_ids: tuple[str, ...]
+    epochs: int
+
+
+@dataclass
+class Progress:
+    """What is known of a running trial."""
+
+    trial: Trial
+    began: float
+    rows: int = 0
+    epoch: float | None = None
+    error: float | None = None
+    tokens: int = 0
+    computed: bool = False
+    attempt: int = 0
+
+
+@dataclass
+class Scribe:
+    """Writes what happens and remembers it: `rows` holds the records of earlier sessions and of this one."""
+
+    records: record.Records
+    screen: Screen
+    rows: list[Row]
+    running: dict[str, Progress] = field(default_factory=dict)
+    pruned: set[str] = field(default_factory=set)
+    """Stages whose weights have been dropped."""
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Append one record, unless it is an evaluation that is there already."""
+        if self.records.append(event, **fields):
+            self.rows.append({"event": event, **fields})
+
+    def starts(self, trial: Trial) -> None:
+        """A trial begins, or begins again in a later session or after its process died."""
+        if trial.name in self.running:
+            return
+        self.running[trial.name] = Progress(trial, time.monotonic())
+        self.screen.trial(trial.name, trial.params, trial.epochs)
+        self._trial(trial, status="started")
+
+    def again(self, name: str) -> None:
+        """The trial's process died; it begins again in another one."""
+        self.running[name].attempt += 1
+        self.screen.say(f"{name}: its process died; it goes on in another one")
+
+    def shared(self, row: Row) -> None:
+        """One evaluation of a shared stage."""
+        self.write("evaluation", **scored(row))
+        self.screen.evaluation(str(row["stage_name"]), row)
+
+    def evaluated(self, name: str, row: Row) -> None:
+        """One evaluation of a trial. The records drop one that they hold already."""
+        progress = self.running[name]
+        trial = progress.trial
+        if row.get("source") == "loaded" and row.get("stage") != "finetune":
+            return  # of a shared stage, recorded when it was computed
+        self.write("evaluation", **scored(row), trial=name, phase=trial.phase, setting=trial.setting)
+        progress.attempt = max(progress.attempt, row.get("attempt") or 0)
+        if row.get("source") == "computed":
+            progress.computed = True
+        if row.get("stage") == "finetune" and row.get("split") == "validation":
+            progress.epoch, progress.error, progress.tokens = row.get("epoch"), row.get("error_rate_percent"), row.get("tokens") or 0
+        self.screen.evaluation(name, row)
+
+    def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None) -> None:
+        """A trial is over: complete, stopped early, diverged or failed."""
+        progress = self.running.pop(name)
+        trial = progress.trial
+        if details:
+            print(f"trial {name} {status}\n{details}", flush=True)  # stdout is the log
+        self._trial(
+            trial,
+            status=status,
+            reason=reason,
+            epochs=progress.epoch,
+            error_rate_percent=progress.error,
+            tokens=progress.tokens,
+            seconds=time.monotonic() - progress.began,
+            attempt=progress.attempt,
+            source="computed" if progress.computed else "loaded",
+        )
+        self.screen.ended(name, status, "search" if trial.phase == "search" else "finals", reason)
+        if status == "complete" and progress.error is not None:
+            self.screen.found(progress.error, name, trial.params)
+
+    def stage(self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None) -> None:
+        """A shared stage ended: one milestone of a trajectory."""
+        self.write(
+            "stage",
+            stage_id=node.stage_id,
+            parent_id=node.parent_id,
+            trajectory_id=node.trajectory_id,
+            kind=node.stage.kind,
+            name=node.stage.name,
+            steps=node.steps,
+            status=status,
+            tokens=row.get("tokens"),
+            seconds=seconds,
+            reason=reason,
+        )
+
+    def tested(self, trial: Trial, row: Row) -> None:
+        """The test split was read for a final."""
+        self.write("evaluation", **scored(row), trial=trial.name, phase=trial.phase, setting=trial.setting, status="complete")
+        self.screen.evaluation(trial.name, row)
+        self.screen.ended(trial.name, "tested", "test")
+
+    def _trial(self, trial: Trial, **fields: Any) -> None:
+        self.write(
+            "trial",
+            trial=trial.name,
+            phase=trial.phase,
+            params=dict(trial.params),
+            setting=trial.setting,
+            label=trial.label,
+            seed=trial.seed,
+            stage_ids=list(trial.stage_ids),
+            **fields,
+        )
+
+
+def scored(row: Row, event: str = "evaluation") -> Row:
+    """What of a row of the training loop the records keep."""
+    mine = ("trial", "phase", "setting", "status")
+    return {key: value for key, value in row.items() if key in record.FIELDS[event] and key not in mine}
+
+
+def trials(rows: Sequence[Row], phase: str) -> dict[str, Row]:
+    """The last record of every trial of a phase, by name."""
+    return {row["trial"]: row for row in rows if row.get("event") == "trial" and row.get("phase") == phase}
+
+
+def ranking(rows: Sequence[Row]) -> list[Row]:
+    """Complete trials of the search, best first: each setting once, the earlier trial where two are equal."""
+    complete = [row for row in trials(rows, "search").values() if row["status"] == "complete"]
+    best: dict[str, Row] = {}
+    for row in sorted(complete, key=lambda row: (row["error_rate_percent"], row["trial"])):
+        best.setdefault(row["setting"], row)
+    return list(best.values())
+
+
+def hours_spent(rows: Sequence[Row]) -> float:
+    """Hours of all earlier sessions: to the last record of those that were killed."""
+    from datetime import datetime
+
+    spans: dict[int, tuple[datetime, datetime]] = {}
+    for row in rows:
+        if row.get("utc") and row.get("session") is not None:
+            at = datetime.fromisoformat(row["utc"])
+            first, last = spans.get(row["session"], (at, at))
+            spans[row["session"]] = (min(first, at), max(last, at))
+    return sum((last - first).total_seconds() for first, last in spans.values()) / 3600

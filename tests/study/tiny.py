@@ -1,0 +1,119 @@
+"""A study that runs in seconds, and the command line as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.helpers import TINY_BERT, reviews, write_csv
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def tiny_study(folder: Path, **changes: Any) -> dict[str, Any]:
+    """A study of a two-layer BERT from scratch on 60 reviews; one trial at a time, so that its order is fixed."""
+    files = {split: write_csv(folder / f"{split}.csv", reviews("sls_imdb", split, n)) for split, n in (("train", 60), ("test", 24))}
+    return {
+        "name": "tiny",
+        "tasks": {"reviews": files | {"validation_share": 0.25}},
+        "task": "reviews",
+        "encoder": {"config": TINY_BERT, "vocabulary": 400},
+        "recipe": [
+            {"pretrain": {"schedule_steps": 6, "steps": 0, "batch_size": 8, "max_length": 24}},
+            {"finetune": {"epochs": 3, "batch_size": 8, "max_length": 24, "head_tokens": 6, "learning_rate": 1e-3}},
+        ],
+        "precision": "float32",
+        "space": {
+            "finetune.learning_rate": {"log_uniform": [1e-4, 1e-2]},
+            "pretrain.steps": {"choice": [0, 3, 6]},
+        },
+        "search": {
+            "sampler": "random",
+            "seed": 1,
+            "first": [{"finetune.learning_rate": 1e-3, "pretrain.steps": 0}],
+            "early_stopping": {"kind": "asha", "grace_epochs": 1, "reduction": 3},
+        },
+        "budget": {"trials": 4},
+        "final": {"top_k": 1, "seeds": 2, "label_of_first": "the usual"},
+        "resources": {"concurrent": 1},
+    } | changes
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    """The tiny study as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(tiny_study(folder, **changes)), encoding="utf-8")
+    return path
+
+
+def command(*arguments: object) -> list[str]:
+    """The `study` command line."""
+    return [sys.executable, "-m", "study", *map(str, arguments)]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """One thread per process, so that the tests of two cores do not fight over them."""
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | changes
+
+
+def study(*arguments: object, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(**changes), cwd=ROOT, check=False
+    )
+
+
+def records(run_dir: Path, event: str | None = None) -> list[dict[str, Any]]:
+    """Records of a run, read without the code under test; a line that is being written is left out."""
+    path = run_dir / "records.jsonl"
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    rows = [json.loads(line) for line in lines]
+    return [row for row in rows if event is None or row["event"] == event]
+
+
+UNTIMED = ("trial", "stage_id", "split", "epoch", "step", "seed", "error_rate_percent", "loss", "setting", "phase", "tokens")
+
+
+def table(run_dir: Path) -> list[tuple[Any, ...]]:
+    """All results of a run without what a clock determines: equal for a run that was killed and resumed, and one that was not."""
+    rows = records(run_dir)
+    evaluations = [tuple(row.get(name) for name in UNTIMED) for row in rows if row["event"] == "evaluation" and row.get("trial")]
+    ends = {row["trial"]: (row["trial"], row["status"], row["setting"], row.get("epochs")) for row in rows if row["event"] == "trial"}
+    selected = [tuple((s["setting"], s["rank"]) for s in row["settings"]) for row in rows if row["event"] == "selection"][-1:]
+    return sorted(evaluations, key=str) + sorted(ends.values()) + selected
+
+
+def family(pid: int) -> set[int]:
+    """A process and all that descend from it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def alive(pids: Sequence[int] | set[int]) -> set[int]:
+    """Those that still run; a process that only waits to be collected by its parent does not."""
+    found = set()
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state != "Z":
+            found.add(pid)
+    return found
