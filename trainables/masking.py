@@ -1,0 +1,90 @@
+"""Masked language modelling: what is predicted, what stands in its place, and how documents become sequences.
+
+Devlin et al. 2019, section 3.1: 15 % of the pieces are predicted; of these 80 % become [MASK], 10 % a random piece, 10 % stay.
+Masks are drawn afresh at every visit (dynamic masking: Liu et al. 2019, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from trainables.config import ConfigError
+from trainables.tokenise import Ids, Pieces, Special
+
+Places = np.ndarray[Any, np.dtype[np.int64]]
+MASKED, REPLACED = 0.8, 0.1
+"""Shares of the predicted pieces that become [MASK] and that become a random piece; the others stay as they are."""
+
+
+def corrupt(
+    pieces: Ids, special: Special, share: float, rng: np.random.Generator, word_ids: Ids | None = None
+) -> tuple[Ids, Places, Places]:
+    """(inputs [n], positions [m] ascending, targets [m]) of a sequence of n pieces without special tokens.
+
+    In the mean exactly `share` of the pieces is predicted, and at least one; with `word_ids` [n], whole words. Pieces that stand
+    for no text ([SEP] written out in a text) are never predicted. Raises ConfigError for a tokenizer without a mask token.
+    """
+    if special.mask is None:
+        raise ConfigError(["the tokenizer has no mask token: this encoder cannot be pre-trained with masked language modelling"])
+    positions = _draw(np.flatnonzero(~np.isin(pieces, special.reserved)), word_ids, share, rng)
+    inputs, targets = pieces.copy(), pieces[positions].astype(np.int64)
+    fate = rng.random(len(positions))
+    replaced = (fate >= MASKED) & (fate < MASKED + REPLACED)
+    inputs[positions[fate < MASKED]] = special.mask
+    inputs[positions[replaced]] = rng.choice(special.ordinary, int(replaced.sum()))
+    return inputs, positions, targets
+
+
+def _draw(candidates: Places, word_ids: Ids | None, share: float, rng: np.random.Generator) -> Places:
+    """Positions to predict. Words are taken in random order until the share is full; the one that overflows it is taken with the
+    probability that makes the mean exact. Single pieces are words of length one."""
+    if not len(candidates):
+        return candidates
+    words = np.arange(len(candidates)) if word_ids is None else np.unique(word_ids[candidates], return_inverse=True)[1]
+    lengths = np.bincount(words)
+    order = rng.permutation(len(lengths))
+    filled = np.cumsum(lengths[order])
+    wanted = share * len(candidates)
+    count = int(np.searchsorted(filled, wanted, side="right"))
+    left = wanted - (filled[count - 1] if count else 0)
+    count += bool(rng.random() * lengths[order[count]] < left)
+    return candidates[np.isin(words, order[: max(1, count)])]
+
+
+class Chunks(Sequence[tuple[Ids, Ids]]):
+    """(pieces, word numbers) of every sequence, cut from the documents when asked for."""
+
+    def __init__(self, pieces: Pieces, budget: int) -> None:
+        self.pieces = pieces
+        parts = -(-pieces.lengths // budget)  # sequences of each document; none of an empty one
+        self.document = np.repeat(np.arange(len(parts)), parts)
+        self.part = np.arange(len(self.document)) - np.repeat(np.cumsum(parts) - parts, parts)
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.document)
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Ids, Ids]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Ids, Ids]]: ...
+    def __getitem__(self, index: int | slice) -> tuple[Ids, Ids] | list[tuple[Ids, Ids]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        document, part = int(self.document[index]), int(self.part[index])
+        ids, words = self.pieces[document], self.pieces.words(document)
+        start, end = (len(ids) * k // int(self.parts[document]) for k in (part, part + 1))
+        return ids[start:end], words[start:end]
+
+
+def chunks(pieces: Pieces, budget: int) -> Chunks:
+    """The documents as sequences of at most `budget` pieces; nothing is lost.
+
+    A long document is cut into as few sequences as will do, of equal length, so that none is a remainder without context.
+    """
+    if budget < 1:
+        raise ValueError(f"sequences of {budget} pieces")
+    return Chunks(pieces, budget)
