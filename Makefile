@@ -1,38 +1,67 @@
 # `make study`: a real sweep on real text. `make test`: lint, types, tests.
-PYTHON ?= python3
+#   make study RUN=elsewhere                                              another run folder
+#   make study PYTHON=/opt/python3.12/bin/python3                         another Python
+#   make study PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu   a small torch for machines without a GPU
 RUN ?= runs/quickstart
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3.14; do \
+	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN = .venv/bin
 
-# A read-only or missing home must not stop anything: caches that cannot live there live beside the checkout.
-export PIP_DISABLE_PIP_VERSION_CHECK = 1
-
-.PHONY: study test lint types tests clean
+.PHONY: study test lint types tests browser clean
 .DEFAULT_GOAL = study
+.NOTPARALLEL:
+
+# A home that is missing or cannot be written must not stop anything: every cache then lives beside the checkout.
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo writable),writable)
+export XDG_CACHE_HOME := $(CURDIR)/.cache
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export HF_HOME := $(CURDIR)/.cache/huggingface
+endif
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 study: .venv/quickstart
 	@$(BIN)/study run study/configs/quickstart.yaml --out "$(RUN)"
 
-test: .venv/dev lint types tests
+test: lint types tests
 
 lint: .venv/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 
 types: .venv/dev
-	$(BIN)/mypy
+	@$(BIN)/mypy
 
-tests: .venv/dev
-	$(BIN)/python -m pytest
+tests: .venv/dev browser
+	@$(BIN)/python -m pytest
 
-# A stamp per extra: installed again only when the requirements change.
+# A checkout that was moved or copied needs a new environment: its scripts name their interpreter by its full path.
+ifneq ($(shell cat .venv/place 2>/dev/null),$(CURDIR))
+.PHONY: .venv/place
+endif
+.venv/place:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer with its venv module was found. Debian and Ubuntu: sudo apt-get install" \
+		"python3-venv. Elsewhere install one from python.org, then: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@"$(PYTHON)" -m venv --clear .venv
+	@printf '%s\n' "$(CURDIR)" > "$@"
+
+# The stamp comes last, so that an interrupted install is done again; it is repeated only when the requirements change.
 # torch goes first and alone: with it in place nothing else pulls another build of it.
-.venv/quickstart .venv/dev: .venv/%: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart$(if $(filter dev,$*),$(comma)dev)]"
-	@touch "$@"
+.venv/quickstart .venv/dev: .venv/%: .venv/place pyproject.toml constraints.txt
+	@echo "Installing into .venv; this takes some minutes the first time"
+	@$(BIN)/python -m pip install -q -c constraints.txt torch
+	@$(BIN)/python -m pip install -q -c constraints.txt -e ".[quickstart$(if $(filter dev,$*),$(comma)dev)]"
+	@touch .venv/quickstart "$@"
 
 comma = ,
 
+# For the browser test, which opens a report in headless Chromium.
+browser:
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "No Chromium here, and only root with apt-get installs one: the browser test will be skipped"; exit; fi; \
+	echo "Installing Chromium for the browser test"; \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 \
+		|| echo "Chromium could not be installed: the browser test will be skipped"
+
 clean:
-	rm -rf .venv runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .cache runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
