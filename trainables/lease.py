@@ -1,0 +1,216 @@
+"""Who computes what: leases on a file system that several machines share, without a server.
+
+A lease is the file `leases/<id>/<generation>.json`, created exclusively; the highest generation owns. Its owner renews it from a
+thread. Whoever finds it dead creates the next generation, which only one can. Dead means: its process is gone, where that can be
+seen (same machine, boot and process table; start times tell a recycled pid apart); else, it was not renewed for its `ttl_s`. On one
+machine that is read off the monotonic clock, which all processes share and which stands still while the machine sleeps. Between
+machines, whose clocks may differ, the waiter watches the file for `ttl_s` by its own clock; only a lease long expired is believed at
+once.
+
+No lease is needed for correct results: artifacts appear whole, and two owners leave the same one. It saves work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from trainables.files import Files
+
+log = logging.getLogger(__name__)
+TTL_S = 60.0
+"""How long a lease holds without being renewed."""
+SKEW_S = 600.0
+"""Difference between two machines' clocks that is still believed to be an accident."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process among all of a cluster."""
+
+    host: str
+    pid: int
+    system: str
+    """Boot and process table in which the pid means something; empty where the machine does not tell."""
+    started: int | None
+    """Clock ticks from boot to its start: two processes with one pid differ in it."""
+
+    def alive(self) -> bool | None:
+        """Whether it runs; None when that cannot be seen from here."""
+        here = this_process()
+        if (self.host, self.system) != (here.host, here.system):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # somebody else's, so it exists
+            pass
+        started = _started(self.pid)
+        return started is None or self.started is None or started == self.started
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}"
+
+
+def this_process() -> Process:
+    """The process that asks."""
+    return _process(os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _process(pid: int) -> Process:
+    system = ""
+    with contextlib.suppress(OSError):
+        # Containers of one machine share its boot id and maybe its name, but have process tables of their own.
+        system = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return Process(socket.gethostname(), pid, system, _started(pid))
+
+
+def _started(pid: int) -> int | None:
+    """Start time of a process in clock ticks since boot; -1 when only its remains are left, None when nobody tells."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    return -1 if fields[0] in "ZXx" else int(fields[19])
+
+
+class Claim:
+    """A held lease, renewed by a thread until it is released."""
+
+    def __init__(self, files: Files, folder: str, generation: int, ttl_s: float) -> None:
+        self._files, self._folder, self._ttl_s = files, folder, ttl_s
+        self.generation, self.token, self._owner = generation, uuid4().hex, this_process()
+        self._lost, self._released = threading.Event(), threading.Event()
+        self._heart = threading.Thread(target=self._beat, name=f"lease {folder}", daemon=True)
+
+    @property
+    def lost(self) -> bool:
+        """Whether someone else has taken over, because this process seemed dead. Going on is harmless, and wasted."""
+        return self._lost.is_set()
+
+    def content(self) -> bytes:
+        """The lease file as it is now."""
+        now = {"expires": time.time() + self._ttl_s, "expires_monotonic": time.monotonic() + self._ttl_s, "ttl_s": self._ttl_s}
+        return json.dumps({**asdict(self._owner), **now, "token": self.token}).encode()
+
+    def start(self) -> Claim:
+        """Begin to renew."""
+        self._heart.start()
+        return self
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._ttl_s / 4):
+            try:
+                self.renew()
+            except Exception as error:  # a full disk or a dropped connection may pass; the next beat tries again
+                log.warning("lease %s could not be renewed: %s", self._folder, error)
+            if self.lost:
+                return
+
+    def renew(self) -> None:
+        """Prolong by the whole time to live, unless someone took over."""
+        if any(generation > self.generation for generation in generations(self._files, self._folder)):
+            self._lost.set()
+            log.warning("lease %s was taken over: %s seemed dead", self._folder, self._owner)
+        elif not self._released.is_set():
+            self._files.write(_file(self._folder, self.generation), self.content())
+
+    def release(self) -> None:
+        """Let go: this generation and all before it are removed."""
+        if os.getpid() != self._owner.pid:  # a fork of the owner owns nothing
+            return
+        self._released.set()
+        if self._heart.ident is not None:
+            self._heart.join(self._ttl_s)
+        with contextlib.suppress(OSError):
+            remove(self._files, self._folder, self.generation)
+
+
+class Watch:
+    """What a waiter remembers of the leases it saw, to tell one that is renewed from one that is not."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[str, float], float] = {}
+
+    def dead(self, lease: dict[str, Any]) -> bool:
+        """Whether the owner is gone, or did not renew for its time to live."""
+        alive = owner(lease).alive()
+        if alive is None:
+            first = self._seen.setdefault((lease["token"], lease["expires"]), time.monotonic())
+            return time.monotonic() - first > float(lease["ttl_s"]) or time.time() > float(lease["expires"]) + SKEW_S
+        return not alive or time.monotonic() > float(lease["expires_monotonic"])
+
+
+def owner(lease: dict[str, Any]) -> Process:
+    """The process that holds a lease."""
+    return Process(lease["host"], lease["pid"], lease["system"], lease["started"])
+
+
+def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Process:
+    """Try once to get the lease: a claim, not yet renewed by itself, or who holds it. Raises OSError."""
+    while True:
+        last = max(generations(files, folder), default=0)
+        held = read(files, folder, last) if last else None
+        if held is not None and not watch.dead(held):
+            return owner(held)
+        claim = Claim(files, folder, last + 1, ttl_s)
+        if not files.create(_file(folder, claim.generation), claim.content()):
+            continue
+        # Between looking and creating, the predecessor may have been released and the count begun anew. Each of two in this race
+        # sees the other in what it looks at now, and at least the later one retreats.
+        now = read(files, folder, last) if last else None
+        same = (now or {}).get("token") == (held or {}).get("token")
+        if same and max(generations(files, folder), default=0) == claim.generation:
+            return claim
+        files.remove(_file(folder, claim.generation))
+
+
+def generations(files: Files, folder: str) -> list[int]:
+    """Generations whose files exist."""
+    return [int(name[:-5]) for name in files.names(folder) if name.endswith(".json") and name[:-5].isdecimal()]
+
+
+def read(files: Files, folder: str, generation: int) -> dict[str, Any] | None:
+    """Content of a lease file; None when it is gone. One that nobody can read is as good as one of an unknown, silent owner."""
+    try:
+        data = files.read(_file(folder, generation))
+    except FileNotFoundError:
+        return None
+    try:
+        lease = json.loads(data)
+        numbers = [lease[key] for key in ("pid", "ttl_s", "expires", "expires_monotonic")]
+        sound = 0 < lease["pid"] < 2**31 and all(isinstance(number, int | float) for number in numbers)
+        return dict(lease) if sound and owner(lease) and isinstance(lease["token"], str) else _unknown(data)
+    except (ValueError, KeyError, TypeError):
+        return _unknown(data)
+
+
+def _unknown(data: bytes) -> dict[str, Any]:
+    unknown = Process("an unknown host", 0, "", None)
+    times = {"ttl_s": TTL_S, "expires": time.time() // SKEW_S * SKEW_S, "expires_monotonic": 0.0}
+    return {**asdict(unknown), **times, "token": data.hex()[:64]}
+
+
+def remove(files: Files, folder: str, last: int) -> None:
+    """Remove the generations up to `last`, and the folder with the last of them."""
+    for generation in generations(files, folder):
+        if generation <= last:
+            files.remove(_file(folder, generation))
+    files.prune(folder)
+
+
+def _file(folder: str, generation: int) -> str:
+    return f"{folder}/{generation}.json"

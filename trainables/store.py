@@ -1,0 +1,380 @@
+"""Results of stages, by name: on any file system, shared by whoever knows its address, never half there and never damaged.
+
+    artifacts/<id>/COMPLETE.json           the marker, written last: attempt, files with sizes and sha256, manifest
+    artifacts/<id>/<attempt>/<file>        safetensors, json, parquet; nothing is unpickled, here or anywhere
+    leases/<id>/<generation>.json          who computes it (lease.py)
+    states/<id>/<step>-<token>/<file>      where an unfinished stage stands (states.py)
+    cache/<kind>/                          scratch and caches of this machine; for a remote store in the user's cache folder
+
+A reader sees an artifact by its marker only. Its files are checked before the marker is written and again when they are read; a
+damaged artifact counts as missing, so that its stage is computed again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from trainables import garbage, lease, states
+from trainables.contents import (
+    FORMAT_VERSION,
+    Damage,
+    Facts,
+    checked,
+    checked_files,
+    fetched,
+    marker_bytes,
+    parse_marker,
+    put_all,
+    stage_id,
+    wrong_size,
+)
+from trainables.files import LocalFiles, StoreError, explained, open_files
+from trainables.garbage import CollectReport
+from trainables.lease import Claim
+from trainables.states import State
+
+__all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
+
+log = logging.getLogger(__name__)
+MARKER = "COMPLETE.json"
+SLOWEST_POLL_S = 1.0
+_claimed: dict[tuple[str, str], int] = {}
+"""Thread that holds a claim, by store and stage: it must not wait for itself."""
+
+
+class DamagedArtifact(RuntimeError):
+    """A file of an artifact is gone, cut or altered. The artifact was set aside: its stage counts as missing now."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a finished stage left."""
+
+    stage_id: str
+    manifest: dict[str, Any]
+    """What the stage says of itself: settings, rows, parent."""
+    files: Mapping[str, Facts]
+    """Size in bytes and sha256 of each file."""
+    pruned: tuple[str, ...]
+    """Files that were dropped to save space."""
+    attempt: str = field(repr=False)
+    store: Store = field(repr=False)
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there, not pruned."""
+        return name in self.files
+
+    def path(self, name: str) -> Path:
+        """The file on this machine, fetched if need be, content verified once per process.
+
+        Raises FileNotFoundError for a file that it never had or that was pruned, DamagedArtifact for one that is not what it was.
+        """
+        if name not in self.files:
+            why = "was pruned" if name in self.pruned else f"is not among its files: {', '.join(sorted(self.files)) or 'none'}"
+            raise FileNotFoundError(f"artifact {self.stage_id}: {name!r} {why}")
+        try:
+            return fetched(self.store.files, self.folder, name, self.files[name], self.store.local_cache)
+        except Damage as damage:
+            if not self.store.set_aside(self, name, str(damage)):
+                raise FileNotFoundError(f"artifact {self.stage_id}: {name!r} was pruned or replaced meanwhile") from None
+            raise DamagedArtifact(f"artifact {self.stage_id}: {damage}") from None
+
+    @property
+    def folder(self) -> str:
+        """Where its files lie in the store."""
+        return f"{_folder(self.stage_id)}/{self.attempt}"
+
+    def verify(self) -> None:
+        """Check size and sha256 of every file. Raises DamagedArtifact."""
+        for name in self.files:
+            self.path(name)
+
+
+class Store:
+    """Artifacts, states and leases below a local path or an fsspec URL. Making one touches nothing.
+
+    `notice` takes lines meant for the user: damage found, waiting for another process. Raises StoreError for an impossible address.
+    """
+
+    def __init__(self, url: str | os.PathLike[str], notice: Callable[[str], None] = log.warning) -> None:
+        self.files = open_files(url)
+        self.url = self.files.url
+        self.notice = notice
+
+    @classmethod
+    def default(cls, notice: Callable[[str], None] = log.warning) -> Store:
+        """`$FINETUNE_STUDY_STORE`, else the user's cache folder, else a folder in the working directory. Raises StoreError."""
+        if given := os.environ.get("FINETUNE_STUDY_STORE"):
+            return cls(given, notice)
+        faults: list[str] = []
+        for folder in (user_cache(), beside()):
+            store = cls(folder, notice)
+            try:
+                store.check_writable()
+            except StoreError as error:
+                faults += error.faults
+                continue
+            if faults:
+                notice(f"the user's cache folder cannot be used, results are kept in {store.url}: {faults[0]}")
+            return store
+        raise StoreError(faults)
+
+    def check_writable(self) -> None:
+        """Write, read and remove a small file. Raises StoreError: better before the work than after it."""
+        probe = f".probe-{uuid4().hex}"
+        with explained(self.url):
+            try:
+                self.files.write(probe, b"x" * 4096)
+                self.files.read(probe)
+            finally:
+                with contextlib.suppress(Exception):
+                    self.files.remove(probe)
+
+    def free_bytes(self) -> int | None:
+        """Free space on the disk of a local store; None where there is no such number."""
+        if not isinstance(self.files, LocalFiles):
+            return None
+        place = self.files.root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    def local_cache(self, kind: str) -> Path:
+        """A folder on this machine for scratch and caches of one kind: in a local store, else in the user's cache folder.
+
+        `writing` is for files on their way into the store, each in a folder of its own. Raises StoreError.
+        """
+        own = hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        inside = [self.files.root / "cache"] if isinstance(self.files, LocalFiles) else []
+        faults = []
+        for folder in (*inside, user_cache() / "of" / own, beside() / "of" / own):
+            path = folder / checked(kind)
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                if not os.access(path, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+                return path
+            except OSError as error:
+                faults.append(error)
+        with explained(self.url):
+            raise faults[0]
+        raise AssertionError("unreachable")
+
+    # --- artifacts --------------------------------------------------------------------------------------------------------------
+
+    def get(self, stage_id: str, needs: Collection[str] = (), *, digests: bool = True) -> Artifact | None:
+        """The artifact of a finished stage; None when there is none, when it is damaged, or when it lacks a file in `needs`.
+
+        Sizes are checked always. Contents are checked once per process: here, those of a local store (unless not `digests`, for a
+        look that reads nothing); when they are fetched, those of a remote one.
+        """
+        while True:
+            marker = self._marker(stage_id)
+            if marker is None:
+                return None
+            artifact = self._artifact(stage_id, marker)
+            damage = self._damage(artifact, digests)
+            if damage is None:
+                return artifact if all(artifact.has(name) for name in needs) else None
+            if self.set_aside(artifact, *damage):
+                return None  # else it was pruned or replaced while we looked
+
+    def _artifact(self, stage_id: str, marker: dict[str, Any]) -> Artifact:
+        return Artifact(stage_id, marker["manifest"], marker["files"], tuple(marker["pruned"]), marker["attempt"], self)
+
+    def _marker(self, stage_id: str) -> dict[str, Any] | None:
+        """The marker; None where there is none. An altered one is removed."""
+        path = f"{_folder(stage_id)}/{MARKER}"
+        with explained(self.url, "read"):
+            try:
+                data = self.files.read(path)
+            except FileNotFoundError:
+                return None
+        marker = parse_marker(data)
+        if marker is None:
+            self.notice(f"artifact {stage_id} counts as missing: {path} is damaged")
+            with contextlib.suppress(Exception):
+                self.files.remove(path)
+        return marker
+
+    def _damage(self, artifact: Artifact, digests: bool) -> tuple[str, str] | None:
+        """(file, what is wrong with it) of the first damaged file."""
+        with explained(self.url, "read"):
+            fault = wrong_size(self.files.sizes(artifact.folder), artifact.files)
+        if fault or not digests or not isinstance(self.files, LocalFiles):
+            return fault
+        for name, facts in artifact.files.items():
+            try:
+                fetched(self.files, artifact.folder, name, facts, self.local_cache)
+            except Damage as damage:
+                return name, str(damage)
+        return None
+
+    def set_aside(self, artifact: Artifact, name: str, damage: str) -> bool:
+        """Take the marker away from a damaged artifact; False when its marker does not name the file any more, so nothing is wrong.
+
+        The files stay for a look until `collect` removes them.
+        """
+        marker = self._marker(artifact.stage_id)
+        if marker is None:  # someone else was faster
+            return True
+        if marker["attempt"] != artifact.attempt or name not in marker["files"]:
+            return False
+        self.notice(f"artifact {artifact.stage_id} is damaged and counts as missing: {damage} ({self.url}/{artifact.folder})")
+        with contextlib.suppress(Exception):  # a store that we may only read
+            self.files.remove(f"{_folder(artifact.stage_id)}/{MARKER}")
+            self.files.write(f"{artifact.folder}/DAMAGED.json", json.dumps({"damage": damage, "marker": marker}).encode())
+        return True
+
+    def publish(
+        self, stage_id: str, manifest: Mapping[str, Any], files: Mapping[str, Path | bytes], *, move: bool = False
+    ) -> Artifact:
+        """Leave the artifact of a finished stage: visible as a whole, or not at all.
+
+        One that is there already, with all these files, stays as it is. `move` takes the given files instead of copying them.
+        Raises StoreError when the store cannot take it, ValueError for names that are not allowed.
+        """
+        text = json.dumps(manifest)  # first: a manifest that is no plain data must not cost a transfer
+        if (there := self.get(stage_id, needs=checked_files(files))) is not None:
+            return there
+        attempt, folder = uuid4().hex, _folder(stage_id)
+        with explained(self.url):
+            try:
+                facts = put_all(self.files, f"{folder}/{attempt}", files, move, durable=True)
+                marker = {"stage_id": stage_id, "attempt": attempt, "files": facts, "pruned": [], "manifest": json.loads(text)}
+                self.files.write(f"{folder}/{MARKER}", marker_bytes(marker))
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.files.remove(f"{folder}/{attempt}")
+                    self.files.prune(folder)
+                raise
+        return self._artifact(stage_id, marker)
+
+    def drop_files(self, stage_id: str, names: Collection[str]) -> None:
+        """Prune files of an artifact, such as weights; its marker says so. None there is fine. Raises StoreError."""
+        marker = self._marker(stage_id)
+        gone = sorted(set(names) & set(marker["files"])) if marker else []
+        if marker is None or not gone:
+            return
+        left = {name: facts for name, facts in marker["files"].items() if name not in gone}
+        marker |= {"files": left, "pruned": sorted({*marker["pruned"], *gone})}
+        with explained(self.url):
+            self.files.write(f"{_folder(stage_id)}/{MARKER}", marker_bytes(marker))
+            for name in gone:
+                self.files.remove(f"{_folder(stage_id)}/{marker['attempt']}/{name}")
+
+    # --- claims -----------------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def claim(
+        self,
+        stage_id: str,
+        wait: bool = True,
+        *,
+        needs: Collection[str] = (),
+        poll_s: float = 0.05,
+        ttl_s: float = lease.TTL_S,
+        waiting: Callable[[str], None] | None = None,
+    ) -> Iterator[Claim | None]:
+        """Be the one that computes a stage.
+
+        Yields a Claim to the owner, and None when there is nothing to compute: someone finished it meanwhile, or computes it while
+        not `wait`. `needs` names files without which an artifact is not finished. `waiting` gets a line per owner waited for.
+        Polls every `poll_s` at first, more slowly later. Raises StoreError when the store is not writable.
+        """
+        claim = self._acquire(stage_id, wait, needs, poll_s, ttl_s, waiting or self.notice)
+        if claim is None:
+            yield None
+            return
+        _claimed[self.url, stage_id] = threading.get_ident()
+        try:
+            yield claim
+        finally:
+            _claimed.pop((self.url, stage_id), None)
+            claim.release()
+
+    def _acquire(
+        self, name: str, wait: bool, needs: Collection[str], poll_s: float, ttl_s: float, waiting: Callable[[str], None]
+    ) -> Claim | None:
+        watch, told = lease.Watch(), set[str]()
+        slowest_s = max(poll_s, SLOWEST_POLL_S)
+        while self.get(name, needs) is None:
+            with explained(self.url):
+                got = lease.attempt(self.files, f"leases/{checked(name)}", ttl_s, watch)
+            if isinstance(got, Claim):
+                if self.get(name, needs) is None:
+                    return got.start()
+                got.release()
+                return None
+            if not wait:
+                return None
+            if got == lease.this_process() and _claimed.get((self.url, name)) == threading.get_ident():
+                raise RuntimeError(f"stage {name} is claimed by this very thread, which would wait for itself")
+            if str(got) not in told:
+                told.add(str(got))
+                waiting(f"waiting for stage {name}, which {got} computes")
+            time.sleep(poll_s)
+            poll_s = min(slowest_s, poll_s * 1.3)
+        return None
+
+    # --- states -----------------------------------------------------------------------------------------------------------------
+
+    def save_state(
+        self, stage_id: str, step: int, meta: Mapping[str, Any], files: Mapping[str, Path | bytes], *, move: bool = False
+    ) -> None:
+        """Save where an unfinished stage stands; the state before it goes when this one is whole. At most two are on the disk.
+
+        A complete state of this step or a later one stays instead. `move` takes the files. Raises StoreError; then the state before
+        it is kept.
+        """
+        with explained(self.url):
+            states.save(self.files, stage_id, step, meta, files, move)
+
+    def load_state(self, stage_id: str) -> State | None:
+        """The newest whole state, every file verified; None when there is none. A damaged one is removed with a notice."""
+        with explained(self.url, "read"):
+            return states.load(self.files, stage_id, self.local_cache, self.notice)
+
+    def drop_state(self, stage_id: str) -> None:
+        """Remove what is saved of an unfinished stage; nothing there is fine. Raises StoreError."""
+        with explained(self.url, "remove"):
+            self.files.remove(states.folder_of(stage_id))
+
+    def collect(self, older_than_s: float = 7 * 86400.0) -> CollectReport:
+        """Remove what nobody will read: half-written and damaged artifacts, leases of the dead, old states, scratch left behind.
+
+        Only what was not touched for so long (dead leases at once), and nothing of a stage that someone computes: safe while others
+        run, if that is longer than the transfer of one file takes. Raises StoreError.
+        """
+        with explained(self.url, "remove"):
+            return garbage.collect(self.files, self.local_cache, older_than_s)
+
+
+def user_cache() -> Path:
+    """The user's cache folder for this program; it need not exist."""
+    base = os.environ.get("XDG_CACHE_HOME") or ""
+    if not os.path.isabs(base):  # to be ignored then, says the XDG specification
+        base = os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(base) / "finetune-study" if os.path.isabs(base) else beside()
+
+
+def beside() -> Path:
+    """A folder in the working directory, for users whose home cannot be written."""
+    return Path.cwd() / ".finetune-study"
+
+
+def _folder(stage_id: str) -> str:
+    return f"artifacts/{checked(stage_id)}"
