@@ -2,13 +2,14 @@
 
     python benchmarks/trial_gap.py [--trials 6] [--rounds 2]
 
-Each trial reports once and does nothing else, so what is measured is what lies between two trials. `first` includes starting the first
-process of a round; `then` is the mean of the others.
+Each trial reports once and does nothing else, so what is measured is what lies between two trials. `first` includes starting the
+first process of a round; `then` is the mean of the others.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import tempfile
 import time
@@ -32,7 +33,8 @@ def main() -> None:
             gaps: dict[str, list[float]] = {}
             for number in range(options.rounds):
                 for shape, trainable, reuse in shapes():
-                    first, *then = seconds_per_trial(trainable, options.trials, reuse, f"{folder}/{shape}-{number}".replace(" ", "-"))
+                    storage = f"{folder}/{shape.split()[0]}-{number}"
+                    first, *then = seconds_per_trial(trainable, options.trials, reuse, storage)
                     gaps.setdefault(shape, []).extend(then)
                     print(f"round {number + 1}  {shape:<32} first {first:6.2f} s  then {statistics.mean(then):6.2f} s", file=out)
             means = {shape: statistics.mean(values) for shape, values in gaps.items()}
@@ -88,14 +90,15 @@ def seconds_per_trial(trainable: Any, trials: int, reuse: bool, storage: str) ->
             name="gap",
             storage_path=storage,
             verbose=0,
-            callbacks=[_Ends(ends)],
+            callbacks=[notes_ends(ends)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False) if reuse else None,
         ),
     ).fit()
-    return [after - before for before, after in zip(ends, ends[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(ends)]
 
 
-def _Ends(ends: list[float]) -> Any:  # noqa: N802 - a class made late: ray is imported after the session has set its environment
+def notes_ends(ends: list[float]) -> Any:
+    """A Tune callback; its class is made late because ray is imported once the session has set its environment."""
     from ray import tune
 
     class Ends(tune.Callback):  # type: ignore[misc]

@@ -25,8 +25,8 @@ DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 
 STUDY = click.argument("study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path))
 RUN = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the study file; repeatable.")
-STORE = click.option("--store", metavar="URL", help="Where artifacts are kept: a folder or any fsspec URL. Default: the user's cache.")
+SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the file; repeatable.")
+STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,8 +50,9 @@ def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address:
     from study import launch
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
-    again = " ".join(["study run", _quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)])
-    again += "".join(f" --{name} {_quoted(value)}" for name, value in (("out", out), ("address", address), ("store", store)) if value)
+    options = {"out": out, "address": address, "store": store}
+    words = [_quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)]
+    again = " ".join(["study run", *words, *(f"--{name} {_quoted(value)}" for name, value in options.items() if value)])
     try:
         outcome = launch.run(study, run_dir, store=store, address=address)
     except KeyboardInterrupt:
@@ -75,7 +76,7 @@ def plan(study_file: Path, overrides: tuple[str, ...], store: str | None) -> int
     from study import plan as plans
     from trainables.store import Store
 
-    click.echo(plans.show(study, Store(store or study.store) if store or study.store else Store.default()))
+    click.echo(plans.show(study, Store(store or study.store or Store.default().url)))
     return DONE
 
 

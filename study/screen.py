@@ -13,29 +13,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from study.space import describe
+
 WIDTH = 80
-SHORT = {
-    "learning_rate": "lr",
-    "batch_size": "batch",
-    "head_tokens": "head",
-    "max_length": "length",
-    "weight_decay": "decay",
-    "schedule_steps": "schedule",
-    "truncation": "",
-    "pooling": "",
-    "xi_variant": "",
-}
 STYLES = {"running": "cyan", "complete": "green", "loaded": "green", "stopped": "yellow", "diverged": "red", "failed": "red"}
-
-
-def settings(params: Mapping[str, Any]) -> str:
-    """Sampled settings in a few words: `lr 2e-05 xi 0.95 head+tail head 6 steps 50`."""
-    words = []
-    for path, value in params.items():
-        name = path.rsplit(".", 1)[-1]
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        words.append(f"{SHORT.get(name, name)} {shown}".strip())
-    return " ".join(words)
 
 
 def duration(seconds: float) -> str:
@@ -140,7 +121,7 @@ class Screen:
 
     def trial(self, name: str, params: Mapping[str, Any], epochs: int) -> None:
         """A trial starts."""
-        self.lines[name] = Line(name, settings(params), epochs)
+        self.lines[name] = Line(name, describe(dict(params)), epochs)
 
     def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
         """A trial, or a shared stage, reports."""
@@ -170,7 +151,7 @@ class Screen:
     def found(self, error: float, name: str, params: Mapping[str, Any]) -> None:
         """A finished trial's validation error, in percent: is it the best so far?"""
         if self.best is None or error < self.best[0]:
-            self.best = (error, name, settings(params))
+            self.best = (error, name, describe(dict(params)))
 
     def left(self) -> float | None:
         """Seconds left for the whole study at the pace so far; None while that is anybody's guess."""
@@ -227,7 +208,8 @@ class Screen:
         filled = round(30 * done / total) if total else 0
         counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
         left = self.left()
-        clock = f"{duration(time.monotonic() - self.started)} gone, " + (f"about {duration(left)} left" if left is not None else "– left")
+        gone = duration(time.monotonic() - self.started)
+        clock = f"{gone} gone, about {duration(left)} left" if left is not None else f"{gone} gone"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
             error, name, chosen = self.best

@@ -52,8 +52,8 @@ class Scribe:
     screen: Screen
     rows: list[Row]
     running: dict[str, Progress] = field(default_factory=dict)
-    pruned: set[str] = field(default_factory=set)
-    """Stages whose weights have been dropped."""
+    pruned: set[tuple[str, str]] = field(default_factory=set)
+    """(stage, status) of trials whose weights or states have been dropped."""
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one record, unless it is an evaluation that is there already."""
@@ -89,7 +89,11 @@ class Scribe:
         if row.get("source") == "computed":
             progress.computed = True
         if row.get("stage") == "finetune" and row.get("split") == "validation":
-            progress.epoch, progress.error, progress.tokens = row.get("epoch"), row.get("error_rate_percent"), row.get("tokens") or 0
+            progress.epoch, progress.error, progress.tokens = (
+                row.get("epoch"),
+                row.get("error_rate_percent"),
+                row.get("tokens") or 0,
+            )
         self.screen.evaluation(name, row)
 
     def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None) -> None:
@@ -151,7 +155,7 @@ class Scribe:
 
 def scored(row: Row, event: str = "evaluation") -> Row:
     """What of a row of the training loop the records keep."""
-    mine = ("trial", "phase", "setting", "status")
+    mine = ("trial", "phase", "setting", "status")  # the caller's
     return {key: value for key, value in row.items() if key in record.FIELDS[event] and key not in mine}
 
 

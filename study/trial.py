@@ -360,8 +360,7 @@ def resources(layout: Layout) -> Any:
     return PlacementGroupFactory([{"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})])
 
 
-
-# Tasks: short work besides the trials -----------------------------------------------------------------------------------------------
+# Tasks: short work besides the trials ---------------------------------------------------------------------------------------------
 
 
 def best_precision(execution: Execution) -> str:

@@ -188,7 +188,8 @@ def processes(session: str) -> list[int]:
     They inherit the mark; those that write their title over their environment have a log in the folder open.
     """
     sign = f"{MARK}={session}".encode()
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pid != os.getpid() and _belongs(pid, sign, session)]
+    others = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
+    return [pid for pid in others if _belongs(pid, sign, session)]
 
 
 def _belongs(pid: int, sign: bytes, session: str) -> bool:

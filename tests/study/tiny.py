@@ -86,7 +86,8 @@ def table(run_dir: Path) -> list[tuple[Any, ...]]:
     """All results of a run without what a clock determines: equal for a run that was killed and resumed, and one that was not."""
     rows = records(run_dir)
     evaluations = [tuple(row.get(name) for name in UNTIMED) for row in rows if row["event"] == "evaluation" and row.get("trial")]
-    ends = {row["trial"]: (row["trial"], row["status"], row["setting"], row.get("epochs")) for row in rows if row["event"] == "trial"}
+    last = {row["trial"]: row for row in rows if row["event"] == "trial"}
+    ends = {name: (name, row["status"], row["setting"], row.get("epochs")) for name, row in last.items()}
     selected = [tuple((s["setting"], s["rank"]) for s in row["settings"]) for row in rows if row["event"] == "selection"][-1:]
     return sorted(evaluations, key=str) + sorted(ends.values()) + selected
 

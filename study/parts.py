@@ -1,0 +1,404 @@
+"""The parts of a study, in their order. Each looks at the records and the store first: what was done before is not done again."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study import plan as plans
+from study import space
+from study.config import Study
+from study.scribe import OVER, Row, Scribe, Trial, hours_spent, ranking, scored, trials
+from study.workers import Machine
+from trainables import identity
+from trainables.config import Execution
+from trainables.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from study.trial import Layout
+
+WEIGHTS = "model.safetensors"
+PREDICTIONS = "predictions-test.parquet"
+DEATHS = 2
+"""How often a trial whose process was killed is begun again in a new one."""
+
+
+@dataclass
+class Session:
+    """One sitting at a study, on a Ray that runs: what every part needs."""
+
+    study: Study
+    run_dir: Path
+    store: Store
+    scribe: Scribe
+    machine: Machine
+    layout: Layout
+    board: Any
+
+    @property
+    def rows(self) -> list[Row]:
+        """All records so far."""
+        return self.scribe.rows
+
+
+def all_parts(s: Session) -> None:
+    """Everything, in this order."""
+    _resolve_precision(s)
+    made = plans.plan(s.study, s.store)
+    s.scribe.write("plan", **made.as_record())
+    s.scribe.screen.expect("search", made.trials)
+    s.scribe.screen.expect("finals", made.finals)
+    pending = _baseline(s)
+    for trajectory in plans.trajectories(s.study):
+        _shared_stages(s, trajectory)
+    _record_baseline(s, pending)
+    _search(s)
+    _finals(s)
+    _select(s)
+    _test(s)
+    _prune(s, last=True)
+
+
+def session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine) -> Session:
+    """A sitting on the Ray that runs."""
+    import ray
+
+    from study.trial import Layout, Switchboard
+
+    given = study.resources
+    under_train = given.execution == "train" or (given.execution == "auto" and given.workers > 1)
+    # One node: the run folder. Several: what all of them see is the store.
+    storage = str((run_dir / "ray").absolute()) if machine.nodes == 1 else f"{store.url}/ray"
+    layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1)
+    board = ray.remote(num_cpus=0)(Switchboard).remote()
+    return Session(study, run_dir, store, scribe, machine, layout, board)
+
+
+def _task(s: Session, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Start a function as a Ray task with the resources of one worker."""
+    import ray
+
+    return ray.remote(num_cpus=s.layout.cpus, num_gpus=s.layout.gpus)(function).remote(*arguments)
+
+
+def _resolve_precision(s: Session) -> None:
+    """`auto` becomes what a worker of this study does best, once: a part of every stage's identity."""
+    if s.study.precision != "auto":
+        return
+    import ray
+
+    from study.trial import best_precision
+
+    s.scribe.screen.begin("stages", "measuring arithmetic")
+    found = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
+    s.study = s.study.model_copy(update={"precision": found})
+    write_whole(s.run_dir / "study.yaml", s.study.to_yaml())
+    s.scribe.write("notice", text=f"precision auto is {found} here", source="launch")
+
+
+def _baseline(s: Session) -> Any:
+    """Start the bag of words, which runs beside what comes next."""
+    from study.trial import bag_of_words
+
+    if not s.study.baseline or any(row["event"] == "baseline" for row in s.rows):
+        return None
+    return _task(s, bag_of_words, s.study.recipe_for(space.any_point(s.study.space, s.study.fixed), s.study.seed))
+
+
+def _record_baseline(s: Session, pending: Any) -> None:
+    """Wait for the bag of words. A study does not die of its baseline."""
+    import ray
+
+    if pending is None:
+        return
+    try:
+        found = ray.get(pending)
+    except Exception as error:
+        s.scribe.write("notice", text=f"no bag of words: {_last_line(error)}", source="baseline")
+        return
+    for split in ("validation", "test"):
+        about = {"recipe": "bag of words", "task": s.study.task, "split": split, "c": found["c"], "seconds": found.get("seconds")}
+        s.scribe.write("baseline", **(scored(found[split], "baseline") | about))
+
+
+def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
+    """Run what is missing of a trajectory under Ray Train, with all that the cluster has; what failed is left to the trials."""
+    missing = {node.stage_id for node in trajectory.missing(s.store)}
+    rows: dict[int, Row] = {}
+    reason, began = None, time.monotonic()
+    if missing:
+        s.scribe.screen.begin("stages", f"{trajectory.name}: {trajectory.milestones[-1]} steps under Ray Train")
+        rows, reason = _train_shared(s, trajectory)
+    recorded = {(row["stage_id"], row["status"]) for row in s.rows if row["event"] == "stage"}
+    for node in trajectory.nodes:
+        artifact = s.store.get(node.stage_id)
+        status = "failed" if artifact is None else "computed" if node.stage_id in missing else "loaded"
+        known = artifact.manifest if artifact is not None else rows.get(node.steps, {})
+        if not recorded & {(node.stage_id, "computed"), (node.stage_id, status)}:
+            s.scribe.stage(node, status, known, time.monotonic() - began if status == "computed" else 0.0, reason)
+
+
+def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
+    """({step: row}, why it failed)."""
+    from study.trial import Ended, Work, persistent
+
+    layout = _stage_layout(s)
+    name = f"{trajectory.name}-{trajectory.trajectory_id[:8]}"
+    work = Work(name, trajectory.recipe, s.store.url, _execution(s, layout), trajectory.name, trajectory.milestones)
+    rows: dict[int, Row] = {}
+    s.scribe.screen.expect("stages", 1)
+    try:
+        for row in persistent(work, layout, s.board):
+            s.scribe.shared(row)
+            rows[row["step"]] = row
+    except Ended as end:
+        print(end.details, flush=True)
+        return rows, end.reason
+    finally:
+        s.scribe.screen.ended(trajectory.name, "complete", "stages")
+    return rows, None
+
+
+def _stage_layout(s: Session) -> Layout:
+    """Shared stages come alone and get the whole cluster: every GPU, or every node's CPUs."""
+    from study.trial import Layout
+
+    gpus, nodes = s.layout.gpus, s.machine.nodes
+    if gpus:
+        return Layout(max(1, int(s.machine.gpus // gpus)), s.layout.cpus, gpus, True, s.layout.storage, s.layout.retries)
+    return Layout(nodes, max(1, s.machine.cpus // nodes), 0, True, s.layout.storage, s.layout.retries)
+
+
+def _execution(s: Session, layout: Layout | None = None) -> Execution:
+    threads = int((layout or s.layout).cpus)
+    return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
+
+
+def _search(s: Session) -> None:
+    """Ask, run, tell, until the budget is spent. Earlier sessions are told from the records; what they did not finish comes first."""
+    from study.search import Search, Stopping, history, trial_name
+    from study.trial import fits
+    from study.tune_adapters import TuneAsha, TuneSearcher
+
+    past = history(s.study, s.rows)
+    search = Search(s.study, past, s.run_dir / "optuna.journal")
+    over = [each for each in past if each.state is not None]
+    s.scribe.screen.expect("search", s.study.budget.trials, len(over))
+    for row in ranking(s.rows):
+        s.scribe.screen.found(row["error_rate_percent"], row["trial"], row["params"])
+    if search.exhausted:
+        return
+    stopping = Stopping(s.study.search.early_stopping, past)
+    limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
+    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
+    asked: dict[str, Trial] = {}
+
+    def config(number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+        name = trial_name(number)
+        asked[name] = _trial(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
+        return {"params": dict(params), "seed": s.study.seed}
+
+    searcher = TuneSearcher(search, stopping, config, concurrent, lambda: limit is not None and time.monotonic() > limit)
+    s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
+    _tune(s, asked, {"search_alg": searcher, "scheduler": TuneAsha(stopping), "num_samples": -1})
+    s.scribe.screen.expect("search", s.scribe.screen.parts["search"].done, s.scribe.screen.parts["search"].done)
+
+
+def _tune(s: Session, asked: Mapping[str, Trial], tune_config: dict[str, Any]) -> None:
+    """Run trials in warm actors through Ray Tune until there are no more."""
+    from ray import tune
+
+    from study.trial import TrialActor, resources
+
+    given = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
+    tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialActor, **given), resources(s.layout)),
+        tune_config=tune.TuneConfig(reuse_actors=True, **tune_config),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str((s.run_dir / "ray").absolute()),
+            verbose=0,
+            callbacks=[to_records(s, asked)],
+            failure_config=tune.FailureConfig(max_failures=DEATHS),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    ).fit()
+
+
+def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
+    """The Tune callback through which results become records. The driver alone writes them."""
+    from ray import tune
+
+    class ToRecords(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            s.scribe.starts(asked[trial.config["trial"]])
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            for row in result["rows"]:
+                s.scribe.evaluated(trial.config["trial"], row)
+
+        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            s.scribe.again(trial.config["trial"])
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            result = trial.last_result or {}
+            status = "stopped" if result.get("status") in (None, "running") else result["status"]
+            reason = "early stopping" if status == "stopped" else result.get("reason")
+            s.scribe.ends(trial.config["trial"], status, reason, result.get("details"))
+            _prune(s)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            s.scribe.ends(trial.config["trial"], "failed", f"its process died {DEATHS + 1} times")
+            s.board.close.remote(trial.config["trial"])
+            s.board.free.remote(trial.config["trial"])
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its callbacks, and nothing reads that
+
+    return ToRecords()
+
+
+def _finals(s: Session) -> None:
+    """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
+    from study.trial import Given, fits
+
+    done = trials(s.rows, "final")
+    todo = [trial for trial in final_trials(s) if done.get(trial.name, {}).get("status") not in OVER]
+    s.scribe.screen.expect("finals", len(final_trials(s)), len(final_trials(s)) - len(todo))
+    if not todo:
+        return
+    s.scribe.screen.begin("finals", f"the best settings over seeds {', '.join(map(str, s.study.final_seeds()))}")
+    for trial in todo:
+        _weights_again(s, trial)
+    given = Given([{"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo])
+    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
+    _tune(s, {trial.name: trial for trial in todo}, {"search_alg": given, "num_samples": -1, "max_concurrent_trials": concurrent})
+
+
+def _weights_again(s: Session, trial: Trial) -> None:
+    """Where a final was finished before, but its weights are gone and its test split is not read, it must be computed again."""
+    name = trial.stage_ids[-1]
+    artifact = s.store.get(name)
+    recipe = s.study.recipe_for(dict(trial.params), trial.seed)
+    if artifact is not None and not artifact.has(WEIGHTS) and s.store.get(identity.test_id(recipe, name)) is None:
+        s.store.set_aside(name, artifact.attempt, next(iter(artifact.files)), "its weights were pruned and are needed again")
+
+
+def final_trials(s: Session) -> list[Trial]:
+    """Every (setting, seed) of the finals. A name belongs to a setting and a seed for good, also when more are asked for later."""
+    chosen: dict[str, tuple[dict[str, Any], str]] = {}
+    for rank, row in enumerate(ranking(s.rows)[: s.study.final.top_k], start=1):
+        chosen[row["setting"]] = (row["params"], f"best {rank}")
+    first = s.study.first_points()[:1] if s.study.final.label_of_first else []
+    for params in first:
+        setting = space.setting_id(params)
+        label = s.study.final.label_of_first
+        chosen[setting] = (params, f"{chosen[setting][1]}, {label}" if setting in chosen else str(label))
+    names = {(row["setting"], row["seed"]): name for name, row in trials(s.rows, "final").items()}
+    found = []
+    for setting, (params, label) in chosen.items():
+        for seed in s.study.final_seeds():
+            name = names.setdefault((setting, seed), f"f{len(names):02d}")
+            found.append(_trial(s.study, name, "final", params, seed, label))
+    return found
+
+
+def _trial(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str) -> Trial:
+    recipe = study.recipe_for(dict(params), seed)
+    stages = tuple(node.stage_id for node in identity.nodes(recipe))
+    epochs = getattr(recipe.stages[-1], "epochs", 0)
+    return Trial(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
+
+
+def _select(s: Session) -> None:
+    """Order the settings of the finals by their mean validation error over the seeds."""
+    errors: dict[str, list[float]] = {}
+    about: dict[str, Row] = {}
+    for trial in final_trials(s):
+        row = trials(s.rows, "final").get(trial.name)
+        if row is not None and row["status"] == "complete":
+            errors.setdefault(trial.setting, []).append(row["error_rate_percent"])
+            about[trial.setting] = {"setting": trial.setting, "label": trial.label, "params": dict(trial.params)}
+    means = {setting: sum(values) / len(values) for setting, values in errors.items()}
+    chosen = [
+        about[setting] | {"error_rate_percent": mean, "rank": rank}
+        for rank, (setting, mean) in enumerate(sorted(means.items(), key=lambda pair: pair[1]), start=1)
+    ]
+    before = [row["settings"] for row in s.rows if row["event"] == "selection"]
+    if chosen and (not before or before[-1] != chosen):
+        s.scribe.write("selection", settings=chosen, k=s.study.final.top_k, seeds=list(s.study.final_seeds()))
+
+
+def _test(s: Session) -> None:
+    """Read the test split once for every final, now that all choices are made; keep the predictions in the run folder."""
+    import ray
+
+    from study.trial import read_test
+
+    done = {row["trial"] for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    complete = [t for t in final_trials(s) if trials(s.rows, "final").get(t.name, {}).get("status") == "complete"]
+    s.scribe.screen.expect("test", len(complete), len([trial for trial in complete if trial.name in done]))
+    s.scribe.screen.begin("test", "reading the test split")
+    pending = {}
+    for trial in complete:
+        if trial.name not in done:
+            recipe = s.study.recipe_for(dict(trial.params), trial.seed)
+            pending[_task(s, read_test, recipe, s.store.url, _execution(s))] = trial
+    while pending:
+        (ready, *_), _ = ray.wait(list(pending))
+        trial = pending.pop(ready)
+        try:
+            row = ray.get(ready)
+        except Exception as error:
+            s.scribe.write("notice", text=f"no test scores of {trial.name}: {_last_line(error)}", source="launch")
+            continue
+        s.scribe.tested(trial, row)
+    (s.run_dir / "predictions").mkdir(exist_ok=True)
+    for trial in complete:
+        _copy_predictions(s, trial)
+
+
+def _copy_predictions(s: Session, trial: Trial) -> None:
+    target = s.run_dir / "predictions" / f"{trial.name}-test.parquet"
+    rows = [row for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test" and row["trial"] == trial.name]
+    artifact = s.store.get(rows[0]["stage_id"]) if rows and not target.exists() else None
+    if artifact is not None:
+        aside = target.with_suffix(".new")
+        shutil.copyfile(artifact.path(PREDICTIONS), aside)
+        aside.replace(target)
+
+
+def _prune(s: Session, last: bool = False) -> None:
+    """Drop weights and states that nobody will ask for: only what this run made, so that no other study loses its own."""
+    policy = s.study.final.keep_weights
+    first = {space.setting_id(params) for params in s.study.first_points()[:1]} if s.study.final.label_of_first else set()
+    best = {row["setting"] for row in ranking(s.rows)[: s.study.final.top_k]}
+    wanted = set() if last and policy == "none" else first | best
+    made = {row["stage_id"] for row in s.rows if row["event"] == "evaluation" and row.get("source") == "computed"}
+    for row in [*trials(s.rows, "search").values(), *trials(s.rows, "final").values()]:
+        name, status = row["stage_ids"][-1], row["status"]
+        if name not in made or (name, status) in s.scribe.pruned:
+            continue
+        weights = status == "complete" and policy != "all" and row["setting"] not in wanted
+        state = status in OVER and status != "complete" and (last or row["setting"] not in first)  # a final may go on from there
+        if weights or state:
+            s.scribe.pruned.add((name, status))
+            with suppress(StoreError, OSError):
+                s.store.drop_files(name, [WEIGHTS]) if weights else s.store.drop_state(name)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once, never half."""
+    aside = path.with_name(path.name + ".new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__

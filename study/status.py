@@ -1,0 +1,75 @@
+"""How far a study is, by its records alone: from another terminal, while it runs, after it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from study import record
+from study.lock import holder
+from study.scribe import OVER, Row, ranking, trials
+from study.screen import duration, number
+from study.space import describe
+from trainables.config import ConfigError
+
+
+def show(run_dir: Path) -> str:
+    """State, progress, best so far and a line per trial. Raises ConfigError where there is no run."""
+    rows, problems = record.read(run_dir / "records.jsonl")
+    if not rows:
+        raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
+    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), "", _HEAD]
+    lines += [_line(row, rows) for phase in ("search", "final") for row in trials(rows, phase).values()]
+    lines += [f"damaged record, {problem}" for problem in problems]
+    return "\n".join(lines)
+
+
+def _state(run_dir: Path, rows: Sequence[Row]) -> str:
+    events = [row for row in rows if row["event"] == "study"]
+    name = rows[0].get("study", run_dir.name)
+    last = events[-1]["status"] if events else "started"
+    owner = holder(run_dir)
+    if owner is not None:
+        return f"{name}: running, process {owner.pid} on {owner.host}"
+    if last in ("started", "resumed"):
+        last = "was killed; the same `study run` goes on"
+    spent = sum(row.get("seconds") or 0 for row in events)
+    return f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted") and spent else "")
+
+
+def _progress(rows: Sequence[Row]) -> str:
+    planned = next((row.get("trials") for row in reversed(rows) if row["event"] == "plan"), None)
+    search, finals = trials(rows, "search"), trials(rows, "final")
+    tested = {row["trial"] for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    over = [row for row in search.values() if row["status"] in OVER]
+    by_status = {status: sum(row["status"] == status for row in over) for status in OVER}
+    kinds = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
+    text = f"search {len(over)}/{planned if planned is not None else '?'}" + (f" ({kinds})" if kinds else "")
+    if finals:
+        done = sum(row["status"] in OVER for row in finals.values())
+        text += f", finals {done}/{len(finals)}, tested {len(tested)}"
+    return text
+
+
+def _best(rows: Sequence[Row]) -> list[str]:
+    best = ranking(rows)[:1]
+    return [
+        f"best so far: {row['trial']}, {row['error_rate_percent']:.2f} % validation error, {describe(row['params'])}" for row in best
+    ]
+
+
+_HEAD = f"{'trial':<6}{'seed':>4} {'epoch':>5} {'error %':>8}  {'state':<9} settings"
+
+
+def _line(trial: Row, rows: Sequence[Row]) -> str:
+    last = _last_validation(trial["trial"], rows)
+    epoch, error = number(last.get("epoch"), ".3g"), number(last.get("error_rate_percent"), ".2f")
+    state = "running" if trial["status"] == "started" else trial["status"]
+    said = trial.get("reason") if state in ("diverged", "failed") else describe(trial["params"])
+    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {error:>8}  {state:<9} {said}"[:80]
+
+
+def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:
+    mine = [row for row in rows if row["event"] == "evaluation" and row.get("trial") == name and row.get("split") == "validation"]
+    return max(mine, key=lambda row: row.get("step") or 0, default={})
