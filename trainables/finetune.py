@@ -87,4 +87,5 @@ def job(
 
 def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Cross-entropy of a micro-batch, summed over its texts."""
+    assert batch.labels is not None
     return F.cross_entropy(model(batch).float(), batch.labels, reduction="sum")

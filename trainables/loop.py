@@ -94,9 +94,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     before a step whose gradient is not finite.
     """
     world, parameters = runtime.world, [p for p in job.model.parameters() if p.requires_grad]
-    peaks = [group["lr"] if at.step == 0 else group["peak"] for group in job.optimizer.param_groups]
-    for group, peak in zip(job.optimizer.param_groups, peaks, strict=True):
-        group["peak"] = peak
+    peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, torch.Tensor]] = deque()
     micro, clock, seconds_before = runtime.micro_batch, time.perf_counter(), at.seconds

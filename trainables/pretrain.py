@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milest
         rate=lambda step: optim.linear(step, stage.schedule_steps, stage.warmup),
         examples=batch,
         loss=masked_cross_entropy,
-        weight=lambda batch: sum(len(example.masked[1]) for example in batch),
+        weight=predicted_pieces,
         evaluate_at=milestones | frozenset(range(every, stage.schedule_steps + 1, every)),
         evaluate=evaluate,
         clip_norm=stage.clip_norm,
@@ -69,6 +70,12 @@ def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milest
     )
 
 
+def predicted_pieces(batch: Sequence[Example]) -> int:
+    """Number of pieces that a batch predicts."""
+    return sum(len(example.masked[1]) for example in batch if example.masked)
+
+
 def masked_cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Cross-entropy of a micro-batch, summed over its predicted pieces."""
+    assert batch.masked_targets is not None
     return F.cross_entropy(model(batch).float(), batch.masked_targets, reduction="sum")

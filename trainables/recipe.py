@@ -10,13 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from trainables import finetune, pretrain
-from trainables.config import Execution, Pretrain, Recipe
-from trainables.data import Split
-from trainables.encoder import Base, classifier, load_base, model_state
+from trainables.config import Execution, Finetune, Pretrain, Recipe
+from trainables.encoder import Base, classifier, head_notice, load_base, model_state, pooler_notice
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.identity import (
     Node,
@@ -122,7 +122,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups}
-    at, newest = _restore(job, store, node.trajectory_id, min(wanted), world)
+    at = _restore(job, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
@@ -134,8 +134,9 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
                 _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder))
             if at.step == job.steps:
                 store.drop_state(node.trajectory_id)
-            elif at.step > newest:
-                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, _state_files(job, Path(folder)))
+            else:
+                files = _state_files(job, Path(folder))
+                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
 
     for row in at.rows:
         yield row | {"source": "loaded"}
@@ -147,10 +148,17 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
         corpus = corpus_of(recipe, node.stage)
+        _tell((*base.notices, *corpus.notices, *head_notice(base)))
         return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
     data = target_of(recipe)
+    _tell((*base.notices, *data.notices, *pooler_notice(base, node.stage.pooling)))
     cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
     return finetune.job(node.stage, base, parent, data, cut, recipe.seed, runtime)
+
+
+def _tell(notices: Sequence[str]) -> None:
+    for notice in notices:
+        log.warning("%s", notice)
 
 
 def base_of(recipe: Recipe) -> Base:
@@ -163,13 +171,13 @@ def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Piece
     return pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
 
 
-def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> tuple[Position, int]:
-    """(where the saved state stands, or the beginning; the newest step saved by anyone). All ranks read the same state."""
+def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> Position:
+    """Put weights and moments where the saved state stands, unless that is past what is wanted. All ranks read the same state."""
     state = store.load_state(name)
-    at = Position(**state.meta["position"]) if state else Position()
-    newest, usable = world.broadcast((at.step, at.step <= first_wanted))
-    if state is None or not usable:
-        return Position(), newest
+    step = world.broadcast(state.step if state else 0)
+    if state is None or step > first_wanted:
+        return Position()
+    assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
     _copy(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
     moments = load_file(state.path("optimizer.safetensors"))
     for index, (group, parameter) in enumerate(_optimised(job)):
@@ -178,7 +186,7 @@ def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World)
             for key in ("step", "exp_avg", "exp_avg_sq")
             if f"{index}.{key}" in moments
         }
-    return at, newest
+    return Position(**state.meta["position"])
 
 
 def _optimised(job: Job) -> list[tuple[dict[str, Any], torch.nn.Parameter]]:
@@ -227,7 +235,7 @@ def _publish(
         "seed": recipe.seed,
         "precision": recipe.precision,
     }
-    store.publish(name, manifest, files)
+    store.publish(name, manifest, files, move=True)
 
 
 def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None) -> Row:
@@ -244,29 +252,29 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
     about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
     if (done := store.get(name)) is not None:
-        return done.manifest["rows"][0] | about | {"source": "loaded"}
+        loaded: Row = done.manifest["rows"][0]
+        return loaded | about | {"source": "loaded"}
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
-    data, base, device = target_of(recipe), base_of(recipe), pick_device(execution.device)
-    logits = _logits(recipe, node, finetuned, data.test, data.digest("test"), base, store, device)
-    row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps, "epoch": node.stage.epochs}
+    logits, data, device = _test_logits(recipe, finetuned, store, execution), target_of(recipe), pick_device(execution.device)
+    row: Row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / "predictions.parquet", logits, data.test.labels)
+        path = write_predictions(Path(folder) / "predictions-test.parquet", logits, data.test.labels)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
-        store.publish(name, manifest, {"predictions-test.parquet": path})
+        store.publish(name, manifest, {path.name: path}, move=True)
     return row | about | {"source": "computed"}
 
 
-def _logits(
-    recipe: Recipe, node: Node, finetuned: Artifact, split: Split, digest: str, base: Base, store: Store, device: torch.device
-) -> Any:
-    stage = node.stage
-    model = classifier(base, len(target_of(recipe).labels), stage.pooling, stage.dropout, recipe.seed)
+def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> np.ndarray:
+    stage, data, base = recipe.stages[-1], target_of(recipe), base_of(recipe)
+    assert isinstance(stage, Finetune)
+    model = classifier(base, len(data.labels), stage.pooling, stage.dropout, recipe.seed)
     _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
-    model.to(device).eval()
-    examples = finetune.examples(split, tokens(split.texts, digest, base, store), base, stage)
-    return predict(model, base, examples, Runtime(device, current(), recipe.precision == "bfloat16"))
+    runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
+    model.to(runtime.device).eval()
+    test = finetune.examples(data.test, tokens(data.test.texts, data.digest("test"), base, store), base, stage)
+    return predict(model, base, test, runtime)
 
 
 def device_name(device: torch.device) -> str:
