@@ -273,9 +273,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
 
     Without `machine` resources are not compared: a cluster's are known once it is joined. Raises ConfigError with every fault.
     """
-    from trainables.data import load_corpus, load_task
-
     from trainables import checkpoint
+    from trainables.data import load_corpus, load_task
 
     faults: list[str] = []
     notices: list[str] = []
@@ -287,7 +286,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
             faults.extend(error.faults)
 
     for name, task in study.used_tasks.items():
-        gather(partial(lambda name, task: load_task(name, task).notices, name, task))
+        gather(partial(lambda name, task: load_task(name, task, needs_test=name == study.task).notices, name, task))
     gather(partial(_no_notices, checkpoint.digest, study.encoder))
     if not faults:  # corpora are made of the tasks' texts
         for names in _corpus_choices(study):

@@ -74,16 +74,18 @@ def _section(title: str, model: type[Model], text: str) -> str:
     for name, field in schema["properties"].items():
         if name != "kind" or "enum" in field:  # the kind of a stage is its key in the file
             default = "required" if name in required else _default(field, model, name)
-            meaning = field.get("description", "").replace("|", "\\|")
+            meaning = (model.model_fields[name].description or "").replace("|", "\\|")
             lines.append(f"| `{name}` | {meaning} | {_allowed(field)} | {default} |")
     return "\n".join([*lines, ""])
 
 
 def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
     value = field.get("default", model.model_fields[name].get_default(call_default_factory=True))
-    if isinstance(value, dict | Model) or name in ("recipe", "space"):
+    if name == "recipe":
+        return "`[{finetune: {}}]`"
+    if isinstance(value, Model) or (isinstance(value, dict) and value):
         return "see below"
-    return "none" if value is None else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    return "none" if value is None or value == {} else f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
 def _allowed(field: dict[str, Any]) -> str:

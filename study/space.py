@@ -186,6 +186,15 @@ def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
     return params
 
 
+def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:
+    """Some point of the space: fixed values where they lie in it, else the first choice or the lower bound."""
+    params: Params = {}
+    for path in ordered(space):
+        if is_active(space[path], {**fixed, **params}):
+            params[path] = fixed[path] if space[path].holds(fixed[path]) else space[path].corners()[0]
+    return params
+
+
 def grid(space: Space, fixed: Mapping[str, Any]) -> list[Params]:
     """Every point of a space of choices and whole numbers, the last dimension in order varying fastest."""
     points: list[Params] = [{}]

@@ -33,11 +33,10 @@ COUPLED = {"pretrain": ("steps", "schedule_steps"), "finetune": ("max_length", "
 
 def faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
     """Every fault of a space against the stages {name: fixed settings} whose fields it varies."""
-    fixed = fixed_values(stages)
     found = [line for path, dimension in space.items() for line in path_faults(path, dimension, stages)]
     if found:
         return found
-    found = [line for path in space for line in _condition_faults(path, space, fixed)]
+    found = [line for path in space for line in _condition_faults(path, space, stages)]
     if not found:
         try:
             ordered(space)
@@ -48,16 +47,16 @@ def faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
 
 def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
     """What is wrong with a path, near miss named; None if it is a field of a stage."""
-    known = fixed_values(stages)
-    if path in known:
+    if path in fixed_values(stages):
         return None
     name, _, field = path.partition(".")
-    if close := closest(path, known):
-        return f"no such field of the recipe; did you mean {close!r}?"
+    fields = {stage: [f for f in type(model).model_fields if f not in NOT_SEARCHED] for stage, model in stages.items()}
     if name in stages:
-        fields = [each for each in type(stages[name]).model_fields if each not in NOT_SEARCHED]
-        return f"stage {name!r} has no field {field!r}{near(field, fields)}"
-    return f"a path is <stage name>.<field>; {name!r} is no stage of the recipe{near(name, stages)}"
+        return f"stage {name!r} has no field {field!r}{near(field, fields[name])}"
+    stage = closest(name, stages) or next((each for each in stages if name in fields[each]), None)
+    close = closest(field or name, fields[stage]) if stage else None
+    hint = f"; did you mean '{stage}.{close}'?" if close else near(name, stages)
+    return f"a path is <stage name>.<field>, and no stage of the recipe is called {name!r}{hint}"
 
 
 def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Model]) -> list[str]:
@@ -93,14 +92,14 @@ def _only(stage: type[Model], field: str) -> type[Model]:
     return create_model(field, __base__=Model, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
-def _condition_faults(path: str, space: Space, fixed: Mapping[str, Any]) -> Iterator[str]:
+def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> Iterator[str]:
+    fixed = fixed_values(stages)
     for parent, when in space[path].when.items():
         place = f"space.{path}.when.{parent}"
         if parent == path:
             yield f"{place}: a dimension cannot depend on itself"
-        elif parent not in fixed:
-            close = closest(parent, fixed)
-            yield f"{place}: no dimension and no field of the recipe" + (f"; did you mean {close!r}?" if close else "")
+        elif fault := path_fault(parent, stages):
+            yield f"{place}: {fault}"
         elif parent in space and space[parent].values is None:
             yield f"{place}: is a range; a condition needs a choice or int dimension, or a fixed field"
         elif parent in space:

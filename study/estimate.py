@@ -1,0 +1,121 @@
+"""What a study costs, reckoned without running it: tokens a second, seconds, bytes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from study.settings import Study
+from study.workers import this_machine
+
+if TYPE_CHECKING:
+    from trainables.config import Encoder
+    from trainables.identity import Node
+    from trainables.store import Store
+
+GEMM_SHARE = 0.4
+"""Share of the machine's matrix multiplication rate that training reaches, for estimates without earlier runs."""
+GPU_FLOPS = 5e13
+"""Floating-point operations a second that a GPU is taken to reach, for estimates without earlier runs."""
+
+
+def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
+    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products."""
+    parallel = concurrent(study)
+    measured = []
+    for stage_id in dict.fromkeys(node.stage_id for node in known):
+        artifact = store.get(stage_id, digests=False)
+        rows = artifact.manifest.get("rows", []) if artifact is not None else []
+        measured += [row["tokens_per_s"] for row in rows if row.get("tokens_per_s")]
+    if measured:
+        typical = sorted(measured)[len(measured) // 2]
+        return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
+    per_token = 6 * _matrix_weights(study.encoder)
+    if study.resources.gpus:
+        at_once = parallel * study.resources.workers * study.resources.gpus
+        return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"
+    machine = this_machine()
+    share = min(1.0, parallel * study.resources.workers * study.resources.cpus / machine.cpus)
+    flops = gemm_flops() * share
+    text = f"a formula (no earlier run): {GEMM_SHARE:.0%} of {flops / 1e9:.0f} GFLOP/s that matrix products reach here"
+    return GEMM_SHARE * flops / per_token, text
+
+
+def concurrent(study: Study) -> int:
+    """Trials that run at once on this machine."""
+    given, machine = study.resources, this_machine()
+    limits = [machine.cpus // (given.cpus * given.workers)]
+    if given.gpus:
+        limits.append(machine.gpus // (given.gpus * given.workers))
+    if given.concurrent:
+        limits.append(given.concurrent)
+    return max(1, int(min(limits)))
+
+
+@lru_cache(maxsize=1)
+def gemm_flops(size: int = 1024, tries: int = 3) -> float:
+    """Floating-point operations a second of float32 matrix products on all CPUs of this process, measured in milliseconds."""
+    import numpy as np
+
+    a = np.ones((size, size), dtype=np.float32)
+    seconds = []
+    for _ in range(tries + 1):
+        began = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - began)
+    return float(2 * size**3 / min(seconds[1:]))  # the first sets the threads up
+
+
+def _settings_of(encoder: Encoder) -> dict[str, Any]:
+    """The transformers configuration of an encoder."""
+    if encoder.config is not None:
+        return encoder.config
+    from trainables.checkpoint import locate
+
+    found: dict[str, Any] = json.loads((locate(encoder) / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _matrix_weights(encoder: Encoder) -> int:
+    """Weights of the layers' matrices: four of attention and two of the feed-forward part in each."""
+    settings = _settings_of(encoder)
+    width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
+    inner = settings.get("intermediate_size") or settings.get("hidden_dim") or settings.get("d_inner") or 4 * width
+    layers = settings.get("num_hidden_layers") or settings.get("n_layers") or settings.get("n_layer") or 12
+    return int(layers * (4 * width**2 + 2 * width * inner))
+
+
+def _weights_bytes(encoder: Encoder) -> int:
+    """Size of an encoder's float32 weights: its layers and its embeddings."""
+    settings = _settings_of(encoder)
+    width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
+    pieces = settings.get("vocab_size") or encoder.vocabulary
+    return 4 * (_matrix_weights(encoder) + int(width * (pieces + settings.get("max_position_embeddings", 512))))
+
+
+def disk(study: Study, milestones: int, finals: int, trials: int) -> tuple[int, str]:
+    """(bytes that the study leaves in the store, how reckoned)."""
+    weights = _weights_bytes(study.encoder)
+    settings = finals // max(1, study.final.seeds - 1) if study.final.seeds > 1 else study.final.top_k
+    kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
+    text = f"{milestones} milestones and {kept} fine-tuned encoders of {size_text(weights)} each"
+    running = concurrent(study)
+    return weights * (milestones + kept + 3 * running), f"{text}, and the states of {running} running"
+
+
+def encoder_name(encoder: Encoder) -> str:
+    """What to call an encoder in a line."""
+    if encoder.config is not None:
+        return f"{encoder.config['model_type']} from scratch"
+    return encoder.hub or "/".join(filter(None, (encoder.package, encoder.folder)))
+
+
+def size_text(value: float) -> str:
+    """`91 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} B"

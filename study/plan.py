@@ -1,0 +1,327 @@
+"""What a study will do before it does it: its stage tree, what of it is in the store, and what the rest costs. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from study import estimate
+from study import space as spaces
+from study.settings import Study
+from study.space import Params
+
+if TYPE_CHECKING:
+    from trainables.config import Recipe
+    from trainables.identity import Node
+    from trainables.store import Store
+
+MOST_COMBINATIONS = 256
+"""More combinations of further pre-training are not shared stages any more: each trial computes its own."""
+DRAWS = 32
+"""Random draws over which the tokens of a trial are averaged."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One run of further pre-training with all the milestones that trials of a study can ask for."""
+
+    trajectory_id: str
+    name: str
+    """Name of the stage."""
+    kind: str
+    recipe: Recipe
+    """A recipe whose stage of that name goes to the last milestone."""
+    nodes: tuple[Node, ...]
+    """The milestones by step."""
+
+    @property
+    def milestones(self) -> tuple[int, ...]:
+        """Steps at which artifacts are left."""
+        return tuple(node.steps for node in self.nodes)
+
+    def missing(self, store: Store) -> tuple[Node, ...]:
+        """Milestones that are not in the store."""
+        return tuple(node for node in self.nodes if store.get(node.stage_id, digests=False) is None)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the stage tree as the records keep it."""
+
+    stage_id: str
+    parent_id: str | None
+    kind: str
+    name: str
+    label: str
+    cached: bool
+    tokens: int
+    """Pieces to train on from the start of the stage."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will do. Tokens are estimated from words, of full trials: none stopped early, nothing cached."""
+
+    study: str
+    recipe: str
+    """The paper's name of the longest recipe."""
+    task: str
+    encoder: str
+    trials: int
+    finals: int
+    """Trials over seeds after the search, those that the search has run left out."""
+    stages: tuple[Stage, ...]
+    """Shared stages, parents first."""
+    tokens_shared: int
+    """Each shared stage once."""
+    tokens_unshared: int
+    """Every trial runs its own stages."""
+    tokens_missing: int
+    """Of the shared ones, what is not in the store; trials that are there cannot be told in advance."""
+    least_tokens: int
+    """Missing tokens where early stopping lets exactly one in `reduction` trials pass each rung."""
+    tokens_per_s: float
+    """Of the whole machine, all trials that run at once together."""
+    rate_from: str
+    """How that rate was found."""
+    seconds: tuple[float, float]
+    """Estimated time: with early stopping as sharp as it gets, and without any trial stopped."""
+    disk_bytes: int
+    """Weights and states that the study leaves in the store."""
+    disk_from: str
+    """How that was reckoned."""
+    splits: Mapping[str, int]
+    """Examples in each split of the target task."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Fields of the `plan` record."""
+        return {
+            "tokens_shared": self.tokens_shared,
+            "tokens_unshared": self.tokens_unshared,
+            "trials": self.trials,
+            "splits": dict(self.splits),
+            "stages": [{key: value for key, value in asdict(stage).items() if key != "tokens"} for stage in self.stages],
+        }
+
+
+def with_precision(study: Study) -> Study:
+    """The study with `precision: auto` as this machine would resolve it: without that, stages have no identity."""
+    if study.precision != "auto":
+        return study
+    from trainables.precision import resolve
+
+    return study.model_copy(update={"precision": resolve("auto", study.execution_for(True).device)})
+
+
+def trajectories(study: Study) -> list[Trajectory]:
+    """The shared stages of a study, parents first: every run of further pre-training that some trial can ask for.
+
+    Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials.
+    The study's precision must be resolved.
+    """
+    from trainables.identity import nodes
+
+    found: dict[str, dict[int, tuple[Node, Recipe]]] = {}
+    order: dict[str, int] = {}
+    for params in _shared_settings(study):
+        recipe = study.recipe_for(params, study.seed)
+        for depth, node in enumerate(nodes(recipe)[:-1]):
+            found.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
+            order[node.trajectory_id] = depth
+    made = []
+    for trajectory_id in sorted(found, key=lambda each: (order[each], each)):
+        milestones = [found[trajectory_id][steps] for steps in sorted(found[trajectory_id])]
+        last, recipe = milestones[-1]
+        made.append(Trajectory(trajectory_id, last.stage.name, last.stage.kind, recipe, tuple(node for node, _ in milestones)))
+    return made
+
+
+def _shared_settings(study: Study) -> list[Params]:
+    """A point of the space for each combination of what further pre-training depends on; none where they cannot be counted."""
+    early = {stage.name for stage in study.recipe[:-1]}
+    relevant: set[str] = set()
+    todo = [path for path in study.space if path.partition(".")[0] in early]
+    while todo:
+        path = todo.pop()
+        relevant.add(path)
+        todo += [parent for parent in study.space[path].when if parent in study.space and parent not in relevant]
+    chosen = {path: study.space[path] for path in relevant}
+    if any(dimension.values is None for dimension in chosen.values()):
+        return []
+    points = spaces.grid(chosen, study.fixed)
+    if len(points) > MOST_COMBINATIONS:
+        return []
+    rest = {path: dimension for path, dimension in study.space.items() if path not in relevant}
+    return [point | spaces.any_point(rest, study.fixed | point) for point in points]
+
+
+def plan(study: Study, store: Store) -> Plan:
+    """Plan a study. Raises ConfigError for faults of its data or encoder."""
+    from trainables.identity import nodes, recipe_name, target_of
+
+    study = with_precision(study)
+    shared = trajectories(study)
+    common = {node.stage_id for each in shared for node in each.nodes}
+    drawn = [nodes(study.recipe_for(params, study.seed)) for params in _draws(study)]
+    own = _mean(sum(node.tokens_estimate for node in each if node.stage_id not in common) for each in drawn)
+    whole = _mean(sum(node.tokens_estimate for node in each) for each in drawn)
+    last = _mean(each[-1].tokens_estimate for each in drawn)
+    trials, finals = _trial_count(study), _final_count(study)
+    once = sum(each.nodes[-1].tokens_estimate for each in shared)
+    missing = sum(_missing_tokens(each, store) for each in shared) + own * trials + last * finals
+    least = missing - last * trials * (1 - _survival(study))
+    target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
+    rate, source = estimate.rate(study, store, [node for each in drawn for node in each])
+    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trials)
+    data = target_of(target)
+    return Plan(
+        study=study.name,
+        recipe=recipe_name(shared[-1].recipe if shared else target),
+        task=study.task,
+        encoder=estimate.encoder_name(study.encoder),
+        trials=trials,
+        finals=finals,
+        stages=tuple(_stages(study, shared, store)),
+        tokens_shared=round(once + own * trials + last * finals),
+        tokens_unshared=round(whole * (trials + finals)),
+        tokens_missing=round(missing),
+        least_tokens=round(least),
+        tokens_per_s=rate,
+        rate_from=source,
+        seconds=(least / rate, missing / rate),
+        disk_bytes=disk,
+        disk_from=reckoned,
+        splits={split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+    )
+
+
+def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[Stage]:
+    for each in shared:
+        for node in each.nodes:
+            corpus = ", ".join(getattr(node.stage, "corpus", ()) or (study.task,))
+            label = f"{each.name} on {corpus}, {node.steps} steps"
+            cached = store.get(node.stage_id, digests=False) is not None
+            yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
+
+
+def _draws(study: Study) -> list[Params]:
+    """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
+    from study.search import Search
+
+    sampler = "grid" if study.search.sampler == "grid" else "random"
+    settings = study.search.model_copy(update={"sampler": sampler})
+    draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
+    search = Search(study.model_copy(update={"search": settings, "budget": study.budget.model_copy(update={"trials": draws})}))
+    found = []
+    while (asked := search.ask()) is not None:
+        found.append(asked[1])
+    return found
+
+
+def _trial_count(study: Study) -> int:
+    if study.search.sampler != "grid" and study.space:
+        return study.budget.trials
+    first = study.first_points()
+    points = first + [point for point in spaces.grid(study.space, study.fixed) if point not in first]
+    return min(study.budget.trials, len(points))
+
+
+def _final_count(study: Study) -> int:
+    settings = min(study.final.top_k, _trial_count(study)) + (study.final.label_of_first is not None)
+    return settings * (study.final.seeds - 1)
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _missing_tokens(trajectory: Trajectory, store: Store) -> int:
+    """Tokens from the last milestone before the first missing one, whose state is kept while the trajectory is not at its end."""
+    missing = {node.steps for node in trajectory.missing(store)}
+    if not missing:
+        return 0
+    before = [node.tokens_estimate for node in trajectory.nodes if node.steps < min(missing)]
+    return trajectory.nodes[-1].tokens_estimate - max(before, default=0)
+
+
+def _survival(study: Study) -> float:
+    """Share of the epochs that is trained where one in `reduction` trials passes each rung."""
+    settings, epochs = study.search.early_stopping, study.max_epochs()
+    if settings.kind == "none":
+        return 1.0
+    done, share, rung = 0.0, 1.0, 0
+    while rung < epochs:
+        step = min(epochs, settings.grace_epochs if rung == 0 else rung * settings.reduction)
+        done += share * (step - rung)
+        share, rung = share / settings.reduction, step
+    return done / epochs
+
+
+# On the terminal -----------------------------------------------------------------------------------------------------------------
+
+
+def show(study: Study, store: Store) -> str:
+    """The plan of a study as text."""
+    return render(plan(study, store))
+
+
+def render(made: Plan) -> str:
+    """A plan for the terminal, at most 80 columns wide."""
+    lines = [
+        f"{made.study}: {made.trials} trials of {made.recipe} on {made.task}, then {made.finals} more over seeds",
+        "",
+        *_tree(made),
+        "",
+        *_pair("to train on", f"{_count(made.tokens_shared)} tokens; without sharing {_count(made.tokens_unshared)}"),
+        *_pair(
+            "still missing", f"at most {_count(made.tokens_missing)} tokens, {_count(made.least_tokens)} with sharp early stopping"
+        ),
+        *_pair("time", f"about {_time(made.seconds[0])} to {_time(made.seconds[1])} at {made.tokens_per_s:,.0f} tokens/s"),
+        *_pair("rate from", made.rate_from),
+        *_pair("disk", f"{estimate.size_text(made.disk_bytes)} in the store: {made.disk_from}"),
+    ]
+    return "\n".join(lines)
+
+
+def _tree(made: Plan) -> Iterator[str]:
+    """The stage tree, a line per stage: what starts from it is indented below it."""
+    yield made.encoder[:78]
+    ids = {stage.stage_id for stage in made.stages}
+
+    def below(parent: str | None, indent: str) -> Iterator[str]:
+        children = [s for s in made.stages if (s.parent_id if s.parent_id in ids else None) == parent]
+        for stage in children:
+            state = "cached " if stage.cached else "missing"
+            yield _fit(f"{indent}├─ {stage.label}", f"{_count(stage.tokens):>7} tokens  {state}")
+            yield from below(stage.stage_id, indent + "│  ")
+
+    yield from below(None, "")
+    yield f"└─ fine-tuning on {made.task}: {made.trials} trials, {made.finals} finals, each from one of these"[:80]
+
+
+def _fit(left: str, right: str, width: int = 80) -> str:
+    room = width - len(right) - 2
+    shown = left if len(left) <= room else left[: room - 1] + "…"
+    return f"{shown:<{room}}  {right}"
+
+
+def _pair(name: str, text: str) -> list[str]:
+    """`name  text`, wrapped at 80 columns."""
+    import textwrap
+
+    return textwrap.wrap(text, 80, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
+
+
+def _count(value: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

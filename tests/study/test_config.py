@@ -1,0 +1,478 @@
+"""Study files: what is right loads, dumps and loads back equal; everything wrong is told at once, with place and near miss."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from study.config import check, document, load_study
+from study.settings import MAY_CHANGE, Study
+from study.workers import Machine
+from tests.helpers import TINY_BERT, tiny_task
+from trainables.config import ConfigError
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))
+
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "tasks": {"mine": {"train": "train.csv", "test": "test.csv"}, "other": {"train": "other.csv"}, "unused": {"train": "no.csv"}},
+    "task": "mine",
+    "encoder": {"config": TINY_BERT, "vocabulary": 400},
+    "recipe": [
+        {"pretrain": {"corpus": ["mine", "other"], "schedule_steps": 8, "steps": 0, "max_length": 24}},
+        {"finetune": {"max_length": 24, "epochs": 3}},
+    ],
+    "space": {
+        "finetune.learning_rate": {"log_uniform": [1e-5, 2e-4]},
+        "finetune.xi": {"uniform": [0.8, 1.0]},
+        "finetune.truncation": {"choice": ["head", "tail", "head+tail"]},
+        "finetune.head_tokens": {"int": [2, 20], "when": {"finetune.truncation": "head+tail"}},
+        "pretrain.steps": {"choice": [0, 4, 8]},
+    },
+    "search": {"first": [{"finetune.learning_rate": 2e-5, "finetune.head_tokens": 6}]},
+    "budget": {"trials": 6},
+}
+CHOICES_ONLY = {"finetune.truncation": {"choice": ["head", "tail"]}, "pretrain.steps": {"choice": [0, 4, 8]}}
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The study with changes; a dotted name's `__` stands for one level, and None takes the field out."""
+    data = copy.deepcopy(STUDY)
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        at = data
+        for parent in parents:
+            at = at.setdefault(parent, {})
+        if value is None:
+            del at[last]
+        else:
+            at[last] = value
+    return data
+
+
+def faults(data: Any, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_study(data, overrides)
+    return list(caught.value.faults)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_studies_load_and_dump(path: Path, tmp_path: Path) -> None:
+    study = load_study(path)
+    (tmp_path / "study.yaml").write_text(study.to_yaml(), encoding="utf-8")
+    assert load_study(tmp_path / "study.yaml") == study
+    assert study.recipe_for(study.first_points()[0], 0).stages[-1].kind == "finetune"
+
+
+def test_shipped_studies_are_there() -> None:
+    assert "quickstart" in [path.stem for path in CONFIGS]
+
+
+def test_dump_holds_every_default_and_survives_numberlike_text(tmp_path: Path) -> None:
+    study = load_study(changed(tasks__mine={"train": "train.csv", "test": "test.csv", "labels": ["1e5", "2e-5", "yes", "null"]}))
+    text = study.to_yaml()
+    data = yaml.safe_load(text)
+    assert set(data) == set(Study.model_fields)
+    assert data["search"]["startup_trials"] == 10
+    assert data["tasks"]["mine"]["validation_share"] == 0.1
+    (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+    again = load_study(tmp_path / "study.yaml")
+    assert again == study
+    assert again.tasks["mine"].labels == ("1e5", "2e-5", "yes", "null")
+
+
+def test_papers_defaults() -> None:
+    stage = load_study(changed(recipe=None, space=None, search=None)).recipe_for({}, 0).stages[0].canonical()
+    expected = {
+        "learning_rate": 2e-5,
+        "batch_size": 24,
+        "epochs": 4,
+        "max_length": 512,
+        "xi": 0.95,
+        "head_tokens": 128,
+        "warmup": 0.1,
+    }
+    assert {name: stage[name] for name in expected} == expected
+    assert (stage["beta1"], stage["beta2"], stage["weight_decay"], stage["dropout"]) == (0.9, 0.999, 0.01, 0.1)
+
+
+def test_every_fault_at_once() -> None:
+    data = changed(
+        serch={},
+        budget={"trials": 0, "hours": -1},
+        search={"sampler": "tep", "seed": "x"},
+        resources={"workers": 2, "execution": "actor"},
+        task="mien",
+    )
+    data["recipe"][1]["finetune"]["epochs"] = "four"
+    data["space"]["finetune.dropot"] = {"uniform": [0, 0.5]}
+    text = "\n".join(faults(data, "budget"))
+    for part in (
+        "serch: unknown field; did you mean 'search'?",
+        "budget.trials: 0 given; it should be greater than or equal to 1",
+        "budget.hours: -1",
+        "search.sampler: 'tep' is not one of tpe, random, grid; did you mean 'tpe'?",
+        "search.seed: 'x' given",
+        "resources: execution actor runs one worker, but workers is 2",
+        "task: 'mien' is not among tasks; did you mean 'mine'?",
+        "recipe.1.finetune.epochs: 'four' given",
+        "space.finetune.dropot: stage 'finetune' has no field 'dropot'; did you mean 'dropout'?",
+        "--set budget: expected path=value",
+    ):
+        assert part in text, f"{part}\nnot in\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("dimension", "fault"),
+    [
+        ({"uniform": [0.3, 0.1]}, "uniform: the lower bound 0.3 must be below the upper bound 0.1"),
+        ({"uniform": [0.1, 0.1]}, "must be below"),
+        ({"log_uniform": [0, 0.5]}, "bounds on a logarithmic scale must be above 0"),
+        ({"uniform": [0, 0.5], "choice": [0.1]}, "exactly one of log_uniform, uniform, int, choice; given: uniform, choice"),
+        ({}, "exactly one of log_uniform, uniform, int, choice; given: none"),
+        ({"choice": []}, "choice: no value given"),
+        ({"choice": [0.1, 0.2, 0.1]}, "choice: 0.1 is given twice"),
+        ({"uniform": [0, 1.5]}, "1.5 given; it should be less than 1"),
+        ({"choice": [0.1, "none"]}, "'none' given; it should be a valid number"),
+        ({"uniform": [0, 0.5], "step": 2}, "log and step belong to int dimensions only"),
+        ({"uniform": [0, 0.5], "wen": {}}, "unknown field; did you mean 'when'?"),
+        ({"loguniform": [1e-3, 0.5]}, "unknown field; did you mean 'log_uniform'?"),
+        ({"uniform": "0 to 1"}, "'0 to 1' given"),
+    ],
+)
+def test_faulty_dimensions(dimension: Any, fault: str) -> None:
+    data = changed()
+    data["space"]["finetune.dropout"] = dimension
+    found = faults(data)
+    assert all(line.startswith("space.finetune.dropout") for line in found), found
+    assert any(fault in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("path", "dimension", "fault"),
+    [
+        ("finetun.xi", {"uniform": [0.8, 0.9]}, "did you mean 'finetune.xi'?"),
+        ("finetune.frobnicate", {"uniform": [0.8, 0.9]}, "stage 'finetune' has no field 'frobnicate'"),
+        (
+            "warmup",
+            {"uniform": [0.8, 0.9]},
+            "a path is <stage name>.<field>, and no stage of the recipe is called 'warmup'; did you mean",
+        ),
+        ("finetune.name", {"choice": ["a"]}, "space.finetune.name"),
+        ("finetune.epochs", {"uniform": [1, 4]}, "takes whole numbers only; use int: [1, 4]"),
+        ("finetune.pooling", {"choice": ["cls", "men"]}, "'men' is not one of pooled, cls, mean; did you mean 'mean'?"),
+        ("finetune.batch_size", {"int": [8, 30], "step": 8}, "no whole number of steps of 8 above 8; the last value is 24"),
+        ("pretrain.corpus", {"choice": [["mine"], ["mine", "othr"]]}, "'othr' is not among tasks; did you mean 'other'?"),
+    ],
+)
+def test_faulty_places(path: str, dimension: Any, fault: str) -> None:
+    data = changed()
+    data["space"][path] = dimension
+    found = faults(data)
+    assert any(fault in line and path in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("when", "fault"),
+    [
+        ({"finetune.truncatio": "head"}, "stage 'finetune' has no field 'truncatio'; did you mean 'truncation'?"),
+        (
+            {"finetune.truncation": "headtail"},
+            "headtail never occurs: the dimension gives one of head, tail, head+tail; did you mean",
+        ),
+        ({"finetune.xi": 1}, "is a range; a condition needs a choice or int dimension, or a fixed field"),
+        ({"finetune.pooling": "mean"}, "never holds: finetune.pooling is fixed at pooled"),
+        ({"finetune.head_tokens": 4}, "a dimension cannot depend on itself"),
+    ],
+)
+def test_faulty_conditions(when: Any, fault: str) -> None:
+    data = changed()
+    data["space"]["finetune.head_tokens"]["when"] = when
+    assert any(fault in line and line.startswith("space.finetune.head_tokens.when") for line in faults(data))
+
+
+def test_conditions_in_a_circle() -> None:
+    data = changed(search=None)
+    data["space"]["finetune.truncation"]["when"] = {"pretrain.steps": 4}
+    data["space"]["pretrain.steps"]["when"] = {"finetune.truncation": "head"}
+    assert any("go in a circle" in line for line in faults(data))
+
+
+def test_combinations_that_a_stage_refuses() -> None:
+    data = changed()
+    data["space"]["finetune.head_tokens"]["int"] = [2, 30]
+    data["space"]["pretrain.steps"]["choice"] = [0, 8, 9]
+    found = faults(data)
+    assert any("finetune.truncation head+tail, finetune.head_tokens 30: head_tokens is 30" in line for line in found), found
+    assert any("pretrain.steps 9: steps is 9, but schedule_steps" in line for line in found), found
+    data["space"]["finetune.head_tokens"]["int"] = [2, 21]  # the budget of 22 less one from the end
+    data["space"]["pretrain.steps"]["choice"] = [0, 8]
+    load_study(data)
+    data["space"]["finetune.max_length"] = {"choice": [16, 24]}
+    assert any("finetune.max_length 16" in line and "head_tokens 21" in line for line in faults(data))
+    (fault,) = faults(changed(space=None, search=None))
+    assert fault.startswith("recipe.finetune: head_tokens is 128, but max_length 24 leaves 22 pieces")
+
+
+@pytest.mark.parametrize(
+    ("point", "fault"),
+    [
+        ({"finetune.learning_rate": 1.0}, "search.first.0.finetune.learning_rate: 1.0 is outside the space: from 1e-05 to 0.0002"),
+        ({"finetune.learning_rat": 2e-5}, "is no dimension of the space; did you mean 'finetune.learning_rate'?"),
+        ({"finetune.epochs": 3}, "is no dimension of the space; it is fixed in the recipe"),
+        ({"finetune.truncation": "head", "finetune.head_tokens": 4}, "applies only when finetune.truncation is head+tail"),
+        ({"finetune.truncation": "head+tail"}, "finetune.head_tokens is missing, and its fixed value 128 is outside the space"),
+        ({"finetune.truncation": "head", "pretrain.steps": 5}, "5 is outside the space: one of 0, 4, 8"),
+    ],
+)
+def test_faulty_first_points(point: Any, fault: str) -> None:
+    found = faults(changed(search={"first": [point]}))
+    assert len(found) == 1, found
+    assert fault in found[0]
+
+
+def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
+    assert load_study(STUDY).first_points() == [
+        {
+            "finetune.learning_rate": 2e-5,
+            "finetune.truncation": "head+tail",
+            "finetune.xi": 0.95,
+            "pretrain.steps": 0,
+            "finetune.head_tokens": 6,
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"final": {"top_k": 7}}, "final.top_k: 7 given, but budget.trials allows no more than 6"),
+        ({"final": {"top_k": 0}}, "final.top_k: 0 given"),
+        ({"final": {"seeds": 0}}, "final.seeds: 0 given"),
+        (
+            {"final": {"label_of_first": "a"}, "search": {}},
+            "final.label_of_first: 'a' labels the first of search.first",
+        ),
+        ({"search": {"sampler": "grid"}}, "grid needs choice and int dimensions only, but space.finetune.xi is a range"),
+        (
+            {"search": {"early_stopping": "asah"}},
+            "search.early_stopping.kind: 'asah' is not one of asha, none",
+        ),
+        ({"search": {"early_stopping": {"reduction": 1}}}, "search.early_stopping.reduction: 1 given"),
+        ({"resources": {"gpus": 1.5}}, "above 1 only whole GPUs"),
+        (
+            {"recipe": [{"pretain": {}}, {"finetune": {"epochs": 0}}]},
+            "no kind of stage is called 'pretain'; did you mean 'pretrain'?",
+        ),
+        ({"recipe": [{"pretain": {}}, {"finetune": {"epochs": 0}}]}, "recipe.1.finetune.epochs: 0 given"),
+        ({"recipe": [{"pretrain": {}}]}, "recipe: the last stage must be finetune"),
+        ({"recipe": [{"finetune": {}}, {"finetune": {}}]}, "recipe: two stages are named 'finetune'"),
+        ({"recipe": [{"finetune": {"name": "a.b"}}]}, "must not be empty or hold a dot"),
+        (
+            {"recipe": [{"pretrain": {"corpus": ["othre"]}}, {"finetune": {}}]},
+            "recipe.0.pretrain.corpus: 'othre' is not among",
+        ),
+        ({"recipe": {"finetune": {}}}, "recipe: "),
+        ({"tasks": ["sls_imbd"], "task": "sls_imdb"}, "tasks.sls_imbd: no known task has this name; did you mean 'sls_imdb'?"),
+        ({"tasks": {"mine": {"train": "a.csv", "hub": "b"}}}, "tasks.mine: a task needs exactly one of train, folder, hub"),
+        ({"encoder": {"hub": "a", "folder": "b"}}, "encoder: an encoder needs exactly one of hub, folder"),
+        ({"encoder": None}, "encoder: missing"),
+        ({"precision": "float16"}, "precision: 'float16' is not one of float32, bfloat16, auto"),
+    ],
+)
+def test_faults_by_section(changes: dict[str, Any], fault: str) -> None:
+    found = faults(changed(**changes))
+    assert any(fault in line for line in found), found
+
+
+@pytest.mark.parametrize("data", [None, 3, [], "x"])
+def test_not_a_mapping(data: Any, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    assert len(faults(tmp_path / "study.yaml")) == 1
+
+
+def test_no_file_no_tags_no_anchors(tmp_path: Path) -> None:
+    assert "No such file" in faults(tmp_path / "absent.yaml")[0]
+    for text, fault in (("a: !!python/object:os.system x", "tag"), ("a: &a [1]\nb: *a", "anchors"), ("a: [", "not YAML")):
+        (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
+        assert fault in faults(tmp_path / "study.yaml")[0]
+
+
+def test_overrides() -> None:
+    study = load_study(
+        STUDY,
+        [
+            "recipe.finetune.epochs=5",
+            "recipe.0.pretrain.seed=7",
+            "space.finetune.xi={uniform: [0.9, 1]}",
+            "space.finetune.learning_rate=null",
+            "space.finetune.head_tokens.when.finetune.truncation=[head+tail]",
+            "space.finetune.head_tokens.int=[3, 9]",
+            "search.first.0={finetune.truncation: head, finetune.xi: 0.92}",
+            "search.first.0.finetune.xi=0.93",
+            "search.early_stopping=none",
+            "budget.hours=2.5",
+            "final.top_k=2",
+        ],
+    )
+    assert study.max_epochs() == 5
+    assert study.stages["pretrain"].canonical()["seed"] == 7
+    assert study.space["finetune.xi"].uniform == (0.9, 1.0)
+    assert "finetune.learning_rate" not in study.space
+    assert study.space["finetune.head_tokens"].int == (3, 9)
+    assert study.first_points()[0]["finetune.xi"] == 0.93
+    assert study.search.early_stopping.kind == "none"
+    assert (study.budget.trials, study.budget.hours, study.final.top_k) == (6, 2.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("budgt.trials=3", "budgt: unknown field; did you mean 'budget'?"),
+        ("budget.trails=3", "budget.trails: unknown field; did you mean 'trials'?"),
+        ("budget.trials=many", "budget.trials: 'many' given"),
+        ("recipe.finetun.epochs=3", "--set recipe.finetun.epochs: no stage 'finetun' in the recipe; did you mean 'finetune'?"),
+        ("recipe.finetune.epoch=3", "recipe.1.finetune.epoch: unknown field; did you mean 'epochs'?"),
+        ("search.first.9={}", "--set search.first.9={}: there is nothing at search.first.9 to set"),
+        ("name.deeper=1", "there is nothing at name.deeper to set"),
+        ("budget.trials=[", "--set budget.trials: not YAML"),
+        ("=3", "expected path=value"),
+    ],
+)
+def test_faulty_overrides(override: str, fault: str) -> None:
+    found = faults(STUDY, override)
+    assert any(fault in line for line in found), found
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed(store="artifacts")), encoding="utf-8")
+    study = load_study(tmp_path / "study.yaml")
+    assert study.tasks["mine"].train == str(tmp_path / "train.csv")
+    assert study.store == str(tmp_path / "artifacts")
+    remote = load_study(changed(store="s3://bucket/x", tasks__mine={"train": "https://host/train.csv", "test": "t.csv"}))
+    assert (remote.store, remote.tasks["mine"].train) == ("s3://bucket/x", "https://host/train.csv")
+
+
+def test_recipe_of_a_trial() -> None:
+    study = load_study(STUDY)
+    recipe = study.recipe_for({"finetune.truncation": "tail", "pretrain.steps": 4, "finetune.xi": 1}, 3)
+    first, last = (stage.canonical() for stage in recipe.stages)
+    assert (first["steps"], first["schedule_steps"]) == (4, 8)
+    assert (last["truncation"], last["xi"], last["head_tokens"]) == ("tail", 1.0, 128)
+    assert recipe.seed == 3
+    assert set(recipe.tasks) == {"mine", "other"}  # what no stage reads plays no part
+    with pytest.raises(ConfigError, match="head_tokens"):
+        study.recipe_for({"finetune.truncation": "head+tail"}, 0)
+
+
+SAME = {
+    "name": "another",
+    "budget": {"trials": 60, "hours": 3.0},
+    "final": {"top_k": 2, "seeds": 5},
+    "resources": {"workers": 2},
+    "baseline": False,
+    "store": "elsewhere",
+    "tasks__unused": {"train": "another.csv"},
+}
+OTHER = {
+    "task": "other",
+    "encoder": {"config": TINY_BERT | {"hidden_size": 16}, "vocabulary": 400},
+    "precision": "float32",
+    "seed": 1,
+    "search__seed": 1,
+    "search__sampler": "random",
+    "tasks__mine": {"train": "other-train.csv", "test": "test.csv"},
+    "space__pretrain.steps": {"choice": [0, 8]},
+    "recipe": [STUDY["recipe"][0], {"finetune": {"max_length": 24, "epochs": 2}}],
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_may_change_on_resume(name: str) -> None:
+    assert name in MAY_CHANGE or name.startswith("tasks")
+    a, b = load_study(STUDY), load_study(changed(**{name: SAME[name]}))
+    assert a != b
+    assert a.digest() == b.digest()
+    assert a.differences(b) == []
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_makes_another_study(name: str) -> None:
+    a, b = load_study(STUDY), load_study(changed(**{name: OTHER[name]}))
+    assert a.digest() != b.digest()
+    place = name.replace("__", ".")
+    assert any(line.startswith(place) for line in a.differences(b)), a.differences(b)
+
+
+def test_differences_say_both_values() -> None:
+    other = load_study(changed(search__seed=4))
+    assert load_study(STUDY).differences(other) == ["search.seed: 0 here, 4 there"]
+
+
+def test_a_moved_folder_and_the_order_of_the_file_are_no_difference(tmp_path: Path) -> None:
+    data = changed()
+    data["space"] = dict(reversed(data["space"].items()))
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
+    assert load_study(tmp_path / "study.yaml").digest() == load_study(STUDY).digest()
+
+
+def test_reference_is_up_to_date_and_complete() -> None:
+    written = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+    assert written == document(), "run: python -m study.reference > docs/study-file.md"
+    for model_field in (
+        "learning_rate",
+        "head_tokens",
+        "log_uniform",
+        "grace_epochs",
+        "label_of_first",
+        "micro_batch",
+    ):
+        assert f"| `{model_field}` |" in written
+    rows = [line for line in written.splitlines() if line.startswith("| `")]
+    assert all(len(row.replace("\\|", "").split("|")) == 6 and "|  |" not in row for row in rows), "a field without a meaning"
+
+
+def test_import_is_light() -> None:
+    heavy = ("torch", "ray", "optuna", "pandas", "numpy")
+    code = f"import study.config, study.plan, sys; print([m for m in {heavy} if m in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert shown.stdout.strip() == "[]"
+
+
+def real_study(folder: Path, **changes: Any) -> Study:
+    tasks = {name: tiny_task(folder, f"sls_{name}").canonical() for name in ("imdb", "yelp")}
+    data = changed(tasks=tasks, task="imdb", search=None, **changes)
+    data["recipe"][0]["pretrain"]["corpus"] = ["imdb", "yelp"]
+    return load_study(data)
+
+
+def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
+    study = real_study(tmp_path)
+    assert all(isinstance(notice, str) for notice in check(study, Machine(4, 0)))
+    (tmp_path / "sls_yelp-train.csv").unlink()
+    (tmp_path / "sls_imdb-test.csv").write_text("text,lable\nfine,1\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        check(_fresh(study), Machine(0, 0))
+    text = "\n".join(caught.value.faults)
+    assert "tasks.yelp" in text
+    assert "tasks.imdb.test" in text
+    assert "resources.cpus: 1 asked for a trial, but this machine has 0 CPUs" in text
+
+
+def _fresh(study: Study) -> Study:
+    """The study under other task settings, so that data already loaded in this process do not hide what is on disk."""
+    tasks = {name: task.model_copy(update={"split_seed": 5}) for name, task in study.tasks.items()}
+    return study.model_copy(update={"tasks": tasks})
+
+
+def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
+    study = real_study(tmp_path, **{"space__finetune.max_length": {"choice": [24, 129]}})
+    with pytest.raises(ConfigError, match=r"space.finetune.max_length: 129 given, but the encoder has positions for 128 pieces"):
+        check(study)
