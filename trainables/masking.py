@@ -51,7 +51,9 @@ def _draw(candidates: Places, word_ids: Ids | None, share: float, rng: np.random
     count = int(np.searchsorted(filled, wanted, side="right"))
     left = wanted - (filled[count - 1] if count else 0)
     count += bool(rng.random() * lengths[order[count]] < left)
-    return candidates[np.isin(words, order[: max(1, count)])]
+    taken = np.zeros(len(lengths), dtype=bool)
+    taken[order[: max(1, count)]] = True
+    return candidates[taken[words]]
 
 
 class Chunks(Sequence[tuple[Ids, Ids]]):

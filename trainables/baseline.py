@@ -1,0 +1,72 @@
+"""The bag of words that every encoder has to beat: TF-IDF of words and word pairs with logistic regression."""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+
+from trainables.data import Labels, Split, TaskData
+from trainables.metrics import scores
+
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Inverse regularisation strengths that are tried, the simplest model first."""
+FEATURES = 500_000
+"""Words and pairs that are kept, the most frequent ones: bounds the memory on large sets."""
+WORD, SIGN = r"(?u)\w+", r"(?u)\S"
+"""What counts as a word; single signs where no training text holds one (emoji only)."""
+
+
+def bag_of_words(data: TaskData) -> dict[str, Any]:
+    """Fit on train with the strength that errs least on validation (ties: the smaller loss there), then on both for the test.
+
+    The encoders of a study do not learn from the validation split: the baseline may, so that nobody finds it weak. Returns c,
+    seconds, for `validation` and `test` the scores and loss, and of both splits `predictions` [n] and `probabilities`
+    [n, classes]; test is None for a task without a test split, which is read once. Deterministic.
+    """
+    began = time.perf_counter()
+    tried = []
+    for strength, probabilities in zip(STRENGTHS, _predict(data.train, data.validation, STRENGTHS, len(data.labels)), strict=True):
+        found = _measure(probabilities, data.validation)
+        tried.append((found["error_rate_percent"], found["loss"], strength, probabilities))
+    _, _, strength, probabilities = min(tried, key=lambda fit: fit[:3])
+    result = {"validation": probabilities}
+    if len(data.test):
+        both = Split(data.train.texts + data.validation.texts, np.concatenate((data.train.labels, data.validation.labels)))
+        result["test"] = _predict(both, data.test, (strength,), len(data.labels))[0]
+    return {
+        "c": strength,
+        "validation": _measure(result["validation"], data.validation),
+        "test": _measure(result["test"], data.test) if "test" in result else None,
+        "predictions": {split: found.argmax(axis=1) for split, found in result.items()},
+        "probabilities": result,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def _predict(train: Split, other: Split, strengths: tuple[float, ...], classes: int) -> list[np.ndarray[Any, Any]]:
+    """Probabilities [n, classes] of `other` for every strength; a class that training lacks has probability 0."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+
+    token = WORD if any(re.search(WORD, text) for text in train.texts) else SIGN
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=token, sublinear_tf=True, max_features=FEATURES, dtype=np.float32)
+    features, others = words.fit_transform(train.texts), words.transform(other.texts)
+    found = []
+    for strength in strengths:
+        model = LogisticRegression(C=strength, max_iter=1000)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of slow convergence: validation judges what was reached
+            model.fit(features, train.labels)
+        found.append(np.zeros((len(other), classes)))
+        found[-1][:, model.classes_] = model.predict_proba(others)
+    return found
+
+
+def _measure(probabilities: np.ndarray[Any, Any], split: Split) -> dict[str, float | int]:
+    labels: Labels = split.labels
+    loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), labels], 1e-12)).mean())
+    return {"loss": loss, **scores(labels, probabilities.argmax(axis=1), probabilities.shape[1])}
