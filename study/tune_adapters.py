@@ -65,6 +65,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
 
     def _state(self, number: int, result: Mapping[str, Any]) -> str | None:
         """How a trial ended by its last result; None: it did not end, but was taken down."""
+        if result.get("status") == "complete" and not _finite(result.get("error_rate_percent")):
+            return "failed"
         if result.get("status") in STATES:
             return str(result["status"])
         if number not in self._stopping.stopped:
