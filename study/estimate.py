@@ -33,7 +33,7 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
     if measured:
         typical = sorted(measured)[len(measured) // 2]
         return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
-    per_token = 6 * _matrix_weights(study.encoder)
+    per_token = 6 * matrix_weights(study.encoder)
     if study.resources.gpus:
         at_once = parallel * study.resources.workers * study.resources.gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"
@@ -79,7 +79,7 @@ def _settings_of(encoder: Encoder) -> dict[str, Any]:
     return found
 
 
-def _matrix_weights(encoder: Encoder) -> int:
+def matrix_weights(encoder: Encoder) -> int:
     """Weights of the layers' matrices: four of attention and two of the feed-forward part in each."""
     settings = _settings_of(encoder)
     width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
@@ -88,17 +88,17 @@ def _matrix_weights(encoder: Encoder) -> int:
     return int(layers * (4 * width**2 + 2 * width * inner))
 
 
-def _weights_bytes(encoder: Encoder) -> int:
+def weights_bytes(encoder: Encoder) -> int:
     """Size of an encoder's float32 weights: its layers and its embeddings."""
     settings = _settings_of(encoder)
     width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
     pieces = settings.get("vocab_size") or encoder.vocabulary
-    return 4 * (_matrix_weights(encoder) + int(width * (pieces + settings.get("max_position_embeddings", 512))))
+    return 4 * (matrix_weights(encoder) + int(width * (pieces + settings.get("max_position_embeddings", 512))))
 
 
 def disk(study: Study, milestones: int, finals: int, trials: int) -> tuple[int, str]:
     """(bytes that the study leaves in the store, how reckoned)."""
-    weights = _weights_bytes(study.encoder)
+    weights = weights_bytes(study.encoder)
     settings = finals // max(1, study.final.seeds - 1) if study.final.seeds > 1 else study.final.top_k
     kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
     text = f"{milestones} milestones and {kept} fine-tuned encoders of {size_text(weights)} each"
