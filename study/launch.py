@@ -47,7 +47,6 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
         return _outcome(run_dir, f"{study.name} is finished; nothing was run again")
     artifacts = Store(store or study.store or Store.default().url)
     notices = check(study, None if address else this_machine())
-    _make(run_dir)
     with RunLock(run_dir), Interrupts() as interrupts, quiet(run_dir / "study.log") as terminal:
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
@@ -133,15 +132,6 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     last = [row for row in rows if row.get("event") == "study"][-1:]
     wanted = _digest(_with_precision(study, earlier))
     return bool(last) and last[0]["status"] == "finished" and last[0].get("config_digest") == wanted
-
-
-def _make(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run_dir):
-            pass
-    except OSError as error:
-        raise ConfigError([f"--out {run_dir}: cannot be written: {error.strerror}"]) from None
 
 
 # How it ended ---------------------------------------------------------------------------------------------------------------------

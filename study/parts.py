@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,10 +58,8 @@ def all_parts(s: Session) -> None:
     for trajectory in plans.trajectories(s.study):
         _shared_stages(s, trajectory)
     _record_baseline(s, pending)
-    _search(s)
-    _finals(s)
-    _select(s)
-    _test(s)
+    _trials(s)
+    _copy_predictions(s)
     _prune(s, last=True)
 
 
@@ -145,7 +144,7 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
     """({step: row}, why it failed)."""
-    from study.trial import Ended, Work, persistent
+    from study.trial import Ended, Work, persistent, start
 
     layout = _stage_layout(s)
     name = f"{trajectory.name}-{trajectory.trajectory_id[:8]}"
@@ -153,7 +152,7 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     rows: dict[int, Row] = {}
     s.scribe.screen.expect("stages", 1)
     try:
-        for row in persistent(work, layout, s.board):
+        for row in persistent(partial(start, work, layout, s.board), layout.retries):
             s.scribe.shared(row)
             rows[row["step"]] = row
     except Ended as end:
@@ -179,38 +178,41 @@ def _execution(s: Session, layout: Layout | None = None) -> Execution:
     return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
 
 
-def _search(s: Session) -> None:
-    """Ask, run, tell, until the budget is spent. Earlier sessions are told from the records; what they did not finish comes first."""
-    from study.search import Search, Stopping, history, trial_name
-    from study.trial import fits
-    from study.tune_adapters import TuneAsha, TuneSearcher
+def _trials(s: Session) -> None:
+    """Search until the budget is spent, then run the finals, then read their test split: one Tuner, the same warm processes."""
+    from study.search import Search, Stopping, history
+    from study.trial import InTurn, StopInSearch, fits
+    from study.tune_adapters import TuneSearcher
 
     past = history(s.study, s.rows)
+    stopping = Stopping(s.study.search.early_stopping, past)
     search = Search(s.study, past, s.run_dir / "optuna.journal")
-    over = [each for each in past if each.state is not None]
-    s.scribe.screen.expect("search", s.study.budget.trials, len(over))
+    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
+    limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
+    asked: dict[str, Trial] = {}
+    searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
+    s.scribe.screen.parts["search"].done = sum(each.state is not None for each in past)
     for row in ranking(s.rows):
         s.scribe.screen.found(row["error_rate_percent"], row["trial"], row["params"])
-    if search.exhausted:
-        return
-    stopping = Stopping(s.study.search.early_stopping, past)
-    limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
-    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
-    asked: dict[str, Trial] = {}
-
-    def config(number: int, params: Mapping[str, Any]) -> dict[str, Any]:
-        name = trial_name(number)
-        asked[name] = _trial(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
-        return {"params": dict(params), "seed": s.study.seed}
-
-    searcher = TuneSearcher(search, stopping, config, concurrent, lambda: limit is not None and time.monotonic() > limit)
     s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
-    _tune(s, asked, {"search_alg": searcher, "scheduler": TuneAsha(stopping), "num_samples": -1})
-    s.scribe.screen.expect("search", s.scribe.screen.parts["search"].done, s.scribe.screen.parts["search"].done)
+    _tune(s, InTurn(searcher, [partial(_finals, s, asked), partial(_tests, s)], concurrent), StopInSearch(stopping), asked)
 
 
-def _tune(s: Session, asked: Mapping[str, Trial], tune_config: dict[str, Any]) -> None:
-    """Run trials in warm actors through Ray Tune until there are no more."""
+def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a trial that the search asks for."""
+    from study.search import trial_name
+
+    name = trial_name(number)
+    asked[name] = _trial(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
+    return {"phase": "search", "params": dict(params), "seed": s.study.seed}
+
+
+def _out_of_time(limit: float | None) -> bool:
+    return limit is not None and time.monotonic() > limit
+
+
+def _tune(s: Session, searcher: Any, scheduler: Any, asked: Mapping[str, Trial]) -> None:
+    """Run what the searcher hands out in warm actors, through Ray Tune."""
     from ray import tune
 
     from study.trial import TrialActor, resources
@@ -218,7 +220,7 @@ def _tune(s: Session, asked: Mapping[str, Trial], tune_config: dict[str, Any]) -
     given = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
     tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, **given), resources(s.layout)),
-        tune_config=tune.TuneConfig(reuse_actors=True, **tune_config),
+        tune_config=tune.TuneConfig(reuse_actors=True, search_alg=searcher, scheduler=scheduler, num_samples=-1),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str((s.run_dir / "ray").absolute()),
@@ -236,11 +238,16 @@ def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
 
     class ToRecords(tune.Callback):  # type: ignore[misc]
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            s.scribe.starts(asked[trial.config["trial"]])
+            if not trial.config.get("read_test"):
+                s.scribe.starts(asked[trial.config["trial"]])
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            name = trial.config["trial"]
             for row in result["rows"]:
-                s.scribe.evaluated(trial.config["trial"], row)
+                if trial.config.get("read_test"):
+                    s.scribe.tested(asked[name], row)
+                else:
+                    s.scribe.evaluated(name, row)
 
         def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             s.scribe.again(trial.config["trial"])
@@ -248,36 +255,39 @@ def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             result = trial.last_result or {}
             status = "stopped" if result.get("status") in (None, "running") else result["status"]
-            reason = "early stopping" if status == "stopped" else result.get("reason")
-            s.scribe.ends(trial.config["trial"], status, reason, result.get("details"))
-            _prune(s)
+            self._ends(trial.config, status, "early stopping" if status == "stopped" else result.get("reason"), result)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            s.scribe.ends(trial.config["trial"], "failed", f"its process died {DEATHS + 1} times")
+            self._ends(trial.config, "failed", f"its process died {DEATHS + 1} times", {})
             s.board.close.remote(trial.config["trial"])
             s.board.free.remote(trial.config["trial"])
 
-        def __getstate__(self) -> dict[str, Any]:
-            return {}  # Tune pickles its callbacks, and nothing reads that
+        def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
+            if not config.get("read_test"):
+                s.scribe.ends(config["trial"], status, reason, result.get("details"))
+                _prune(s)
+            elif status == "failed":
+                s.scribe.write("notice", text=f"no test scores of {config['trial']}: {reason}", source="launch")
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return ToRecords()
 
 
-def _finals(s: Session) -> None:
+def _finals(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
     """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
-    from study.trial import Given, fits
-
+    search = s.scribe.screen.parts["search"]
+    s.scribe.screen.expect("search", search.done, search.done)  # the time may have been up
     done = trials(s.rows, "final")
-    todo = [trial for trial in final_trials(s) if done.get(trial.name, {}).get("status") not in OVER]
-    s.scribe.screen.expect("finals", len(final_trials(s)), len(final_trials(s)) - len(todo))
-    if not todo:
-        return
+    every = final_trials(s)
+    asked.update({trial.name: trial for trial in every})
+    todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER]
+    s.scribe.screen.expect("finals", len(every), len(every) - len(todo))
     s.scribe.screen.begin("finals", f"the best settings over seeds {', '.join(map(str, s.study.final_seeds()))}")
     for trial in todo:
         _weights_again(s, trial)
-    given = Given([{"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo])
-    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
-    _tune(s, {trial.name: trial for trial in todo}, {"search_alg": given, "num_samples": -1, "max_concurrent_trials": concurrent})
+    return [{"phase": "final", "trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
 
 
 def _weights_again(s: Session, trial: Trial) -> None:
@@ -286,7 +296,7 @@ def _weights_again(s: Session, trial: Trial) -> None:
     artifact = s.store.get(name)
     recipe = s.study.recipe_for(dict(trial.params), trial.seed)
     if artifact is not None and not artifact.has(WEIGHTS) and s.store.get(identity.test_id(recipe, name)) is None:
-        s.store.set_aside(name, artifact.attempt, next(iter(artifact.files)), "its weights were pruned and are needed again")
+        s.store.set_aside(artifact, next(iter(artifact.files)), "its weights were pruned and are needed again")
 
 
 def final_trials(s: Session) -> list[Trial]:
@@ -334,43 +344,34 @@ def _select(s: Session) -> None:
         s.scribe.write("selection", settings=chosen, k=s.study.final.top_k, seeds=list(s.study.final_seeds()))
 
 
-def _test(s: Session) -> None:
-    """Read the test split once for every final, now that all choices are made; keep the predictions in the run folder."""
-    import ray
-
-    from study.trial import read_test
-
-    done = {row["trial"] for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test"}
+def _tests(s: Session) -> list[dict[str, Any]]:
+    """Reading the test split, once for every final, now that all choices are made."""
+    _select(s)
+    done = _tested(s)
     complete = [t for t in final_trials(s) if trials(s.rows, "final").get(t.name, {}).get("status") == "complete"]
-    s.scribe.screen.expect("test", len(complete), len([trial for trial in complete if trial.name in done]))
+    todo = [trial for trial in complete if trial.name not in done]
+    s.scribe.screen.expect("test", len(complete), len(complete) - len(todo))
     s.scribe.screen.begin("test", "reading the test split")
-    pending = {}
-    for trial in complete:
-        if trial.name not in done:
-            recipe = s.study.recipe_for(dict(trial.params), trial.seed)
-            pending[_task(s, read_test, recipe, s.store.url, _execution(s))] = trial
-    while pending:
-        (ready, *_), _ = ray.wait(list(pending))
-        trial = pending.pop(ready)
-        try:
-            row = ray.get(ready)
-        except Exception as error:
-            s.scribe.write("notice", text=f"no test scores of {trial.name}: {_last_line(error)}", source="launch")
-            continue
-        s.scribe.tested(trial, row)
-    (s.run_dir / "predictions").mkdir(exist_ok=True)
-    for trial in complete:
-        _copy_predictions(s, trial)
+    about = {"phase": "test", "read_test": True}
+    return [about | {"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
 
 
-def _copy_predictions(s: Session, trial: Trial) -> None:
-    target = s.run_dir / "predictions" / f"{trial.name}-test.parquet"
-    rows = [row for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test" and row["trial"] == trial.name]
-    artifact = s.store.get(rows[0]["stage_id"]) if rows and not target.exists() else None
-    if artifact is not None:
-        aside = target.with_suffix(".new")
-        shutil.copyfile(artifact.path(PREDICTIONS), aside)
-        aside.replace(target)
+def _tested(s: Session) -> dict[str, str]:
+    """{final whose test split was read: the stage that holds its predictions}."""
+    read = [row for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test"]
+    return {row["trial"]: row["stage_id"] for row in read}
+
+
+def _copy_predictions(s: Session) -> None:
+    """Predictions of the finals on the test split, into the run folder."""
+    folder = s.run_dir / "predictions"
+    folder.mkdir(exist_ok=True)
+    for name, stage_id in _tested(s).items():
+        target = folder / f"{name}-test.parquet"
+        artifact = None if target.exists() else s.store.get(stage_id)
+        if artifact is not None:
+            shutil.copyfile(artifact.path(PREDICTIONS), target.with_suffix(".new"))
+            target.with_suffix(".new").replace(target)
 
 
 def _prune(s: Session, last: bool = False) -> None:

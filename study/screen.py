@@ -126,12 +126,12 @@ class Screen:
     def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
         """A trial, or a shared stage, reports."""
         line = self.lines.setdefault(name, Line(name, str(row.get("stage_name", "")), 0))
-        line.epoch = row.get("epoch") or 0
+        line.epoch = row.get("epoch") or line.epoch
         loss = row.get("loss")
         line.loss = row.get("train_loss") if loss is None else loss
         line.error, line.speed = row.get("error_rate_percent"), row.get("tokens_per_s")
         if self._live is None:
-            where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
+            where = "test" if row.get("split") == "test" else f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
             said = [f"{name:<5} {where:<10} loss {number(line.loss, '.3f')}"]
             if line.error is not None:
                 said.append(f"error {line.error:5.2f} %")

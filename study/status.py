@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from study import record
-from study.lock import holder
-from study.scribe import OVER, Row, ranking, trials
+from study.lock import running
 from study.screen import duration, number
+from study.scribe import OVER, Row, ranking, trials
 from study.space import describe
 from trainables.config import ConfigError
 
@@ -29,7 +29,7 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     events = [row for row in rows if row["event"] == "study"]
     name = rows[0].get("study", run_dir.name)
     last = events[-1]["status"] if events else "started"
-    owner = holder(run_dir)
+    owner = running(run_dir)
     if owner is not None:
         return f"{name}: running, process {owner.pid} on {owner.host}"
     if last in ("started", "resumed"):
@@ -55,7 +55,8 @@ def _progress(rows: Sequence[Row]) -> str:
 def _best(rows: Sequence[Row]) -> list[str]:
     best = ranking(rows)[:1]
     return [
-        f"best so far: {row['trial']}, {row['error_rate_percent']:.2f} % validation error, {describe(row['params'])}" for row in best
+        f"best so far: {row['trial']}, {row['error_rate_percent']:.2f} % validation error, {describe(row['params'])}"
+        for row in best
     ]
 
 

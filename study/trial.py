@@ -12,14 +12,17 @@ import contextlib
 import threading
 import traceback
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ray.tune import Trainable
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from study.config import Study
+from study.settings import Study
+from study.tune_adapters import TuneAsha
 from trainables.config import ConfigError, Execution, Finetune, Recipe
 
 Row = dict[str, Any]
@@ -249,15 +252,20 @@ def under_train(work: Work, layout: Layout, board: Any) -> Rows:
 # as often as it takes -------------------------------------------------------------------------------------------------------------
 
 
-def persistent(work: Work, layout: Layout, board: Any = None) -> Rows:
-    """Rows of the work, begun again after a failure up to `layout.retries` times. Rows that came before a failure come once.
+def start(work: Work, layout: Layout, board: Any) -> Rows:
+    """Rows of the work, computed where the layout says."""
+    return under_train(work, layout, board) if layout.under_train else here(work)
+
+
+def persistent(begin: Callable[[], Rows], retries: int) -> Rows:
+    """Rows of what `begin` starts, begun again after a failure up to `retries` times. Rows that came before a failure come once.
 
     Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
     """
     seen: set[tuple[Any, ...]] = set()
-    for attempt in range(layout.retries + 1):
+    for attempt in range(retries + 1):
         try:
-            with contextlib.closing(under_train(work, layout, board) if layout.under_train else here(work)) as rows:
+            with contextlib.closing(begin()) as rows:
                 for row in rows:
                     key = tuple(row.get(name) for name in ("stage_id", "split", "step"))
                     if key not in seen:
@@ -266,15 +274,16 @@ def persistent(work: Work, layout: Layout, board: Any = None) -> Rows:
             return
         except Exception as error:
             end = ended(error)
-            if end.status == "diverged" or isinstance(error, ConfigError) or attempt == layout.retries:
+            if end.status == "diverged" or isinstance(error, ConfigError) or attempt == retries:
                 raise end from error
 
 
 class TrialActor(Trainable):  # type: ignore[misc]
     """A trial after another in one warm process; libraries, token caches and the base encoder stay in memory.
 
-    The configuration holds `trial` (its name), `params` and `seed`. A step is one validation of the last stage. It never raises: a
-    trial that ends early says so in its last result, as `status` and `reason`.
+    The configuration holds `trial` (its name), `params` and `seed`; with `read_test` the finished trial is scored on the test split
+    instead of trained. A step is one validation of the last stage. It never raises: a trial that ends early says so in its last
+    result, as `status` and `reason`.
     """
 
     def setup(
@@ -293,7 +302,8 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._recipe = self._study.recipe_for(config["params"], config["seed"])
         work = Work(config["trial"], self._recipe, self._store, self._execution)
-        self._rows = persistent(work, self._layout, self._board)
+        begin = partial(tested, work, self._layout) if config.get("read_test") else partial(start, work, self._layout, self._board)
+        self._rows = persistent(begin, self._layout.retries)
 
     def step(self) -> dict[str, Any]:
         """Compute up to the next validation of the last stage, or to the end."""
@@ -319,22 +329,77 @@ class TrialActor(Trainable):  # type: ignore[misc]
             self._rows.close()
 
 
-class Given(Searcher):  # type: ignore[misc]
-    """Hands out given configurations in order."""
+def tested(work: Work, layout: Layout) -> Rows:
+    """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
+    if not layout.under_train:
+        yield read_test(work)
+        return
+    import ray
 
-    def __init__(self, configs: Sequence[dict[str, Any]]) -> None:
+    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus)(read_test)
+    yield ray.get(task.remote(work))
+
+
+class InTurn(Searcher):  # type: ignore[misc]
+    """The search, then what follows from it, part by part, in the same warm processes. A part begins when the one before is over.
+
+    `then` are functions that give the configurations of a part once its turn has come.
+    """
+
+    def __init__(self, search: Searcher, then: Sequence[Callable[[], list[dict[str, Any]]]], concurrent: int) -> None:
         super().__init__()
-        self._left = list(configs)
+        self._search, self._then, self._concurrent = search, list(then), concurrent
+        self._searching, self._given = True, list[dict[str, Any]]()
+        self._live: set[str] = set()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next configuration, FINISHED after the last."""
-        return self._left.pop(0) if self._left else str(Searcher.FINISHED)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next configuration; None to wait, FINISHED after the last part."""
+        found = self._search.suggest(trial_id) if self._searching else self._next()
+        if self._searching and found == Searcher.FINISHED:
+            self._searching = bool(self._live)
+            found = None if self._searching else self._next()
+        if isinstance(found, dict):
+            self._live.add(trial_id)
+        return found
+
+    def _next(self) -> dict[str, Any] | str | None:
+        while not self._given:
+            if self._live:
+                return None
+            if not self._then:
+                return str(Searcher.FINISHED)
+            self._given = self._then.pop(0)()
+        return None if len(self._live) >= self._concurrent else self._given.pop(0)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """For the search, which knows its own trials."""
+        self._search.on_trial_result(trial_id, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing to learn."""
+        """For the search, which knows its own trials."""
+        self._live.discard(trial_id)
+        self._search.on_trial_complete(trial_id, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the records hold all."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its configuration, and nothing reads it
+
+
+class StopInSearch(TuneAsha):
+    """Early stopping for the search alone: finals run to their end."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial or let it go on."""
+        if trial.config["phase"] == "search":
+            return super().on_trial_result(tune_controller, trial, result)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last value of a trial of the search."""
+        if trial.config["phase"] == "search":
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 def fits(concurrent: int | None, layout: Layout, cpus: float, gpus: float) -> int:
@@ -378,9 +443,9 @@ def bag_of_words(recipe: Recipe) -> Row:
     return dict(bag_of_words(target_of(recipe)))
 
 
-def read_test(recipe: Recipe, store: str, execution: Execution) -> Row:
+def read_test(work: Work) -> Row:
     """Scores of a finished recipe on the test split."""
     from trainables.recipe import evaluate_test
     from trainables.store import Store
 
-    return evaluate_test(recipe, Store(store), execution)
+    return evaluate_test(work.recipe, Store(work.store), work.execution)
