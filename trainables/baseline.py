@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data import Labels, Split, TaskData
+from trainables.data import Split, TaskData
 from trainables.metrics import scores
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -67,6 +67,5 @@ def _predict(train: Split, other: Split, strengths: tuple[float, ...], classes: 
 
 
 def _measure(probabilities: np.ndarray[Any, Any], split: Split) -> dict[str, float | int]:
-    labels: Labels = split.labels
-    loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), labels], 1e-12)).mean())
-    return {"loss": loss, **scores(labels, probabilities.argmax(axis=1), probabilities.shape[1])}
+    loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), split.labels], 1e-12)).mean())
+    return {"loss": loss, **scores(split.labels, probabilities.argmax(axis=1), probabilities.shape[1])}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -21,6 +21,8 @@ from trainables.sources import Rows, read
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")
+FAULTS = 20
+"""Labels that are named in a message; the rest is counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,50 +81,46 @@ def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
     Texts without content are dropped and counted. A missing validation split is carved from the training split. Texts that
     training shares with the test split are kept and counted: whoever made the split decided so.
     """
-    data, missing_test = _load(name, task)
-    if missing_test and needs_test:
-        raise ConfigError([missing_test])
+    no_test = [f"tasks.{name}.test: the task has no test split; give one that is read once, at the end"] if needs_test else []
+    try:
+        data = _load(name, task)
+    except ConfigError as error:
+        unnamed = task.train is not None and task.test is None
+        raise ConfigError([*error.faults, *(no_test if unnamed else [])]) from None
+    if no_test and not len(data.test):
+        raise ConfigError(no_test)
     return data
 
 
 @lru_cache(maxsize=32)
-def _load(name: str, task: Task) -> tuple[TaskData, str]:
-    """(the task's data, the fault of having no test split)."""
+def _load(name: str, task: Task) -> TaskData:
     place = f"tasks.{name}"
-    rows, faults = read(task)
-    faults = [f"{place}.{fault}" for fault in faults]
-    missing = not faults and "test" not in rows
-    no_test = f"{place}.test: the task has no test split; give one that is read once, at the end" if missing else ""
     notices: list[str] = []
+    rows, found = read(task)
+    faults = [f"{place}.{fault}" for fault in found]
     kept = {split: _without_empty(rows[split], f"{place}.{split}", notices, faults) for split in rows}
-    if faults:
-        raise ConfigError(faults)
+    _stop(faults)
+
     labels = _label_names(task, rows["train"].names, kept["train"])
-    trained = {label for _, label in kept["train"]}
-    notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
-    faults += [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    for split, pairs in kept.items():
-        known = ("`labels`", labels) if split == "train" else ("the training split", sorted(trained))
-        faults += _label_faults(f"{place}.{split}", pairs, *known)
-    if len(trained) == 1:
-        count = len(kept["train"])
-        faults += [f"{place}.train: all {count} texts have the label {min(trained)!r}; a task needs at least two classes"]
-    if faults:
-        raise ConfigError([*faults, *filter(None, [no_test])])
+    _stop(_label_faults(kept, labels, task.label, place, notices))
 
     splits = {split: _split(pairs, labels) for split, pairs in kept.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
+    small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
+    _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few" for split in small])
     splits.setdefault("test", _split([], labels))
-    faults += [
-        f"{place}.{split}: {len(part)} texts are fewer than the {len(labels)} classes"
-        for split, part in splits.items()
-        if len(part) < len(labels) and not (split == "test" and no_test)
-    ]
-    if faults:
-        raise ConfigError([*faults, *filter(None, [no_test])])
     notices += _shared(place, splits)
-    return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices)), no_test
+    return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices))
+
+
+def _stop(faults: list[str]) -> None:
+    if faults:
+        raise ConfigError(faults)
+
+
+def _count(texts: int) -> str:
+    return f"{texts} text{'s' * (texts != 1)}"
 
 
 Pairs = list[tuple[str, str]]
@@ -154,11 +152,27 @@ def _label_names(task: Task, noted: tuple[str, ...] | None, train: Pairs) -> tup
     return tuple(sorted(found, key=int if numbers else None))
 
 
-def _label_faults(place: str, pairs: Pairs, where: str, known: Sequence[str]) -> Iterator[str]:
-    for label, count in sorted(Counter(label for _, label in pairs if label not in known).items()):
-        close = closest(label, known)
-        hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:20])}"
-        yield f"{place}: the label {label!r} ({count} texts) is not in {where}; {hint}"
+def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], label_column: str, place: str, notices: list[str]) -> list[str]:
+    """Labels that the task or its training split does not know, doubled ones, a single class; unused ones are noticed."""
+    trained = sorted({label for _, label in kept["train"]})
+    notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
+    faults = [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
+    for split, pairs in kept.items():
+        where, known = ("`labels`", labels) if split == "train" else ("the training split", trained)
+        counts = Counter(label for _, label in pairs)
+        unknown = sorted(counts.keys() - set(known))
+        for label in unknown[:FAULTS]:
+            close = closest(label, known)
+            hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:FAULTS])}{', ...' * (len(known) > FAULTS)}"
+            faults.append(f"{place}.{split}: the label {label!r} ({_count(counts[label])}) is not in {where}; {hint}")
+        if len(unknown) > FAULTS:
+            faults.append(
+                f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {label_column!r} the label?"
+            )
+    if len(trained) == 1:
+        whole = _count(len(kept["train"]))
+        faults.append(f"{place}.train: one class only: {whole}, all with the label {trained[0]!r}; a task needs at least two")
+    return faults
 
 
 def _split(pairs: Pairs, labels: Sequence[str]) -> Split:
