@@ -200,7 +200,7 @@ def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterato
     for each in shared:
         for node in each.nodes:
             corpus = ", ".join(getattr(node.stage, "corpus", ()) or (study.task,))
-            label = f"{each.name} on {corpus}, {node.steps} steps"
+            label = f"{each.name}, {node.steps} steps on {corpus}"
             cached = store.get(node.stage_id, digests=False) is not None
             yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
 

@@ -98,7 +98,7 @@ def test_stages_in_order_are_parents_first(tmp_path: Path) -> None:
         assert {node.parent_id for node in each.nodes} <= known
         known |= {node.stage_id for node in each.nodes}
     text = show(study, Store(str(tmp_path / "store")))
-    assert "│  ├─ task on sls_imdb, 2 steps" in text
+    assert "│  ├─ task, 2 steps on sls_imdb" in text
 
 
 @pytest.fixture(scope="module")
