@@ -1,0 +1,291 @@
+"""A run folder as plain objects: what its records say, its search space, its test predictions. Nothing else is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from study import record
+
+Row = dict[str, Any]
+STATUSES = ("complete", "stopped", "diverged", "failed", "running")
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]|\x1b\\[[0-9;?]*[ -/]*[@-~]")
+"""Control characters, terminal escapes and marks that turn the direction of text."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One dimension of the search space."""
+
+    path: str
+    name: str
+    kind: str
+    """log, linear or category."""
+    values: tuple[str, ...] = ()
+    """Categories in their order."""
+    conditional: bool = False
+    """Whether some trials do not have it."""
+
+
+@dataclass
+class Trial:
+    """One trial and what its records say last."""
+
+    name: str
+    phase: str
+    params: dict[str, Any] = field(default_factory=dict)
+    setting: str = ""
+    label: str = ""
+    seed: int | None = None
+    status: str = "running"
+    reason: str = ""
+    stage_ids: tuple[str, ...] = ()
+    tokens: int = 0
+    seconds: float = 0.0
+    source: str = ""
+    error: float | None = None
+    """Last validation error, percent."""
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    """(epoch, validation error in percent)."""
+    test: Row | None = None
+    """The evaluation of its test split."""
+
+
+@dataclass
+class Run:
+    """Everything that a report is made of."""
+
+    folder: Path
+    rows: list[Row]
+    problems: list[str]
+    config: dict[str, Any]
+    """The resolved study file; empty where it is missing or unreadable."""
+    config_text: str = ""
+
+    def of(self, event: str) -> list[Row]:
+        """Records of one event, in order."""
+        return [row for row in self.rows if row["event"] == event]
+
+    @cached_property
+    def name(self) -> str:
+        """Name of the study."""
+        return plain(next((row["study"] for row in self.rows if row.get("study")), self.folder.name))
+
+    @cached_property
+    def trials(self) -> list[Trial]:
+        """All trials, those of the search first, each phase in order."""
+        return _trials(self.rows)
+
+    @property
+    def search(self) -> list[Trial]:
+        """Trials of the search in the order asked."""
+        return [trial for trial in self.trials if trial.phase == "search"]
+
+    @property
+    def finals(self) -> list[Trial]:
+        """Trials over seeds after the search."""
+        return [trial for trial in self.trials if trial.phase == "final"]
+
+    @cached_property
+    def baseline(self) -> dict[str, Row]:
+        """{split: scores of the bag of words}; empty without one."""
+        return {row["split"]: row for row in self.of("baseline")}
+
+    @cached_property
+    def stages(self) -> dict[str, Row]:
+        """{stage id: its record}, the one that computed it where there are several; else what the plan says of it."""
+        planned: dict[str, Row] = {
+            str(s.get("stage_id")): s for plan in self.of("plan") for s in plan.get("stages") or () if isinstance(s, dict)
+        }
+        found: dict[str, Row] = {}
+        for row in self.of("stage"):
+            if found.get(row["stage_id"], {}).get("status") != "computed":
+                found[row["stage_id"]] = planned.get(row["stage_id"], {}) | row
+        return {key: value | {"status": "cached" if value.get("cached") else "planned"} for key, value in planned.items()} | found
+
+    @cached_property
+    def space(self) -> list[Dimension]:
+        """Dimensions of the search, from the study file where it is there, else as the trials' parameters show them."""
+        return _space(self.config.get("space"), self.search or self.trials)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """{split: number of examples} as far as known."""
+        sizes = {row["split"]: row["examples"] for row in [*self.of("evaluation"), *self.of("baseline")] if row.get("examples")}
+        planned = next((row["splits"] for row in reversed(self.of("plan")) if row.get("splits")), {})
+        sizes |= {split: size for split, size in planned.items() if isinstance(size, int)}
+        return {split: sizes[split] for split in ("train", "validation", "test") if split in sizes}
+
+    @property
+    def state(self) -> str:
+        """finished, interrupted or unfinished; the last also after a kill."""
+        last = next((row["status"] for row in reversed(self.of("study"))), "")
+        return last if last in ("finished", "interrupted") else "unfinished"
+
+    @property
+    def seconds(self) -> float:
+        """Time of all sessions, each from its first record to its last."""
+        spans: dict[int, list[float]] = {}
+        for row in self.rows:
+            at = _seconds(row.get("utc"))
+            if at is not None:
+                spans.setdefault(row.get("session") or 0, []).append(at)
+        return sum(max(times) - min(times) for times in spans.values())
+
+    def errors_by_example(self, trial: str) -> dict[int, bool] | None:
+        """{index of the test text: whether the trial got it wrong}; None where predictions are not kept."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", trial):
+            return None
+        path = self.folder / "predictions" / f"{trial}-test.parquet"
+        if not path.is_file():
+            return None
+        import pyarrow.parquet as pq
+
+        try:
+            columns = pq.read_table(path, columns=["index", "label", "prediction"]).to_pydict()
+        except (OSError, ValueError, KeyError):
+            return None
+        return {
+            i: label != found for i, label, found in zip(columns["index"], columns["label"], columns["prediction"], strict=True)
+        }
+
+
+def load(folder: str | Path) -> Run:
+    """Read a run folder. A run without any record yet is an empty one; raises FileNotFoundError where there is no such file."""
+    folder = Path(folder)
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder}: no run folder (there is no records.jsonl in it)")
+    rows, problems = record.read(path)
+    text, config = _config(folder / "study.yaml")
+    return Run(folder, rows, problems, config, text)
+
+
+def plain(text: object, limit: int = 0) -> str:
+    """One line of text without control characters, cut to `limit` characters where that is given."""
+    line = " ".join(CONTROL.sub("", str(text)).split())
+    return line if not limit or len(line) <= limit else line[: limit - 1] + "…"
+
+
+def shown(value: object) -> str:
+    """A setting's value as people write it: 2e-05, 0.95, head+tail, sls_imdb + sls_yelp."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, (list, tuple)):
+        return " + ".join(map(shown, value))
+    return plain(value)
+
+
+def settings_text(params: Mapping[str, Any], space: Sequence[Dimension]) -> str:
+    """A setting in one line, in the order of the space."""
+    names = {dimension.path: dimension.name for dimension in space}
+    order = [path for path in names if path in params] + [path for path in params if path not in names]
+    return ", ".join(f"{plain(names.get(path, path))} {shown(params[path])}" for path in order)
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return "", {}
+    return text, config if isinstance(config, dict) else {}
+
+
+def _seconds(utc: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(utc).timestamp() if utc else None
+    except ValueError:
+        return None
+
+
+def _trials(rows: Iterable[Row]) -> list[Trial]:
+    found: dict[str, Trial] = {}
+    for row in rows:
+        if row["event"] == "trial":
+            _last_word(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row)
+        elif row["event"] == "evaluation" and row.get("trial"):
+            _evaluation(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row)
+    for trial in found.values():
+        trial.curve.sort()
+        if trial.error is None and trial.curve:
+            trial.error = trial.curve[-1][1]
+    order = {"search": 0, "final": 1}
+    return sorted(found.values(), key=lambda trial: (order.get(trial.phase, 2), _natural(trial.name)))
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    """Sorts t999 before t1000."""
+    match = re.fullmatch(r"(\D*)(\d{1,18})(.*)", name, flags=re.DOTALL)
+    return (match[1], int(match[2]), match[3]) if match else (name, -1, "")
+
+
+def _last_word(trial: Trial, row: Row) -> None:
+    """The newest record of a trial says how it stands."""
+    trial.status = row["status"] if row["status"] in STATUSES else "running"
+    trial.params = row.get("params") or trial.params
+    trial.setting = row.get("setting") or trial.setting
+    trial.label = plain(row.get("label") or trial.label)
+    trial.seed = row["seed"] if row.get("seed") is not None else trial.seed
+    trial.stage_ids = tuple(map(str, row.get("stage_ids") or trial.stage_ids))
+    trial.reason = plain(row.get("reason") or "", 300)
+    trial.source = row.get("source") or trial.source
+    trial.error = row.get("error_rate_percent") if row.get("error_rate_percent") is not None else trial.error
+    trial.tokens = max(trial.tokens, row.get("tokens") or 0)
+    trial.seconds = trial.seconds or row.get("seconds") or 0.0
+
+
+def _evaluation(trial: Trial, row: Row) -> None:
+    trial.setting = trial.setting or row.get("setting") or ""
+    trial.seed = row.get("seed") if trial.seed is None else trial.seed
+    error = row.get("error_rate_percent")
+    if row["split"] == "test":
+        trial.test = row if error is not None else trial.test
+    elif row["split"] == "validation" and error is not None and row.get("stage") != "pretrain":
+        trial.curve.append((row.get("epoch") or len(trial.curve) + 1, error))
+        trial.tokens = max(trial.tokens, row.get("tokens") or 0)
+        trial.seconds = row.get("wall_s") or trial.seconds
+
+
+def _space(config: Any, trials: Sequence[Trial]) -> list[Dimension]:
+    config = config if isinstance(config, dict) else {}
+    seen: dict[str, list[Any]] = {}
+    for trial in trials:
+        for path, value in trial.params.items():
+            seen.setdefault(path, []).append(value)
+    paths = [path for path in config if isinstance(path, str)] + [path for path in seen if path not in config]
+    made = []
+    for path in paths:
+        spec = config[path] if isinstance(config.get(path), dict) else None
+        kind, values = _kind(spec, seen.get(path, []))
+        conditional = bool(spec.get("when")) if spec else len(seen.get(path, [])) < len(trials)
+        made.append(Dimension(path, _short(path), kind, values, conditional))
+    return made
+
+
+def _short(path: str) -> str:
+    """`finetune.learning_rate` as `learning rate`; fields of other stages keep the stage's name."""
+    return plain(path.removeprefix("finetune.").replace(".", " ").replace("_", " "), 40)
+
+
+def _kind(spec: Mapping[str, Any] | None, seen: Sequence[Any]) -> tuple[str, tuple[str, ...]]:
+    """(log, linear or category; categories in their order)."""
+    numeric = bool(seen) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in seen)
+    if spec and isinstance(spec.get("choice"), list):
+        return "category", tuple(dict.fromkeys(map(shown, [*spec["choice"], *seen])))
+    if spec and (numeric or not seen):
+        return "log" if "log_uniform" in spec or spec.get("log") else "linear", ()
+    if not numeric:
+        return "category", tuple(dict.fromkeys(map(shown, seen)))
+    if len(set(seen)) <= 5 and len(seen) > 5:
+        return "category", tuple(map(shown, sorted(set(seen))))
+    return "log" if min(seen) > 0 and max(seen) / min(seen) >= 8 else "linear", ()

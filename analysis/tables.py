@@ -1,0 +1,421 @@
+"""The result as tables: for a terminal, Markdown, LaTeX, CSV. Labels are a user's text: each form escapes them in its own way."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis import select
+from analysis.load import STATUSES, Run, load, plain, settings_text
+from analysis.select import Difference, Interval, Setting
+
+DASH = "–"
+WIDTH = 80
+"""Columns of a terminal."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the result table, as text. A dash stands for what does not exist, such as the seeds of a bag of words."""
+
+    label: str
+    settings: str
+    validation: str
+    test: str
+    seeds: str
+    over_seeds: str
+    over_texts: str
+    trials: str
+    tokens: str
+    time: str
+    chosen: bool = False
+    kind: str = ""
+    """chosen, reference, baseline or nothing special."""
+
+
+HEAD = Line(
+    "setting",
+    "what differs",
+    "validation error %",
+    "test error %",
+    "seeds",
+    "95 % over seeds",
+    "95 % over texts",
+    "trials",
+    "tokens",
+    "time",
+)
+"""Heads of the columns. The intervals are of the test error."""
+
+
+def lines(run: Run) -> list[Line]:
+    """The result table: final settings, best on validation first, then the bag of words."""
+    return [_setting_line(run, setting) for setting in select.settings(run)] + _baseline_line(run)
+
+
+def _setting_line(run: Run, setting: Setting) -> Line:
+    chosen = setting.rank == 1 and select.is_settled(run)
+    return Line(
+        label=plain(setting.label, 60),
+        settings=settings_text(setting.trials[0].params, run.space),
+        validation=spread(setting.validation),
+        test=spread(setting.test),
+        seeds=_seeds(setting),
+        over_seeds=interval(setting.seeds_interval),
+        over_texts=interval(setting.examples_interval),
+        trials=str(len(setting.trials)),
+        tokens=count(setting.tokens),
+        time=duration(setting.seconds),
+        chosen=chosen,
+        kind="chosen" if chosen else "reference" if setting.reference else "",
+    )
+
+
+def _seeds(setting: Setting) -> str:
+    """Number of seeds; where some have no test scores, of how many the test error is the mean."""
+    tested, count = len(setting.test), len(setting.validation)
+    return str(count) if tested in (0, count) else f"{tested} of {count}"
+
+
+def _baseline_line(run: Run) -> list[Line]:
+    if not run.baseline:
+        return []
+    error = {split: row["error_rate_percent"] for split, row in run.baseline.items() if row.get("error_rate_percent") is not None}
+    row = run.baseline.get("test", {})
+    texts = select.wilson(error["test"], row["examples"]) if "test" in error and row.get("examples") else None
+    strength = next((row["c"] for row in run.baseline.values() if row.get("c") is not None), None)
+    seconds = max((row["seconds"] for row in run.baseline.values() if row.get("seconds") is not None), default=None)
+    return [
+        Line(
+            label="bag of words",
+            settings="TF-IDF, logistic regression" + (f", C {strength:g}" if strength is not None else ""),
+            validation=number(error.get("validation")),
+            test=number(error.get("test")),
+            seeds=DASH,
+            over_seeds=DASH,
+            over_texts=interval(texts),
+            trials=DASH,
+            tokens=DASH,
+            time=duration(seconds) if seconds is not None else DASH,
+            kind="baseline",
+        )
+    ]
+
+
+# Numbers as text -----------------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """`9.62 ± 0.36`: mean and standard deviation over seeds; without the latter for one seed."""
+    deviation = select.sd(values)
+    return number(select.mean(values)) + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
+def interval(found: Interval | None) -> str:
+    """`8.4–10.1`, or a dash."""
+    return DASH if found is None else f"{found[0]:.1f}–{found[1]:.1f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign, zero without one."""
+    text = f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return text[1:] if float(f"{value:.{digits}f}") == 0 else text
+
+
+def count(value: float) -> str:
+    """`1.2 M`, `52 k`, `812`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+# Sentences -----------------------------------------------------------------------------------------------------------------------
+
+
+def verdict(found: Difference, other: str) -> str:
+    """One sentence on a difference of the chosen setting to another; `other` is the other one's name."""
+    points = f"{abs(found.points):.1f} points"
+    way = "no different from" if found.points == 0 else f"{points} {'below' if found.points < 0 else 'above'}"
+    if found.interval is None:
+        return f"{way} {other}; whether that is more than noise cannot be told: {found.method}"
+    bounds = f"95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}"
+    return f"{way} {other}: {'within noise' if found.within_noise else 'more than noise'} ({bounds})"
+
+
+def named(label: str) -> str:
+    """A setting's label in a sentence."""
+    label = plain(label, 60)
+    return f"the {label}" if re.match("papers?'?s? setting", label) else label
+
+
+def comparisons(run: Run) -> list[str]:
+    """How the chosen setting's test error compares with the reference and with the bag of words."""
+    found = select.settings(run)
+    if not found or not found[0].test:
+        return []
+    best = found[0]
+    gaps = [(select.difference(run, best, other), other) for other in found[1:] if other.reference]
+    said = [verdict(gap, named(other.label)) for gap, other in gaps if gap is not None]
+    if gap := select.against_baseline(run, best):
+        said.append(verdict(gap, "the bag of words"))
+    return said
+
+
+def facts(run: Run) -> list[str]:
+    """What one must know to read the table, a sentence each."""
+    said = []
+    if select.is_settled(run):
+        said.append("Chosen on the validation split by mean error over seeds; the test split was read once, after that.")
+    if run.sizes:
+        sizes = ", ".join(f"{size:,} {split}" for split, size in run.sizes.items())
+        points = [
+            f"one {split} text = {100 / run.sizes[split]:.2g} points" for split in ("validation", "test") if run.sizes.get(split)
+        ]
+        said.append(f"Texts: {sizes}" + (f"; {', '.join(points)}." if points else "."))
+    if select.settings(run):
+        said.append(
+            "± is the standard deviation over seeds. 95 % intervals of the test error: Student's t over seeds, Wilson's over texts."
+        )
+    said.append(search_summary(run))
+    return [sentence for sentence in said if sentence]
+
+
+def search_summary(run: Run) -> str:
+    """`The search: 12 trials (6 complete, 4 stopped early, 1 diverged, 1 failed), 340 k tokens; 8 min 30 s in all.`"""
+    if not run.search:
+        return ""
+    tokens = count(sum(trial.tokens for trial in run.search))
+    time = f"; the whole study took {duration(run.seconds)}" if run.seconds else ""
+    return f"The search: {len(run.search)} trials ({by_status(run)}), {tokens} tokens of fine-tuning{time}."
+
+
+def by_status(run: Run) -> str:
+    """`6 complete, 4 stopped early, 1 failed`, of the search."""
+    counts = Counter(trial.status for trial in run.search)
+    names = {"stopped": "stopped early", "running": "not finished"}
+    return ", ".join(f"{counts[status]} {names.get(status, status)}" for status in STATUSES if counts[status])
+
+
+def missing(run: Run) -> list[str]:
+    """What a finished report would hold and this one does not, a sentence each."""
+    said, finals = [], select.settings(run)
+    if run.state == "unfinished":
+        said.append("The study has not finished: this is how it stands.")
+    elif run.state == "interrupted":
+        said.append("The study was interrupted: this is how it stands. The same command goes on.")
+    if not run.search and not run.finals:
+        said.append("No trial has begun.")
+    elif run.search and not any(trial.status == "complete" for trial in run.search):
+        reasons = sorted({trial.reason for trial in run.search if trial.reason and trial.status in ("failed", "diverged")})
+        said.append("No trial of the search is complete." + (f" Reasons given: {'; '.join(reasons[:3])}." if reasons else ""))
+    if run.trials and not finals:
+        said.append("No final is complete, so no setting is chosen and the test split has not been read.")
+    elif finals and not select.is_settled(run):
+        said.append("The finals are not all there, so no setting is chosen yet.")
+    if finals and any(not trial.test for setting in finals for trial in setting.trials):
+        said.append("Test scores of some finals are missing.")
+    if finals and max(len(setting.validation) for setting in finals) == 1:
+        said.append("One seed only: the spread over seeds is unknown.")
+    if run.rows and not run.baseline:
+        said.append("There is no bag of words to compare with.")
+    if run.problems:
+        few = "; ".join(plain(problem, 120) for problem in run.problems[:5]) + ("; …" if len(run.problems) > 5 else "")
+        said.append(f"{len(run.problems)} line(s) of the records could not be used ({few}).")
+    return said
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------------------
+
+
+def result_text(run: Run | str | Path) -> str:
+    """The final table for a terminal, at most 80 columns. Also takes the run's folder."""
+    run = run if isinstance(run, Run) else load(run)
+    found = lines(run)
+    parts = []
+    if found:
+        columns = [("setting", "label"), ("validation %", "validation"), ("test %", "test"), ("95 % (seeds)", "over_seeds")]
+        columns += [("95 % (texts)", "over_texts"), ("seeds", "seeds")]
+        cells = [
+            [("* " if line.chosen else "  ") + plain(line.label, 20), *(getattr(line, key) for _, key in columns[1:])]
+            for line in found
+        ]
+        parts += [_aligned([["  setting", *(name for name, _ in columns[1:])], *cells])]
+        parts += ["\n".join(_wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
+    said = comparisons(run)
+    if said:
+        parts.append("\n".join(_wrapped(f"{'* chosen' if select.is_settled(run) else 'best so far'}: {text}.") for text in said))
+    parts.append("\n".join(_wrapped(text) for text in [*facts(run), *missing(run)]))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows = [
+        [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in rows)
+
+
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
+
+
+COLUMNS = ("label", "settings", "validation", "test", "seeds", "over_seeds", "over_texts", "trials", "tokens", "time")
+
+
+def markdown(run: Run) -> str:
+    """The table as Markdown with its facts below."""
+    found = lines(run)
+    parts = [f"# {_md(run.name)}"]
+    if found:
+        head = [getattr(HEAD, column) for column in COLUMNS]
+        rows = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+        for line in found:
+            label = f"**{_md(line.label)}** (chosen)" if line.chosen else _md(line.label)
+            rows.append([label, *(_md(getattr(line, column)) for column in COLUMNS[1:])])
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    said = [f"The {'chosen' if select.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
+    parts += ["\n".join(f"- {_md(text)}" for text in [*said, *facts(run), *missing(run)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", plain(text))
+
+
+def latex(run: Run) -> str:
+    """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
+    columns = [column for column in COLUMNS if column not in ("settings", "trials")]
+    rows = []
+    for line in lines(run):
+        cells = [_tex(getattr(line, column)) for column in columns]
+        rows.append(" & ".join([f"\\textbf{{{cells[0]}}}" if line.chosen else cells[0], *cells[1:]]) + r" \\")
+    notes = [f"{line.label}: {line.settings}." for line in lines(run) if line.kind != "baseline"]
+    notes += [f"The {'chosen' if select.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
+    notes += [*facts(run), *missing(run)]
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+            r"    \toprule",
+            "    " + " & ".join(_tex(getattr(HEAD, column)) for column in columns) + r" \\",
+            r"    \midrule",
+            *(f"    {row}" for row in rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            rf"  \caption{{{_tex(run.name)}. {' '.join(map(_tex, notes))}}}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+TEX = {c: "\\" + c for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "\N{MINUS SIGN}": "$-$",
+    DASH: "--",
+    '"': "''",
+    "…": r"\ldots{}",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(TEX.get(char, char) for char in plain(text))
+
+
+RESULT_COLUMNS = (
+    *("event", "session", "utc", "trial", "phase", "label", "trial_status", "setting", "seed", "recipe", "stage", "stage_name"),
+    *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", "error_rate_percent", "macro_f1", "micro_f1", "mcc"),
+    *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
+)
+TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "validation_error_rate_percent",
+                 "test_error_rate_percent", "tokens", "seconds", "source")  # fmt: skip
+
+
+def results_csv(run: Run) -> str:
+    """One row per evaluation, the bag of words among them; a column per dimension of the space."""
+    trials = {trial.name: trial for trial in run.trials}
+    rows = []
+    for row in [*run.of("baseline"), *run.of("evaluation")]:
+        trial = trials.get(row.get("trial") or "")
+        about = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting} if trial else {}
+        rows.append(row | about | _params(run, trial.params if trial else {}))
+    return _csv((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def trials_csv(run: Run) -> str:
+    """One row per trial, those without any evaluation among them."""
+    rows = []
+    for trial in run.trials:
+        row = {
+            name: getattr(trial, name)
+            for name in ("phase", "label", "setting", "seed", "status", "reason", "tokens", "seconds", "source")
+        }
+        test = trial.test["error_rate_percent"] if trial.test else None
+        epochs = trial.curve[-1][0] if trial.curve else 0
+        row |= {
+            "trial": trial.name,
+            "epochs": epochs,
+            "validation_error_rate_percent": trial.error,
+            "test_error_rate_percent": test,
+        }
+        rows.append(row | _params(run, trial.params))
+    return _csv((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:
+    return {f"param.{d.path}": params.get(d.path) for d in run.space}
+
+
+def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    if isinstance(value, (list, tuple)):
+        value = " + ".join(map(str, value))
+    if isinstance(value, str):
+        value = plain(value)
+        return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value
+    return "" if value is None else value
