@@ -142,6 +142,8 @@ def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:
             yield f"recipe.{index}: no kind of stage is called {kind!r}{near(kind, STAGE_KINDS)}"
         elif not isinstance(settings, dict | None):
             yield f"recipe.{index}.{kind}: {settings!r:.80} given; it should be a mapping of fields to values"
+        elif "kind" in (settings or {}):
+            yield f"recipe.{index}.{kind}.kind: unknown field; the kind of a stage is its key"
         else:
             recipe[index] = {"kind": kind} | (settings or {})
             continue

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from study import estimate
 from study import space as spaces
+from study.search import Search, given_points
 from study.settings import Study
 from study.space import Params
 
@@ -149,7 +151,7 @@ def _shared_settings(study: Study) -> list[Params]:
     chosen = {path: study.space[path] for path in relevant}
     if any(dimension.values is None for dimension in chosen.values()):
         return []
-    points = spaces.grid(chosen, study.fixed)
+    points = list(islice(spaces.grid(chosen, study.fixed), MOST_COMBINATIONS + 1))
     if len(points) > MOST_COMBINATIONS:
         return []
     rest = {path: dimension for path, dimension in study.space.items() if path not in relevant}
@@ -207,8 +209,6 @@ def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterato
 
 def _draws(study: Study) -> list[Params]:
     """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
-    from study.search import Search
-
     sampler = "grid" if study.search.sampler == "grid" else "random"
     settings = study.search.model_copy(update={"sampler": sampler})
     draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
@@ -222,9 +222,7 @@ def _draws(study: Study) -> list[Params]:
 def _trial_count(study: Study) -> int:
     if study.search.sampler != "grid" and study.space:
         return study.budget.trials
-    first = study.first_points()
-    points = first + [point for point in spaces.grid(study.space, study.fixed) if point not in first]
-    return min(study.budget.trials, len(points))
+    return min(study.budget.trials, len(given_points(study)))
 
 
 def _final_count(study: Study) -> int:

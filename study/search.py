@@ -14,6 +14,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,7 +96,7 @@ class Search:
 
     def __init__(self, study: Study, past: Sequence[Past] = (), journal: str | Path | None = None) -> None:
         self.study = study
-        self._points = _given_points(study)
+        self._points = given_points(study)
         self._enumerated = study.search.sampler == "grid" or not study.space
         self._unfinished: list[tuple[int, Params]] = []
         aside = None if journal is None else Path(f"{journal}.rebuilt")
@@ -215,12 +216,13 @@ def _told(state: str, value: float | None, intermediate: Mapping[int, float]) ->
     return "FAIL", None
 
 
-def _given_points(study: Study) -> list[Params]:
-    """The points that need no sampler: the given first ones, then those of a grid, or the one point of an empty space."""
+def given_points(study: Study) -> list[Params]:
+    """Points that need no sampler, up to the budget: the given first ones, then a grid, or the one point of an empty space."""
     first = study.first_points()
     if study.space and study.search.sampler != "grid":
         return first
-    return first + [point for point in spaces.grid(study.space, study.fixed) if point not in first]
+    others = (point for point in spaces.grid(study.space, study.fixed) if point not in first)
+    return first + list(islice(others, max(0, study.budget.trials - len(first))))
 
 
 def _sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseSampler:

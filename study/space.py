@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -20,7 +20,7 @@ from trainables.config import ConfigError, Model
 if TYPE_CHECKING:
     import optuna
 
-Whole = int
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Scalar = bool | int | float | str
 Value = Scalar | tuple[str, ...]
 Params = dict[str, Any]
@@ -90,10 +90,10 @@ class Dimension(Model):
         return self.log_uniform or self.uniform or self.int
 
     @property
-    def values(self) -> tuple[Value, ...] | None:
+    def values(self) -> Sequence[Value] | None:
         """All values in order where they can be counted: choices and whole numbers."""
         if self.int is not None:
-            return tuple(range(self.int[0], self.int[1] + 1, self.step))
+            return range(self.int[0], self.int[1] + 1, self.step)
         return self.choice
 
     def corners(self) -> tuple[Value, ...]:
@@ -107,7 +107,7 @@ class Dimension(Model):
         lower, upper = self.bounds or (math.nan, math.nan)
         if isinstance(value, bool) or not isinstance(value, int | float) or not lower <= value <= upper:
             return False
-        return self.int is None or (isinstance(value, Whole) and (value - self.int[0]) % self.step == 0)
+        return self.int is None or (isinstance(value, int) and (value - self.int[0]) % self.step == 0)
 
     def allowed(self) -> str:
         """The values in words, for messages."""
@@ -195,20 +195,19 @@ def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:
     return params
 
 
-def grid(space: Space, fixed: Mapping[str, Any]) -> list[Params]:
+def grid(space: Space, fixed: Mapping[str, Any]) -> Iterator[Params]:
     """Every point of a space of choices and whole numbers, the last dimension in order varying fastest."""
-    points: list[Params] = [{}]
-    for path in ordered(space):
-        points = [
-            extended
-            for point in points
-            for extended in (
-                [point | {path: value} for value in space[path].values or ()]
-                if is_active(space[path], {**fixed, **point})
-                else [point]
-            )
-        ]
-    return points
+
+    def extended(params: Params, paths: list[str]) -> Iterator[Params]:
+        if not paths:
+            yield params
+        elif is_active(space[paths[0]], {**fixed, **params}):
+            for value in space[paths[0]].values or ():
+                yield from extended({**params, paths[0]: value}, paths[1:])
+        else:
+            yield from extended(params, paths[1:])
+
+    return extended({}, ordered(space))
 
 
 def fixed_values(stages: Mapping[str, Model]) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +305,43 @@ def test_no_file_no_tags_no_anchors(tmp_path: Path) -> None:
     for text, fault in (("a: !!python/object:os.system x", "tag"), ("a: &a [1]\nb: *a", "anchors"), ("a: [", "not YAML")):
         (tmp_path / "study.yaml").write_text(text, encoding="utf-8")
         assert fault in faults(tmp_path / "study.yaml")[0]
+
+
+JUNK: list[Any] = [
+    *(None, 0, -1, 1.5, True, "x", "", [], {}, [1], ["a", ["b"]], {"a": 1}, {"kind": "x"}, [{}], [None], 10**400),
+    *([{"finetune": None}], [{"finetune": {"name": 3}}], "known", ["known"], {"choice": None}, {"when": 3, "int": [1, 2]}),
+    *({"finetune.xi": {"uniform": [0.1, 0.2, 0.3]}}, {"finetune.epochs": {"int": [1, 9]}}, {"int": [1, 10**400]}),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_is_wrong_is_a_fault_and_no_traceback(seed: int) -> None:
+    """One to three places of a sound study replaced by junk or left out."""
+    rng, refused = random.Random(seed), list[tuple[str, ...]]()
+    for _ in range(150):
+        data = changed()
+        for _ in range(rng.choice([1, 1, 2, 3])):
+            *parents, last = rng.choice([place for place in _places(data) if place])
+            at = data
+            for key in parents:
+                at = at[key]
+            if rng.random() < 0.8:
+                at[last] = copy.deepcopy(rng.choice(JUNK))
+            else:
+                del at[last]
+        try:
+            load_study(data)
+        except ConfigError as error:
+            refused.append(error.faults)
+    assert len(refused) > 100
+    assert all(lines and all(line and "\n" not in line for line in lines) for lines in refused)
+
+
+def _places(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield place
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from _places(value, (*place, key))
 
 
 def test_overrides() -> None:
