@@ -237,7 +237,7 @@ def open_files(url: str | os.PathLike[str]) -> Files:
     import fsspec
     from fsspec.implementations.local import LocalFileSystem
 
-    protocol = text.split("://")[0].split("::")[-1]
+    protocol = text.split("::")[0].split("://")[0]
     if protocol in ("file", "local"):
         return LocalFiles(Path(LocalFileSystem._strip_protocol(text)))
     try:

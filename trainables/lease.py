@@ -4,8 +4,8 @@ A lease is the file `leases/<id>/<generation>.json`, created exclusively; the hi
 thread. Whoever finds it dead creates the next generation, which only one can. Dead means: its process is gone, where that can be
 seen (same machine, boot and process table; start times tell a recycled pid apart); else, it was not renewed for its `ttl_s`. On one
 machine that is read off the monotonic clock, which all processes share and which stands still while the machine sleeps. Between
-machines, whose clocks may differ, the waiter watches the file for `ttl_s` by its own clock; only a lease long expired is believed at
-once.
+machines, whose clocks may differ, the waiter watches the file for `ttl_s` by its own clock, and believes at once only in a lease
+that expired long ago.
 
 No lease is needed for correct results: artifacts appear whole, and two owners leave the same one. It saves work.
 """
