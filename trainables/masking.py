@@ -77,9 +77,9 @@ class Chunks(Sequence[tuple[Ids, Ids]]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         document, part = int(self.document[index]), int(self.part[index])
-        ids, words = self.pieces[document], self.pieces.words(document)
+        ids = self.pieces[document]
         start, end = (len(ids) * k // int(self.parts[document]) for k in (part, part + 1))
-        return ids[start:end], words[start:end]
+        return ids[start:end], self.pieces.words(document, start, end)
 
 
 def chunks(pieces: Pieces, budget: int) -> Chunks:

@@ -18,10 +18,9 @@ def scores(labels: Classes, predictions: Classes, classes: int) -> dict[str, flo
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) != len(predictions) or not len(labels):
         raise ValueError(f"{len(labels)} labels, {len(predictions)} predictions")
-    confusion = np.bincount(labels * classes + predictions, minlength=classes**2)
     if min(labels.min(), predictions.min()) < 0 or max(labels.max(), predictions.max()) >= classes:
         raise ValueError(f"a class outside 0..{classes - 1}")
-    confusion = confusion.reshape(classes, classes)  # [label, prediction]
+    confusion = np.bincount(labels * classes + predictions, minlength=classes**2).reshape(classes, classes)  # [label, prediction]
     right = np.diagonal(confusion)
     occurs = confusion.sum(axis=0) + confusion.sum(axis=1)
     f1 = 2 * right[occurs > 0] / occurs[occurs > 0]  # 2 TP / (2 TP + FP + FN)

@@ -123,11 +123,11 @@ class Pieces:
         ids: Ids = self._batches[batch][1][start:end]
         return ids
 
-    def words(self, index: int) -> Ids:
-        """For every piece of a text the number of its word, int32 [pieces], ascending from 0."""
+    def words(self, index: int, first: int = 0, last: int | None = None) -> Ids:
+        """For the pieces first..last-1 of a text, or for all, the number of their word, int32 [pieces], ascending."""
         batch, start, end = self._place(index)
-        begins = self._batches[batch][2][start:end]
-        return np.cumsum(begins, dtype=np.int32) - np.int32(1)
+        begins = self._batches[batch][2][start:end][first:last]
+        return np.cumsum(begins, dtype=np.int32)
 
     @cached_property
     def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -231,7 +231,7 @@ def _tokenise(texts: list[str], tokenizer: Tokenizer) -> tuple[list[Ids], list[n
     for row, encoding in zip(ids, found.encodings, strict=True):
         words = np.fromiter((-1 if word is None else word for word in encoding.word_ids), np.int64, len(row))
         # Marks too: where spaces do not split, a whole text is one "word" to the tokenizer.
-        begins.append(_first(np.diff(words, prepend=-2) != 0 | marked[row]))
+        begins.append(_first((np.diff(words, prepend=-2) != 0) | marked[row]))
     return ids, begins
 
 

@@ -1,0 +1,57 @@
+"""The bag of words: about as good as it should be, chosen on validation, the same every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from tests.helpers import write_csv
+from trainables.baseline import STRENGTHS, bag_of_words
+from trainables.config import Task
+from trainables.data import load_task
+from trainables.metrics import scores
+from trainables.tasks import resolve
+
+
+@pytest.mark.parametrize("name", ["sls_imdb", "sls_yelp", "sls_amazon"])
+def test_about_a_fifth_of_the_shipped_reviews_is_wrong(name: str) -> None:
+    data = load_task(name, resolve(name))
+    found = bag_of_words(data)
+    assert 15 < found["test"]["error_rate_percent"] < 24.5
+    assert found["c"] in STRENGTHS
+    for split, part in (("validation", data.validation), ("test", data.test)):
+        assert found["predictions"][split].shape == (len(part),)
+        assert found["probabilities"][split].sum(axis=1) == pytest.approx(np.ones(len(part)))
+        again = scores(part.labels, found["predictions"][split], 2)
+        assert {key: found[split][key] for key in again} == again
+    again = bag_of_words(data)
+    assert again["test"] == found["test"]
+    assert np.array_equal(again["probabilities"]["test"], found["probabilities"]["test"])
+
+
+def test_the_strength_is_the_best_on_validation() -> None:
+    data = load_task("sls_yelp", resolve("sls_yelp"))
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+", sublinear_tf=True, dtype=np.float32)
+    train, validation = words.fit_transform(data.train.texts), words.transform(data.validation.texts)
+    errors = [
+        np.mean(LogisticRegression(C=c, max_iter=1000).fit(train, data.train.labels).predict(validation) != data.validation.labels)
+        for c in STRENGTHS
+    ]
+    found = bag_of_words(data)
+    assert found["validation"]["error_rate_percent"] == pytest.approx(100 * min(errors))
+    assert errors[STRENGTHS.index(found["c"])] == min(errors)
+    assert max(errors) > min(errors)  # else any choice would do
+
+
+def test_a_class_that_training_lacks_and_texts_without_words(tmp_path: Path) -> None:
+    rows = [("🎬 👍" if i % 2 else "🎬 👎", "ca"[i % 2]) for i in range(12)]
+    path = write_csv(tmp_path / "a.csv", rows)
+    found = bag_of_words(load_task("signs", Task(train=path, validation=path, labels=("a", "b", "c")), needs_test=False))
+    assert found["validation"]["error_rate_percent"] == 0
+    assert found["probabilities"]["validation"][:, 1].tolist() == [0.0] * 12
+    assert found["test"] is None
+    assert set(found["predictions"]) == {"validation"}
