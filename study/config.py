@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import create_model
 
+from study.estimate import encoder_settings
 from study.reference import document
 from study.settings import (
     STAGE_KINDS,
@@ -316,10 +317,7 @@ def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
 
 def _length_faults(study: Study) -> Iterator[str]:
     """Stages that can be longer than the encoder has positions for."""
-    from trainables.checkpoint import locate
-
-    encoder = study.encoder
-    settings = encoder.config or json.loads((locate(encoder) / "config.json").read_text(encoding="utf-8"))
+    settings = encoder_settings(study.encoder)
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int) or settings.get("position_biased_input") is False:
         return

@@ -72,7 +72,7 @@ def gemm_flops(size: int = 768, tries: int = 10) -> float:
     return float(2 * size**3 / min(seconds[1:]))  # the first sets the threads up
 
 
-def _settings_of(encoder: Encoder) -> dict[str, Any]:
+def encoder_settings(encoder: Encoder) -> dict[str, Any]:
     """The transformers configuration of an encoder."""
     if encoder.config is not None:
         return encoder.config
@@ -84,7 +84,7 @@ def _settings_of(encoder: Encoder) -> dict[str, Any]:
 
 def matrix_weights(encoder: Encoder) -> int:
     """Weights of the layers' matrices: four of attention and two of the feed-forward part in each."""
-    settings = _settings_of(encoder)
+    settings = encoder_settings(encoder)
     width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
     inner = settings.get("intermediate_size") or settings.get("hidden_dim") or settings.get("d_inner") or 4 * width
     layers = settings.get("num_hidden_layers") or settings.get("n_layers") or settings.get("n_layer") or 12
@@ -93,7 +93,7 @@ def matrix_weights(encoder: Encoder) -> int:
 
 def weights_bytes(encoder: Encoder) -> int:
     """Size of an encoder's float32 weights: its layers and its embeddings."""
-    settings = _settings_of(encoder)
+    settings = encoder_settings(encoder)
     width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
     pieces = settings.get("vocab_size") or encoder.vocabulary
     return 4 * (matrix_weights(encoder) + int(width * (pieces + settings.get("max_position_embeddings", 512))))

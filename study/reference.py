@@ -111,7 +111,9 @@ def _allowed(field: dict[str, Any]) -> str:
 
 def _bounds(field: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    return "".join(f", {sign} {field[key]:g}" for key, sign in signs.items() if key in field).replace(",", "", 1)
+    return "".join(f", {sign} {field[key]:g}" for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53).replace(
+        ",", "", 1
+    )
 
 
 if __name__ == "__main__":
