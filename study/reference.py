@@ -111,9 +111,8 @@ def _allowed(field: dict[str, Any]) -> str:
 
 def _bounds(field: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    return "".join(f", {sign} {field[key]:g}" for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53).replace(
-        ",", "", 1
-    )
+    given = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
+    return ",".join(f" {sign} {bound:g}" for sign, bound in given)
 
 
 if __name__ == "__main__":
