@@ -70,7 +70,7 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
     raw = _content(url)
     if suffix != "parquet":
         _check_utf8(raw, url)
-        if not raw.strip():
+        if not raw.removeprefix(b"\xef\xbb\xbf").strip():
             raise ConfigError([f"{url}: the file is empty"])
     import pyarrow as pa
 
