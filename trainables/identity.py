@@ -104,7 +104,7 @@ def encoder_id(recipe: Recipe) -> str:
     """Digest of the encoder that the first stage starts from."""
     digest = checkpoint.digest(recipe.encoder)
     if trains_vocabulary(recipe.encoder):
-        digest += "".join(load_task(name, task).digest("train") for name, task in sorted(recipe.tasks.items()))
+        digest += "".join(load_task(name, task, needs_test=False).digest("train") for name, task in sorted(recipe.tasks.items()))
     return "encoder:" + hashlib.sha256(digest.encode()).hexdigest()[:32]
 
 
@@ -117,7 +117,9 @@ def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
     """The texts whose vocabulary an encoder from scratch gets: the training texts of all tasks; none for other encoders."""
     if not trains_vocabulary(recipe.encoder):
         return ()
-    return tuple(text for name, task in sorted(recipe.tasks.items()) for text in load_task(name, task).train.texts)
+    return tuple(
+        text for name, task in sorted(recipe.tasks.items()) for text in load_task(name, task, needs_test=False).train.texts
+    )
 
 
 def recipe_name(recipe: Recipe) -> str:
