@@ -2,8 +2,8 @@
 
 A random forest (Breiman 2001) learns validation error from the settings. Each trial is predicted by a forest that has not seen it;
 then one of its settings is replaced by that of every other trial in turn. How much the squared error grows is the dimension's
-importance (permutation importance, with all replacements instead of random ones). When the forest predicts no better than the mean of
-the trials, nothing can be said, and the report says so.
+importance (permutation importance, with all replacements instead of random ones). Where the forest predicts no better than the mean
+of the trials nothing can be said, and the report says so.
 """
 
 from __future__ import annotations

@@ -1,0 +1,463 @@
+"""Figures as SVG: the same bytes for the same records, colours that follow the page, ids that do not collide on one page.
+
+Files of their own keep plain colours, so that every program opens them; on the page the colours become CSS variables. Whatever a
+colour says is also said by a shape or a line style.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+from analysis import select
+from analysis.importance import Importance, position
+from analysis.load import Dimension, Run, Trial, plain, settings_text, shown
+from analysis.tables import number
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+COLOURS = {
+    "fg": "#1f2430",
+    "muted": "#566070",
+    "grid": "#dfe3e8",
+    "accent": "#0a5fb4",
+    "warm": "#b2440c",
+    "green": "#17754a",
+    "violet": "#7446b0",
+}
+"""Names of the page's CSS variables and their colours in a light scheme; nothing else draws in these very colours."""
+SERIES = (("accent", "o", "-"), ("warm", "s", "--"), ("green", "D", "-."), ("violet", "^", ":"))
+"""Colour, marker and line style of each final setting."""
+MARKS = {
+    "complete": ("accent", "o", True, "complete"),
+    "stopped": ("muted", "v", False, "stopped early"),
+    "diverged": ("warm", "X", True, "diverged"),
+    "failed": ("warm", "s", False, "failed"),
+    "running": ("green", "D", False, "not finished"),
+}
+"""Colour, marker, whether it is filled, and name of each status."""
+WIDTH_IN, HEIGHT_IN = 4.5, 3.05
+RC = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": COLOURS["fg"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.6,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.2,
+    "savefig.transparent": True,
+}
+
+
+@dataclass
+class Figure:
+    """One figure: its name (also of its file), title, what it shows for those who do not see it, and its caption."""
+
+    name: str
+    title: str
+    description: str
+    caption: str
+    svg: str
+    """A file of its own."""
+    inline: str = field(default="", repr=False)
+    """For the page."""
+
+
+def result(run: Run) -> Figure | None:
+    """Test error of each final setting with its seeds and intervals, and the bag of words."""
+    settings = [setting for setting in select.settings(run) if setting.test]
+    baseline = run.baseline.get("test", {}).get("error_rate_percent")
+    if not settings:
+        return None
+    names = [plain(setting.label, 26) for setting in settings] + ["bag of words"] * (baseline is not None)
+    tips: dict[str, list[str]] = {}
+
+    def draw(axes: Any) -> None:
+        for y, setting in enumerate(settings):
+            colour, marker, _ = SERIES[y % len(SERIES)]
+            if setting.examples_interval:
+                axes.plot(setting.examples_interval, [y, y], color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
+            if setting.seeds_interval:
+                axes.plot(setting.seeds_interval, [y, y], color=COLOURS[colour], linewidth=5, alpha=0.3, solid_capstyle="butt")
+            tips[f"seeds-{y}"] = [
+                f"{plain(setting.label)}, seed {t.seed}: {t.test['error_rate_percent']:.2f} %" for t in setting.trials if t.test
+            ]
+            axes.scatter(setting.test, [y + 0.24] * len(setting.test), s=9, color=COLOURS["muted"], linewidths=0, gid=f"seeds-{y}")
+            axes.plot([statistics.fmean(setting.test)], [y], marker=marker, color=COLOURS[colour], markersize=7)
+        if baseline is not None:
+            examples = run.baseline["test"].get("examples")
+            if examples:
+                axes.plot(
+                    select.wilson(baseline, examples),
+                    [len(settings)] * 2,
+                    color=COLOURS["muted"],
+                    linewidth=1,
+                    marker="|",
+                    markersize=6,
+                )
+            axes.plot([baseline], [len(settings)], marker="P", color=COLOURS["muted"], markersize=7)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["fg"])
+        axes.set_xlabel("test error, %")
+
+    said = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
+    said += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
+    caption = "Test error: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over the test texts (line)."
+    return _figure("result", "Test error of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
+
+
+def curves(run: Run) -> Figure | None:
+    """Validation error per epoch, one line per trial of the search."""
+    trials = [trial for trial in run.search if trial.curve]
+    if not trials:
+        return None
+    best = _best(trials)
+    tips: dict[str, list[str]] = {}
+
+    def draw(axes: Any) -> None:
+        for trial in sorted(trials, key=lambda each: each is best):
+            colour, marker, filled, _ = MARKS[trial.status]
+            style: dict[str, Any] = {"color": COLOURS[colour], "gid": f"line-{trial.name}"}
+            style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < 60 else 0.35}
+            axes.plot(*zip(*trial.curve, strict=True), linestyle="-" if trial.status == "complete" else (0, (3, 2)), **style)
+            _mark(axes, [trial.curve[-1]], trial.status, size=22 if trial.status != "complete" or trial is best else 7)
+            tips[f"line-{trial.name}"] = [tip(trial, run.space)]
+        _epochs(axes, trials)
+
+    counts = [
+        f"{sum(t.status == status for t in trials)} {MARKS[status][3]}"
+        for status in MARKS
+        if any(t.status == status for t in trials)
+    ]
+    said = f"Validation error by epoch of {len(trials)} trials: {', '.join(counts)}."
+    said += f" The best, {best.name}, ends at {best.error:.2f} %." if best is not None and best.error is not None else ""
+    legend = [("best", _line("accent", 2.4)), ("complete", _line("accent", 1))][: 2 if best else 0] + _legend(
+        trials, leave=("complete",)
+    )
+    caption = "Search: validation error after each epoch, one line per trial; the mark shows where and how a trial ended."
+    return _figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
+
+
+def finals(run: Run) -> Figure | None:
+    """Validation error per epoch of the final settings: mean over seeds, with the range."""
+    settings = [setting for setting in select.settings(run) if any(trial.curve for trial in setting.trials)]
+    if not settings:
+        return None
+    legend = []
+
+    def draw(axes: Any) -> None:
+        for index, setting in enumerate(settings):
+            colour, marker, style = SERIES[index % len(SERIES)]
+            epochs = sorted({epoch for trial in setting.trials for epoch, _ in trial.curve})
+            errors = [[error for trial in setting.trials for at, error in trial.curve if at == epoch] for epoch in epochs]
+            axes.fill_between(
+                epochs, list(map(min, errors)), list(map(max, errors)), color=COLOURS[colour], alpha=0.13, linewidth=0
+            )
+            means = [statistics.fmean(each) for each in errors]
+            axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
+        _epochs(axes, [trial for setting in settings for trial in setting.trials])
+
+    for index, setting in enumerate(settings):
+        colour, marker, style = SERIES[index % len(SERIES)]
+        legend.append((plain(setting.label, 24), _line(colour, 1.8, marker, style)))
+    seeds = max(len(setting.validation) for setting in settings)
+    said = "; ".join(f"{plain(s.label)} ends at {number(select.mean(s.validation))} %" for s in settings)
+    caption = f"Finals: validation error after each epoch, mean over {seeds} seeds (line) and their range (band)."
+    caption = caption if seeds > 1 else "Finals: validation error after each epoch, one seed."
+    return _figure("finals", "Learning curves of the finals", said, caption, draw, {}, legend)
+
+
+def history(run: Run) -> Figure | None:
+    """Validation error by order of the trials, with the best so far."""
+    trials = run.search
+    known = [trial for trial in trials if trial.error is not None]
+    if not known:
+        return None
+    tips: dict[str, list[str]] = {}
+    places = {trial.name: index for index, trial in enumerate(trials)}
+
+    def draw(axes: Any) -> None:
+        low, high = min(t.error or 0 for t in known), max(t.error or 0 for t in known)
+        top = high + 0.12 * max(high - low, 0.5)
+        for status in MARKS:
+            some = [trial for trial in trials if trial.status == status]
+            if some:
+                points = [(places[t.name], top if t.error is None else t.error) for t in some]
+                _mark(axes, points, status, gid=f"status-{status}")
+                tips[f"status-{status}"] = [tip(trial, run.space) for trial in some]
+        steps = _best_so_far(trials)
+        if steps:
+            axes.step([x for x, _ in steps], [y for _, y in steps], where="post", color=COLOURS["green"], linewidth=1.6, zorder=1)
+        axes.set_xlabel("trial")
+        axes.set_ylabel("validation error, %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.7, len(trials) - 0.3)
+
+    steps = _best_so_far(trials)
+    said = f"{len(trials)} trials." + (
+        f" Best validation error so far goes from {steps[0][1]:.2f} to {steps[-1][1]:.2f} %." if steps else ""
+    )
+    lost = sum(trial.error is None for trial in trials)
+    caption = "Search history: last validation error of each trial in the order asked, and the best complete one so far (line)."
+    caption += f" {lost} without any value {'lie' if lost > 1 else 'lies'} at the upper edge." if lost else ""
+    legend = _legend(trials) + ([("best so far", _line("green", 1.6))] if steps else [])
+    return _figure("history", "Search history", said, caption, draw, tips, legend)
+
+
+def importances(run: Run, found: Importance) -> Figure | None:
+    """Share of each dimension in what the settings explain."""
+    if not found.shares:
+        return None
+    names = {dimension.path: dimension.name for dimension in run.space}
+    order = sorted(found.shares.items(), key=lambda pair: pair[1])
+
+    def draw(axes: Any) -> None:
+        bars = axes.barh(range(len(order)), [100 * share for _, share in order], color=COLOURS["accent"], alpha=0.85, height=0.6)
+        axes.bar_label(bars, [f"{100 * share:.0f} %" for _, share in order], padding=3, color=COLOURS["fg"])
+        axes.set_yticks(range(len(order)), [plain(names[path], 24) for path, _ in order])
+        axes.set_xlim(0, 115 * order[-1][1])
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0, labelcolor=COLOURS["fg"])
+        axes.set_xlabel("share of what the settings explain, %")
+
+    said = ", ".join(f"{names[path]} {100 * share:.0f} %" for path, share in reversed(order))
+    caption = f"Importance: permutation importance of a random forest on {found.trials} completed trials, which explains "
+    caption += f"{100 * found.explained:.0f} % of the variance between trials it has not seen."
+    caption += " So few trials give a hint, no more." if found.few else ""
+    return _figure("importance", "Importance of each dimension", said, caption, draw, {}, height=0.8 + 0.38 * len(order))
+
+
+def dimension(run: Run, index: int) -> Figure | None:
+    """Validation error against one dimension, for trials that have it and a value."""
+    about = run.space[index]
+    spots = [(trial, position(about, trial.params.get(about.path))) for trial in run.search if trial.error is not None]
+    placed = [(trial, at) for trial, at in spots if at is not None]
+    if not placed:
+        return None
+    tips: dict[str, list[str]] = {}
+    category = about.kind == "category"
+
+    def draw(axes: Any) -> None:
+        for status in MARKS:
+            some = [(trial, at) for trial, at in placed if trial.status == status]
+            if some:
+                points = [
+                    ((_strip(trial, at) if category else 10**at if about.kind == "log" else at), trial.error or 0.0)
+                    for trial, at in some
+                ]
+                _mark(axes, points, status, gid=f"status-{status}")
+                tips[f"status-{status}"] = [tip(trial, run.space) for trial, _ in some]
+        if category:
+            _strips(axes, about, placed)
+        elif about.kind == "log":
+            _log_axis(axes)
+        axes.set_xlabel(about.name + (" (log axis)" if about.kind == "log" else ""))
+        axes.set_ylabel("validation error, %")
+
+    without = len(spots) - len(placed)
+    caption = f"{about.name[:1].upper()}{about.name[1:]}: last validation error of each trial against it."
+    caption += " The bar is the median of complete trials." if category else ""
+    caption += f" {without} trials do not have it." if without > 1 else " One trial does not have it." if without else ""
+    best = _best([trial for trial, _ in placed])
+    said = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[about.path])}." if best else "")
+    return _figure(f"dimension-{index}", f"Error against {about.name}", said, caption, draw, tips, _legend([t for t, _ in placed]))
+
+
+def tip(trial: Trial, space: Sequence[Dimension]) -> str:
+    """What a mark says when the pointer rests on it."""
+    status = MARKS[trial.status][3] + (f": {trial.reason}" if trial.status in ("diverged", "failed") and trial.reason else "")
+    error = f"{trial.error:.2f} %, " if trial.error is not None else ""
+    return f"{trial.name}: {error}{status}; {settings_text(trial.params, space)}"
+
+
+# Parts of figures --------------------------------------------------------------------------------------------------------------------
+
+
+def _best(trials: Iterable[Trial]) -> Trial | None:
+    complete = [trial for trial in trials if trial.status == "complete" and trial.error is not None]
+    return min(complete, key=lambda trial: trial.error or 0.0, default=None)
+
+
+def _best_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
+    steps: list[tuple[float, float]] = []
+    for x, trial in enumerate(trials):
+        if trial.status == "complete" and trial.error is not None and (not steps or trial.error < steps[-1][1]):
+            steps.append((float(x), trial.error))
+    return [*steps, (len(trials) - 0.5, steps[-1][1])] if steps else []
+
+
+def _mark(axes: Any, points: Sequence[tuple[float, float]], status: str, size: float = 26, gid: str | None = None) -> None:
+    colour, marker, filled, _ = MARKS[status]
+    face = COLOURS[colour] if filled else "none"
+    style = {"linewidths": 0 if filled else 1.2, "alpha": 0.9, "zorder": 3, "gid": gid, "clip_on": False}
+    axes.scatter(*zip(*points, strict=True), s=size, marker=marker, facecolors=face, edgecolors=COLOURS[colour], **style)
+
+
+def _line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=COLOURS[colour], linewidth=width, marker=marker, linestyle=style, markersize=4.5)
+
+
+def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[str, Any]]:
+    from matplotlib.lines import Line2D
+
+    there, made = {trial.status for trial in trials} - set(leave), []
+    for status, (colour, marker, filled, name) in MARKS.items():
+        if status in there:
+            face = COLOURS[colour] if filled else "none"
+            style = {
+                "markerfacecolor": face,
+                "markeredgecolor": COLOURS[colour],
+                "markersize": 5.5,
+                "markeredgewidth": 0 if filled else 1.2,
+            }
+            made.append((name, Line2D([], [], linestyle="", marker=marker, **style)))
+    return made
+
+
+def _epochs(axes: Any, trials: Sequence[Trial]) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("validation error, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    last = max((epoch for trial in trials for epoch, _ in trial.curve), default=1)
+    axes.set_xlim(min(0.8, last - 0.5), last + 0.2)
+
+
+def _strip(trial: Trial, at: float) -> float:
+    """Side by side rather than on top of each other: the trial's own number decides where in the strip."""
+    digits = int(re.sub(r"\D", "", trial.name)[-9:] or 0)
+    return at + ((digits * 0.618034) % 1 - 0.5) * 0.44
+
+
+def _strips(axes: Any, about: Dimension, placed: Sequence[tuple[Trial, float]]) -> None:
+    for index in range(len(about.values)):
+        errors = [t.error for t, at in placed if at == index and t.status == "complete" and t.error is not None]
+        if errors:
+            axes.plot([index - 0.3, index + 0.3], [statistics.median(errors)] * 2, color=COLOURS["fg"], linewidth=1.4, zorder=2)
+    names = [plain(value, 14 if len(about.values) < 5 else 8) for value in about.values]
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(axis="x", visible=False)
+
+
+def _log_axis(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+# SVG ---------------------------------------------------------------------------------------------------------------------------------
+
+
+def _figure(
+    name: str,
+    title: str,
+    description: str,
+    caption: str,
+    draw: Callable[[Any], None],
+    tips: Mapping[str, Sequence[str]],
+    legend: Sequence[tuple[str, Any]] = (),
+    height: float = HEIGHT_IN,
+) -> Figure:
+    """Draw with matplotlib, then make the SVG fit for files and for the page."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of signs that the measuring font lacks: the reader's font draws them
+        canvas = Canvas(figsize=(WIDTH_IN, height), layout="constrained")
+        draw(canvas.add_subplot())
+        if legend:
+            labels, handles = zip(*legend, strict=True)
+            canvas.legend(
+                handles,
+                labels,
+                loc="outside upper left",
+                ncols=3,
+                columnspacing=1.2,
+                handletextpad=0.4,
+                handlelength=1.8,
+                borderpad=0,
+            )
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = _tidy(out.getvalue(), name, title, description, tips)
+    return Figure(name, title, description, caption, _own_file(svg), _for_page(svg))
+
+
+def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
+    """Names of its own, a title, tips, no style that reaches beyond the figure."""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for gid, texts in tips.items():
+        _add_tips(root, gid, texts)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key == f"{{{XLINK}}}href":
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+    root.attrib.pop("width", None)
+    root.attrib.pop("height", None)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc", "style": "stroke-linejoin: round"}
+    for position_, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
+        element.text = plain(text)
+        root.insert(position_, element)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_tips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
+    group = next((element for element in root.iter() if element.get("id") == gid), None)
+    if group is None:
+        return
+    marks = [e for e in group.iter() if e.tag == f"{{{SVG}}}use"] or [e for e in group if e.tag == f"{{{SVG}}}path"]
+    for mark, text in zip(marks, texts, strict=False):
+        ElementTree.SubElement(mark, f"{{{SVG}}}title").text = plain(text, 300)
+
+
+def _own_file(svg: str) -> str:
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg + "\n"
+
+
+def _for_page(svg: str) -> str:
+    """Colours as CSS variables, the page's font."""
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", svg)
