@@ -126,7 +126,9 @@ def result(run: Run) -> Figure | None:
 
     said = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
     said += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
-    caption = "Test error: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over the test texts (line)."
+    caption = (
+        "Test error: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over texts (line)."
+    )
     return _figure("result", "Test error of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
 
 
@@ -140,7 +142,7 @@ def curves(run: Run) -> Figure | None:
 
     def draw(axes: Any) -> None:
         for trial in sorted(trials, key=lambda each: each is best):
-            colour, marker, filled, _ = MARKS[trial.status]
+            colour = MARKS[trial.status][0]
             style: dict[str, Any] = {"color": COLOURS[colour], "gid": f"line-{trial.name}"}
             style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < 60 else 0.35}
             axes.plot(*zip(*trial.curve, strict=True), linestyle="-" if trial.status == "complete" else (0, (3, 2)), **style)
@@ -294,7 +296,7 @@ def tip(trial: Trial, space: Sequence[Dimension]) -> str:
     return f"{trial.name}: {error}{status}; {settings_text(trial.params, space)}"
 
 
-# Parts of figures --------------------------------------------------------------------------------------------------------------------
+# Parts of figures ----------------------------------------------------------------------------------------------------------------
 
 
 def _best(trials: Iterable[Trial]) -> Trial | None:
@@ -330,7 +332,7 @@ def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[st
     for status, (colour, marker, filled, name) in MARKS.items():
         if status in there:
             face = COLOURS[colour] if filled else "none"
-            style = {
+            style: dict[str, Any] = {
                 "markerfacecolor": face,
                 "markeredgecolor": COLOURS[colour],
                 "markersize": 5.5,
@@ -375,7 +377,7 @@ def _log_axis(axes: Any) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-# SVG ---------------------------------------------------------------------------------------------------------------------------------
+# SVG -----------------------------------------------------------------------------------------------------------------------------
 
 
 def _figure(
@@ -460,4 +462,4 @@ def _for_page(svg: str) -> str:
     """Colours as CSS variables, the page's font."""
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
-    return re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1; font-family: inherit", svg)
+    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

@@ -117,7 +117,7 @@ class Run:
     def sizes(self) -> dict[str, int]:
         """{split: number of examples} as far as known."""
         sizes = {row["split"]: row["examples"] for row in [*self.of("evaluation"), *self.of("baseline")] if row.get("examples")}
-        planned = next((row["splits"] for row in reversed(self.of("plan")) if row.get("splits")), {})
+        planned: Row = next((row["splits"] for row in reversed(self.of("plan")) if row.get("splits")), {})
         sizes |= {split: size for split, size in planned.items() if isinstance(size, int)}
         return {split: sizes[split] for split in ("train", "validation", "test") if split in sizes}
 
