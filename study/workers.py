@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -136,6 +137,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
+                runtime_env=_quoted_python(),
                 _temp_dir=str(folder / "r"),
             )
             yield
@@ -148,6 +150,12 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
             for key, value in before.items():
                 os.environ.pop(key, None) if value is None else os.environ.update({key: value})
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quoted_python() -> dict[str, str] | None:
+    """Ray starts the workers of Ray Train by a shell line in which it quotes all but the interpreter, whose path may hold a space."""
+    quoted = shlex.quote(sys.executable)
+    return {"py_executable": quoted} if quoted != sys.executable else None
 
 
 def _authenticate() -> None:

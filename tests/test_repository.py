@@ -9,8 +9,11 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +168,27 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     assert {f"{layer}/py.typed" for layer in LAYERS} <= packed
 
 
+RAY_WITH_VARIABLES = """
+import ray, sys
+from study.settings import Resources
+from study.workers import ray_session
+with ray_session(Resources(), None):
+    which = ray.remote(num_cpus=1)(lambda: sys.executable).options(runtime_env={"env_vars": {"A": "1"}})
+    print(ray.get(which.remote(), timeout=60))
+"""
+
+
+def test_ray_works_in_a_path_with_a_space(tmp_path: Path) -> None:
+    """An interpreter in such a path, and a worker with variables of its own, as Ray Train starts them."""
+    environment = tmp_path / "a b" / "environment"
+    venv.create(environment, with_pip=False)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (packages / "shared.pth").write_text("\n".join([sysconfig.get_paths()["purelib"], str(ROOT)]))
+    python = environment / "bin" / "python"
+    done = subprocess.run([python, "-c", RAY_WITH_VARIABLES], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.stdout.splitlines()[-1:] == [str(python)], done.stderr
+
+
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
     private = re.compile(r"(?<![\w.:/~-])/(?:work|root|Users|mnt)/\w|(?<![\w.:/~-])/home/(?!ubuntu/|ray/|me/)\w")
     found = []
@@ -241,6 +265,8 @@ def check(words: list[str]) -> None:
     match program:
         case "study":
             parse(cli, rest)
+            overrides = [value for option, value in pairwise(rest) if option == "--set"]
+            load_study(ROOT / "study" / "configs" / "quickstart.yaml", overrides)
         case "ray":
             from ray.scripts.scripts import cli as ray_cli
 
