@@ -95,11 +95,12 @@ def status(run_dir: Path) -> int:
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
 def report(run_dir: Path, out: Path | None) -> int:
     """Remake tables, figures and the page of a run from its records."""
-    from analysis import report as reports
     from trainables.config import ConfigError
 
     if not (run_dir / "records.jsonl").exists():
         raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
+    from analysis import report as reports
+
     click.echo(f"report: {reports.write(run_dir, out)}")
     return DONE
 

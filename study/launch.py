@@ -74,8 +74,7 @@ def _sitting(
     try:
         note("resumed" if scribe.records.session else "started")
         for text in notices:
-            scribe.write("notice", text=text, source="launch")
-            scribe.screen.say(f"note: {text}")
+            scribe.note(text)
         with ray_session(study.resources, address) as machine:
             interrupts.install()
             session = parts.session(study, run_dir, store, scribe, machine)

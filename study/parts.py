@@ -97,7 +97,7 @@ def _resolve_precision(s: Session) -> None:
     found = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
     s.study = s.study.model_copy(update={"precision": found})
     write_whole(s.run_dir / "study.yaml", s.study.to_yaml())
-    s.scribe.write("notice", text=f"precision auto is {found} here", source="launch")
+    s.scribe.note(f"precision auto is {found} here")
 
 
 def _baseline(s: Session) -> Any:
@@ -118,7 +118,7 @@ def _record_baseline(s: Session, pending: Any) -> None:
     try:
         found = ray.get(pending)
     except Exception as error:
-        s.scribe.write("notice", text=f"no bag of words: {_last_line(error)}", source="baseline")
+        s.scribe.note(f"no bag of words: {_last_line(error)}")
         return
     for split in ("validation", "test"):
         about = {"recipe": "bag of words", "task": s.study.task, "split": split, "c": found["c"], "seconds": found.get("seconds")}
@@ -267,7 +267,7 @@ def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
                 s.scribe.ends(config["trial"], status, reason, result.get("details"))
                 _prune(s)
             elif status == "failed":
-                s.scribe.write("notice", text=f"no test scores of {config['trial']}: {reason}", source="launch")
+                s.scribe.note(f"no test scores of {config['trial']}: {reason}")
 
         def __reduce__(self) -> tuple[Any, ...]:
             return object, ()  # Tune pickles its callbacks, and nothing reads that

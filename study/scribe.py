@@ -60,6 +60,11 @@ class Scribe:
         if self.records.append(event, **fields):
             self.rows.append({"event": event, **fields})
 
+    def note(self, text: str) -> None:
+        """Something the user should know."""
+        self.write("notice", text=text, source="launch")
+        self.screen.say(f"note: {text}")
+
     def starts(self, trial: Trial) -> None:
         """A trial begins, or begins again in a later session or after its process died."""
         if trial.name in self.running:

@@ -253,8 +253,17 @@ def under_train(work: Work, layout: Layout, board: Any) -> Rows:
 
 
 def start(work: Work, layout: Layout, board: Any) -> Rows:
-    """Rows of the work, computed where the layout says."""
-    return under_train(work, layout, board) if layout.under_train else here(work)
+    """Rows of the work, computed where the layout says; what is only to be loaded needs no workers."""
+    return under_train(work, layout, board) if layout.under_train and not is_done(work) else here(work)
+
+
+def is_done(work: Work) -> bool:
+    """Whether every stage that leads to the end of the work is in the store."""
+    from trainables.identity import nodes
+    from trainables.store import Store
+
+    store = Store(work.store)
+    return work.last is None and all(store.get(node.stage_id) is not None for node in nodes(work.recipe))
 
 
 def persistent(begin: Callable[[], Rows], retries: int) -> Rows:
@@ -336,7 +345,8 @@ def tested(work: Work, layout: Layout) -> Rows:
         return
     import ray
 
-    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus)(read_test)
+    # By default a task would be held to this actor's placement group, which has no CPU.
+    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, scheduling_strategy="DEFAULT")(read_test)
     yield ray.get(task.remote(work))
 
 

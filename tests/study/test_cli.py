@@ -1,0 +1,110 @@
+"""The command line: what it answers, how fast, and with which exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.study.tiny import ROOT, environment, study, write_study
+
+
+def test_help_is_there_in_half_a_second_and_loads_nothing_heavy() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = study("--help")
+        seconds.append(time.monotonic() - start)
+    assert done.returncode == 0
+    assert "130  interrupted" in done.stdout
+    assert min(seconds) < 0.5
+    heavy = {"torch", "ray", "optuna", "transformers", "pydantic", "rich"}
+    code = f"import sys; import study.cli; print(sorted({heavy!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment(), check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["run", "plan", "status", "report", "doctor"])
+def test_every_command_explains_itself_and_its_exit_codes(name: str) -> None:
+    done = study(name, "--help")
+    assert done.returncode == 0
+    assert "Usage: study " + name in done.stdout
+
+
+def refused(*arguments: object, **environ: str) -> str:
+    """What the command says to wrong input: exit 2, one clear message, no traceback, nothing computed."""
+    done = study(*arguments, **environ)
+    assert done.returncode == 2, done.stderr + done.stdout
+    assert "Traceback" not in done.stderr + done.stdout
+    return done.stderr
+
+
+def test_all_faults_of_a_study_file_at_once(tmp_path: Path) -> None:
+    path = write_study(tmp_path, budgett={}, search={"sampler": "tpee"}, budget={"trials": 0})
+    said = refused("run", path, "--out", tmp_path / "run")
+    assert "budgett: unknown field; did you mean 'budget'?" in said
+    assert "search.sampler" in said
+    assert "tpe" in said
+    assert "budget.trials" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["tasks.reviews.train=missing.csv"], ["missing.csv"]),
+        (["resources.cpus=4096"], ["4096", "CPUs"]),
+        (["resources.gpus=64"], ["64", "GPUs"]),
+        (["nonsense"], ["path=value"]),
+    ],
+)
+def test_wrong_input_ends_before_anything_is_made(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+    path = write_study(tmp_path)
+    said = refused("run", path, "--out", tmp_path / "run", *(part for text in overrides for part in ("--set", text)))
+    assert all(word in said for word in words), said
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+
+
+def test_a_folder_that_is_no_run_folder_is_left_alone(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "mine")
+    before = path.read_bytes()
+    assert "no run folder" in refused("run", path, "--out", path.parent)
+    assert path.read_bytes() == before
+
+
+def test_no_study_no_run_no_command(tmp_path: Path) -> None:
+    assert "missing.yaml" in refused("run", tmp_path / "missing.yaml")
+    assert "no run folder" in refused("status", tmp_path)
+    assert "no run folder" in refused("report", tmp_path)
+    assert "No such command" in refused("rum")
+
+
+def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    said = refused("run", path, "--out", tmp_path / "run", "--address", "127.0.0.1:1")
+    assert "127.0.0.1:1" in said
+    assert "no Ray cluster" in said
+
+
+def test_plan_computes_nothing_and_starts_no_ray(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    done = study("plan", path, "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stderr
+    assert "4 trials" in done.stdout
+    assert "missing" in done.stdout
+    assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+def test_python_m_study_is_the_command() -> None:
+    installed = Path(sys.executable).with_name("study")
+    if not installed.exists():
+        pytest.skip("the console script is made by the installation")
+    both = [
+        subprocess.run([*start, "--version"], capture_output=True, text=True, cwd=ROOT, env=environment(), check=True).stdout
+        for start in ([str(installed)], [sys.executable, "-m", "study"])
+    ]
+    assert both[0] == both[1]
+    assert both[0].startswith("study, version ")

@@ -1,0 +1,200 @@
+"""Everything that is killed, interrupted, started twice or goes wrong by itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.study.conftest import Run
+from tests.study.tiny import ROOT, alive, command, environment, family, records, study, table, write_study
+
+KILLS = 5
+
+
+def begin(*arguments: object, **environ: str) -> subprocess.Popen[str]:
+    """The command in the background."""
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**environ), cwd=ROOT
+    )
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+    """The first true value of `what`; fails when it does not come, or when the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert process is None or process.poll() is None, f"ended early: {process.communicate()}"
+        time.sleep(0.02)
+    return value
+
+
+def test_a_driver_killed_five_times_comes_to_the_same_table(finished: Run, tmp_path: Path) -> None:
+    seed = int(time.time())
+    print(f"seed of the moments: {seed}")
+    moments = random.Random(seed)
+    folder = tmp_path / "run"
+    call = ("run", finished.file, "--out", folder, "--store", tmp_path / "store")
+    for _ in range(KILLS):
+        before = len(records(folder))
+        process = begin(*call)
+        more = moments.randint(1, 8)
+        wait_for(lambda wanted=before + more: len(records(folder)) >= wanted, process)
+        time.sleep(moments.random() * 0.2)
+        pids = family(process.pid)
+        assert process.poll() is None, "the study ended before it could be killed"
+        process.kill()
+        process.communicate()
+        wait_for(lambda pids=pids: not alive(pids), seconds=30)
+    done = study(*call)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert table(folder) == table(finished.folder)
+    statuses = Counter(row["status"] for row in records(folder, "study"))
+    assert statuses["started"] + statuses["resumed"] == KILLS + 1
+    assert not list(Path("/tmp").glob("fs-*/lock")) or all(_held(path) for path in Path("/tmp").glob("fs-*/lock"))
+
+
+def _held(lock: Path) -> bool:
+    import fcntl
+
+    try:
+        with open(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def trial_actor(pid: int) -> int | None:
+    """The process of the trial that runs under a driver."""
+    for each in family(pid):
+        try:
+            title = Path(f"/proc/{each}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"Trial" in title:
+            return each
+    return None
+
+
+def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctrl_c(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "input", space={}, search={}, final={"top_k": 1, "seeds": 1}, budget={"trials": 1})
+    folder = tmp_path / "run"
+    call = ("run", path, "--out", folder, "--store", tmp_path / "store", "--set", "recipe.finetune.epochs=500")
+    process = begin(*call)
+
+    def epochs() -> list[float]:
+        return [row["epoch"] for row in records(folder, "evaluation")]
+
+    # A trial whose process dies goes on in another one, from its last state.
+    wait_for(lambda: len(epochs()) >= 5, process)
+    actor = wait_for(lambda: trial_actor(process.pid), process, 20)
+    os.kill(actor, signal.SIGKILL)
+    dead_at = max(epochs())
+    wait_for(lambda: max(epochs()) >= dead_at + 5, process)
+    assert epochs() == sorted(set(epochs())), "an evaluation was counted twice"
+
+    # A second driver is refused, and told by whom; status answers meanwhile.
+    second = study(*call)
+    assert second.returncode == 3
+    assert str(process.pid) in second.stderr
+    assert socket.gethostname() in second.stderr
+    assert f"running, process {process.pid}" in study("status", folder).stdout
+
+    # Ctrl-C reaches every process of the terminal; nothing survives it.
+    pids = family(process.pid)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert time.monotonic() - start < 10
+    assert process.returncode == 130, out + err
+    assert "study run" in err
+    assert "Traceback" not in out + err
+    assert "its process died; it goes on" in out
+    wait_for(lambda: not alive(pids), seconds=5)
+    assert records(folder, "study")[-1]["status"] == "interrupted"
+    assert "interrupted" in study("status", folder).stdout
+
+
+def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Path) -> None:
+    # In float32 an epsilon of 1e-300 is none: Adam divides 0 by 0 for the embeddings of words that a batch has not.
+    path = write_study(
+        tmp_path,
+        space={"finetune.epsilon": {"choice": [1e-6, 1e-300]}},
+        search={"sampler": "grid"},
+        final={"top_k": 1, "seeds": 1},
+        budget={"trials": 2},
+    )
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ends = {row["params"]["finetune.epsilon"]: row for row in records(tmp_path / "run", "trial") if row["phase"] == "search"}
+    assert ends[1e-6]["status"] == "complete"
+    assert ends[1e-300]["status"] == "diverged"
+    assert "step" in ends[1e-300]["reason"]
+    assert "diverged" in done.stdout
+    finals = {row["setting"] for row in records(tmp_path / "run", "trial") if row["phase"] == "final"}
+    assert finals == {ends[1e-6]["setting"]}
+
+
+def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> None:
+    path = write_study(tmp_path, space={}, search={}, budget={"trials": 1}, final={"top_k": 1, "seeds": 1}, baseline=False)
+    wrong = ("--set", "encoder.config.num_attention_heads=5")  # does not divide the hidden size: transformers raises in every trial
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *wrong)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
+    assert end["status"] == "failed"
+    assert "ValueError" in end["reason"]
+    assert "no trial came to a result" in done.stdout
+    assert end["reason"] in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" in (tmp_path / "run" / "study.log").read_text()
+
+
+STUBBORN = """
+import sys, time
+from study.workers import Interrupts
+with Interrupts():
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("once", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_at_once_what_does_not_listen(number: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.stdout.readline() == "once\n"
+    start = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(5) == 130
+    assert time.monotonic() - start < 2
+
+
+def test_what_a_killed_driver_left_in_tmp_is_removed_and_what_is_used_is_not(tmp_path: Path) -> None:
+    import fcntl
+
+    from study.workers import remove_stale
+
+    for name in ("fs-dead", "fs-used", "fs-other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "fs-dead" / "lock").touch()
+    with open(tmp_path / "fs-used" / "lock", "w") as used:
+        fcntl.flock(used, fcntl.LOCK_EX)
+        remove_stale(str(tmp_path))
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["fs-other", "fs-used"]

@@ -1,0 +1,277 @@
+"""A whole study through the command: every way to run a trial, what is recorded, what is kept, what going on means."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from study import parts
+from study.scribe import hours_spent, ranking
+from tests.study.conftest import Run
+from tests.study.tiny import ROOT, environment, records, study, write_study
+
+
+def test_the_terminal_shows_the_result_and_none_of_the_noise(finished: Run) -> None:
+    said = finished.done.stdout
+    assert "tiny finished" in said
+    assert str(finished.folder / "report" / "report.html") in said
+    assert finished.done.stderr == ""
+    assert not any(word in said for word in ("WARNING", "INFO", "ray.init", "Traceback", "\x1b"))
+    assert "Started a local Ray instance" in (finished.folder / "study.log").read_text()
+
+
+def test_every_part_is_recorded_once_and_in_order(finished: Run) -> None:
+    rows = records(finished.folder)
+    first_of = [event for event, _ in Counter(row["event"] for row in rows).items()]
+    assert first_of == ["study", "plan", "evaluation", "stage", "baseline", "trial", "selection"]
+    assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "finished"]
+    assert [row["split"] for row in rows if row["event"] == "baseline"] == ["validation", "test"]
+    evaluations = [
+        tuple(row.get(k) for k in ("trial", "stage_id", "split", "epoch", "step")) for row in rows if row["event"] == "evaluation"
+    ]
+    assert max(Counter(evaluations).values()) == 1
+
+
+def test_the_shared_stage_ran_once_under_ray_train(finished: Run) -> None:
+    stages = records(finished.folder, "stage")
+    assert [(row["steps"], row["status"], row["kind"]) for row in stages] == [
+        (3, "computed", "pretrain"),
+        (6, "computed", "pretrain"),
+    ]
+    assert len({row["trajectory_id"] for row in stages}) == 1
+    shared = [row for row in records(finished.folder, "evaluation") if row["stage"] == "pretrain"]
+    assert {row.get("trial") for row in shared} == {None}
+    assert all(row["source"] == "computed" for row in shared)
+
+
+def test_trials_end_with_what_they_found(finished: Run) -> None:
+    ends = {row["trial"]: row for row in records(finished.folder, "trial")}
+    assert list(ends) == ["t000", "t001", "t002", "t003", *sorted(name for name in ends if name.startswith("f"))]
+    assert ends["t000"]["params"] == {"finetune.learning_rate": 1e-3, "pretrain.steps": 0}
+    for row in ends.values():
+        assert row["status"] in ("complete", "stopped")
+        assert row["seconds"] > 0
+        assert row["tokens"] > 0
+        mine = [e for e in records(finished.folder, "evaluation") if e.get("trial") == row["trial"] and e["split"] == "validation"]
+        last = max(mine, key=lambda e: e["step"])
+        assert (row["error_rate_percent"], row["epochs"]) == (last["error_rate_percent"], last["epoch"])
+
+
+def test_finals_are_the_best_and_the_first_over_the_seeds(finished: Run) -> None:
+    finals = {row["trial"]: row for row in records(finished.folder, "trial") if row["phase"] == "final"}
+    by_setting: dict[str, list[int]] = {}
+    for row in finals.values():
+        by_setting.setdefault(row["setting"], []).append(row["seed"])
+    assert all(seeds == [0, 1] for seeds in by_setting.values())
+    assert any("the usual" in row["label"] for row in finals.values())
+    assert any("best 1" in row["label"] for row in finals.values())
+    searched = {row["setting"]: row for row in records(finished.folder, "trial") if row["phase"] == "search"}
+    for row in finals.values():
+        ran_whole = row["seed"] == 0 and searched[row["setting"]]["status"] == "complete"
+        assert row["source"] == ("loaded" if ran_whole else "computed")
+
+
+def test_the_choice_is_made_on_validation_and_test_is_read_after_it_for_finals_only(finished: Run) -> None:
+    rows = records(finished.folder)
+    (selection,) = [row for row in rows if row["event"] == "selection"]
+    errors: dict[str, list[float]] = {}
+    for row in [row for row in rows if row["event"] == "trial" and row["phase"] == "final" and row["status"] == "complete"]:
+        errors.setdefault(row["setting"], []).append(row["error_rate_percent"])
+    means = {setting: sum(values) / len(values) for setting, values in errors.items()}
+    assert [s["error_rate_percent"] for s in selection["settings"]] == pytest.approx(sorted(means.values()))
+    read = [index for index, row in enumerate(rows) if row["event"] == "evaluation" and row["split"] == "test"]
+    assert min(read) > rows.index(selection)
+    finals = {row["trial"] for row in rows if row["event"] == "trial" and row["phase"] == "final"}
+    assert {rows[index]["trial"] for index in read} == finals
+    assert len(read) == len(finals)
+
+
+def test_predictions_of_the_finals_lie_in_the_run_folder(finished: Run) -> None:
+    for row in [row for row in records(finished.folder, "evaluation") if row["split"] == "test"]:
+        found = pq.read_table(finished.folder / "predictions" / f"{row['trial']}-test.parquet").to_pydict()
+        assert list(found) == ["index", "label", "prediction", "probabilities"]
+        wrong = sum(a != b for a, b in zip(found["label"], found["prediction"], strict=True))
+        assert 100 * wrong / len(found["label"]) == pytest.approx(row["error_rate_percent"])
+
+
+def test_the_store_keeps_weights_of_the_finals_only_and_no_state(finished: Run) -> None:
+    kept = {path.parent.parent.name for path in (finished.store / "artifacts").rglob("model.safetensors")}
+    ends = {row["trial"]: row for row in records(finished.folder, "trial")}
+    finals = {row["stage_ids"][-1] for name, row in ends.items() if name.startswith("f")}
+    pretrained = {row["stage_id"] for row in records(finished.folder, "stage")}
+    searched = {row["stage_ids"][-1] for name, row in ends.items() if name.startswith("t")}
+    assert kept == finals | pretrained
+    assert searched - finals, "every setting of this study came into the finals, so nothing was there to prune"
+    left = {path.relative_to(finished.store).parts[1] for path in (finished.store / "states").rglob("*.safetensors")}
+    assert not left & (finals | searched)
+
+
+def test_a_second_run_says_so_at_once_and_runs_nothing(finished: Run) -> None:
+    before = (finished.folder / "records.jsonl").read_bytes()
+    start = time.monotonic()
+    done = study("run", finished.file, "--out", finished.folder, "--store", finished.store)
+    assert time.monotonic() - start < 10
+    assert done.returncode == 0
+    assert "nothing was run again" in done.stdout
+    assert (finished.folder / "records.jsonl").read_bytes() == before
+    loaded = "import sys; from study import launch; print(sorted({'torch', 'ray', 'transformers', 'optuna'} & set(sys.modules)))"
+    assert (
+        subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip() == "[]"
+    )
+
+
+def test_status_and_report_read_the_records_alone(finished: Run, tmp_path: Path) -> None:
+    copied = tmp_path / "copy"
+    copied.mkdir()
+    shutil.copy(finished.folder / "records.jsonl", copied)
+    said = study("status", copied).stdout
+    assert "tiny: finished" in said
+    assert "search 4/4" in said
+    assert "best so far: t" in said
+    assert max(map(len, said.splitlines())) <= 100
+    done = study("report", finished.folder, "--out", tmp_path / "report")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report" / "report.html").exists()
+
+
+def test_the_folder_of_another_study_is_refused(finished: Run) -> None:
+    done = study("run", finished.file, "--out", finished.folder, "--set", "recipe.finetune.epochs=2")
+    assert done.returncode == 2
+    assert "another study" in done.stderr
+    assert "epochs" in done.stderr
+
+
+def test_a_raised_budget_goes_on_where_the_search_stood(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "longer"
+    shutil.copytree(finished.folder, folder)
+    done = study("run", finished.file, "--out", folder, "--store", finished.store, "--set", "budget.trials=5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    old, new = records(finished.folder), records(folder)
+    assert new[: len(old)] == old
+    added = new[len(old) :]
+    searched = {row["trial"] for row in added if row["event"] == "trial" and row["phase"] == "search"}
+    assert searched == {"t004"}
+    assert [row["status"] for row in added if row["event"] == "study"] == ["resumed", "finished"]
+    assert not [row for row in added if row["event"] == "stage"]
+
+
+def test_trials_under_ray_train(tmp_path: Path) -> None:
+    path = write_study(
+        tmp_path,
+        resources={"execution": "train", "concurrent": 1},
+        search={"sampler": "random", "early_stopping": {"kind": "asha", "grace_epochs": 1, "reduction": 2}},
+        budget={"trials": 3},
+        final={"top_k": 1, "seeds": 1},
+        space={"finetune.learning_rate": {"choice": [1e-3, 1e-5, 1e-6]}},
+    )
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {row["trial"] for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"} == {"f00"}
+    assert not [row for row in records(tmp_path / "run", "trial") if row["status"] in ("failed", "diverged")]
+
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+arguments = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args={**arguments, "temp_dir": sys.argv[1], "include_dashboard": False})
+cluster.add_node(**arguments)
+cluster.wait_for_nodes()
+print("address", cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@contextmanager
+def two_nodes() -> Iterator[tuple[str, dict[str, str]]]:
+    """The address of a cluster of two nodes with one CPU each, and the environment that has its token."""
+    folder = tempfile.mkdtemp(prefix="two-", dir="/tmp")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER, folder],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment(**token),
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        address = next(line.split()[1] for line in process.stdout if line.startswith("address"))
+        yield address, token
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_two_workers_on_two_nodes_of_an_existing_cluster_find_what_one_finds(finished: Run, tmp_path: Path) -> None:
+    path = write_study(
+        tmp_path,
+        resources={"workers": 2},
+        budget={"trials": 1},
+        final={"top_k": 1, "seeds": 1},
+        space={"pretrain.steps": {"choice": [0]}},
+        search={"sampler": "grid"},
+    )
+    with two_nodes() as (address, token):
+        done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", "--address", address, **token)
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked_too_much = study(
+            "run", path, "--out", tmp_path / "more", "--address", address, "--set", "resources.workers=3", **token
+        )
+        assert asked_too_much.returncode == 2
+        assert "3 workers" in asked_too_much.stderr
+    found = [row for row in records(tmp_path / "run", "evaluation") if row["trial"] == "t000"]
+    alone = [row for row in records(finished.folder, "evaluation") if row.get("trial") == "t000"]
+    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in alone], abs=1e-5)
+    assert [row["stage_id"] for row in found] == [row["stage_id"] for row in alone]
+
+
+def row(session: int, utc: str) -> dict[str, object]:
+    return {"event": "notice", "session": session, "utc": utc}
+
+
+def test_hours_are_counted_over_all_sessions_and_not_between_them() -> None:
+    rows = [
+        row(0, "2026-01-01T10:00:00Z"),
+        row(0, "2026-01-01T11:00:00Z"),
+        row(1, "2026-01-03T10:00:00Z"),
+        row(1, "2026-01-03T10:30:00Z"),
+    ]
+    assert hours_spent(rows) == pytest.approx(1.5)
+
+
+def test_ranking_takes_each_setting_once_and_complete_trials_only() -> None:
+    def trial(name: str, setting: str, error: float, status: str = "complete") -> dict[str, object]:
+        return {
+            "event": "trial",
+            "phase": "search",
+            "trial": name,
+            "setting": setting,
+            "error_rate_percent": error,
+            "status": status,
+        }
+
+    rows = [trial("t0", "a", 9), trial("t1", "b", 7), trial("t2", "b", 7), trial("t3", "c", 1, "stopped"), trial("t4", "d", 7)]
+    assert [each["trial"] for each in ranking(rows)] == ["t1", "t4", "t0"]
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    for text in ("one", "two"):
+        parts.write_whole(path, text)
+        assert path.read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
