@@ -7,21 +7,23 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from trainables.config import ConfigError, Execution, Recipe, read_yaml, validate
+from trainables.tasks import resolve
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line per evaluation and the test scores last. Exit codes: 0 done, 1 diverged, 2 wrong input, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m trainables", description=__doc__)
-    parser.add_argument("recipe", help="YAML file with the fields of a recipe: tasks, task, encoder, stages, seed, precision")
+    parser.add_argument("recipe", help="YAML file: tasks, task, encoder, stages, seed, precision")
     parser.add_argument("--store", help="folder or URL of the artifact store (default: the user's cache)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: PyTorch's choice)")
     parser.add_argument("--no-test", action="store_true", help="do not read the test split")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        recipe = validate(Recipe, read_yaml(options.recipe))
+        recipe = validate(Recipe, _with_known_tasks(read_yaml(options.recipe)))
         from trainables.store import Store
 
         store = Store(options.store) if options.store else Store.default()
@@ -34,9 +36,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+def _with_known_tasks(data: Any) -> Any:
+    """Tasks written as `known` replaced by what the table of known tasks says of them."""
+    if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
+        return data  # for validation to refuse
+    tasks = {name: resolve(name).canonical() if task == "known" else task for name, task in data["tasks"].items()}
+    return data | {"tasks": tasks}
+
+
 def _run(recipe: Recipe, store: object, execution: Execution, *, test: bool) -> int:
+    from transformers.utils import logging as transformers_logging
+
     from trainables import loop
     from trainables import recipe as runner
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
     try:
         for row in runner.run(recipe, store, execution):  # type: ignore[arg-type]

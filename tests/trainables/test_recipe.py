@@ -215,6 +215,13 @@ def test_command_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["split"] for line in lines] == ["validation", "validation", "test"]
+    assert "LOAD REPORT" not in done.stderr
+    path.write_text("tasks: {sls_imbd: known}")
+    unknown = subprocess.run(
+        [sys.executable, "-m", "trainables", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert unknown.returncode == 2
+    assert "did you mean 'sls_imdb'?" in unknown.stderr
     path.write_text("task: 3")
     wrong = subprocess.run([sys.executable, "-m", "trainables", str(path)], capture_output=True, text=True, timeout=60, check=False)
     assert wrong.returncode == 2
