@@ -153,7 +153,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
 
 
 def _quoted_python() -> dict[str, str] | None:
-    """Ray starts the workers of Ray Train by a shell line in which it quotes all but the interpreter, whose path may hold a space."""
+    """Ray starts the workers of Ray Train by a shell line in which it quotes all but the interpreter; its path may hold a space."""
     quoted = shlex.quote(sys.executable)
     return {"py_executable": quoted} if quoted != sys.executable else None
 
