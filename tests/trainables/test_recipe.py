@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from trainables.store import Store
 
 from tests.helpers import tiny_recipe
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
 from trainables.identity import milestone_id, nodes
 from trainables.loop import Diverged
+from trainables.store import Store
 
 ONE_THREAD = Execution(threads=1)
 TIMES = ("wall_s", "tokens_per_s", "source")

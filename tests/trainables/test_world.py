@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainables.store import Store
 
 from tests.helpers import tiny_recipe
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, validate
 from trainables.identity import nodes
+from trainables.store import Store
 from trainables.world import World
 
 
