@@ -162,9 +162,9 @@ def verdict(found: Difference, other: str) -> str:
     points = f"{abs(found.points):.1f} points"
     way = "no different from" if found.points == 0 else f"{points} {'below' if found.points < 0 else 'above'}"
     if found.interval is None:
-        return f"{way} {other}; whether that is more than noise cannot be told: {found.method}"
+        return f"{way} {other}; whether that is more than noise cannot be told, because {found.method}"
     bounds = f"95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}"
-    return f"{way} {other}: {'within noise' if found.within_noise else 'more than noise'} ({bounds})"
+    return f"{way} {other}, which is {'within noise' if found.within_noise else 'more than noise'} ({bounds})"
 
 
 def named(label: str) -> str:

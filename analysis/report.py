@@ -1,0 +1,230 @@
+"""All that is made of a run's records, in one folder: tables, figures, the page. The same records give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis import figures, select, sharing, tables
+from analysis.figures import Figure
+from analysis.importance import Importance, importance
+from analysis.load import Run, Trial, load, plain, settings_text, shown
+from analysis.select import Difference, Setting
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write(run: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Make the report of a run folder, by default into its `report/`. Returns the files written, the page first.
+
+    Raises FileNotFoundError where there is no run, OSError where the folder cannot be written.
+    """
+    found = load(run)
+    folder = Path(out) if out is not None else Path(run) / "report"
+    matter = importance(found.search, found.space)
+    drawn = draw(found, matter)
+    texts = {"report.html": page(found, matter, drawn)}
+    texts |= {"results.csv": tables.results_csv(found), "trials.csv": tables.trials_csv(found)}
+    texts |= {"table.md": tables.markdown(found), "table.tex": tables.latex(found)}
+    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
+    for name, text in texts.items():
+        _replace(folder / name, text)
+    for old in (folder / "figures").glob("*.svg"):
+        if f"figures/{old.name}" not in texts:
+            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
+    return [folder / name for name in texts]
+
+
+def draw(run: Run, matter: Importance) -> dict[str, Figure]:
+    """All figures that the records are good for, by name."""
+    made = [figures.result(run), figures.curves(run), figures.finals(run), figures.history(run), figures.importances(run, matter)]
+    made += [figures.dimension(run, index) for index in range(len(run.space))]
+    return {figure.name: figure for figure in made if figure is not None}
+
+
+def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
+    """The report as one HTML page that asks for nothing else."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    headline, sentence = answer(run)
+    return environment.get_template("report.html").render(
+        run=run,
+        headline=headline,
+        sentence=sentence,
+        tiles=tiles(run),
+        lines=tables.lines(run),
+        head=tables.HEAD,
+        facts=tables.facts(run),
+        missing=tables.missing(run),
+        figures=drawn,
+        inline={name: Markup(figure.inline) for name, figure in drawn.items()},  # our own drawing; its texts are escaped
+        importance=matter,
+        dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
+        tree=sharing.tree(run),
+        saved=sharing.saved(run),
+        trials=[_trial_row(run, trial) for trial in _ordered(run)],
+        versions=versions(run),
+        notices=notices(run),
+        count=tables.count,
+        colours=figures.COLOURS,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def answer(run: Run) -> tuple[str, str]:
+    """(headline, the answer in one sentence)."""
+    task = plain(run.config.get("task") or next((row["task"] for row in run.of("evaluation") if row.get("task")), ""), 60)
+    where = f"On {task}, " if task else ""
+    found = select.settings(run)
+    if not found or not found[0].test:
+        return _no_answer(run, where, found)
+    best = found[0]
+    error = select.mean(best.test) or 0.0
+    seeds = f"{len(best.test)} seeds" if len(best.test) > 1 else "one seed"
+    settled = select.is_settled(run)
+    headline = f"{error:.1f} % test error with the {'chosen' if settled else 'best'} setting"
+    bounds = []
+    if best.seeds_interval:
+        bounds.append(f"{tables.interval(best.seeds_interval)} over {seeds}")
+    if best.examples_interval:
+        bounds.append(f"{tables.interval(best.examples_interval)} over the {best.examples:,} test texts")
+    interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
+    interval += "; one seed" if len(best.test) == 1 else ""
+    name = plain(best.label, 60)
+    said = (
+        f"{where}{tables.named(name)} ({settings_text(best.trials[0].params, run.space)}) errs on {error:.2f} % of the test texts"
+    )
+    versus = tables.comparisons(run)
+    return headline, f"{said} ({interval}){': ' if versus else ''}{'; and '.join(versus)}."
+
+
+def _no_answer(run: Run, where: str, found: list[Setting]) -> tuple[str, str]:
+    if found:
+        best = found[0]
+        name, error = tables.named(best.label), tables.spread(best.validation)
+        said = f"{where}{name} ({settings_text(best.trials[0].params, run.space)}) leads with {error} % on validation"
+        return "No test result yet", f"{said}; the test split has not been read."
+    complete = [trial for trial in run.search if trial.status == "complete" and trial.error is not None]
+    best_trial = min(complete, key=lambda trial: trial.error or 0.0, default=None)
+    if best_trial is None:
+        return "No result yet", f"{where}no trial has come to a result{_tally(run)}."
+    said = (
+        f"{where}the best of {len(complete)} complete trials is {best_trial.name} ({settings_text(best_trial.params, run.space)})"
+    )
+    return "No test result yet", f"{said} with {best_trial.error:.2f} % on validation; finals have not been run."
+
+
+def _tally(run: Run) -> str:
+    return f" ({len(run.search)} begun: {tables.by_status(run)})" if run.search else ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that stands out at the top."""
+
+    name: str
+    value: str
+    unit: str
+    note: str
+
+
+def tiles(run: Run) -> list[Tile]:
+    """Test error, differences, what sharing saved."""
+    made: list[Tile] = []
+    found = select.settings(run)
+    if found and found[0].test:
+        best = found[0]
+        texts = tables.interval(best.examples_interval)
+        seeds = f"{tables.interval(best.seeds_interval)} over {len(best.test)} seeds, " if best.seeds_interval else "one seed, "
+        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"95 %: {seeds}{texts} over texts"))
+        gaps: list[tuple[str, Difference | None]] = [
+            (f"against {tables.named(other.label)}", select.difference(run, best, other)) for other in found[1:] if other.reference
+        ]
+        gaps.append(("against the bag of words", select.against_baseline(run, best)))
+        made += [_gap_tile(name, gap) for name, gap in gaps if gap is not None]
+    total = sharing.saved(run)
+    if total is not None:
+        note = f"{tables.count(total.shared)} tokens instead of {tables.count(total.unshared)}"
+        made.append(Tile("training spared by sharing", f"{100 * total.share:.0f}", "%", note))
+    return made
+
+
+def _gap_tile(name: str, gap: Difference) -> Tile:
+    if gap.interval is None:
+        return Tile(name, tables.signed(gap.points), "points", gap.method)
+    bounds = f"95 %: {tables.signed(gap.interval[0])} to {tables.signed(gap.interval[1])}"
+    return Tile(name, tables.signed(gap.points), "points", f"{'within' if gap.within_noise else 'more than'} noise; {bounds}")
+
+
+def _ordered(run: Run) -> list[Trial]:
+    """Best on validation first; those without a value last."""
+    return sorted(run.trials, key=lambda trial: (trial.error is None, trial.error or 0.0))
+
+
+def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
+    """Cells of the table of trials: (text, value to sort by)."""
+    test = trial.test["error_rate_percent"] if trial.test else None
+    epochs = trial.curve[-1][0] if trial.curve else 0
+    return {
+        "name": trial.name,
+        "part": plain(trial.label, 40) if trial.phase == "final" else "search",
+        "status": trial.status,
+        "state": figures.MARKS[trial.status][3],
+        "reason": trial.reason if trial.status in ("diverged", "failed") else "",
+        "params": [_cell(trial.params.get(dimension.path)) for dimension in run.space],
+        "numbers": [
+            (tables.DASH if trial.seed is None else str(trial.seed), trial.seed),
+            (f"{epochs:g}", epochs),
+            (tables.number(trial.error), trial.error),
+            (tables.number(test), test),
+            (tables.count(trial.tokens), trial.tokens),
+            (tables.duration(trial.seconds), trial.seconds),
+        ],
+    }
+
+
+def _cell(value: Any) -> tuple[str, Any]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return shown(value), value
+    return (shown(value), shown(value)) if value is not None else (tables.DASH, None)
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """(what, which) of everything that made the results; several where sessions differ."""
+    found: dict[str, list[str]] = {}
+    for row in run.of("study"):
+        about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
+        about["study digest"] = row.get("config_digest")
+        for name, value in about.items():
+            if value and plain(value) not in found.setdefault(plain(name), []):
+                found[plain(name)].append(plain(value, 80))
+    devices = sorted({plain(row["device"]) for row in run.of("evaluation") if row.get("device")})
+    precisions = sorted({plain(row["precision"]) for row in run.of("evaluation") if row.get("precision")})
+    found["device"] = devices or found.get("device", [])
+    found["precision"] = precisions
+    return [(name, ", then ".join(values)) for name, values in found.items() if values]
+
+
+def notices(run: Run) -> list[str]:
+    """What the study had to say, each once."""
+    return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8", newline="\n")
+    aside.replace(path)
