@@ -54,10 +54,13 @@ class LocalFiles:
             _sync(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a file unless it exists: True for exactly one of several that try at once. It appears with its content."""
+        """Write a file unless it exists: True for exactly one of several that try at once. It appears with its content.
+
+        Not synced: what is created so (leases) need not outlive a power cut.
+        """
         target = self.root / path
         try:
-            _beside(target, data, lambda aside: _link(aside, target, data))
+            _beside(target, data, lambda aside: _link(aside, target, data), durable=False)
         except FileExistsError:
             return False
         return True
@@ -125,11 +128,9 @@ class RemoteFiles:
     do by conditional PUT. Listings are never cached, or an owner that lives would look dead.
     """
 
-    _creating = threading.Lock()  # memory:// looks, then writes: between threads of one process that is no exclusion
-
     def __init__(self, fs: Any, root: str, url: str) -> None:
-        self.fs, self.root, self.url = fs, root.rstrip("/"), url
         protocol = fs.protocol if isinstance(fs.protocol, str) else fs.protocol[0]
+        self.fs, self.root, self.url = _OneAtATime(fs) if protocol == "memory" else fs, root.rstrip("/"), url
         self._folders = protocol not in OBJECT_STORES
 
     def _at(self, path: str, parent: bool = False) -> str:
@@ -148,15 +149,14 @@ class RemoteFiles:
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists: True for exactly one of several that try at once."""
-        with self._creating:
-            try:
-                self.fs.pipe_file(self._at(path, parent=True), data, mode="create")
-            except FileExistsError:
+        try:
+            self.fs.pipe_file(self._at(path, parent=True), data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if "precondition" in str(error).lower() or "conditionalrequest" in str(error).lower():
                 return False
-            except OSError as error:
-                if "precondition" in str(error).lower() or "conditionalrequest" in str(error).lower():
-                    return False
-                raise
+            raise
         return True
 
     def put(self, path: str, source: Path | bytes, move: bool = False, durable: bool = True) -> tuple[int, str]:
@@ -224,6 +224,26 @@ class RemoteFiles:
         """Bytes of all files at or below the path."""
         self.fs.invalidate_cache()
         return sum(int(info["size"] or 0) for info in self.fs.find(self._at(path), detail=True).values())
+
+
+class _OneAtATime:
+    """memory:// as threads can use it: alone it looks and then writes, and its readers share one position in a file."""
+
+    _turn = threading.RLock()
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._fs, name)
+        if not callable(attribute):
+            return attribute
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self._turn:
+                return attribute(*arguments, **named)
+
+        return call
 
 
 Files = LocalFiles | RemoteFiles
@@ -294,16 +314,17 @@ def _measure(source: Path | bytes) -> tuple[int, str]:
     return source.stat().st_size, sha256(source)
 
 
-def _beside(target: Path, data: bytes, finish: Callable[[Path], None]) -> None:
-    """Write a file in the target's folder, sync it, and let `finish` give it its name."""
+def _beside(target: Path, data: bytes, finish: Callable[[Path], None], durable: bool = True) -> None:
+    """Write a file in the target's folder, wait until the disk has it, and let `finish` give it its name."""
 
     def attempt() -> None:
         aside = target.parent / f".{uuid4().hex}"
         try:
             with open(aside, "wb") as file:
                 file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             finish(aside)
         finally:
             aside.unlink(missing_ok=True)
@@ -312,15 +333,12 @@ def _beside(target: Path, data: bytes, finish: Callable[[Path], None]) -> None:
 
 
 def _with_parent(target: Path, action: Callable[[], T]) -> T:
-    """Do it with the parent folder there. Someone may remove an empty folder between the two: then once more."""
-    for last in (False, False, True):
+    """Do it with the parent folder there. Others may remove an empty folder between the two: then again."""
+    for _ in range(100):
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return action()
-        except FileNotFoundError:
-            if last or target.parent.exists():
-                raise
-    raise AssertionError("unreachable")
+    return action()
 
 
 def _link(aside: Path, target: Path, data: bytes) -> None:

@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import random
 import socket
 import threading
 import time
@@ -32,6 +33,8 @@ TTL_S = 60.0
 """How long a lease holds without being renewed."""
 SKEW_S = 600.0
 """Difference between two machines' clocks that is still believed to be an accident."""
+
+RETREAT_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -122,11 +125,16 @@ class Claim:
 
     def renew(self) -> None:
         """Prolong by the whole time to live, unless someone took over."""
-        if any(generation > self.generation for generation in generations(self._files, self._folder)):
+        if not self._mine() or any(generation > self.generation for generation in generations(self._files, self._folder)):
             self._lost.set()
             log.warning("lease %s was taken over: %s seemed dead", self._folder, self._owner)
         elif not self._released.is_set():
             self._files.write(_file(self._folder, self.generation), self.content())
+
+    def _mine(self) -> bool:
+        """Whether the lease file is still ours: whoever took over may have finished, and another begun the count anew."""
+        found = read(self._files, self._folder, self.generation)
+        return found is not None and found["token"] == self.token
 
     def release(self) -> None:
         """Let go: this generation and all before it are removed."""
@@ -136,7 +144,8 @@ class Claim:
         if self._heart.ident is not None:
             self._heart.join(self._ttl_s)
         with contextlib.suppress(OSError):
-            remove(self._files, self._folder, self.generation)
+            if self._mine():
+                remove(self._files, self._folder, self.generation)
 
 
 class Watch:
@@ -164,6 +173,8 @@ def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Pr
     while True:
         last = max(generations(files, folder), default=0)
         held = read(files, folder, last) if last else None
+        if last and held is None:  # released while we looked
+            continue
         if held is not None and not watch.dead(held):
             return owner(held)
         claim = Claim(files, folder, last + 1, ttl_s)
@@ -172,10 +183,10 @@ def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Pr
         # Between looking and creating, the predecessor may have been released and the count begun anew. Each of two in this race
         # sees the other in what it looks at now, and at least the later one retreats.
         now = read(files, folder, last) if last else None
-        same = (now or {}).get("token") == (held or {}).get("token")
-        if same and max(generations(files, folder), default=0) == claim.generation:
+        if (now or {}).get("token") == (held or {}).get("token") and max(generations(files, folder), default=0) == claim.generation:
             return claim
         files.remove(_file(folder, claim.generation))
+        time.sleep(random.uniform(0, RETREAT_S))  # two that always met would go on meeting
 
 
 def generations(files: Files, folder: str) -> list[int]:
