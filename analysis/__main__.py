@@ -17,12 +17,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report")
     given = parser.parse_args(arguments)
     try:
-        written = report.write(given.run, given.out)
+        page = report.write(given.run, given.out)
         text = tables.result_text(given.run)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{text}\nreport: {written[0]}")
+    print(f"{text}\nreport: {page}")
     return 0
 
 

@@ -225,7 +225,8 @@ def history(run: Run) -> Figure | None:
     )
     lost = sum(trial.error is None for trial in trials)
     caption = "Search history: last validation error of each trial in the order asked, and the best complete one so far (line)."
-    caption += f" {lost} without any value {'lie' if lost > 1 else 'lies'} at the upper edge." if lost else ""
+    caption += " One without any value lies at the upper edge." if lost == 1 else ""
+    caption += f" {lost} without any value lie at the upper edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", _line("green", 1.6))] if steps else [])
     return _figure("history", "Search history", said, caption, draw, tips, legend)
 
@@ -373,7 +374,9 @@ def _log_axis(axes: Any) -> None:
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1000 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("e-0", "e-")))
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: (f"{value:.0e}" if value < 1e-3 else f"{value:g}").replace("e-0", "e-"))
+    )
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

@@ -31,6 +31,11 @@ class Dimension:
     conditional: bool = False
     """Whether some trials do not have it."""
 
+    @property
+    def numeric(self) -> bool:
+        """Whether its values are numbers, categories of numbers too."""
+        return self.kind != "category" or all(re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", value) for value in self.values)
+
 
 @dataclass
 class Trial:

