@@ -1,15 +1,21 @@
 """Attention within each text of a packed row, registered with transformers as an attention of its own.
 
 transformers' models run unmodified: they hand queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`, which
-knows from the current layout where the texts begin.
+knows from the current layout where the texts begin. Dropout on the probabilities is kept as their sign: one array holds both, and
+neither forward nor backward casts a boolean.
+
+Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -17,6 +23,51 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from trainables import dropout as bits
 
 NAME = "packed_texts"
+WASTE = 1 << 13
+"""Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
+CELLS = 1 << 16
+"""Cells of one head that a group of several texts may have: more would not stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Texts of like length that attend in one go; a single text is a slice of the row and is not copied."""
+
+    texts: tuple[int, ...]
+    width: int
+    start: int
+    """First token of the first text; of use where it is the only one."""
+    rows: Tensor | None
+    """int64 [g * W]: token at each padded position, a text's first one for padding. None for a single text."""
+    tokens: Tensor | None
+    """int64 [n]: tokens of the group."""
+    cells: Tensor | None
+    """int64 [n]: padded position of each."""
+    bias: Tensor | None
+    """float32 [g, W]: minus infinity at padding; None without padding."""
+
+    def take(self, x: Tensor) -> Tensor:
+        """[T, h, d] to [g * h, W, d]."""
+        if self.rows is None:
+            return x[self.start : self.start + self.width].transpose(0, 1)
+        h, d = x.shape[1:]
+        return x.index_select(0, self.rows).view(-1, self.width, h, d).transpose(1, 2).reshape(-1, self.width, d)
+
+    def take_gradient(self, x: Tensor) -> Tensor:
+        """Like `take`, and zero at padding: what stands there went nowhere."""
+        taken = self.take(x)
+        if self.bias is not None:
+            taken.view(len(self.texts), -1, *taken.shape[1:]).mul_(self.bias.exp().to(x.dtype)[:, None, :, None])
+        return taken
+
+    def put(self, x: Tensor, out: Tensor) -> None:
+        """[g * h, W, d] into [T, h, d]."""
+        if self.rows is None:
+            out[self.start : self.start + self.width].copy_(x.transpose(0, 1))
+            return
+        h, d = out.shape[1:]
+        flat = x.view(-1, h, self.width, d).transpose(1, 2).reshape(-1, h, d)
+        out.index_copy_(0, self.tokens, flat.index_select(0, self.cells))
 
 
 class Layout:
@@ -25,6 +76,71 @@ class Layout:
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = tuple(lengths)
         self.calls = 0
+        self._biases: dict[Any, Tensor | None] = {}
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Texts of like length together, long ones alone."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return [_group(members, self.lengths, starts) for members in grouped(self.lengths)]
+
+    @cached_property
+    def draws(self) -> list[int]:
+        """Draws of one head's dropout before each text of the micro-batch, and in all."""
+        return [0, *np.cumsum([bits.square_draws(length) for length in self.lengths]).tolist()]
+
+    @cached_property
+    def boundaries(self) -> np.ndarray:
+        """int32 [b + 1]: where texts begin and the last ends (cu_seqlens)."""
+        return np.cumsum([0, *self.lengths]).astype(np.int32)
+
+    def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """[g * h, W, W], or one that expands to it: minus infinity where a position may not be seen. The same for all layers."""
+        window = window if window is not None and window < group.width else None
+        key = (group, heads, window, dtype)
+        if key not in self._biases:
+            self._biases[key] = _bias(group, heads, window, dtype)
+        return self._biases[key]
+
+
+def grouped(lengths: Sequence[int]) -> list[list[int]]:
+    """Texts, the longest first, in groups whose padding stays below WASTE cells and whose size stays below CELLS."""
+    groups: list[list[int]] = []
+    waste = width = 0
+    for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        waste += width**2 - lengths[text] ** 2
+        if not groups or waste > WASTE or (len(groups[-1]) + 1) * width**2 > CELLS:
+            groups.append([])
+            waste, width = 0, lengths[text]
+        groups[-1].append(text)
+    return groups
+
+
+def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray) -> Group:
+    width, start = lengths[members[0]], int(starts[members[0]])
+    if len(members) == 1:
+        return Group(tuple(members), width, start, None, None, None, None)
+    own = np.array([lengths[text] for text in members])
+    place = np.arange(width)
+    real = place < own[:, None]  # [g, W]
+    rows = starts[list(members)][:, None] + np.where(real, place, 0)
+    bias = None if real.all() else torch.from_numpy(np.where(real, 0.0, -np.inf).astype(np.float32))
+    flat = [torch.from_numpy(index.astype(np.int64)) for index in (rows.ravel(), rows[real], np.flatnonzero(real))]
+    return Group(tuple(members), width, start, *flat, bias)
+
+
+def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+    if group.bias is None and window is None:
+        return None
+    total = torch.zeros(1, 1, group.width, group.width)
+    if window is not None:
+        place = torch.arange(group.width)
+        total = total.masked_fill((place[:, None] - place).abs() >= window, float("-inf"))
+    if group.bias is not None:
+        total = total + group.bias[:, None, None, :]
+        total.diagonal(dim1=-2, dim2=-1).zero_()  # padding sees itself, or it would see nothing at all and be no number
+    cells = (len(group.texts), heads, group.width, group.width)
+    return total.to(dtype).expand(cells).reshape(-1, group.width, group.width)
 
 
 _layout: Layout | None = None
@@ -52,32 +168,104 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of [1, heads, T, d] within the texts of the current layout; answers [1, T, heads, d] as transformers wants it."""
+    """Attention of [1, h, T, d] within the texts of the current layout; answers [1, T, h, d] as transformers wants it."""
     assert _layout is not None, "packed attention outside `packed`"
     _layout.calls += 1
     if attention_mask is not None:
         raise ValueError("packed attention takes no mask")
     if key.shape[1] != query.shape[1]:  # grouped queries
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    stream = bits.current() if dropout else None
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))  # [T, h, d]
+    stream = bits.current() if bits.threshold(dropout) else None
     if stream is not None:
         stream.site += 1
-        draws = stream.batch.offsets.squares * query.shape[1]
-    outputs, start = [], 0
-    for length in _layout.lengths:
-        q, k, v = (x[0, :, start : start + length] for x in (query, key, value))
-        scores = q @ k.transpose(1, 2) * scaling
-        if sliding_window is not None and length > sliding_window:
-            place = torch.arange(length, device=q.device)
-            scores = scores.masked_fill((place[:, None] - place[None]).abs() >= sliding_window, float("-inf"))
-        probabilities = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
-        if stream is not None:
-            probabilities = probabilities * stream.keep(probabilities.shape, dropout, bits.ATTENTION + draws) * bits.scale(dropout)
-            draws += bits.square_draws(length) * query.shape[1]
-        outputs.append((probabilities @ v).transpose(0, 1))
-        start += length
-    return torch.cat(outputs)[None], None
+    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast(device, enabled=False):
+        out: Tensor = _Attention.apply(q, k, v, _layout, scaling, sliding_window, dropout, stream)
+    return out[None], None
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scaling * q k') v within each group, with dropout on the probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layout: Layout,
+        scaling: float,
+        window: int | None,
+        p: float,
+        stream: bits.Stream | None,
+    ) -> Tensor:
+        heads, out, kept = q.shape[1], q.new_empty(q.shape), []
+        for group in layout.groups:
+            gq, gk, gv = (group.take(x) for x in (q, k, v))
+            bias = layout.bias(group, heads, window, q.dtype)
+            probabilities = _scores(gq, gk, bias, scaling).softmax(-1)  # [g * h, W, W]
+            if stream is None:
+                group.put(torch.bmm(probabilities, gv), out)
+            else:
+                probabilities.copysign_(_signs(group, layout, heads, stream, p, q.dtype))
+                group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
+            kept.append(probabilities)
+        ctx.save_for_backward(q, k, v)
+        ctx.layout, ctx.scaling, ctx.kept = layout, scaling, kept
+        ctx.scale = None if stream is None else bits.scale(p)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        q, k, v = ctx.saved_tensors
+        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        scale = ctx.scale or 1.0
+        for group, signed in zip(ctx.layout.groups, ctx.kept, strict=True):
+            gq, gk, gv = (group.take(x) for x in (q, k, v))
+            go = group.take_gradient(grad)
+            dropped = signed if ctx.scale is None else signed.relu()
+            group.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
+            inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, less the scale
+            if ctx.scale is not None:
+                inner = torch.ops.aten.threshold_backward(inner, signed, 0)
+                signed = torch.abs(signed, out=dropped)
+            inner = torch._softmax_backward_data(inner, signed, -1, signed.dtype)
+            group.put(_product(inner, gk, ctx.scaling * scale), gradients[0])
+            group.put(_product(inner.transpose(1, 2), gq, ctx.scaling * scale), gradients[1])
+        ctx.kept = None
+        return (*gradients, None, None, None, None, None)
+
+
+def _signs(group: Group, layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Tensor:
+    """[g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
+    found = []
+    for text in group.texts:
+        length = layout.lengths[text]
+        stream.seek((stream.batch.offsets.squares + layout.draws[text]) * heads)
+        found.append(stream.signs(heads * length * length, p).view(heads, length, length))
+    if group.rows is None:
+        signs = found[0]
+    else:
+        signs = torch.zeros(len(found), heads, group.width, group.width, dtype=torch.int16)
+        for row, part in zip(signs, found, strict=True):
+            row[:, : part.shape[1], : part.shape[2]] = part
+        signs = signs.flatten(0, 1)
+    # A 16-bit float has its sign where the integer has it; what else is in there does not matter.
+    return signs.view(dtype) if dtype.itemsize == 2 else signs.to(dtype)
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+    if bias is None:
+        return _product(q, k.transpose(1, 2), scaling)
+    return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling)
+
+
+def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """factor * a b, scaled inside the product."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=factor)
 
 
 def no_mask(**kwargs: Any) -> None:

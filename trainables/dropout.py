@@ -3,8 +3,9 @@
 Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a resume
 needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
 
-On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Sixteen bits decide over an element: it
-drops out where they are below p * 65536, so p is exact to 1/65536, and what is kept is scaled by the exact rate.
+On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element, so p
+is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts from
+booleans, which cost CPUs more than the random numbers do.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ from torch.overrides import TorchFunctionMode
 if TYPE_CHECKING:
     from trainables.pack import Batch, Part
 
-LEVELS = 65536
+LEVELS = 1 << 15
+LANES = 0x0001_0001_0001_0001
+"""One in each of the four 16-bit lanes of a draw."""
 SITE = 1 << 80
 """Draws between the streams of two sites: more than any batch takes."""
-ATTENTION = 1 << 64
-"""Where, within a site, attention's draws lie apart from the others."""
 TEXT = 1 << 40
 """Draws that a text of a padded batch has to itself within a site."""
+CHUNK = 1 << 16
+"""Elements treated at a time, so that they stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,18 @@ class Stream:
         self._device_generators: dict[torch.device, torch.Generator] = {}
         self._device_seed = int(np.random.SeedSequence((seed, step, batch.offsets.texts)).generate_state(1, np.uint64)[0] >> 1)
 
-    def bits(self, offset: int, count: int) -> np.ndarray:
-        """uint16 [count] of the current site from draw `offset` on."""
+    def seek(self, draw: int) -> None:
+        """Go to a draw of the current site; each draw decides over four elements."""
         self._generator.state = self._start
-        self._generator.advance(self.site * SITE + offset)
-        draws: np.ndarray = self._draw.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
-        return draws.view(np.uint16)[:count]
+        self._generator.advance(self.site * SITE + draw)
 
-    def keep(self, shape: Sequence[int], p: float, offset: int) -> Tensor:
-        """bool: which elements of a tensor stay."""
-        count = int(np.prod(shape))
-        return torch.from_numpy(self.bits(offset, count) >= threshold(p)).view(*shape)
+    def signs(self, count: int, p: float) -> Tensor:
+        """int16 [count], positive where an element stays, negative where it drops out; whole draws are used up."""
+        draws = self._draw.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
+        # Fifteen random bits plus the threshold: the carry into the sign bit is the decision. No carry crosses a lane.
+        np.bitwise_and(draws, np.uint64((LEVELS - 1) * LANES), out=draws)
+        np.add(draws, np.uint64(threshold(p) * LANES), out=draws)
+        return torch.from_numpy(draws.view(np.int16)[:count])
 
     def device_generator(self, device: torch.device) -> torch.Generator:
         """A generator on an accelerator, seeded by seed, step and the micro-batch's place."""
@@ -84,7 +88,7 @@ class Stream:
 
 
 def threshold(p: float) -> int:
-    """Of 65536 levels, those that drop out."""
+    """Of 32768 levels, those that drop out."""
     return round(p * LEVELS)
 
 
@@ -124,19 +128,45 @@ class Dropout(nn.Module):
         self.per_text = per_text
 
     def forward(self, x: Tensor) -> Tensor:
-        if _stream is None or not self.training or self.p == 0:
+        if _stream is None or not self.training or threshold(self.p) == 0:
             return x
         _stream.site += 1
         if x.device.type != "cpu":
             return _on_device(_stream, x, self.p)
-        offsets, width = _stream.batch.offsets, x.shape[-1]
-        draws = -(-width // 4)  # of a row
-        first = offsets.texts if self.per_text else offsets.tokens
-        keep = _stream.keep((x.numel() // width, draws * 4), self.p, first * draws)[:, :width].reshape(x.shape)
-        return x * keep * scale(self.p)
+        offsets = _stream.batch.offsets
+        dropped: Tensor = _Dropped.apply(x, _stream, self.p, offsets.texts if self.per_text else offsets.tokens)
+        return dropped
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class _Dropped(torch.autograd.Function):
+    """x * keep * scale, chunk by chunk while it is in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stream: Stream, p: float, first_row: int) -> Tensor:
+        width = x.shape[-1]
+        draws = -(-width // 4)  # of a row
+        rows = x.reshape(-1, width)
+        out, keep = torch.empty_like(rows), torch.empty_like(rows)
+        stream.seek(first_row * draws)
+        step = max(1, CHUNK // width)
+        for i in range(0, len(rows), step):
+            part = rows[i : i + step]
+            signs = stream.signs(len(part) * draws * 4, p).view(len(part), draws * 4)[:, :width]
+            torch.mul(part, keep[i : i + step].copy_(signs).clamp_(0, 1), out=out[i : i + step]).mul_(scale(p))
+        ctx.keep, ctx.scale = keep, scale(p)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        rows, keep = grad.reshape(ctx.keep.shape), ctx.keep
+        out = torch.empty_like(keep)
+        step = max(1, CHUNK // keep.shape[-1])
+        for i in range(0, len(rows), step):
+            torch.mul(rows[i : i + step], keep[i : i + step], out=out[i : i + step]).mul_(ctx.scale)
+        return out.view(grad.shape), None, None, None
 
 
 def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
@@ -170,13 +200,15 @@ class _Replaced(TorchFunctionMode):
         assert part is not None
         axis = text_axis(x.shape, *part.input_ids.shape)
         if axis is None:  # nothing of it belongs to one text: all share it
-            return x * stream.keep(x.shape, p, 0) * scale(p)
+            return x * self.keep(x.numel(), p, 0).view(x.shape) * scale(p)
         moved = x.movedim(axis, 0)
-        rows = [
-            stream.keep((x.numel() // len(part.texts),), p, (stream.batch.offsets.texts + text + 1) * TEXT) for text in part.texts
-        ]
-        keep = torch.stack(rows).reshape(moved.shape).movedim(0, axis)
-        return x * keep * scale(p)
+        first, count = stream.batch.offsets.texts + 1, x.numel() // len(part.texts)
+        keep = torch.stack([self.keep(count, p, (first + text) * TEXT) for text in part.texts])
+        return x * keep.view(moved.shape).movedim(0, axis) * scale(p)
+
+    def keep(self, count: int, p: float, draw: int) -> Tensor:
+        self.stream.seek(draw)
+        return self.stream.signs(count, p) > 0
 
 
 def text_axis(shape: Sequence[int], texts: int, width: int) -> int | None:

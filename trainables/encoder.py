@@ -68,12 +68,13 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
         tokenizer = (
             AutoTokenizer.from_pretrained(encoder.tokenizer) if encoder.tokenizer else train_wordpiece(texts, encoder.vocabulary)
         )
-        return base_of(from_config(encoder.config, tokenizer), tokenizer)
+        return base_of(from_config(encoder.config, tokenizer), special_tokens(tokenizer), tokenizer)
     folder = checkpoint.locate(encoder)
     model, report = AutoModel.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    return base_of(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), folder, set(report["missing_keys"]))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return base_of(model, special_tokens(tokenizer), tokenizer, folder, set(report["missing_keys"]))
 
 
 def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
@@ -89,7 +90,9 @@ def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.
     return model
 
 
-def base_of(model: Any, tokenizer: Any, folder: Path | None = None, missing: set[str] | None = None) -> Base:
+def base_of(
+    model: Any, special: Special, tokenizer: Any = None, folder: Path | None = None, missing: set[str] | None = None
+) -> Base:
     """What trials need to know of a loaded model; `missing` are the parameters that its checkpoint lacks, None if it is all new."""
     model = model.float().eval()
     config = model.config
@@ -100,7 +103,7 @@ def base_of(model: Any, tokenizer: Any, folder: Path | None = None, missing: set
         folder=folder,
         config=config,
         tokenizer=tokenizer,
-        special=special_tokens(tokenizer),
+        special=special,
         model=model,
         pooler=pooler,
         packable=found.reason is None,
@@ -122,7 +125,7 @@ def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | No
     pooler = getattr(model, POOLER, None)
     if pooler is None:
         return None
-    setattr(model, POOLER, None)
+    setattr(model, POOLER, nn.Identity())
     dense = next(module for module in pooler.modules() if isinstance(module, nn.Linear))
     if missing is None or any(name.startswith(f"{POOLER}.") for name in missing):
         return None
@@ -139,11 +142,12 @@ def fresh_encoder(base: Base, dropout: float) -> Any:
 def _prepared(model: Any, base: Base) -> Any:
     """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
     if hasattr(model, POOLER):
-        setattr(model, POOLER, None)
+        setattr(model, POOLER, nn.Identity())
     model.load_state_dict(base.model.state_dict())
     for (_, target), (_, source) in zip(model.named_buffers(), base.model.named_buffers(), strict=True):
         target.copy_(source)
-    model.set_attn_implementation(attention.NAME) if base.packable else None
+    # Eager attention, when padded, so that its dropout can be seen.
+    model.set_attn_implementation(attention.NAME if base.packable else "eager")
     if base.packable:
         replace_dropout(model)
     return model

@@ -1,0 +1,82 @@
+"""Tiny encoders of many families with random weights, as the probe and the heads take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModel
+
+from trainables import encoder
+from trainables.encoder import Base
+from trainables.pack import Example
+from trainables.tokenise import Special
+
+COMMON = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 3,
+    "vocab_size": 100,
+    "max_position_embeddings": 300,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "bert": {},
+    "roberta": {"pad_token_id": 1},
+    "xlm-roberta": {"pad_token_id": 1},
+    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
+    "albert": {"embedding_size": 16},
+    "electra": {"embedding_size": 16},
+    "ernie": {},
+    "mpnet": {"pad_token_id": 1},
+    "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64, "max_position_embeddings": None},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "modernbert": {"local_attention": 16},
+    "nomic_bert": {},
+}
+PACKABLE = ("bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "ernie", "modernbert", "nomic_bert")
+PADDED = ("mpnet", "xlnet", "deberta-v2")
+
+
+def tiny_config(kind: str, **changes: Any) -> Any:
+    fields = {name: value for name, value in (COMMON | FAMILIES[kind] | changes).items() if value is not None}
+    return AutoConfig.for_model(kind, **fields)
+
+
+@cache
+def tiny_base(kind: str) -> Base:
+    """An encoder with weights large enough that mixing up texts shows."""
+    config = tiny_config(kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+    return encoder.base_of(model, special_of(kind, config.pad_token_id))
+
+
+def special_of(kind: str, pad: int) -> Special:
+    """Special tokens as the family puts them: round the text, for XLNet behind it."""
+    ends = ((), (2, 1), (), (0, 2)) if kind == "xlnet" else ((1,), (2,), (0,), (0,))
+    return Special(*ends, text_type=0, pad=pad, mask=4, reserved=(0, 1, 2, 3, 4), ordinary=np.arange(5, 100, dtype=np.int32))
+
+
+def examples_of(base: Base, lengths: Sequence[int], seed: int = 0) -> list[Example]:
+    """Random texts of these lengths, special tokens included, in three classes, with a piece or two to predict."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for length in lengths:
+        ids = base.special.wrap(rng.integers(5, 100, max(0, length - 2)).astype(np.int32))[:length]
+        places = np.unique(rng.integers(0, length, 2))
+        found.append(Example(ids, int(rng.integers(3)), (places, rng.integers(5, 100, len(places)))))
+    return found
