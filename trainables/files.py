@@ -124,8 +124,8 @@ class LocalFiles:
 class RemoteFiles:
     """Files below an fsspec URL.
 
-    `create` needs a file system that can refuse to overwrite (fsspec's `pipe_file(mode="create")`): memory:// does, s3:// and gs://
-    do by conditional PUT. Listings are never cached, or an owner that lives would look dead.
+    `create` needs a file system that can refuse to overwrite (fsspec's `pipe_file(mode="create")`): memory:// does, s3:// by a
+    conditional PUT, gs:// by a generation match. Listings are never cached, or an owner that lives would look dead.
     """
 
     def __init__(self, fs: Any, root: str, url: str) -> None:

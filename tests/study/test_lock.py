@@ -20,9 +20,10 @@ from trainables.lease import this_process
 PROCESSES = multiprocessing.get_context("spawn")
 
 
-def drive(run: str, out: str, begin: float, seconds: float) -> None:
+def drive(run: str, out: str, ready: Any, seconds: float) -> None:
     """Be a driver; exit code 3 when another one is."""
-    time.sleep(max(0.0, begin - time.time()))
+    if ready is not None:
+        ready.wait(60)
     try:
         with RunLock(Path(run)):
             Path(out, f"{os.getpid()}").write_text("drives")
@@ -31,8 +32,8 @@ def drive(run: str, out: str, begin: float, seconds: float) -> None:
         os._exit(3)
 
 
-def start(run: Path, out: Path, seconds: float, begin: float = 0.0) -> Any:
-    process = PROCESSES.Process(target=drive, args=(str(run), str(out), begin, seconds), daemon=True)
+def start(run: Path, out: Path, seconds: float, ready: Any = None) -> Any:
+    process = PROCESSES.Process(target=drive, args=(str(run), str(out), ready, seconds), daemon=True)
     process.start()
     return process
 
@@ -109,20 +110,20 @@ def test_whatever_a_dead_driver_left_is_taken_over(run: Path, left: str) -> None
 
 
 def test_of_two_starters_exactly_one_wins(run: Path, out: Path) -> None:
-    for seconds in (0.0, 1.0):  # also where the winner is gone at once, over what a dead one left
-        begin = time.time() + 2.5
-        starters = [start(run, out, 1.0, begin) for _ in range(3)]
+    for left in (None, '{"pid": 1, "host": "elsewhere", "system": "x", "started": 5}'):
+        if left:
+            (run / "lock.json").write_text(left)
+        ready = PROCESSES.Barrier(3)
+        starters = [start(run, out, 3.0, ready) for _ in range(3)]
         for process in starters:
-            process.join(60)
-        codes = sorted(process.exitcode or 0 for process in starters)
-        assert codes == [0, 3, 3], seconds
-        (run / "lock.json").write_text('{"pid": 1, "host": "elsewhere", "system": "x", "started": 5}')
+            process.join(120)
+        assert sorted(process.exitcode or 0 for process in starters) == [0, 3, 3]
 
 
-def rush(run: str, begin: float) -> None:
-    inside = Path(run, "inside")
-    time.sleep(max(0.0, begin - time.time()))
-    while time.time() < begin + 1.5:
+def rush(run: str, ready: Any) -> None:
+    ready.wait(60)
+    inside, deadline = Path(run, "inside"), time.monotonic() + 1.5
+    while time.monotonic() < deadline:
         try:
             with RunLock(Path(run)):
                 os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # complains when another one is inside too
@@ -132,12 +133,12 @@ def rush(run: str, begin: float) -> None:
 
 
 def test_two_never_drive_at_once(run: Path) -> None:
-    begin = time.time() + 2
-    processes = [PROCESSES.Process(target=rush, args=(str(run), begin)) for _ in range(3)]
+    ready = PROCESSES.Barrier(3)
+    processes = [PROCESSES.Process(target=rush, args=(str(run), ready)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * 3
 
 

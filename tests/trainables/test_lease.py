@@ -137,12 +137,13 @@ def test_what_waits_says_for_whom(tmp_path: Path) -> None:
     assert said == ["waiting for stage stage, which process 12345 on another-host computes"]
 
 
-def race(folder: str, begin: float, out: str) -> None:
+def race(folder: str, ready: Any, out: str) -> None:
     """Claim and let go as often as there is time; complain when someone else is inside too."""
     files, inside = LocalFiles(Path(folder)), Path(folder) / "inside"
     count, watch = 0, Watch()
-    time.sleep(max(0.0, begin - time.time()))
-    while time.time() < begin + 2:
+    ready.wait(60)
+    deadline = time.monotonic() + 2
+    while time.monotonic() < deadline:
         claim = attempt(files, "leases/stage", 60, watch)
         if isinstance(claim, Claim):
             os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
@@ -157,12 +158,12 @@ def race(folder: str, begin: float, out: str) -> None:
 
 
 def test_two_never_own_at_once(tmp_path: Path) -> None:
-    begin = time.time() + 2
-    processes = [PROCESSES.Process(target=race, args=(str(tmp_path), begin, str(tmp_path / f"{i}"))) for i in range(4)]
+    ready = PROCESSES.Barrier(4)
+    processes = [PROCESSES.Process(target=race, args=(str(tmp_path), ready, str(tmp_path / f"{i}"))) for i in range(4)]
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(120)
     assert [process.exitcode for process in processes] == [0] * 4
     counts = [int((tmp_path / f"{i}").read_text()) for i in range(4)]
     assert sum(counts) > 10

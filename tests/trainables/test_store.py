@@ -523,9 +523,14 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def read_only(folder: Path) -> Iterator[Path]:
     """A folder that nobody writes to: permissions bind everyone but root, a read-only mount binds root too."""
     if os.geteuid() != 0:
-        folder.chmod(0o555)
-        yield folder
-        folder.chmod(0o755)
+        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+        try:
+            for each in folders:
+                each.chmod(0o555)
+            yield folder
+        finally:
+            for each in folders:
+                each.chmod(0o755)
         return
     for options in (["--bind"], ["-o", "remount,bind,ro"]):
         if subprocess.run(["mount", *options, folder, folder], check=False).returncode:
