@@ -1,8 +1,8 @@
 """Attention within each text of a packed row, registered with transformers as an attention of its own.
 
-transformers' models run unmodified: they hand queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`, which
-knows from the current layout where the texts begin. Dropout on the probabilities is kept as their sign: one array holds both, and
-neither forward nor backward casts a boolean.
+transformers' models run unmodified: they hand queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`,
+which knows from the current layout where the texts begin. Dropout on the probabilities is kept as their sign: one array holds
+both, and neither forward nor backward casts a boolean.
 
 Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
 """
@@ -30,44 +30,52 @@ CELLS = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
+class Padding:
+    """Where the tokens of a group of several texts lie when these stand side by side in [g, W]."""
+
+    rows: Tensor
+    """int64 [g * W]: token at each place, a text's first one where there is padding."""
+    tokens: Tensor
+    """int64 [n]: the group's tokens."""
+    places: Tensor
+    """int64 [n]: place of each."""
+    real: Tensor | None
+    """bool [g, W]: false at padding; None without any."""
+
+
+@dataclass(frozen=True, eq=False)
 class Group:
-    """Texts of like length that attend in one go; a single text is a slice of the row and is not copied."""
+    """Texts of like length that attend in one go; a text alone is a slice of the row and is not copied."""
 
     texts: tuple[int, ...]
     width: int
     start: int
-    """First token of the first text; of use where it is the only one."""
-    rows: Tensor | None
-    """int64 [g * W]: token at each padded position, a text's first one for padding. None for a single text."""
-    tokens: Tensor | None
-    """int64 [n]: tokens of the group."""
-    cells: Tensor | None
-    """int64 [n]: padded position of each."""
-    bias: Tensor | None
-    """float32 [g, W]: minus infinity at padding; None without padding."""
+    """First token of the first text."""
+    padding: Padding | None
+    """None for a text alone."""
 
     def take(self, x: Tensor) -> Tensor:
         """[T, h, d] to [g * h, W, d]."""
-        if self.rows is None:
+        if self.padding is None:
             return x[self.start : self.start + self.width].transpose(0, 1)
         h, d = x.shape[1:]
-        return x.index_select(0, self.rows).view(-1, self.width, h, d).transpose(1, 2).reshape(-1, self.width, d)
+        return x.index_select(0, self.padding.rows).view(-1, self.width, h, d).transpose(1, 2).reshape(-1, self.width, d)
 
     def take_gradient(self, x: Tensor) -> Tensor:
         """Like `take`, and zero at padding: what stands there went nowhere."""
         taken = self.take(x)
-        if self.bias is not None:
-            taken.view(len(self.texts), -1, *taken.shape[1:]).mul_(self.bias.exp().to(x.dtype)[:, None, :, None])
+        if self.padding is not None and self.padding.real is not None:
+            taken.view(len(self.texts), -1, *taken.shape[1:]).mul_(self.padding.real.to(x.dtype)[:, None, :, None])
         return taken
 
     def put(self, x: Tensor, out: Tensor) -> None:
         """[g * h, W, d] into [T, h, d]."""
-        if self.rows is None:
+        if self.padding is None:
             out[self.start : self.start + self.width].copy_(x.transpose(0, 1))
             return
         h, d = out.shape[1:]
         flat = x.view(-1, h, self.width, d).transpose(1, 2).reshape(-1, h, d)
-        out.index_copy_(0, self.tokens, flat.index_select(0, self.cells))
+        out.index_copy_(0, self.padding.tokens, flat.index_select(0, self.padding.places))
 
 
 class Layout:
@@ -119,28 +127,27 @@ def grouped(lengths: Sequence[int]) -> list[list[int]]:
 def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray) -> Group:
     width, start = lengths[members[0]], int(starts[members[0]])
     if len(members) == 1:
-        return Group(tuple(members), width, start, None, None, None, None)
-    own = np.array([lengths[text] for text in members])
+        return Group(tuple(members), width, start, None)
     place = np.arange(width)
-    real = place < own[:, None]  # [g, W]
+    real = place < np.array([lengths[text] for text in members])[:, None]  # [g, W]
     rows = starts[list(members)][:, None] + np.where(real, place, 0)
-    bias = None if real.all() else torch.from_numpy(np.where(real, 0.0, -np.inf).astype(np.float32))
-    flat = [torch.from_numpy(index.astype(np.int64)) for index in (rows.ravel(), rows[real], np.flatnonzero(real))]
-    return Group(tuple(members), width, start, *flat, bias)
+    indices = (torch.from_numpy(index.astype(np.int64)) for index in (rows.ravel(), rows[real], np.flatnonzero(real)))
+    return Group(tuple(members), width, start, Padding(*indices, real=None if real.all() else torch.from_numpy(real)))
 
 
 def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-    if group.bias is None and window is None:
+    real = group.padding.real if group.padding else None
+    if real is None and window is None:
         return None
-    total = torch.zeros(1, 1, group.width, group.width)
+    place = torch.arange(group.width)
+    seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool)
     if window is not None:
-        place = torch.arange(group.width)
-        total = total.masked_fill((place[:, None] - place).abs() >= window, float("-inf"))
-    if group.bias is not None:
-        total = total + group.bias[:, None, None, :]
-        total.diagonal(dim1=-2, dim2=-1).zero_()  # padding sees itself, or it would see nothing at all and be no number
-    cells = (len(group.texts), heads, group.width, group.width)
-    return total.to(dtype).expand(cells).reshape(-1, group.width, group.width)
+        seen = seen & ((place[:, None] - place).abs() < window)
+    if real is not None:
+        # Padding sees itself: it would see nothing at all under a window, and be no number.
+        seen = seen & (real[:, None, None, :] | (place[:, None] == place))
+    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
 
 _layout: Layout | None = None
@@ -183,7 +190,9 @@ def packed_attention(
         stream.site += 1
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast(device, enabled=False):
-        out: Tensor = _Attention.apply(q, k, v, _layout, scaling, sliding_window, dropout, stream)
+        out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, _layout, scaling, sliding_window, dropout, stream
+        )
     return out[None], None
 
 
@@ -219,7 +228,7 @@ class _Attention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = ctx.saved_tensors
         gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         scale = ctx.scale or 1.0
@@ -246,7 +255,7 @@ def _signs(group: Group, layout: Layout, heads: int, stream: bits.Stream, p: flo
         length = layout.lengths[text]
         stream.seek((stream.batch.offsets.squares + layout.draws[text]) * heads)
         found.append(stream.signs(heads * length * length, p).view(heads, length, length))
-    if group.rows is None:
+    if group.padding is None:
         signs = found[0]
     else:
         signs = torch.zeros(len(found), heads, group.width, group.width, dtype=torch.int16)

@@ -1,7 +1,7 @@
 """Random bits of dropout as a pure function of seed, step, site and place in the global batch.
 
-Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a resume
-needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
+Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a
+resume needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
 
 On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element, so p
 is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts from
@@ -134,7 +134,8 @@ class Dropout(nn.Module):
         if x.device.type != "cpu":
             return _on_device(_stream, x, self.p)
         offsets = _stream.batch.offsets
-        dropped: Tensor = _Dropped.apply(x, _stream, self.p, offsets.texts if self.per_text else offsets.tokens)
+        first = offsets.texts if self.per_text else offsets.tokens
+        dropped: Tensor = _Dropped.apply(x, _stream, self.p, first)  # type: ignore[no-untyped-call]
         return dropped
 
     def extra_repr(self) -> str:
@@ -160,7 +161,7 @@ class _Dropped(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, keep = grad.reshape(ctx.keep.shape), ctx.keep
         out = torch.empty_like(keep)
         step = max(1, CHUNK // keep.shape[-1])

@@ -7,7 +7,8 @@ safetensors alone, and no code comes from a checkpoint.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging
 
 from trainables import attention, checkpoint, probe
 from trainables.config import Encoder
@@ -28,6 +30,8 @@ from trainables.tokenise import Special, special_tokens, train_wordpiece
 
 POOLER = "pooler"
 """Name under which transformers' base models keep their dense layer over the first token."""
+NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer stands in its place"
+NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied to the embeddings"
 OTHER_HEADS = ("classif", "qa", "summary")
 """Dropout rates of heads that are not ours."""
 
@@ -70,11 +74,32 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
         )
         return base_of(from_config(encoder.config, tokenizer), special_tokens(tokenizer), tokenizer)
     folder = checkpoint.locate(encoder)
-    model, report = AutoModel.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    model, missing = read_model(AutoModel, folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return base_of(model, special_tokens(tokenizer), tokenizer, folder, set(report["missing_keys"]))
+    return base_of(model, special_tokens(tokenizer), tokenizer, folder, missing)
+
+
+def read_model(kind: Any, folder: Path) -> tuple[Any, set[str]]:
+    """A model of one of transformers' auto classes from a folder, in float32, and the parameters that its checkpoint lacks."""
+    with _quiet(), torch.random.fork_rng(devices=[]):  # what is missing is drawn at random, and replaced by us
+        model, report = kind.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    return model, set(report["missing_keys"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its report on what a checkpoint lacks: our notices say what matters."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
@@ -141,7 +166,7 @@ def fresh_encoder(base: Base, dropout: float) -> Any:
 
 def _prepared(model: Any, base: Base) -> Any:
     """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
-    if hasattr(model, POOLER):
+    if getattr(model, POOLER, None) is not None:
         setattr(model, POOLER, nn.Identity())
     model.load_state_dict(base.model.state_dict())
     for (_, target), (_, source) in zip(model.named_buffers(), base.model.named_buffers(), strict=True):
@@ -192,6 +217,8 @@ def _inputs(part: Any) -> dict[str, Tensor]:
 class Classifier(nn.Module):
     """An encoder with a linear layer over the vector of each text."""
 
+    notices: tuple[str, ...] = ()
+
     def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
@@ -228,6 +255,8 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
                 _draw(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
+        elif model.pooler is not None:
+            model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
     return model
 
 
@@ -241,24 +270,28 @@ def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator)
         parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=generator)
 
 
-def pooler_notice(base: Base, pooling: str) -> tuple[str, ...]:
-    """What to tell of a head whose pooler is new though other checkpoints bring theirs."""
-    if pooling != "pooled" or base.pooler is not None:
-        return ()
-    return (f"the {base.config.model_type} checkpoint has no pooler: a new dense tanh layer stands in its place",)
-
-
 class _Given(nn.Module):
     """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
 
     hidden: Tensor | None = None
 
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self._encoder = [encoder]  # in a list: no child of this module
+
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=self.hidden)
+
+    @property
+    def embeddings(self) -> Any:
+        """Some heads ask the encoder for the weights that they are tied to."""
+        return self._encoder[0].embeddings
 
 
 class MaskedLM(nn.Module):
     """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
+
+    notices: tuple[str, ...] = ()
 
     def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
         super().__init__()
@@ -268,6 +301,8 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
+        assert batch.masked_index is not None, "a batch without masked pieces"
+        assert batch.masked_targets is not None
         hidden = hidden_states(self.encoder, batch).index_select(0, batch.masked_index)  # [m, H]
         given = self._given[0]
         given.hidden = hidden[None]
@@ -285,19 +320,22 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
     whole.tie_weights()
     name = whole.base_model_prefix
     encoder = _prepared(getattr(whole, name), base)
-    own = _own_head(base.folder)
-    generator = torch.Generator().manual_seed(seed)
+    own, generator = _own_head(base.folder), torch.Generator().manual_seed(seed)
     tied = {id(parameter) for parameter in encoder.parameters()}
     with torch.no_grad():
         for key, parameter in whole.named_parameters():
-            if id(parameter) not in tied:
-                if key in own:
-                    parameter.copy_(own[key])
-                else:
-                    _draw(key, parameter, base.config, generator)
-    given = _Given()
+            if id(parameter) in tied:
+                continue
+            if key in own:
+                parameter.copy_(own[key])
+            else:
+                _draw(key, parameter, base.config, generator)
+    given = _Given(encoder)
     setattr(whole, name, given)
-    return MaskedLM(encoder, whole, given)
+    model = MaskedLM(encoder, whole, given)
+    if not own:
+        model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
+    return model
 
 
 @lru_cache(maxsize=4)
@@ -305,21 +343,10 @@ def _own_head(folder: Path | None) -> dict[str, Tensor]:
     """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
     if folder is None:
         return {}
-    whole, report = AutoModelForMaskedLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    whole, missing = read_model(AutoModelForMaskedLM, folder)
     prefix = f"{whole.base_model_prefix}."
     head = {name: value.detach() for name, value in whole.named_parameters() if not name.startswith(prefix)}
-    return {} if any(name in head for name in report["missing_keys"]) else head
-
-
-def head_notice(base: Base) -> tuple[str, ...]:
-    """What to tell of further pre-training that begins with a new head."""
-    if _own_head(base.folder):
-        return ()
-    return (
-        f"the {base.config.model_type} checkpoint has no masked-language-modelling head: a new one, tied to the embeddings, is trained",
-    )
+    return {} if missing & head.keys() else head
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ def token_types(length: int, base: Base) -> np.ndarray:
 
 
 def padded_width(length: int) -> int:
-    """Positions that a text takes in a padded group: its length rounded up by less than eight or a quarter, whatever stands beside it."""
+    """Positions of a text in a padded group: its length and less than eight or a quarter more, whatever stands beside it."""
     step = max(8, 1 << max(0, int(length - 1).bit_length() - 3))
     return -(-length // step) * step
 

@@ -1,8 +1,8 @@
 """Whether an encoder can be packed, found out on small random inputs.
 
-Some families ignore a custom attention silently and would attend across texts with no error, others mix tokens elsewhere. So nothing is
-believed: the attention must be called once per layer, the packed answer must equal the padded one, and changing one text must leave the
-others alone.
+Some families ignore a custom attention silently and would attend across texts with no error, others mix tokens elsewhere. So
+nothing is believed: the attention must be called once per layer, the packed answer must equal the padded one, and changing one
+text must leave the others alone.
 """
 
 from __future__ import annotations

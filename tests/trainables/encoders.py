@@ -23,9 +23,9 @@ COMMON = {
     "vocab_size": 100,
     "max_position_embeddings": 300,
     "pad_token_id": 0,
-    "bos_token_id": 1,
+    "bos_token_id": 3,
     "eos_token_id": 2,
-    "cls_token_id": 1,
+    "cls_token_id": 3,
     "sep_token_id": 2,
 }
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def tiny_base(kind: str) -> Base:
 
 def special_of(kind: str, pad: int) -> Special:
     """Special tokens as the family puts them: round the text, for XLNet behind it."""
-    ends = ((), (2, 1), (), (0, 2)) if kind == "xlnet" else ((1,), (2,), (0,), (0,))
+    ends = ((), (2, 3), (), (0, 2)) if kind == "xlnet" else ((3,), (2,), (0,), (0,))
     return Special(*ends, text_type=0, pad=pad, mask=4, reserved=(0, 1, 2, 3, 4), ordinary=np.arange(5, 100, dtype=np.int32))
 
 
