@@ -3,9 +3,9 @@
 Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a
 resume needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
 
-On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element, so p
-is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts from
-booleans, which cost CPUs more than the random numbers do.
+On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element,
+so p is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts
+from booleans, which cost CPUs more than the random numbers do.
 """
 
 from __future__ import annotations
