@@ -144,8 +144,19 @@ class RemoteFiles:
         return bytes(self.fs.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes) -> None:
-        """Write or replace a small file with one PUT."""
-        self.fs.pipe_file(self._at(path, parent=True), data)
+        """Write or replace a small file: with one PUT, or where there are folders aside and renamed."""
+        target = self._at(path, parent=True)
+        if not self._folders:
+            self.fs.pipe_file(target, data)
+            return
+        aside = f"{target.rpartition('/')[0]}/.{uuid4().hex}"
+        try:
+            self.fs.pipe_file(aside, data)
+            self.fs.mv(aside, target)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.fs.rm(aside)
+            raise
 
     def create(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists: True for exactly one of several that try at once."""
@@ -187,9 +198,11 @@ class RemoteFiles:
     def _list(self, path: str) -> list[dict[str, Any]]:
         self.fs.invalidate_cache()
         try:
-            return [entry for entry in self.fs.ls(self._at(path), detail=True) if entry["name"].rstrip("/") != self._at(path)]
+            entries = self.fs.ls(self._at(path), detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        itself = self._at(path)  # an object store may hold a mark of the folder
+        return [entry for entry in entries if entry["name"].rstrip("/") != itself and not _last(entry["name"]).startswith(".")]
 
     def sizes(self, path: str) -> dict[str, int]:
         """Name and bytes of the files in a folder; empty where there is none."""

@@ -447,7 +447,7 @@ def test_another_takes_over_when_the_owner_is_killed(tmp_path: Path) -> None:
     os.kill(owner.pid, signal.SIGKILL)
     killed = time.monotonic()
     until(lambda: len(lines(log)) == 2)
-    assert time.monotonic() - killed < 5  # long before the lease expires
+    assert time.monotonic() - killed < 30  # the lease has not expired: it was seen that its owner is gone
     assert finish(others) == [0] * 3
     assert len(lines(log)) == 2
     assert on_disk(Store(url), "leases") == []
