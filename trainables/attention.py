@@ -130,9 +130,11 @@ def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray) -
         return Group(tuple(members), width, start, None)
     place = np.arange(width)
     real = place < np.array([lengths[text] for text in members])[:, None]  # [g, W]
-    rows = starts[list(members)][:, None] + np.where(real, place, 0)
-    indices = [torch.from_numpy(index.astype(np.int64)) for index in (rows.ravel(), rows[real], np.flatnonzero(real))]
-    return Group(tuple(members), width, start, Padding(*indices, None if real.all() else torch.from_numpy(real)))
+    cells = starts[list(members)][:, None] + np.where(real, place, 0)
+    rows, tokens, places = (
+        torch.from_numpy(index.astype(np.int64)) for index in (cells.ravel(), cells[real], np.flatnonzero(real))
+    )
+    return Group(tuple(members), width, start, Padding(rows, tokens, places, None if real.all() else torch.from_numpy(real)))
 
 
 def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:

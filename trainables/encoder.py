@@ -217,8 +217,6 @@ def _inputs(part: Any) -> dict[str, Tensor]:
 class Classifier(nn.Module):
     """An encoder with a linear layer over the vector of each text."""
 
-    notices: tuple[str, ...] = ()
-
     def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
@@ -255,9 +253,12 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
                 _draw(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
-        elif model.pooler is not None:
-            model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
     return model
+
+
+def pooler_notice(base: Base, pooling: str) -> tuple[str, ...]:
+    """What to tell of a classifier whose pooler is new."""
+    return () if pooling != "pooled" or base.pooler is not None else (f"{base.config.model_type}: {NEW_POOLER}",)
 
 
 def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
@@ -290,8 +291,6 @@ class _Given(nn.Module):
 
 class MaskedLM(nn.Module):
     """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
-
-    notices: tuple[str, ...] = ()
 
     def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
         super().__init__()
@@ -332,10 +331,12 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
                 _draw(key, parameter, base.config, generator)
     given = _Given(encoder)
     setattr(whole, name, given)
-    model = MaskedLM(encoder, whole, given)
-    if not own:
-        model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
-    return model
+    return MaskedLM(encoder, whole, given)
+
+
+def head_notice(base: Base) -> tuple[str, ...]:
+    """What to tell of further pre-training that begins with a new head."""
+    return () if _own_head(base.folder) else (f"{base.config.model_type}: {NEW_HEAD}",)
 
 
 @lru_cache(maxsize=4)
