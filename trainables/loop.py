@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.encoder import Base
+from trainables.encoder import Base, Classifier, MaskedLM
 from trainables.pack import Batch, Example, collate, dropout_bits
 from trainables.world import World
 
@@ -39,7 +39,7 @@ class Job:
     """What a stage hands to the loop: `pretrain` and `finetune` differ in nothing else."""
 
     base: Base
-    model: nn.Module
+    model: Classifier | MaskedLM
     optimizer: torch.optim.Optimizer
     steps: int
     """Length of the schedule, in optimizer steps."""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trainables import finetune, pretrain
 from trainables.config import Execution, Finetune, Pretrain, Recipe
-from trainables.encoder import Base, classifier, head_notice, load_base, model_state, pooler_notice
+from trainables.encoder import Base, classifier, load_base, model_state
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.identity import (
     Node,
@@ -119,6 +119,8 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    for notice in (*job.base.notices, *job.model.notices, *_data_notices(recipe, node)):
+        log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups}
@@ -148,17 +150,14 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
         corpus = corpus_of(recipe, node.stage)
-        _tell((*base.notices, *corpus.notices, *head_notice(base)))
         return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
     data = target_of(recipe)
-    _tell((*base.notices, *data.notices, *pooler_notice(base, node.stage.pooling)))
     cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
     return finetune.job(node.stage, base, parent, data, cut, recipe.seed, runtime)
 
 
-def _tell(notices: Sequence[str]) -> None:
-    for notice in notices:
-        log.warning("%s", notice)
+def _data_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
+    return corpus_of(recipe, node.stage).notices if isinstance(node.stage, Pretrain) else target_of(recipe).notices
 
 
 def base_of(recipe: Recipe) -> Base:
