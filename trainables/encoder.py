@@ -217,6 +217,9 @@ def _inputs(part: Any) -> dict[str, Tensor]:
 class Classifier(nn.Module):
     """An encoder with a linear layer over the vector of each text."""
 
+    notices: tuple[str, ...] = ()
+    """What the user should know about the head."""
+
     def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float) -> None:
         super().__init__()
         self.encoder = encoder
@@ -253,22 +256,9 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
                 _draw(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
+        elif model.pooler is not None:
+            model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
     return model
-
-
-def pooler_notice(base: Base, pooling: str) -> tuple[str, ...]:
-    """What to tell of a classifier whose pooler is new."""
-    return () if pooling != "pooled" or base.pooler is not None else (f"{base.config.model_type}: {NEW_POOLER}",)
-
-
-def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
-    """Initial value as transformers gives it: weights normal, norms one, biases zero."""
-    if name.endswith("bias"):
-        parameter.zero_()
-    elif parameter.ndim < 2:
-        parameter.fill_(1.0)
-    else:
-        parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=generator)
 
 
 class _Given(nn.Module):
@@ -291,6 +281,9 @@ class _Given(nn.Module):
 
 class MaskedLM(nn.Module):
     """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
+
+    notices: tuple[str, ...] = ()
+    """What the user should know about the head."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
         super().__init__()
@@ -331,12 +324,10 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
                 _draw(key, parameter, base.config, generator)
     given = _Given(encoder)
     setattr(whole, name, given)
-    return MaskedLM(encoder, whole, given)
-
-
-def head_notice(base: Base) -> tuple[str, ...]:
-    """What to tell of further pre-training that begins with a new head."""
-    return () if _own_head(base.folder) else (f"{base.config.model_type}: {NEW_HEAD}",)
+    model = MaskedLM(encoder, whole, given)
+    if not own:
+        model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
+    return model
 
 
 @lru_cache(maxsize=4)

@@ -19,13 +19,11 @@ from trainables.encoder import (
     base_of,
     classifier,
     fresh_encoder,
-    head_notice,
     hidden_states,
     load_base,
     load_encoder_weights,
     masked_lm,
     model_state,
-    pooler_notice,
     read_model,
 )
 from trainables.pack import collate, dropout_bits
@@ -188,7 +186,7 @@ def test_masked_lm_at_the_masked_positions_only(kind: str, tmp_path: Path) -> No
     model, missing = read_model(AutoModel, tmp_path)
     base = base_of(model, special_of(kind, whole.config.pad_token_id), folder=tmp_path, missing=missing)
     ours = masked_lm(base, 0.1, seed=0).eval()
-    assert head_notice(base) == ()
+    assert ours.notices == ()
     batch = collate(examples_of(base, LENGTHS), base)
     with torch.inference_mode():
         found, expected = ours(batch), padded(whole, base, "logits")[batch.masked_index]
@@ -200,7 +198,7 @@ def test_masked_lm_at_the_masked_positions_only(kind: str, tmp_path: Path) -> No
 def test_new_masked_lm_head_is_tied_and_told(tmp_path: Path) -> None:
     base = tiny_base("bert")
     first, again, other = (masked_lm(base, 0.1, seed=seed) for seed in (1, 1, 2))
-    assert "no masked-language-modelling head" in head_notice(base)[0]
+    assert "no masked-language-modelling head" in first.notices[0]
     states = [model_state(model) for model in (first, again, other)]
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items() if name.startswith("head."))
@@ -252,7 +250,7 @@ def test_a_checkpoint_is_read_once_in_float32_with_its_pooler(checkpoint: Path) 
     assert (base.packable, base.layers, base.hidden_size, base.special.count) == (True, 3, 32, 2)
     model = classifier(base, 2, "pooled", 0.1, seed=0).eval()
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert pooler_notice(base, "pooled") == ()
+    assert model.notices == ()
     whole = BertModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
     batch = collate(examples_of(base, LENGTHS), base)
     with torch.inference_mode():
@@ -264,8 +262,8 @@ def test_a_missing_pooler_is_told(tmp_path: Path) -> None:
     AutoModelForMaskedLM.from_config(tiny_config("bert")).save_pretrained(tmp_path)  # saved without a pooler
     model, missing = read_model(AutoModel, tmp_path)
     base = base_of(model, special_of("bert", 0), folder=tmp_path, missing=missing)
-    assert "no pooler" in pooler_notice(base, "pooled")[0]
-    assert pooler_notice(base, "cls") == pooler_notice(base, "mean") == ()
+    assert "no pooler" in classifier(base, 2, "pooled", 0.1, seed=0).notices[0]
+    assert classifier(base, 2, "cls", 0.1, seed=0).notices == ()
 
 
 def test_an_encoder_from_scratch_follows_its_configuration_alone() -> None:
