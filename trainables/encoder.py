@@ -261,6 +261,16 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
     return model
 
 
+def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
+    """Initial value as transformers gives it: weights normal, norms one, biases zero."""
+    if name.endswith("bias"):
+        parameter.zero_()
+    elif parameter.ndim < 2:
+        parameter.fill_(1.0)
+    else:
+        parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=generator)
+
+
 class _Given(nn.Module):
     """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
 
