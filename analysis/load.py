@@ -14,7 +14,10 @@ from study import record
 
 Row = dict[str, Any]
 STATUSES = ("complete", "stopped", "diverged", "failed", "running")
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]|\x1b\\[[0-9;?]*[ -/]*[@-~]")
+CONTROL = re.compile(
+    "\x1b\\[[0-9;?]*[ -/]*[@-~]|\x1b\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?"
+    "|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]"
+)
 """Control characters, terminal escapes and marks that turn the direction of text."""
 
 

@@ -168,8 +168,8 @@ def tiles(run: Run) -> list[Tile]:
     if found and found[0].test:
         best = found[0]
         texts = tables.interval(best.examples_interval)
-        seeds = f"{tables.interval(best.seeds_interval)} over {len(best.test)} seeds, " if best.seeds_interval else "one seed, "
-        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"95 %: {seeds}{texts} over texts"))
+        seeds = f"{tables.interval(best.seeds_interval)} over {len(best.test)} seeds" if best.seeds_interval else "one seed"
+        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"95 %: {seeds}\n95 %: {texts} over texts"))
         made += [_gap_tile(f"against {tables.named(other.label)}", gap) for other, gap in _gaps(run, found)]
         if (baseline := select.against_baseline(run, best)) is not None:
             made.append(_gap_tile("against the bag of words", baseline))
@@ -184,7 +184,7 @@ def _gap_tile(name: str, gap: Difference) -> Tile:
     if gap.interval is None:
         return Tile(name, tables.signed(gap.points), "points", gap.method)
     bounds = f"95 %: {tables.signed(gap.interval[0])} to {tables.signed(gap.interval[1])}"
-    return Tile(name, tables.signed(gap.points), "points", f"{tables.certainty(gap)}; {bounds}")
+    return Tile(name, tables.signed(gap.points), "points", f"{tables.certainty(gap)}\n{bounds}")
 
 
 def _ordered(run: Run) -> list[Trial]:

@@ -16,6 +16,8 @@ from analysis.load import STATUSES, Run, load, plain, settings_text
 from analysis.select import Difference, Interval, Setting
 
 DASH = "–"
+NARROW = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit; plain text has an ordinary space there."""
 WIDTH = 80
 """Columns of a terminal."""
 
@@ -138,7 +140,7 @@ def count(value: float) -> str:
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             scaled = value / limit
-            return f"{scaled:.0f} {unit}" if scaled >= 100 else f"{scaled:.3g} {unit}"
+            return f"{scaled:.0f}{NARROW}{unit}" if scaled >= 100 else f"{scaled:.3g}{NARROW}{unit}"
     return f"{value:.0f}"
 
 
@@ -146,12 +148,12 @@ def duration(seconds: float) -> str:
     """`42 s`, `3 min 10 s`, `2 h 05 min`."""
     whole = round(seconds)
     if seconds < 10:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f}{NARROW}s"
     if whole < 60:
-        return f"{whole} s"
+        return f"{whole}{NARROW}s"
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        return f"{whole // 60}{NARROW}min {whole % 60:02d}{NARROW}s"
+    return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02d}{NARROW}min"
 
 
 # Sentences -----------------------------------------------------------------------------------------------------------------------
@@ -269,19 +271,24 @@ def result_text(run: Run | str | Path) -> str:
     found = lines(run)
     parts = []
     if found:
-        columns = [("setting", "label"), ("validation %", "validation"), ("test %", "test"), ("95 % (seeds)", "over_seeds")]
-        columns += [("95 % (texts)", "over_texts"), ("seeds", "seeds")]
-        cells = [
-            [("* " if line.chosen else "  ") + plain(line.label, 20), *(getattr(line, key) for _, key in columns[1:])]
-            for line in found
-        ]
-        parts += [_aligned([["  setting", *(name for name, _ in columns[1:])], *cells])]
+        columns = {
+            "validation": "validation %",
+            "test": "test %",
+            "over_seeds": "95 % (seeds)",
+            "over_texts": "95 % (texts)",
+            "seeds": "seeds",
+        }
+        cells = [list(columns.values()), *([getattr(line, column) for column in columns] for line in found)]
+        room = WIDTH - 2 - sum(2 + max(len(row[i]) for row in cells) for i in range(len(columns)))
+        labels = ["setting", *(plain(line.label, max(room, 4)) for line in found)]
+        marks = ["  ", *("* " if line.chosen else "  " for line in found)]
+        parts += [_aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])]
         parts += ["\n".join(_wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
     said = comparisons(run)
     if said:
         parts.append("\n".join(_wrapped(f"{'* chosen' if select.is_settled(run) else 'best so far'}: {text}.") for text in said))
     parts.append("\n".join(_wrapped(text) for text in [*facts(run), *missing(run)]))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -142,7 +142,9 @@ def browser() -> Iterator[Page]:
         probe.close()
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
         command = [path, *FLAGS, *sandbox, f"--remote-debugging-port={port}", f"--user-data-dir={profile}", "about:blank"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"HOME": profile})
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"HOME": profile}
+        )
         try:
             yield Page(_tab(port, process))
         finally:

@@ -1,0 +1,101 @@
+"""Figures: the same bytes, no collisions on one page, colours of the page, every status by shape."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from analysis import figures
+from analysis.importance import importance
+from analysis.load import load
+from analysis.report import draw
+from tests.analysis.records import Story, make
+
+
+@pytest.fixture(scope="module")
+def drawn(large: Path) -> dict[str, figures.Figure]:
+    run = load(large)
+    return draw(run, importance(run.search, run.space))
+
+
+def test_all_figures_are_there(drawn: dict[str, figures.Figure]) -> None:
+    assert list(drawn) == ["result", "curves", "finals", "history", "importance", *(f"dimension-{i}" for i in range(5))]
+
+
+def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[str, figures.Figure]) -> None:
+    ids: list[str] = []
+    for figure in drawn.values():
+        own = re.findall(r'\bid="([^"]+)"', figure.inline)
+        refs = re.findall(r'href="#([^"]+)"', figure.inline) + re.findall(r"url\(#([^)]+)\)", figure.inline)
+        assert set(refs) <= set(own)
+        ids += own
+    assert len(ids) == len(set(ids))
+
+
+def test_each_is_sound_xml_that_says_what_it_shows(drawn: dict[str, figures.Figure]) -> None:
+    for figure in drawn.values():
+        root = ElementTree.fromstring(figure.svg)
+        assert root.find("{http://www.w3.org/2000/svg}title").text == figure.title  # type: ignore[union-attr]
+        assert root.find("{http://www.w3.org/2000/svg}desc").text  # type: ignore[union-attr]
+        assert figure.caption
+        assert "<metadata" not in figure.svg
+        assert "<style" not in figure.svg
+        assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", figure.svg)
+
+
+def test_the_page_gets_variables_and_files_get_colours(drawn: dict[str, figures.Figure]) -> None:
+    for figure in drawn.values():
+        assert "var(--fg)" in figure.inline
+        assert "var(" not in figure.svg
+        assert not re.findall(r"#[0-9a-f]{6}\b", re.sub(r'(id|href)="[^"]*"|url\([^)]*\)', "", figure.inline))
+        assert "DejaVu" not in figure.inline
+
+
+def test_text_stays_text(drawn: dict[str, figures.Figure]) -> None:
+    assert ">validation error, %<" in drawn["history"].svg
+
+
+def test_every_status_has_a_shape_of_its_own() -> None:
+    looks = [(marker, filled) for _, marker, filled, _ in figures.MARKS.values()]
+    assert len(set(looks)) == len(looks)
+    assert len({(marker, style) for _, marker, style in figures.SERIES}) == len(figures.SERIES)
+
+
+def test_every_trial_is_a_mark_with_a_tip(large: Path, drawn: dict[str, figures.Figure]) -> None:
+    tips = re.findall(r"<title>(t\d+): ", drawn["history"].svg)
+    assert sorted(tips) == sorted(trial.name for trial in load(large).search)
+    assert "diverged: Diverged: the gradient norm of step 41 is nan" in drawn["history"].svg
+
+
+def test_a_log_dimension_has_a_log_axis_and_a_category_has_strips(drawn: dict[str, figures.Figure]) -> None:
+    assert "(log axis)" in drawn["dimension-0"].svg
+    assert ">2e-5<" in drawn["dimension-0"].svg
+    assert ">head+tail<" in drawn["dimension-2"].svg
+    assert "trials do not have it" in drawn["dimension-3"].caption
+
+
+def test_the_same_run_gives_the_same_bytes(finished: Path) -> None:
+    run = load(finished)
+    once, twice = (figures.history(run), figures.history(run))
+    assert once == twice
+
+
+def test_mathematics_and_markup_in_labels_stay_text(tmp_path: Path) -> None:
+    def edit(story: Story) -> None:
+        params = {"finetune.truncation": "$\\frac{1}{0$ <b>&", "finetune.learning_rate": 2e-5}
+        story.write("trial", trial="t900", phase="search", status="complete", params=params, error_rate_percent=9.0)
+
+    run = load(make(tmp_path, part="search", edit=edit))
+    figure = figures.dimension(run, 2)
+    assert figure is not None
+    assert "&lt;b&gt;&amp;" in figure.svg
+
+
+def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
+    run = load(make(tmp_path, part="started"))
+    assert [figures.result(run), figures.curves(run), figures.finals(run), figures.history(run), figures.dimension(run, 0)] == [
+        None
+    ] * 5
