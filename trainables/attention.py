@@ -9,10 +9,11 @@ Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W posi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from trainables import dropout as bits
 
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # torch before 2.10
+    varlen = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 NAME = "packed_texts"
 WASTE = 1 << 13
 """Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
@@ -81,8 +88,9 @@ class Group:
 class Layout:
     """Where the texts of a packed row lie, while the encoder runs over it."""
 
-    def __init__(self, lengths: Sequence[int]) -> None:
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.lengths = tuple(lengths)
+        self.device = torch.device(device)
         self.calls = 0
         self._biases: dict[Any, Tensor | None] = {}
 
@@ -90,7 +98,7 @@ class Layout:
     def groups(self) -> list[Group]:
         """Texts of like length together, long ones alone."""
         starts = np.cumsum(self.lengths) - self.lengths
-        return [_group(members, self.lengths, starts) for members in grouped(self.lengths)]
+        return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths)]
 
     @cached_property
     def draws(self) -> list[int]:
@@ -98,16 +106,16 @@ class Layout:
         return [0, *np.cumsum([bits.square_draws(length) for length in self.lengths]).tolist()]
 
     @cached_property
-    def boundaries(self) -> np.ndarray:
-        """int32 [b + 1]: where texts begin and the last ends (cu_seqlens)."""
-        return np.cumsum([0, *self.lengths]).astype(np.int32)
+    def ends(self) -> Tensor:
+        """int32 [b + 1]: where the texts begin, and where the last one ends."""
+        return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
 
     def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """[g * h, W, W], or one that expands to it: minus infinity where a position may not be seen. The same for all layers."""
         window = window if window is not None and window < group.width else None
         key = (group, heads, window, dtype)
         if key not in self._biases:
-            self._biases[key] = _bias(group, heads, window, dtype)
+            self._biases[key] = _bias(group, heads, window, dtype, self.device)
         return self._biases[key]
 
 
@@ -124,31 +132,31 @@ def grouped(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray) -> Group:
+def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, device: torch.device) -> Group:
     width, start = lengths[members[0]], int(starts[members[0]])
     if len(members) == 1:
         return Group(tuple(members), width, start, None)
     place = np.arange(width)
     real = place < np.array([lengths[text] for text in members])[:, None]  # [g, W]
     cells = starts[list(members)][:, None] + np.where(real, place, 0)
-    rows, tokens, places = (
-        torch.from_numpy(index.astype(np.int64)) for index in (cells.ravel(), cells[real], np.flatnonzero(real))
+    rows, tokens, places = (torch.from_numpy(index).to(device) for index in (cells.ravel(), cells[real], np.flatnonzero(real)))
+    return Group(
+        tuple(members), width, start, Padding(rows, tokens, places, None if real.all() else torch.from_numpy(real).to(device))
     )
-    return Group(tuple(members), width, start, Padding(rows, tokens, places, None if real.all() else torch.from_numpy(real)))
 
 
-def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     real = group.padding.real if group.padding else None
     if real is None and window is None:
         return None
-    place = torch.arange(group.width)
-    seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool)
+    place = torch.arange(group.width, device=device)
+    seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool, device=device)
     if window is not None:
         seen = seen & ((place[:, None] - place).abs() < window)
     if real is not None:
         # Padding sees itself: it would see nothing at all under a window, and be no number.
         seen = seen & (real[:, None, None, :] | (place[:, None] == place))
-    bias = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf"))
+    bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
     return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
 
@@ -156,10 +164,10 @@ _layout: Layout | None = None
 
 
 @contextmanager
-def packed(lengths: Sequence[int]) -> Iterator[Layout]:
+def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[Layout]:
     """Attention inside stays within texts of these lengths."""
     global _layout
-    before, _layout = _layout, Layout(lengths)
+    before, _layout = _layout, Layout(lengths, device)
     try:
         yield _layout
     finally:
@@ -191,11 +199,42 @@ def packed_attention(
     if stream is not None:
         stream.site += 1
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if has_varlen(query.device, dtype):
+        if stream is not None:
+            _tell_of_dropout()
+        attended: Any = varlen.varlen_attn(q, k, v, **varlen_arguments(_layout, scaling, sliding_window))
+        return attended[None], None
     with torch.autocast(device, enabled=False):
         out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
             q, k, v, _layout, scaling, sliding_window, dropout, stream
         )
     return out[None], None
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's own kernel for texts of different lengths runs there: 16-bit numbers on GPUs from Ampere on."""
+    if varlen is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict[str, Any]:
+    """Arguments of `varlen_attn` beside queries, keys and values; its windows include their ends."""
+    sides = -1 if window is None else window - 1
+    ends, longest = layout.ends, max(layout.lengths)
+    return {
+        "cu_seq_q": ends,
+        "cu_seq_k": ends,
+        "max_q": longest,
+        "max_k": longest,
+        "scale": scaling,
+        "window_size": (sides, sides),
+    }
+
+
+@cache
+def _tell_of_dropout() -> None:
+    log.warning("torch's kernel for packed attention on GPUs has no dropout: attention probabilities are not dropped, the rest is")
 
 
 class _Attention(torch.autograd.Function):
@@ -223,7 +262,8 @@ class _Attention(torch.autograd.Function):
             else:
                 probabilities.copysign_(_signs(group, layout, heads, stream, p, q.dtype))
                 group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
-            kept.append(probabilities)
+            if any(ctx.needs_input_grad):
+                kept.append(probabilities)
         ctx.save_for_backward(q, k, v)
         ctx.layout, ctx.scaling, ctx.kept = layout, scaling, kept
         ctx.scale = None if stream is None else bits.scale(p)
@@ -252,6 +292,10 @@ class _Attention(torch.autograd.Function):
 
 def _signs(group: Group, layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Tensor:
     """[g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
+    if layout.device.type != "cpu":
+        shape = (len(group.texts) * heads, group.width, group.width)
+        levels = torch.empty(shape, dtype=torch.int16, device=layout.device)
+        return levels.random_(0, bits.LEVELS, generator=stream.device_generator(layout.device)).sub_(bits.threshold(p)).to(dtype)
     found = []
     for text in group.texts:
         length = layout.lengths[text]

@@ -171,8 +171,8 @@ class _Dropped(torch.autograd.Function):
 
 
 def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
-    keep = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-    keep.bernoulli_(1 - threshold(p) / LEVELS, generator=stream.device_generator(x.device))
+    levels = torch.empty(x.shape, dtype=torch.int16, device=x.device)
+    keep = levels.random_(0, LEVELS, generator=stream.device_generator(x.device)) >= threshold(p)
     return x * keep * scale(p)
 
 

@@ -198,7 +198,7 @@ def with_dropout(config: Any, dropout: float) -> Any:
 def hidden_states(encoder: nn.Module, batch: Batch) -> Tensor:
     """Last hidden states [T, H] of all tokens, text after text, whichever way the encoder takes them."""
     if batch.order is None:
-        with attention.packed(batch.lengths):
+        with attention.packed(batch.lengths, batch.pool_index.device):
             packed: Tensor = encoder(**_inputs(batch.parts[0])).last_hidden_state[0]
             return packed
     with replaced_dropout() as begin:

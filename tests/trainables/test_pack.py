@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -143,10 +144,20 @@ def stream_of(lengths: Sequence[int], seed: int, offsets: Offsets | None = None)
     return stream
 
 
-def test_boundaries_for_varlen_kernels() -> None:
-    boundaries = attention.Layout([3, 1, 5]).boundaries
-    assert boundaries.tolist() == [0, 3, 4, 9]
-    assert boundaries.dtype == np.int32
+def test_arguments_of_the_varlen_kernel() -> None:
+    """The kernel itself needs a GPU; its signature, and what a text sees through its window, are checked here."""
+    layout = attention.Layout([3, 1, 5])
+    arguments = attention.varlen_arguments(layout, 0.25, None)
+    assert arguments["cu_seq_q"].tolist() == arguments["cu_seq_k"].tolist() == [0, 3, 4, 9]
+    assert arguments["cu_seq_q"].dtype == torch.int32
+    assert (arguments["max_q"], arguments["max_k"], arguments["scale"], arguments["window_size"]) == (5, 5, 0.25, (-1, -1))
+    inspect.signature(attention.varlen.varlen_attn).bind(None, None, None, **arguments)
+    alone = attention.Layout([5])
+    left, right = attention.varlen_arguments(alone, 0.25, 3)["window_size"]
+    place = torch.arange(5)
+    inclusive = (place[:, None] - place <= left) & (place - place[:, None] <= right)
+    assert torch.equal(alone.bias(alone.groups[0], 1, 3, torch.float32)[0] == 0, inclusive)
+    assert not attention.has_varlen(torch.device("cpu"), torch.bfloat16)
 
 
 # Dropout
