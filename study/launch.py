@@ -86,9 +86,9 @@ def _sitting(
         study = session.study
         shutil.rmtree(run_dir / "ray", ignore_errors=True)
         note("finished", seconds=time.monotonic() - began)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
         interrupted()
-        raise
+        raise KeyboardInterrupt from None
     _report(run_dir)
     return _outcome(run_dir, f"{study.name} finished")
 

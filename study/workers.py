@@ -9,6 +9,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -166,14 +167,21 @@ def _authenticate() -> None:
 
 
 def _join(address: str) -> None:
-    """Connect to an existing cluster. Raises ConfigError where none answers."""
+    """Connect to an existing cluster. Raises ConfigError where none answers, at once: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, ValueError) as error:
+            hint = "give HOST:PORT of the head node, as `ray start --head` prints it, or auto on a node of the cluster"
+            raise ConfigError([f"--address {address}: no Ray cluster there: {error}; {hint}"]) from None
     import ray
 
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": QUIET | TRAIN})
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"--address {address}: no Ray cluster to join: {reason[:300]}"]) from None
+        raise ConfigError([f"--address {address}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
 
 
 def _cluster(ray: Any) -> Machine:

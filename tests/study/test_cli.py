@@ -86,7 +86,7 @@ def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     path = write_study(tmp_path)
     said = refused("run", path, "--out", tmp_path / "run", "--address", "127.0.0.1:1")
     assert "127.0.0.1:1" in said
-    assert "no Ray cluster" in said
+    assert "no Ray cluster there" in said
 
 
 def test_plan_computes_nothing_and_starts_no_ray(tmp_path: Path) -> None:
