@@ -20,7 +20,7 @@ from analysis.load import Dimension, Trial, shown
 Array = np.ndarray[Any, Any]
 FEWEST, FEW = 6, 30
 """Fewer completed trials give no answer; under FEW the answer is a hint, and the report says so."""
-FOLDS, TREES, MOST = 5, 100, 400
+FOLDS, TREES, MOST = 5, 50, 400
 """Forests, trees in each, and trials that are looked at (the last ones; the work grows with their square)."""
 
 
@@ -54,9 +54,8 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
         return Importance({}, len(done), why="All completed trials have the same settings.")
     explained, growth = _permute(features, active, errors)
     if explained <= 0 or growth.max(initial=0.0) <= 0:
-        why = (
-            "A model of the settings predicts a trial that it has not seen no better than the mean of all: no dimension stands out."
-        )
+        why = f"From {len(done)} completed trials, a model of the settings predicts one that it has not seen no better than their mean."
+        why += " No dimension stands out."
         return Importance({}, len(done), why=why)
     shares = np.maximum(growth, 0) / np.maximum(growth, 0).sum()
     return Importance({dimension.path: float(share) for dimension, share in zip(space, shares, strict=True)}, len(done), explained)

@@ -102,7 +102,7 @@ def answer(run: Run) -> tuple[str, str]:
     if best.examples_interval:
         bounds.append(f"{tables.interval(best.examples_interval)} over the {best.examples:,} test texts")
     interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
-    interval += "; one seed" if len(best.test) == 1 else ""
+    interval += "" if best.seeds_interval else "; one seed" if len(best.test) == 1 else f"; {seeds}, all equal"
     said = f"{where}{tables.named(best.label)} errs on {error:.2f} % of the test texts ({interval})"
     return headline, said + _versus(run, found) + "."
 
@@ -168,8 +168,9 @@ def tiles(run: Run) -> list[Tile]:
     if found and found[0].test:
         best = found[0]
         texts = tables.interval(best.examples_interval)
-        seeds = f"{tables.interval(best.seeds_interval)} over {len(best.test)} seeds" if best.seeds_interval else "one seed"
-        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"95 %: {seeds}\n95 %: {texts} over texts"))
+        seeds = f"95 %: {tables.interval(best.seeds_interval)} over {len(best.test)} seeds" if best.seeds_interval else "one seed"
+        seeds = f"{len(best.test)} seeds, all equal" if len(best.test) > 1 and not best.seeds_interval else seeds
+        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"{seeds}\n95 %: {texts} over texts"))
         made += [_gap_tile(f"against {tables.named(other.label)}", gap) for other, gap in _gaps(run, found)]
         if (baseline := select.against_baseline(run, best)) is not None:
             made.append(_gap_tile("against the bag of words", baseline))

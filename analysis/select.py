@@ -48,7 +48,7 @@ class Setting:
 
     @property
     def seeds_interval(self) -> Interval | None:
-        """t interval of the test error over seeds; None for fewer than two."""
+        """t interval of the test error over seeds; None for fewer than two or equal ones."""
         return t_interval(self.test)
 
     @property
@@ -125,8 +125,11 @@ def sd(values: Sequence[float]) -> float | None:
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Student's interval of a mean error in percent, kept within 0 to 100; None for fewer than two values."""
-    if len(values) < 2:
+    """Student's interval of a mean error in percent, kept within 0 to 100.
+
+    None for fewer than two values, and for equal ones: no width at all would claim a certainty that nobody has.
+    """
+    if len(values) < 2 or len(set(values)) == 1:
         return None
     half = _t(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
     middle = statistics.fmean(values)

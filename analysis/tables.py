@@ -183,7 +183,9 @@ def certainty(found: Difference) -> str:
 def named(label: str) -> str:
     """A setting's label in a sentence."""
     label = plain(label, 60)
-    return f"the {label}" if re.match("papers?'?s? setting", label) else label
+    if re.match("papers?'?s? setting", label):
+        return f"the {label}"
+    return re.sub(r", (.+)$", r" (\1)", label)
 
 
 def comparisons(run: Run) -> list[str]:
@@ -224,7 +226,8 @@ def search_summary(run: Run) -> str:
         return ""
     tokens = count(sum(trial.tokens for trial in run.search))
     time = f"; the whole study took {duration(run.seconds)}" if run.seconds else ""
-    return f"The search: {len(run.search)} trials ({by_status(run)}), {tokens} tokens of fine-tuning{time}."
+    trials = f"{len(run.search)} trial{'s' * (len(run.search) != 1)}"
+    return f"The search: {trials} ({by_status(run)}), {tokens} tokens of fine-tuning{time}."
 
 
 def by_status(run: Run) -> str:

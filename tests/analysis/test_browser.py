@@ -49,13 +49,18 @@ def page() -> Iterator[Page]:
         yield opened
 
 
+@pytest.fixture(scope="module")
+def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.write(finished, tmp_path_factory.mktemp("report"))
+
+
 @pytest.fixture
-def shown(page: Page, finished: Path, tmp_path: Path) -> Iterator[Page]:
+def shown(page: Page, written: Path) -> Iterator[Page]:
     """The report of a finished run. Whatever a test does with it, nothing may go wrong or out."""
     page.console.clear(), page.exceptions.clear(), page.requests.clear()
     page.viewport(1280, 900)
     page.media()
-    url = page.open(report.write(finished, tmp_path))
+    url = page.open(written)
     yield page
     assert page.exceptions == []
     assert page.console == []
@@ -155,10 +160,10 @@ def test_odd_runs_open_without_complaint(page: Page, tmp_path: Path, changes: di
     assert page.requests == [url]
 
 
-def test_the_page_forbids_itself_to_ask_the_outside(page: Page, finished: Path, tmp_path: Path) -> None:
+def test_the_page_forbids_itself_to_ask_the_outside(page: Page, written: Path) -> None:
     """That the tests above see no request means something: one that is tried here is seen, and the page's policy refuses it."""
     page.viewport(1280, 900)
-    page.open(report.write(finished, tmp_path))
+    page.open(written)
     page.console.clear()
     page.run("fetch('http://127.0.0.1:9/').catch(() => 'refused')")
     page.run("document.body.append(Object.assign(new Image(), {src: 'http://127.0.0.1:9/x.png'}))")

@@ -48,7 +48,7 @@ def test_the_dimension_that_matters_comes_first(matters: str) -> None:
 def test_noise_is_called_noise() -> None:
     found = importance(trials(60, "noise"), SPACE)
     assert not found.shares
-    assert "no dimension stands out" in found.why
+    assert "No dimension stands out" in found.why
 
 
 def test_all_equal_is_said() -> None:

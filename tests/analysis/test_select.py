@@ -62,6 +62,7 @@ def test_t_interval_is_students() -> None:
     assert select.t_interval(values) == pytest.approx((low, high))
     assert select.t_interval([9.0]) is None
     assert select.t_interval([]) is None
+    assert select.t_interval([9.0, 9.0, 9.0]) is None
     assert select.t_interval([0.5, 0.0])[0] == 0  # type: ignore[index]
 
 

@@ -178,6 +178,11 @@ def test_foreign_lines_are_counted_in_the_report(tmp_path: Path) -> None:
     assert any(text.startswith("2 line(s) of the records could not be used") for text in tables.missing(load(folder)))
 
 
+def test_labels_in_a_sentence() -> None:
+    names = ["papers' setting", "best 1", "best 1, papers' setting"]
+    assert [tables.named(name) for name in names] == ["the papers' setting", "best 1", "best 1 (papers' setting)"]
+
+
 def test_numbers_as_text() -> None:
     assert [tables.count(n).replace("\xa0", " ") for n in (812, 52_400, 157_200, 1_160_000, 2.5e9)] == [
         "812",
