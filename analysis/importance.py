@@ -54,7 +54,7 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
         return Importance({}, len(done), why="All completed trials have the same settings.")
     explained, growth = _permute(features, active, errors)
     if explained <= 0 or growth.max(initial=0.0) <= 0:
-        why = f"From {len(done)} completed trials, a model of the settings predicts one that it has not seen no better than their mean."
+        why = f"From {len(done)} completed trials, a model of the settings predicts an unseen one no better than their mean does."
         why += " No dimension stands out."
         return Importance({}, len(done), why=why)
     shares = np.maximum(growth, 0) / np.maximum(growth, 0).sum()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis import report
 from tests.analysis.records import make
 from tests.analysis.test_tables import nasty
-from tests.browser import Page, browser
+from tests.browser import Page, browser, chromium
 
 COLUMN = "[...document.querySelectorAll('table.sortable tbody tr')].map(r => r.cells[{}].dataset.value ?? r.cells[{}].textContent)"
 SORTED = "[...document.querySelectorAll('table.sortable th')].map(h => h.getAttribute('aria-sort'))"
@@ -65,6 +66,15 @@ def shown(page: Page, written: Path) -> Iterator[Page]:
     assert page.exceptions == []
     assert page.console == []
     assert page.requests == [url]
+
+
+@pytest.mark.parametrize(("ci", "user", "outcome"), [("1", 1000, pytest.fail), ("", 0, pytest.fail), ("", 1000, pytest.skip)])
+def test_a_missing_browser_is_said(monkeypatch: pytest.MonkeyPatch, ci: str, user: int, outcome: Any) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    with pytest.raises(outcome.Exception, match="apt-get install chromium"):
+        chromium()
 
 
 def numbers(page: Page, column: int) -> list[float]:
