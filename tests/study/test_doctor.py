@@ -1,0 +1,85 @@
+"""The doctor: every line says what was found, and what to do where something is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from study import doctor
+from study.doctor import FAIL, OK, WARN, Finding
+from tests.study.tiny import study, write_study
+from trainables.config import Encoder
+
+EVERYTHING = [
+    "Python",
+    "CPUs",
+    "threads",
+    "torch",
+    "GPU",
+    "bfloat16",
+    "memory",
+    "temporary files",
+    "run folders",
+    "store",
+    "Ray",
+    "hub",
+    "encoder",
+]
+
+
+def test_it_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "input")
+    done = study("doctor", path, "--store", tmp_path / "store", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    lines = done.stdout.splitlines()
+    found = [line[6:].split(":")[0] for line in lines if not line.startswith(" ")]
+    assert [name for name in EVERYTHING if name not in found] == []
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert any("starts and stops in" in line for line in lines)
+    assert any("from scratch: nothing to fetch" in line for line in lines)
+    assert not (tmp_path / "store").exists()
+    assert not (tmp_path / "hub").exists()
+
+
+def test_what_is_wrong_comes_with_advice() -> None:
+    for finding in doctor._folders("/proc/no/such/place"):
+        if finding.what == "store":
+            assert finding.sign == WARN
+            assert "--store" in finding.advice
+            return
+    pytest.fail("nothing was said of the store")
+
+
+def test_an_encoder_that_is_not_there_fails(tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (finding,) = doctor._encoder(Encoder(folder=str(tmp_path / "encoder")))
+    assert finding.sign == FAIL
+    assert "encoder" in finding.found
+
+
+def test_a_hub_out_of_reach_is_a_warning_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(doctor, "HUB", "127.0.0.1")  # nothing listens on port 443 here
+    (finding,) = doctor._hub()
+    assert finding.sign == WARN
+    assert "HF_HUB_OFFLINE=1" in finding.advice
+
+
+def test_more_threads_than_cpus_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+    assert [finding.sign for finding in doctor._processors()] == [OK, WARN]
+
+
+def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    findings: list[Finding] = []
+    for finding in doctor.examine():
+        findings.append(finding)
+        if finding.sign == FAIL:
+            break
+    assert findings[-1].what == "processors"
+    assert "many" in findings[-1].found
