@@ -6,31 +6,17 @@ colour says is also said by a shape or a line style.
 
 from __future__ import annotations
 
-import io
 import re
 import statistics
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
 from analysis import select
 from analysis.importance import Importance, position
 from analysis.load import Dimension, Run, Trial, plain, settings_text, shown
+from analysis.svg import COLOURS, Figure, figure
 from analysis.tables import number
 
-SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
-COLOURS = {
-    "fg": "#1f2430",
-    "muted": "#566070",
-    "grid": "#dfe3e8",
-    "accent": "#0a5fb4",
-    "warm": "#b2440c",
-    "green": "#17754a",
-    "violet": "#7446b0",
-}
-"""Names of the page's CSS variables and their colours in a light scheme; nothing else draws in these very colours."""
 SERIES = (("accent", "o", "-"), ("warm", "s", "--"), ("green", "D", "-."), ("violet", "^", ":"))
 """Colour, marker and line style of each final setting."""
 MARKS = {
@@ -41,47 +27,6 @@ MARKS = {
     "running": ("green", "D", False, "not finished"),
 }
 """Colour, marker, whether it is filled, and name of each status."""
-WIDTH_IN, HEIGHT_IN = 4.5, 3.05
-RC = {
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.parse_math": False,
-    "text.color": COLOURS["fg"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.edgecolor": COLOURS["muted"],
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": COLOURS["grid"],
-    "grid.linewidth": 0.6,
-    "xtick.color": COLOURS["muted"],
-    "ytick.color": COLOURS["muted"],
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.2,
-    "savefig.transparent": True,
-}
-
-
-@dataclass
-class Figure:
-    """One figure: its name (also of its file), title, what it shows for those who do not see it, and its caption."""
-
-    name: str
-    title: str
-    description: str
-    caption: str
-    svg: str
-    """A file of its own."""
-    inline: str = field(default="", repr=False)
-    """For the page."""
 
 
 def result(run: Run) -> Figure | None:
@@ -129,7 +74,7 @@ def result(run: Run) -> Figure | None:
     caption = (
         "Test error: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over texts (line)."
     )
-    return _figure("result", "Test error of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
+    return figure("result", "Test error of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
 
 
 def curves(run: Run) -> Figure | None:
@@ -161,7 +106,7 @@ def curves(run: Run) -> Figure | None:
         trials, leave=("complete",)
     )
     caption = "Search: validation error after each epoch, one line per trial; the mark shows where and how a trial ended."
-    return _figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
+    return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
 
 
 def finals(run: Run) -> Figure | None:
@@ -190,7 +135,7 @@ def finals(run: Run) -> Figure | None:
     said = "; ".join(f"{plain(s.label)} ends at {number(select.mean(s.validation))} %" for s in settings)
     caption = f"Finals: validation error after each epoch, mean over {seeds} seeds (line) and their range (band)."
     caption = caption if seeds > 1 else "Finals: validation error after each epoch, one seed."
-    return _figure("finals", "Learning curves of the finals", said, caption, draw, {}, legend)
+    return figure("finals", "Learning curves of the finals", said, caption, draw, {}, legend)
 
 
 def history(run: Run) -> Figure | None:
@@ -228,7 +173,7 @@ def history(run: Run) -> Figure | None:
     caption += " One without any value lies at the upper edge." if lost == 1 else ""
     caption += f" {lost} without any value lie at the upper edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", _line("green", 1.6))] if steps else [])
-    return _figure("history", "Search history", said, caption, draw, tips, legend)
+    return figure("history", "Search history", said, caption, draw, tips, legend)
 
 
 def importances(run: Run, found: Importance) -> Figure | None:
@@ -251,7 +196,7 @@ def importances(run: Run, found: Importance) -> Figure | None:
     caption = f"Importance: permutation importance of a random forest on {found.trials} completed trials, which explains "
     caption += f"{100 * found.explained:.0f} % of the variance between trials it has not seen."
     caption += " So few trials give a hint, no more." if found.few else ""
-    return _figure("importance", "Importance of each dimension", said, caption, draw, {}, height=0.8 + 0.38 * len(order))
+    return figure("importance", "Importance of each dimension", said, caption, draw, {}, height=0.8 + 0.38 * len(order))
 
 
 def dimension(run: Run, index: int) -> Figure | None:
@@ -287,7 +232,7 @@ def dimension(run: Run, index: int) -> Figure | None:
     caption += f" {without} trials do not have it." if without > 1 else " One trial does not have it." if without else ""
     best = _best([trial for trial, _ in placed])
     said = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[about.path])}." if best else "")
-    return _figure(f"dimension-{index}", f"Error against {about.name}", said, caption, draw, tips, _legend([t for t, _ in placed]))
+    return figure(f"dimension-{index}", f"Error against {about.name}", said, caption, draw, tips, _legend([t for t, _ in placed]))
 
 
 def tip(trial: Trial, space: Sequence[Dimension]) -> str:
@@ -378,91 +323,3 @@ def _log_axis(axes: Any) -> None:
         FuncFormatter(lambda value, _: (f"{value:.0e}" if value < 1e-3 else f"{value:g}").replace("e-0", "e-"))
     )
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-# SVG -----------------------------------------------------------------------------------------------------------------------------
-
-
-def _figure(
-    name: str,
-    title: str,
-    description: str,
-    caption: str,
-    draw: Callable[[Any], None],
-    tips: Mapping[str, Sequence[str]],
-    legend: Sequence[tuple[str, Any]] = (),
-    height: float = HEIGHT_IN,
-) -> Figure:
-    """Draw with matplotlib, then make the SVG fit for files and for the page."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
-
-    with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of signs that the measuring font lacks: the reader's font draws them
-        canvas = Canvas(figsize=(WIDTH_IN, height), layout="constrained")
-        draw(canvas.add_subplot())
-        if legend:
-            labels, handles = zip(*legend, strict=True)
-            canvas.legend(
-                handles,
-                labels,
-                loc="outside upper left",
-                ncols=3,
-                columnspacing=1.2,
-                handletextpad=0.4,
-                handlelength=1.8,
-                borderpad=0,
-            )
-        out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = _tidy(out.getvalue(), name, title, description, tips)
-    return Figure(name, title, description, caption, _own_file(svg), _for_page(svg))
-
-
-def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
-    """Names of its own, a title, tips, no style that reaches beyond the figure."""
-    ElementTree.register_namespace("", SVG)
-    ElementTree.register_namespace("xlink", XLINK)
-    root = ElementTree.fromstring(svg)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
-                parent.remove(child)
-    for gid, texts in tips.items():
-        _add_tips(root, gid, texts)
-    for element in root.iter():
-        for key, value in element.attrib.items():
-            if key == "id":
-                element.set(key, f"{name}-{value}")
-            elif key == f"{{{XLINK}}}href":
-                element.set(key, f"#{name}-{value[1:]}")
-            elif "url(#" in value:
-                element.set(key, value.replace("url(#", f"url(#{name}-"))
-    root.attrib.pop("width", None)
-    root.attrib.pop("height", None)
-    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc", "style": "stroke-linejoin: round"}
-    for position_, (tag, text) in enumerate((("title", title), ("desc", description))):
-        element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        element.text = plain(text)
-        root.insert(position_, element)
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _add_tips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
-    group = next((element for element in root.iter() if element.get("id") == gid), None)
-    if group is None:
-        return
-    marks = [e for e in group.iter() if e.tag == f"{{{SVG}}}use"] or [e for e in group if e.tag == f"{{{SVG}}}path"]
-    for mark, text in zip(marks, texts, strict=False):
-        ElementTree.SubElement(mark, f"{{{SVG}}}title").text = plain(text, 300)
-
-
-def _own_file(svg: str) -> str:
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg + "\n"
-
-
-def _for_page(svg: str) -> str:
-    """Colours as CSS variables, the page's font."""
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

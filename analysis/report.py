@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import figures, select, sharing, tables
-from analysis.figures import Figure
+from analysis import export, figures, select, sharing, tables
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
 from analysis.select import Difference, Setting
+from analysis.svg import COLOURS, Figure
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -29,7 +29,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     matter = importance(found.search, found.space)
     drawn = draw(found, matter)
     texts = {"report.html": page(found, matter, drawn)}
-    texts |= {"results.csv": tables.results_csv(found), "trials.csv": tables.trials_csv(found)}
+    texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
     texts |= {"table.md": tables.markdown(found), "table.tex": tables.latex(found)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
     for name, text in texts.items():
@@ -77,7 +77,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
         versions=versions(run),
         notices=notices(run),
         count=tables.count,
-        colours=figures.COLOURS,
+        colours=COLOURS,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -12,20 +12,21 @@ from analysis import figures
 from analysis.importance import importance
 from analysis.load import load
 from analysis.report import draw
+from analysis.svg import Figure
 from tests.analysis.records import Story, make
 
 
 @pytest.fixture(scope="module")
-def drawn(large: Path) -> dict[str, figures.Figure]:
+def drawn(large: Path) -> dict[str, Figure]:
     run = load(large)
     return draw(run, importance(run.search, run.space))
 
 
-def test_all_figures_are_there(drawn: dict[str, figures.Figure]) -> None:
+def test_all_figures_are_there(drawn: dict[str, Figure]) -> None:
     assert list(drawn) == ["result", "curves", "finals", "history", "importance", *(f"dimension-{i}" for i in range(5))]
 
 
-def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[str, figures.Figure]) -> None:
+def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[str, Figure]) -> None:
     ids: list[str] = []
     for figure in drawn.values():
         own = re.findall(r'\bid="([^"]+)"', figure.inline)
@@ -35,7 +36,7 @@ def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[s
     assert len(ids) == len(set(ids))
 
 
-def test_each_is_sound_xml_that_says_what_it_shows(drawn: dict[str, figures.Figure]) -> None:
+def test_each_is_sound_xml_that_says_what_it_shows(drawn: dict[str, Figure]) -> None:
     for figure in drawn.values():
         root = ElementTree.fromstring(figure.svg)
         assert root.find("{http://www.w3.org/2000/svg}title").text == figure.title  # type: ignore[union-attr]
@@ -46,7 +47,7 @@ def test_each_is_sound_xml_that_says_what_it_shows(drawn: dict[str, figures.Figu
         assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", figure.svg)
 
 
-def test_the_page_gets_variables_and_files_get_colours(drawn: dict[str, figures.Figure]) -> None:
+def test_the_page_gets_variables_and_files_get_colours(drawn: dict[str, Figure]) -> None:
     for figure in drawn.values():
         assert "var(--fg)" in figure.inline
         assert "var(" not in figure.svg
@@ -54,7 +55,7 @@ def test_the_page_gets_variables_and_files_get_colours(drawn: dict[str, figures.
         assert "DejaVu" not in figure.inline
 
 
-def test_text_stays_text(drawn: dict[str, figures.Figure]) -> None:
+def test_text_stays_text(drawn: dict[str, Figure]) -> None:
     assert ">validation error, %<" in drawn["history"].svg
 
 
@@ -64,13 +65,13 @@ def test_every_status_has_a_shape_of_its_own() -> None:
     assert len({(marker, style) for _, marker, style in figures.SERIES}) == len(figures.SERIES)
 
 
-def test_every_trial_is_a_mark_with_a_tip(large: Path, drawn: dict[str, figures.Figure]) -> None:
+def test_every_trial_is_a_mark_with_a_tip(large: Path, drawn: dict[str, Figure]) -> None:
     tips = re.findall(r"<title>(t\d+): ", drawn["history"].svg)
     assert sorted(tips) == sorted(trial.name for trial in load(large).search)
     assert "diverged: Diverged: the gradient norm of step 41 is nan" in drawn["history"].svg
 
 
-def test_a_log_dimension_has_a_log_axis_and_a_category_has_strips(drawn: dict[str, figures.Figure]) -> None:
+def test_a_log_dimension_has_a_log_axis_and_a_category_has_strips(drawn: dict[str, Figure]) -> None:
     assert "(log axis)" in drawn["dimension-0"].svg
     assert ">2e-5<" in drawn["dimension-0"].svg
     assert ">head+tail<" in drawn["dimension-2"].svg

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import select, tables
+from analysis import export, select, tables
 from analysis.load import load
 from tests.analysis.records import PAPER, Story, digest, make
 
@@ -120,13 +120,13 @@ def test_latex_has_booktabs_rules_and_every_setting(finished: Path) -> None:
 
 def test_csv_has_a_row_per_evaluation_with_its_settings(finished: Path) -> None:
     run = load(finished)
-    rows = list(csv.DictReader(io.StringIO(tables.results_csv(run))))
+    rows = list(csv.DictReader(io.StringIO(export.results_csv(run))))
     assert len(rows) == len(run.of("evaluation")) + len(run.of("baseline"))
     first = next(row for row in rows if row["trial"] == "t000")
     assert float(first["param.finetune.learning_rate"]) == 2e-5
     assert first["param.finetune.truncation"] == "head+tail"
     assert first["trial_status"] == "complete"
-    trials = list(csv.DictReader(io.StringIO(tables.trials_csv(run))))
+    trials = list(csv.DictReader(io.StringIO(export.trials_csv(run))))
     assert [row["trial"] for row in trials] == [trial.name for trial in run.trials]
     failed = next(row for row in trials if row["status"] == "failed")
     assert failed["validation_error_rate_percent"] == ""
@@ -140,10 +140,10 @@ def test_csv_holds_no_formula(tmp_path: Path, start: str) -> None:
         story.write("evaluation", trial="t900", split="validation", mcc=-0.5, stage_name=start)
 
     run = load(make(tmp_path, part="started", edit=edit))
-    for text in (tables.results_csv(run), tables.trials_csv(run)):
+    for text in (export.results_csv(run), export.trials_csv(run)):
         cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
         assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r") and cell != "-0.5"]
-    assert "-0.5" in tables.results_csv(run)
+    assert "-0.5" in export.results_csv(run)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_is_missing_is_said_in_every_form(tmp_path: Path, changes: dict[str
     assert said.split()[-1].strip(".") in tables.result_text(run)
     assert tables.markdown(run).startswith("# quickstart")
     assert tables.latex(run).endswith("\\end{table}\n")
-    assert tables.results_csv(run).count("\n") >= 1
+    assert export.results_csv(run).count("\n") >= 1
 
 
 def test_an_empty_file_is_a_run_that_has_not_begun(tmp_path: Path) -> None:

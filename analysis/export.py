@@ -1,0 +1,71 @@
+"""The records as tidy CSV: a row per evaluation, a row per trial. Safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from analysis.load import Run, plain
+
+RESULT_COLUMNS = (
+    *("event", "session", "utc", "trial", "phase", "label", "trial_status", "setting", "seed", "recipe", "stage", "stage_name"),
+    *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", "error_rate_percent", "macro_f1", "micro_f1", "mcc"),
+    *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
+)
+TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "validation_error_rate_percent",
+                 "test_error_rate_percent", "tokens", "seconds", "source")  # fmt: skip
+
+
+def results_csv(run: Run) -> str:
+    """One row per evaluation, the bag of words among them; a column per dimension of the space."""
+    trials = {trial.name: trial for trial in run.trials}
+    rows = []
+    for row in [*run.of("baseline"), *run.of("evaluation")]:
+        trial = trials.get(row.get("trial") or "")
+        about = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting} if trial else {}
+        rows.append(row | about | _params(run, trial.params if trial else {}))
+    return _csv((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def trials_csv(run: Run) -> str:
+    """One row per trial, those without any evaluation among them."""
+    rows = []
+    for trial in run.trials:
+        row = {
+            name: getattr(trial, name)
+            for name in ("phase", "label", "setting", "seed", "status", "reason", "tokens", "seconds", "source")
+        }
+        test = trial.test["error_rate_percent"] if trial.test else None
+        epochs = trial.curve[-1][0] if trial.curve else 0
+        row |= {
+            "trial": trial.name,
+            "epochs": epochs,
+            "validation_error_rate_percent": trial.error,
+            "test_error_rate_percent": test,
+        }
+        rows.append(row | _params(run, trial.params))
+    return _csv((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:
+    return {f"param.{d.path}": params.get(d.path) for d in run.space}
+
+
+def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(_cell, columns))
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    if isinstance(value, (list, tuple)):
+        value = " + ".join(map(str, value))
+    if isinstance(value, str):
+        value = plain(value)
+        return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value
+    return "" if value is None else value
