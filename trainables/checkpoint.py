@@ -255,7 +255,6 @@ def _from_hub(name: str, revision: str | None, place: str) -> Path:
             name,
             revision=revision,
             allow_patterns=wanted,
-            ignore_patterns=["*/*"],
             local_files_only=local,
             etag_timeout=HUB_TIMEOUT_S,
         )

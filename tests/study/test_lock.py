@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -110,14 +111,13 @@ def test_whatever_a_dead_driver_left_is_taken_over(run: Path, left: str) -> None
 
 
 def test_of_two_starters_exactly_one_wins(run: Path, out: Path) -> None:
-    for left in (None, '{"pid": 1, "host": "elsewhere", "system": "x", "started": 5}'):
-        if left:
-            (run / "lock.json").write_text(left)
-        ready = PROCESSES.Barrier(3)
-        starters = [start(run, out, 3.0, ready) for _ in range(3)]
-        for process in starters:
-            process.join(120)
-        assert sorted(process.exitcode or 0 for process in starters) == [0, 3, 3]
+    run.mkdir()
+    (run / "lock.json").write_text('{"pid": 1, "host": "elsewhere", "system": "x", "started": 5}')  # what a dead one left
+    ready = PROCESSES.Barrier(3)
+    starters = [start(run, out, 2.0, ready) for _ in range(3)]
+    for process in starters:
+        process.join(120)
+    assert sorted(process.exitcode or 0 for process in starters) == [0, 3, 3]
 
 
 def rush(run: str, ready: Any) -> None:
@@ -140,6 +140,19 @@ def test_two_never_drive_at_once(run: Path) -> None:
     for process in processes:
         process.join(120)
     assert [process.exitcode for process in processes] == [0] * 3
+
+
+def test_a_lock_on_a_file_that_was_just_removed_is_none(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, removed = fcntl.flock, []
+
+    def remove_first(handle: int, operation: int) -> None:
+        if not removed:  # its holder lets go between our opening and our locking
+            removed.append((run / "lock.json").unlink())
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with RunLock(run), pytest.raises(RunInUse), RunLock(run):
+        pass
 
 
 def test_programs_that_the_driver_starts_do_not_keep_the_lock(run: Path) -> None:

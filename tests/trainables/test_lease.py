@@ -137,6 +137,67 @@ def test_what_waits_says_for_whom(tmp_path: Path) -> None:
     assert said == ["waiting for stage stage, which process 12345 on another-host computes"]
 
 
+class Interrupted(LocalFiles):
+    """Files where something happens just before an operation, once."""
+
+    def __init__(self, root: Path, operation: str, happens: Callable[[], Any]) -> None:
+        super().__init__(root)
+        self.operation, self.happens = operation, happens
+
+    def _now(self, operation: str) -> None:
+        if operation == self.operation:
+            self.operation = ""
+            self.happens()
+
+    def read(self, path: str) -> bytes:
+        self._now("read")
+        return super().read(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        self._now("create")
+        return super().create(path, data)
+
+
+def test_a_release_while_reading_does_not_make_two_owners(tmp_path: Path) -> None:
+    files, owners = LocalFiles(tmp_path), []
+    files.write("leases/stage/5.json", content(this_process(), 60))
+
+    def release_and_begin_anew() -> None:
+        files.remove("leases/stage/5.json")
+        owners.append(attempt(files, "leases/stage", 60, Watch()))
+
+    found = attempt(Interrupted(tmp_path, "read", release_and_begin_anew), "leases/stage", 60, Watch())
+    assert [type(each) for each in (*owners, found)] == [Claim, Process]
+    assert files.names("leases/stage") == ["1.json"]
+
+
+def test_a_new_count_while_taking_over_does_not_make_two_owners(tmp_path: Path) -> None:
+    files, owners = LocalFiles(tmp_path), []
+    files.write("leases/stage/1.json", content(replace(this_process(), started=1), 60))
+
+    def take_over_release_and_begin_anew() -> None:
+        claim = attempt(files, "leases/stage", 60, Watch())
+        assert isinstance(claim, Claim)
+        claim.release()
+        owners.append(attempt(files, "leases/stage", 60, Watch()))
+
+    found = attempt(Interrupted(tmp_path, "create", take_over_release_and_begin_anew), "leases/stage", 60, Watch())
+    assert [type(each) for each in (*owners, found)] == [Claim, Process]
+    assert files.names("leases/stage") == ["1.json"]
+
+
+def test_a_higher_generation_while_beginning_does_not_make_two_owners(tmp_path: Path) -> None:
+    files, owners = LocalFiles(tmp_path), []
+
+    def take_over_what_was_not_there() -> None:
+        files.write("leases/stage/5.json", content(replace(this_process(), started=1), 60))
+        owners.append(attempt(files, "leases/stage", 60, Watch()))
+
+    found = attempt(Interrupted(tmp_path, "create", take_over_what_was_not_there), "leases/stage", 60, Watch())
+    assert [type(each) for each in (*owners, found)] == [Claim, Process]
+    assert files.names("leases/stage") == ["5.json", "6.json"]
+
+
 def race(folder: str, ready: Any, out: str) -> None:
     """Claim and let go as often as there is time; complain when someone else is inside too."""
     files, inside = LocalFiles(Path(folder)), Path(folder) / "inside"

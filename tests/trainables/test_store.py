@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import pytest
 
-from trainables import files as file_layer
+from trainables import disk
 from trainables.store import DamagedArtifact, Store, StoreError, stage_id
 
 WEIGHTS = "model.safetensors"
@@ -33,7 +33,7 @@ KINDS = ("path", "file", "memory", "folders")
 
 def new_process() -> None:
     """Forget what this process has verified, as a new one would."""
-    file_layer._sha256.cache_clear()
+    disk._sha256.cache_clear()
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_damaged_is_never_served(store: Store, seed: int) -> None:
     new_process()
     shutil.rmtree(store.local_cache("fetched"))
     artifact = store.get("stage")
-    local = isinstance(store.files, file_layer.LocalFiles)
+    local = isinstance(store.files, disk.LocalFiles)
     assert artifact is None or not local, where
     refused = artifact is None
     for name in artifact.files if artifact else ():  # remote: content is checked as it is fetched
@@ -493,6 +493,65 @@ def test_sigkill_while_publishing_leaves_nothing_half(tmp_path: Path, millisecon
             assert artifact.manifest["index"] == int(name.removeprefix("stage"))
         elif (tmp_path / "store" / "artifacts" / name / "COMPLETE.json").exists():
             pytest.fail("a marker without its files")
+
+
+def use(url: str, seed: int, ready: Any) -> None:
+    """Do all that users of a store do, in any order; nothing may look damaged to anyone."""
+    said: list[str] = []
+    store, chance = Store(url, notice=said.append), random.Random(seed)
+    ready.wait(60)
+    deadline = time.monotonic() + 2.5
+    while time.monotonic() < deadline:
+        name = f"stage{chance.randrange(3)}"
+        match chance.choice(["publish", "prune", "read", "claim", "state", "collect"]):
+            case "publish":
+                store.publish(name, {"rows": []}, FILES)
+            case "prune":
+                store.drop_files(name, [WEIGHTS])
+            case "read" if (artifact := store.get(name)) is not None:
+                for file in artifact.files:
+                    with contextlib.suppress(FileNotFoundError):  # pruned or replaced meanwhile
+                        artifact.path(file)
+            case "claim":
+                with store.claim(f"{name}-state", wait=False):
+                    pass
+            case "state":
+                with store.claim(f"{name}-state", wait=False) as claim:
+                    if claim is not None:
+                        state = store.load_state(f"{name}-state")
+                        store.save_state(f"{name}-state", (state.step if state else 0) + 1, {}, {WEIGHTS: bytes(seed * 100)})
+            case "collect":
+                store.collect(3600)
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", ["path", "folders"])
+def test_a_busy_store_shows_no_damage(tmp_path: Path, kind: str, home: Path) -> None:
+    url = str(tmp_path / "store") if kind == "path" else f"dir::file://{tmp_path}/store"
+    ready = PROCESSES.Barrier(3)
+    processes = [PROCESSES.Process(target=use, args=(url, seed, ready), daemon=True) for seed in range(3)]
+    for process in processes:
+        process.start()
+    assert finish(processes) == [0] * 3
+    store = Store(url)
+    assert len(on_disk(store, "artifacts")) == 3
+    for name in on_disk(store, "artifacts"):
+        store.publish(name, {"rows": []}, FILES).verify()
+    assert all(len(on_disk(store, f"states/{name}")) == 1 for name in on_disk(store, "states"))
+
+
+def test_a_stage_finished_while_claiming_is_not_claimed(tmp_path: Path) -> None:
+    store, other = Store(tmp_path), Store(tmp_path)
+    create = store.files.create
+
+    def late(path: str, data: bytes) -> bool:
+        other.publish("stage", {}, FILES)
+        return create(path, data)
+
+    store.files.create = late  # type: ignore[method-assign]
+    with store.claim("stage") as claim:
+        assert claim is None
+    assert on_disk(store, "leases") == []
 
 
 # --- disks that are full or may not be written ------------------------------------------------------------------------------------
