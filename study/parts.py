@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -159,7 +160,7 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
         print(end.details, flush=True)
         return rows, end.reason
     finally:
-        s.scribe.screen.ended(trajectory.name, "complete", "stages")
+        s.scribe.screen.ended("stage", "complete", "stages")
     return rows, None
 
 
@@ -217,6 +218,7 @@ def _tune(s: Session, searcher: Any, scheduler: Any, asked: Mapping[str, Trial])
 
     from study.trial import TrialActor, resources
 
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses result files
     given = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
     tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, **given), resources(s.layout)),
@@ -264,6 +266,7 @@ def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):
+                s.scribe.starts(asked[config["trial"]])  # its process may have died before it began
                 s.scribe.ends(config["trial"], status, reason, result.get("details"))
                 _prune(s)
             elif status == "failed":

@@ -124,19 +124,22 @@ class Screen:
         self.lines[name] = Line(name, describe(dict(params)), epochs)
 
     def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
-        """A trial, or a shared stage, reports."""
-        line = self.lines.setdefault(name, Line(name, str(row.get("stage_name", "")), 0))
-        line.epoch = row.get("epoch") or line.epoch
-        loss = row.get("loss")
-        line.loss = row.get("train_loss") if loss is None else loss
-        line.error, line.speed = row.get("error_rate_percent"), row.get("tokens_per_s")
+        """A trial, or a shared stage under its own name, reports."""
+        line = self.lines.setdefault(name, Line(name, "", 0))
+        loss = row["train_loss"] if row.get("loss") is None else row["loss"]
+        error, speed = row.get("error_rate_percent"), row.get("tokens_per_s")
+        if row.get("split") == "test":
+            where = "test"  # what the table shows stays the validation error
+        else:
+            line.epoch, line.loss, line.error, line.speed = row.get("epoch") or 0, loss, error, speed
+            where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
+        if row.get("stage") == "pretrain":
+            line.settings = f"{row['stage_name']}, step {row['step']}"
         if self._live is None:
-            where = "test" if row.get("split") == "test" else f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
-            said = [f"{name:<5} {where:<10} loss {number(line.loss, '.3f')}"]
-            if line.error is not None:
-                said.append(f"error {line.error:5.2f} %")
-            said += [f"{number(line.speed, ',.0f')} tokens/s", line.settings]
-            self.say("  ".join(said)[: WIDTH + 40])
+            said = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]
+            said += [f"error {error:5.2f} %"] if error is not None else []
+            said += [f"{speed:,.0f} tokens/s"] if speed is not None else []
+            self.say("  ".join([*said, line.settings])[: WIDTH + 40])
 
     def ended(self, name: str, state: str, part: str | None = None, reason: str | None = None) -> None:
         """A trial is over."""
@@ -209,7 +212,7 @@ class Screen:
         counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
         left = self.left()
         gone = duration(time.monotonic() - self.started)
-        clock = f"{gone} gone, about {duration(left)} left" if left is not None else f"{gone} gone"
+        clock = f"{gone} gone, about {duration(left)} left" if left else f"{gone} gone"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
             error, name, chosen = self.best

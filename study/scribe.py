@@ -75,13 +75,15 @@ class Scribe:
 
     def again(self, name: str) -> None:
         """The trial's process died; it begins again in another one."""
+        if name not in self.running:  # it had not begun
+            return
         self.running[name].attempt += 1
         self.screen.say(f"{name}: its process died; it goes on in another one")
 
     def shared(self, row: Row) -> None:
         """One evaluation of a shared stage."""
         self.write("evaluation", **scored(row))
-        self.screen.evaluation(str(row["stage_name"]), row)
+        self.screen.evaluation("stage", row)
 
     def evaluated(self, name: str, row: Row) -> None:
         """One evaluation of a trial. The records drop one that they hold already."""

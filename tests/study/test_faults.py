@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,9 @@ from typing import Any
 import pytest
 
 from tests.study.conftest import Run
-from tests.study.tiny import ROOT, alive, command, environment, family, records, study, table, write_study
+from tests.study.tiny import ROOT, alive, begin, family, records, study, table, trial_actor, wait_for, write_study
 
 KILLS = 5
-
-
-def begin(*arguments: object, **environ: str) -> subprocess.Popen[str]:
-    """The command in the background."""
-    return subprocess.Popen(
-        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**environ), cwd=ROOT
-    )
-
-
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
-    """The first true value of `what`; fails when it does not come, or when the process ends before."""
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert process is None or process.poll() is None, f"ended early: {process.communicate()}"
-        time.sleep(0.02)
-    return value
 
 
 def test_a_driver_killed_five_times_comes_to_the_same_table(finished: Run, tmp_path: Path) -> None:
@@ -100,18 +82,6 @@ def assert_computed_once(folder: Path, store: Path) -> None:
 
 def _has(folder: Path, count: int) -> bool:
     return len(records(folder)) >= count
-
-
-def trial_actor(pid: int) -> int | None:
-    """The process of the trial that runs under a driver."""
-    for each in family(pid):
-        try:
-            title = Path(f"/proc/{each}/cmdline").read_bytes()
-        except OSError:
-            continue
-        if title.startswith(b"ray::") and b"Trial" in title:
-            return each
-    return None
 
 
 def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctrl_c(tmp_path: Path) -> None:

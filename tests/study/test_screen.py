@@ -10,7 +10,7 @@ from rich.console import Console
 
 from study.screen import Part, Screen, duration
 
-ROW = {"epoch": 1.0, "loss": 0.6931, "error_rate_percent": 12.5, "tokens_per_s": 123456.7, "stage_name": "finetune"}
+ROW = {"stage": "finetune", "epoch": 1.0, "loss": 0.6931, "error_rate_percent": 12.5, "tokens_per_s": 123456.7}
 PARAMS = {"finetune.learning_rate": 3.2e-5, "finetune.truncation": "head+tail", "finetune.head_tokens": 6, "pretrain.steps": 100}
 
 
@@ -66,6 +66,21 @@ def test_a_terminal_gets_the_live_view_and_lines_that_stay() -> None:
         screen.ended("t000", "failed", "search", "ValueError: no")
     assert "something happened" in out.getvalue()
     assert "t000 failed: ValueError: no" in out.getvalue()
+
+
+def test_a_test_score_is_said_but_does_not_replace_the_validation_error() -> None:
+    screen, out = plain()
+    screen.trial("f00", PARAMS, 4)
+    screen.evaluation("f00", ROW)
+    screen.evaluation("f00", {"split": "test", "loss": 0.5, "error_rate_percent": 9.5})
+    assert "f00   test       loss 0.500  error  9.50 %" in out.getvalue()
+    assert screen.lines["f00"].error == 12.5
+
+
+def test_a_shared_stage_shows_its_step() -> None:
+    screen, out = plain()
+    screen.evaluation("stage", {"stage": "pretrain", "stage_name": "pretrain", "step": 50, "epoch": 0.25, "train_loss": 5.5})
+    assert out.getvalue() == "stage epoch 0.25 loss 5.500  pretrain, step 50\n"
 
 
 def test_best_is_the_lowest_error() -> None:

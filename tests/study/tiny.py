@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,32 @@ def alive(pids: Sequence[int] | set[int]) -> set[int]:
         if state != "Z":
             found.add(pid)
     return found
+
+
+def begin(*arguments: object, **environ: str) -> subprocess.Popen[str]:
+    """The command in the background."""
+    return subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**environ), cwd=ROOT
+    )
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+    """The first true value of `what`; fails when it does not come, or when the process ends before."""
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, "it did not happen in time"
+        assert process is None or process.poll() is None, f"ended early: {process.communicate()}"
+        time.sleep(0.02)
+    return value
+
+
+def trial_actor(pid: int) -> int | None:
+    """The process of the trial that runs under a driver."""
+    for each in family(pid):
+        try:
+            title = Path(f"/proc/{each}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"Trial" in title:
+            return each
+    return None
