@@ -129,6 +129,18 @@ def test_an_owner_renews_and_notices_that_it_was_overtaken(tmp_path: Path) -> No
     assert store.files.names("leases/stage") == ["2.json"]  # not ours to remove
 
 
+def test_an_owner_that_was_overtaken_leaves_a_new_count_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    with store.claim("stage", ttl_s=0.4) as claim:
+        assert claim is not None
+        theirs = content(ELSEWHERE, expires_in=60)  # someone took over, finished, and another began from 1
+        store.files.write("leases/stage/1.json", theirs)
+        time.sleep(0.3)
+        assert claim.lost
+        assert store.files.read("leases/stage/1.json") == theirs
+    assert store.files.read("leases/stage/1.json") == theirs
+
+
 def test_what_waits_says_for_whom(tmp_path: Path) -> None:
     store, said = Store(tmp_path), list[str]()
     store.files.write("leases/stage/1.json", content(ELSEWHERE, expires_in=60, ttl_s=0.3))
