@@ -22,7 +22,7 @@ from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
-from trainables import attention, checkpoint, probe
+from trainables import attention, checkpoint, memory, probe
 from trainables.config import Encoder
 from trainables.dropout import Dropout, replaced_dropout
 from trainables.pack import Batch
@@ -68,6 +68,7 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
 
     Raises ConfigError when its files are missing or refused (`checkpoint.locate`).
     """
+    memory.keep_freed()
     if encoder.config is not None:
         tokenizer = (
             AutoTokenizer.from_pretrained(encoder.tokenizer) if encoder.tokenizer else train_wordpiece(texts, encoder.vocabulary)
