@@ -22,12 +22,10 @@ from trainables.config import Execution
 from trainables.store import Store, StoreError
 
 if TYPE_CHECKING:
-    from study.trial import Layout
+    from study.trial import InTurn, Layout
 
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions-test.parquet"
-DEATHS = 2
-"""How often a trial whose process was killed is begun again in a new one."""
 
 
 @dataclass
@@ -196,7 +194,8 @@ def _trials(s: Session) -> None:
     for row in ranking(s.rows):
         s.scribe.screen.found(row["error_rate_percent"], row["trial"], row["params"])
     s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
-    _tune(s, InTurn(searcher, [partial(_finals, s, asked), partial(_tests, s)], concurrent), StopInSearch(stopping), asked)
+    in_turn = InTurn(searcher, [partial(_finals, s, asked), partial(_tests, s)], concurrent)
+    _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))
 
 
 def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,7 +211,7 @@ def _out_of_time(limit: float | None) -> bool:
     return limit is not None and time.monotonic() > limit
 
 
-def _tune(s: Session, searcher: Any, scheduler: Any, asked: Mapping[str, Trial]) -> None:
+def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
     """Run what the searcher hands out in warm actors, through Ray Tune."""
     from ray import tune
 
@@ -227,14 +226,13 @@ def _tune(s: Session, searcher: Any, scheduler: Any, asked: Mapping[str, Trial])
             name="tune",
             storage_path=str((s.run_dir / "ray").absolute()),
             verbose=0,
-            callbacks=[to_records(s, asked)],
-            failure_config=tune.FailureConfig(max_failures=DEATHS),
+            callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     ).fit()
 
 
-def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
+def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
     """The Tune callback through which results become records. The driver alone writes them."""
     from ray import tune
 
@@ -251,18 +249,18 @@ def to_records(s: Session, asked: Mapping[str, Trial]) -> Any:
                 else:
                     s.scribe.evaluated(name, row)
 
-        def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            s.scribe.again(trial.config["trial"])
-
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             result = trial.last_result or {}
             status = "stopped" if result.get("status") in (None, "running") else result["status"]
             self._ends(trial.config, status, "early stopping" if status == "stopped" else result.get("reason"), result)
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-            self._ends(trial.config, "failed", f"its process died {DEATHS + 1} times", {})
-            s.board.close.remote(trial.config["trial"])
-            s.board.free.remote(trial.config["trial"])
+            name = trial.config["trial"]
+            if searcher.goes_on(name):
+                s.scribe.again(name)
+            else:
+                self._ends(trial.config, "failed", "its process died again and again", {})
+            s.board.sweep.remote(list(s.scribe.running))
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):

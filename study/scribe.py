@@ -75,9 +75,8 @@ class Scribe:
 
     def again(self, name: str) -> None:
         """The trial's process died; it begins again in another one."""
-        if name not in self.running:  # it had not begun
-            return
-        self.running[name].attempt += 1
+        if name in self.running:  # else it had not begun
+            self.running[name].attempt += 1
         self.screen.say(f"{name}: its process died; it goes on in another one")
 
     def shared(self, row: Row) -> None:

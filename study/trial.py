@@ -27,6 +27,8 @@ from trainables.config import ConfigError, Execution, Finetune, Recipe
 
 Row = dict[str, Any]
 Rows = Generator[Row, None, None]
+DEATHS = 2
+"""How often a trial whose process was killed is begun again in another one."""
 STOP_TIMEOUT_S = 30.0
 """How long a closed Train run may take to end before its actors are killed with their owner."""
 
@@ -125,6 +127,11 @@ class Switchboard:
         old = self._runs.pop(run, None)
         if old is not None and old.placement_group is not None:
             _remove_placement_group(old.placement_group)
+
+    def sweep(self, running: Sequence[str]) -> None:
+        """Free what runs of other names hold: a process that was killed between two trials could not do so itself."""
+        for run in set(self._runs) - set(running):
+            self.free(run)
 
     async def holds(self, run: str, placement_group: str) -> None:
         """A worker says which placement group the run has."""
@@ -350,26 +357,42 @@ def tested(work: Work, layout: Layout) -> Rows:
     yield ray.get(task.remote(work))
 
 
+@dataclass
+class _Ticket:
+    """A trial on its way through Tune: its name towards the search, its configuration, how often its process has died."""
+
+    name: str
+    config: dict[str, Any]
+    deaths: int = 0
+
+
 class InTurn(Searcher):  # type: ignore[misc]
     """The search, then what follows from it, part by part, in the same warm processes. A part begins when the one before is over.
 
-    `then` are functions that give the configurations of a part once its turn has come.
+    `then` are functions that give the configurations of a part once its turn has come. A trial whose process died is handed out
+    again, up to `deaths` times: Tune itself does so for running trials only, and fails one that was about to begin.
     """
 
-    def __init__(self, search: Searcher, then: Sequence[Callable[[], list[dict[str, Any]]]], concurrent: int) -> None:
+    def __init__(
+        self, search: Searcher, then: Sequence[Callable[[], list[dict[str, Any]]]], concurrent: int, deaths: int = DEATHS
+    ) -> None:
         super().__init__()
-        self._search, self._then, self._concurrent = search, list(then), concurrent
+        self._search, self._then, self._concurrent, self._deaths = search, list(then), concurrent, deaths
         self._searching, self._given = True, list[dict[str, Any]]()
-        self._live: set[str] = set()
+        self._live: dict[str, _Ticket] = {}
+        self._again: list[_Ticket] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next configuration; None to wait, FINISHED after the last part."""
+        if self._again:
+            ticket = self._live[trial_id] = self._again.pop(0)
+            return ticket.config
         found = self._search.suggest(trial_id) if self._searching else self._next()
         if self._searching and found == Searcher.FINISHED:
             self._searching = bool(self._live)
             found = None if self._searching else self._next()
         if isinstance(found, dict):
-            self._live.add(trial_id)
+            self._live[trial_id] = _Ticket(trial_id, found)
         return found
 
     def _next(self) -> dict[str, Any] | str | None:
@@ -381,14 +404,25 @@ class InTurn(Searcher):  # type: ignore[misc]
             self._given = self._then.pop(0)()
         return None if len(self._live) >= self._concurrent else self._given.pop(0)
 
+    def goes_on(self, trial: str) -> bool:
+        """Whether the trial of that name, whose process died, is about to be handed out again."""
+        return any(ticket.config["trial"] == trial for ticket in self._again)
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """For the search, which knows its own trials."""
-        self._search.on_trial_result(trial_id, result)
+        if trial_id in self._live:
+            self._search.on_trial_result(self._live[trial_id].name, result)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """For the search, which knows its own trials."""
-        self._live.discard(trial_id)
-        self._search.on_trial_complete(trial_id, result, error)
+        """For the search, unless the trial is begun again."""
+        ticket = self._live.pop(trial_id, None)
+        if ticket is None:
+            return
+        if error and ticket.deaths < self._deaths:
+            ticket.deaths += 1
+            self._again.append(ticket)
+        else:
+            self._search.on_trial_complete(ticket.name, result, error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the records hold all."""
