@@ -30,7 +30,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     drawn = draw(found, matter)
     texts = {"report.html": page(found, matter, drawn)}
     texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
-    texts |= {"table.md": tables.markdown(found), "table.tex": tables.latex(found)}
+    texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
     for name, text in texts.items():
         _replace(folder / name, text)

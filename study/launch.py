@@ -53,7 +53,7 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
         with Screen(terminal, study.name) as screen:
             scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows)
             parts.write_whole(run_dir / "study.yaml", study.to_yaml())
-            (run_dir / "report" / "table.md").unlink(missing_ok=True)  # stale from now on
+            (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
             return _sitting(study, run_dir, artifacts, scribe, address, interrupts, [*notices, *problems])
 
 
@@ -144,7 +144,7 @@ def _report(run_dir: Path) -> Path:
 
 def _outcome(run_dir: Path, said: str) -> Outcome:
     """What is printed at the end."""
-    table = run_dir / "report" / "table.md"
+    table = run_dir / "report" / "table.txt"
     if not table.exists():
         _report(run_dir)
     rows, _ = record.read(run_dir / "records.jsonl")

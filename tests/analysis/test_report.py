@@ -65,7 +65,7 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     page = report.write(finished, tmp_path / "out")
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert page == tmp_path / "out" / "report.html"
-    names = ["report.html", "results.csv", "table.md", "table.tex", "trials.csv"]
+    names = ["report.html", "results.csv", "table.md", "table.tex", "table.txt", "trials.csv"]
     assert [name for name in files if not name.startswith("figures/")] == names
     assert "figures/history.svg" in files
 

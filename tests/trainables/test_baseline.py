@@ -21,7 +21,7 @@ from trainables.tasks import resolve
 def test_about_a_fifth_of_the_shipped_reviews_is_wrong(name: str) -> None:
     data = load_task(name, resolve(name))
     found = bag_of_words(data)
-    assert 15 < found["test"]["error_rate_percent"] < 24.5
+    assert 15 < found["test"]["error_rate_percent"] < 26
     assert found["c"] in STRENGTHS
     for split, part in (("validation", data.validation), ("test", data.test)):
         assert found["predictions"][split].shape == (len(part),)
