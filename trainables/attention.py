@@ -30,7 +30,7 @@ except ImportError:  # torch before 2.10
 
 log = logging.getLogger(__name__)
 NAME = "packed_texts"
-WASTE = 1 << 13
+WASTE = 1 << 12
 """Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
 CELLS = 1 << 16
 """Cells of one head that a group of several texts may have: more would not stay in the cache."""
