@@ -99,6 +99,8 @@ class Resources(Model):
     """GPUs of one worker; a fraction lets several trials share one."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
+    wait_minutes: Annotated[float, Field(ge=0)] = 0
+    """How long to wait at the start for a cluster that grows by itself until `concurrent` trials fit; 0 takes it as it is."""
     execution: Literal["auto", "actor", "train"] = "auto"
     """actor: a warm process, one worker. train: Ray Train. auto: actor for one worker, train for several."""
     micro_batch: Annotated[int, Field(ge=0)] = 0

@@ -24,6 +24,8 @@ from trainables.config import ConfigError
 
 MARK = "FINETUNE_STUDY_SESSION"
 """Environment variable that every process of a local cluster carries: none is left behind, none of another is touched."""
+PREFIX = "ft-study-"
+"""Of the folders below /tmp that hold local clusters."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Rows are small and weights go through the store; Ray's own default is 30 % of the memory."""
 STOP_WITHIN_S = 8.0
@@ -108,8 +110,11 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
             import ray
 
             stack.callback(ray.shutdown)
+            if resources.wait_minutes:
+                stack.enter_context(_asked_for(ray, resources))
             machine = _cluster(ray)
-            check_resources(resources, machine, f"the cluster at {address}")
+            hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
+            check_resources(resources, machine, f"the cluster at {address}{hint}")
         yield machine
 
 
@@ -118,7 +123,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     """A cluster of this process's own, with all that it writes in one short-lived folder: nothing goes to HOME or /tmp/ray."""
     remove_stale()
     base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # socket paths must stay under 107 characters
-    folder = Path(tempfile.mkdtemp(prefix="fs-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
     inside = {
         MARK: str(folder),
         "TMPDIR": str(folder / "t"),
@@ -186,6 +191,27 @@ def _join(address: str) -> None:
         raise ConfigError([f"--address {address}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
 
 
+@contextlib.contextmanager
+def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
+    """Ask an autoscaler for what `concurrent` trials take, and wait for it up to `wait_minutes`; afterwards it may shrink again."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    count = resources.workers * (resources.concurrent or 1)
+    until = time.monotonic() + 60 * resources.wait_minutes
+    request_resources(bundles=[bundle] * count)
+    try:
+        while time.monotonic() < until:
+            there = ray.cluster_resources()
+            if all(there.get(name, 0) >= amount * count for name, amount in bundle.items()):
+                break
+            time.sleep(2)
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            request_resources(bundles=[])
+
+
 def _cluster(ray: Any) -> Machine:
     total = ray.cluster_resources()
     return Machine(total.get("CPU", 0), total.get("GPU", 0), sum(node["Alive"] for node in ray.nodes()))
@@ -193,8 +219,10 @@ def _cluster(ray: Any) -> Machine:
 
 def remove_stale(base: str = "/tmp") -> None:
     """Remove the folders and processes of local clusters whose driver was killed: nobody holds the lock in them any more."""
-    for folder in Path(base).glob("fs-*"):
+    for folder in Path(base).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), open(folder / "lock") as lock:
+            if os.fstat(lock.fileno()).st_uid != os.getuid():
+                continue
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kill_processes(str(folder))
             shutil.rmtree(folder, ignore_errors=True)

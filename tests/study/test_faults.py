@@ -188,10 +188,10 @@ def test_what_a_killed_driver_left_in_tmp_is_removed_and_what_is_used_is_not(tmp
 
     from study.workers import remove_stale
 
-    for name in ("fs-dead", "fs-used", "fs-other"):
+    for name in ("ft-study-dead", "ft-study-used", "ft-study-other"):
         (tmp_path / name).mkdir()
-    (tmp_path / "fs-dead" / "lock").touch()
-    with open(tmp_path / "fs-used" / "lock", "w") as used:
+    (tmp_path / "ft-study-dead" / "lock").touch()
+    with open(tmp_path / "ft-study-used" / "lock", "w") as used:
         fcntl.flock(used, fcntl.LOCK_EX)
         remove_stale(str(tmp_path))
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["fs-other", "fs-used"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["ft-study-other", "ft-study-used"]

@@ -193,25 +193,30 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
 
 
 CLUSTER = """
-import sys
+import sys, time
 from ray.cluster_utils import Cluster
 arguments = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={**arguments, "temp_dir": sys.argv[1], "include_dashboard": False})
-cluster.add_node(**arguments)
-cluster.wait_for_nodes()
+late = float(sys.argv[2])
+if not late:
+    cluster.add_node(**arguments)
+    cluster.wait_for_nodes()
 print("address", cluster.address, flush=True)
+if late:
+    time.sleep(late)
+    cluster.add_node(**arguments)
 sys.stdin.read()
 cluster.shutdown()
 """
 
 
 @contextmanager
-def two_nodes() -> Iterator[tuple[str, dict[str, str]]]:
-    """The address of a cluster of two nodes with one CPU each, and the environment that has its token."""
+def two_nodes(late: float = 0) -> Iterator[tuple[str, dict[str, str]]]:
+    """Address of a cluster of two nodes with one CPU each, and the environment with its token; the second may come `late`."""
     folder = tempfile.mkdtemp(prefix="two-", dir="/tmp")
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder],
+        [sys.executable, "-c", CLUSTER, folder, str(late)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -250,6 +255,25 @@ def test_two_workers_on_two_nodes_of_an_existing_cluster_find_what_one_finds(fin
     alone = [row for row in records(finished.folder, "evaluation") if row.get("trial") == "t000"]
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in alone], abs=1e-5)
     assert [row["stage_id"] for row in found] == [row["stage_id"] for row in alone]
+
+
+JOIN = """
+import sys, types
+from study.workers import ray_session
+asked = types.SimpleNamespace(cpus=1, gpus=0, workers=2, concurrent=None, wait_minutes=float(sys.argv[2]))
+with ray_session(asked, sys.argv[1]) as machine:
+    print(machine.cpus)
+"""
+
+
+def test_a_cluster_that_grows_is_waited_for() -> None:
+    with two_nodes(late=12) as (address, token):
+        for minutes, code in ((0, 1), (3, 0)):
+            arguments = [sys.executable, "-c", JOIN, address, str(minutes)]
+            done = subprocess.run(arguments, capture_output=True, text=True, env=environment(**token), timeout=200, check=False)
+            assert done.returncode == code, done.stdout + done.stderr
+            assert ("set resources.wait_minutes" in done.stderr) == (code == 1)
+            assert ("2.0" in done.stdout) == (code == 0)
 
 
 def row(session: int, utc: str) -> dict[str, object]:
