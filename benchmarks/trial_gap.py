@@ -105,8 +105,8 @@ def notes_ends(ends: list[float]) -> Any:
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             ends.append(time.monotonic())
 
-        def __getstate__(self) -> dict[str, Any]:
-            return {}
+        def __reduce__(self) -> tuple[Any, ...]:
+            return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return Ends()
 
