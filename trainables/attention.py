@@ -34,6 +34,8 @@ WASTE = 1 << 12
 """Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
 CELLS = 1 << 16
 """Cells of one head that a group of several texts may have: more would not stay in the cache."""
+AT_ONCE = 1 << 20
+"""Decisions of dropout that are drawn in one go for all texts: more would not stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +255,7 @@ class _Attention(torch.autograd.Function):
         stream: bits.Stream | None,
     ) -> Tensor:
         heads, out, kept = q.shape[1], q.new_empty(q.shape), []
+        signs = iter(()) if stream is None else _signs(layout, heads, stream, p, q.dtype)
         for group in layout.groups:
             gq, gk, gv = (group.take(x) for x in (q, k, v))
             bias = layout.bias(group, heads, window, q.dtype)
@@ -260,7 +263,7 @@ class _Attention(torch.autograd.Function):
             if stream is None:
                 group.put(torch.bmm(probabilities, gv), out)
             else:
-                probabilities.copysign_(_signs(group, layout, heads, stream, p, q.dtype))
+                probabilities.copysign_(next(signs))
                 group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
             if any(ctx.needs_input_grad):
                 kept.append(probabilities)
@@ -290,26 +293,35 @@ class _Attention(torch.autograd.Function):
         return (*gradients, None, None, None, None, None)
 
 
-def _signs(group: Group, layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Tensor:
-    """[g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
+def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
+    """For each group [g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
     if layout.device.type != "cpu":
-        shape = (len(group.texts) * heads, group.width, group.width)
-        levels = torch.empty(shape, dtype=torch.int16, device=layout.device)
-        return levels.random_(0, bits.LEVELS, generator=stream.device_generator(layout.device)).sub_(bits.threshold(p)).to(dtype)
-    found = []
-    for text in group.texts:
-        length = layout.lengths[text]
-        stream.seek((stream.batch.offsets.squares + layout.draws[text]) * heads)
-        found.append(stream.signs(heads * length * length, p).view(heads, length, length))
-    if group.padding is None:
-        signs = found[0]
-    else:
-        signs = torch.zeros(len(found), heads, group.width, group.width, dtype=torch.int16)
-        for row, part in zip(signs, found, strict=True):
-            row[:, : part.shape[1], : part.shape[2]] = part
-        signs = signs.flatten(0, 1)
-    # A 16-bit float has its sign where the integer has it; what else is in there does not matter.
-    return signs.view(dtype) if dtype.itemsize == 2 else signs.to(dtype)
+        generator = stream.device_generator(layout.device)
+        for group in layout.groups:
+            levels = torch.empty(len(group.texts) * heads, group.width, group.width, dtype=torch.int16, device=layout.device)
+            yield levels.random_(0, bits.LEVELS, generator=generator).sub_(bits.threshold(p)).to(dtype)
+        return
+    first, per_draw = stream.batch.offsets.squares * heads, 4 * heads
+    together = None
+    if layout.draws[-1] * per_draw <= AT_ONCE:  # the bits of all texts lie one behind the other
+        stream.seek(first)
+        together = stream.signs(layout.draws[-1] * per_draw, p)
+    for group in layout.groups:
+        signs = torch.zeros(len(group.texts), heads, group.width, group.width, dtype=torch.int16) if group.padding else None
+        for row, text in enumerate(group.texts):
+            length, draw = layout.lengths[text], layout.draws[text]
+            count = heads * length * length
+            if together is None:
+                stream.seek(first + draw * heads)
+                own = stream.signs(count, p)
+            else:
+                own = together[draw * per_draw : draw * per_draw + count]
+            own = own.view(heads, length, length)
+            if signs is not None:
+                signs[row, :, :length, :length] = own
+        whole = own if signs is None else signs.flatten(0, 1)
+        # A 16-bit float has its sign where the integer has it; what else is in there does not matter.
+        yield whole.view(dtype) if dtype.itemsize == 2 else whole.to(dtype)
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:

@@ -89,7 +89,7 @@ class Stream:
 
 def threshold(p: float) -> int:
     """Of 32768 levels, those that drop out."""
-    return round(p * LEVELS)
+    return min(round(p * LEVELS), LEVELS - 1)
 
 
 def scale(p: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -107,16 +107,20 @@ def reference(
     return torch.cat(out)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
     p=st.sampled_from([0.0, 0.1, 0.5]),
     window=st.sampled_from([None, 4]),
     seed=st.integers(0, 99),
+    at_once=st.sampled_from([0, attention.AT_ONCE]),
 )
-def test_attention_against_the_textbook(lengths: list[int], p: float, window: int | None, seed: int) -> None:
+def test_attention_against_the_textbook(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], p: float, window: int | None, seed: int, at_once: int
+) -> None:
     torch.manual_seed(seed)
     total, heads = sum(lengths), 3
+    monkeypatch.setattr(attention, "AT_ONCE", at_once)
     q, k, v, weight = (torch.randn(total, heads, 8, dtype=torch.float64) for _ in range(4))
     tensors = [x.requires_grad_() for x in (q, k, v)]
     layout = attention.Layout(lengths)
@@ -174,6 +178,18 @@ def test_rate_and_scale(p: float) -> None:
     assert rate == pytest.approx(p, abs=1 / LEVELS)
     assert (signs < 0).double().mean().item() == pytest.approx(rate, abs=5 * (p * (1 - p) / count) ** 0.5)
     assert scale(p) == 1 / (1 - rate)
+
+
+def test_sign_of_16_bit_floats_is_that_of_the_integer() -> None:
+    """Every pattern, infinities and what is no number among them."""
+    patterns = torch.arange(-LEVELS, LEVELS, dtype=torch.int32).to(torch.int16)
+    for dtype in (torch.bfloat16, torch.float16):
+        signed = torch.ones(2 * LEVELS, dtype=dtype).copysign_(patterns.view(dtype))
+        assert torch.equal(signed < 0, patterns < 0)
+
+
+def test_rates_close_to_one_keep_something() -> None:
+    assert scale(0.999999) == LEVELS
 
 
 def test_streams_differ_by_site_step_and_seed_and_lanes_are_independent() -> None:
