@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from trainables import attention, checkpoint, memory, probe
-from trainables.config import Encoder
+from trainables.config import ConfigError, Encoder, near
 from trainables.dropout import Dropout, replaced_dropout
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
@@ -57,6 +57,8 @@ class Base:
     """Position id of a text's first token: 0, or the padding id plus one for RoBERTa-like encoders."""
     takes_types: bool
     """Whether the encoder takes token type ids."""
+    longest: int | None
+    """Most tokens of a text: the number of its learned positions; None without such."""
     hidden_size: int
     layers: int
     notices: tuple[str, ...] = ()
@@ -70,9 +72,10 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
     """
     memory.keep_freed()
     if encoder.config is not None:
-        tokenizer = (
-            AutoTokenizer.from_pretrained(encoder.tokenizer) if encoder.tokenizer else train_wordpiece(texts, encoder.vocabulary)
-        )
+        if encoder.tokenizer:
+            tokenizer = AutoTokenizer.from_pretrained(encoder.tokenizer, trust_remote_code=False)
+        else:
+            tokenizer = train_wordpiece(texts, encoder.vocabulary)
         return base_of(from_config(encoder.config, tokenizer), special_tokens(tokenizer), tokenizer)
     folder = checkpoint.locate(encoder)
     model, missing = read_model(AutoModel, folder)
@@ -104,15 +107,23 @@ def _quiet() -> Iterator[None]:
 
 
 def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
-    """A small encoder with random weights that depend on its configuration alone."""
+    """A small encoder with random weights that depend on its configuration alone.
+
+    Raises ConfigError for a configuration that its family does not take.
+    """
     names = ("pad", "bos", "eos", "cls", "sep")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     known = {"vocab_size": len(tokenizer)} | {name: value for name, value in ids.items() if value is not None}
     others = {name: value for name, value in fields.items() if name != "model_type"}
-    config = AutoConfig.for_model(fields["model_type"], **(known | others))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model: nn.Module = AutoModel.from_config(config)
+    kind = fields["model_type"]
+    if kind not in CONFIG_MAPPING:
+        raise ConfigError([f"encoder.config.model_type: {kind!r} is no kind of encoder{near(kind, CONFIG_MAPPING)}"])
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: nn.Module = AutoModel.from_config(AutoConfig.for_model(kind, **(known | others)))
+    except Exception as error:  # each family has its own ways to refuse a configuration
+        raise ConfigError([f"encoder.config: {kind} refuses it: {' '.join(str(error).split())[:300]}"]) from error
     return model
 
 
@@ -135,10 +146,21 @@ def base_of(
         packable=found.reason is None,
         position_start=found.position_start,
         takes_types=types,
+        longest=_longest(model),
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
         notices=notices,
     )
+
+
+def _longest(model: Any) -> int | None:
+    """Number of learned positions, less those that RoBERTa-like encoders leave unused at the beginning."""
+    rows = getattr(model.config, "max_position_embeddings", None)
+    tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings == rows]
+    if not tables or tables[-1] is model.get_input_embeddings():
+        return None
+    unused = tables[-1].padding_idx
+    return tables[-1].num_embeddings - (0 if unused is None else unused + 1)
 
 
 def takes(model: nn.Module, argument: str) -> bool:
@@ -317,7 +339,12 @@ class MaskedLM(nn.Module):
 
 
 def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
-    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`."""
+    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`.
+
+    Raises ConfigError for a family without such a head.
+    """
+    if type(base.config) not in AutoModelForMaskedLM._model_mapping:
+        raise ConfigError([f"further pre-training: {base.config.model_type} encoders have no masked-language-modelling head"])
     with no_init_weights():
         whole: Any = AutoModelForMaskedLM.from_config(with_dropout(base.config, dropout))
     whole.tie_weights()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainables.config import ConfigError
 from trainables.dropout import Offsets, dropout_bits
 
 if TYPE_CHECKING:
@@ -90,8 +91,13 @@ def _changed(record: Any, change: Any) -> Any:
 
 
 def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] = ()) -> Batch:
-    """One micro-batch of `examples`; `before` are the examples of the same global batch that stand before them."""
+    """One micro-batch of `examples`; `before` are the examples of the same global batch that stand before them.
+
+    Raises ConfigError for a text that the encoder has no positions for.
+    """
     lengths = np.array([len(example.ids) for example in examples], dtype=np.int64)
+    if base.longest is not None and lengths.max() > base.longest:
+        raise ConfigError([f"max_length: a text of {lengths.max()} pieces, but the encoder takes at most {base.longest}"])
     starts = np.cumsum(lengths) - lengths
     first = 0 if base.special.prefix else lengths - 1
     labels = [example.label for example in examples if example.label is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForMaskedLM, BertModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, BertModel
 
 from tests.helpers import reviews, tiny_encoder
 from tests.trainables.encoders import FAMILIES, PACKABLE, PADDED, examples_of, special_of, tiny_base, tiny_config
-from trainables.config import Encoder
+from trainables.config import ConfigError, Encoder
 from trainables.encoder import (
     Base,
     base_of,
@@ -89,6 +90,9 @@ class Mixing(nn.Module):
     def __init__(self, model: Any, how: str) -> None:
         super().__init__()
         self.model, self.config, self.how = model, model.config, how
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
 
     def set_attn_implementation(self, name: str) -> None:
         self.model.set_attn_implementation(name)
@@ -286,3 +290,29 @@ def test_every_dropout_rate_is_set(kind: str) -> None:
     rates = {float(module.p) for module in model.modules() if hasattr(module, "p")}
     assert rates == {0.37}
     assert not [name for name, value in model.config.to_dict().items() if "attention" in name and "drop" in name and value != 0.37]
+
+
+def test_texts_beyond_the_last_position_are_refused() -> None:
+    assert [tiny_base(kind).longest for kind in ("bert", "roberta", "mpnet", "xlnet", "modernbert")] == [300, 298, 298, None, None]
+    base = tiny_base("roberta")
+    with torch.inference_mode():
+        assert hidden_states(fresh_encoder(base, 0.1).eval(), collate(examples_of(base, [298]), base)).shape == (298, 32)
+    with pytest.raises(ConfigError, match="a text of 299 pieces, but the encoder takes at most 298"):
+        collate(examples_of(base, [5, 299]), base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "brt"}, "'brt' is no kind of encoder; did you mean 'bert'"),
+        ({"num_attention_heads": 5}, "bert refuses it: .*not a multiple"),
+    ],
+)
+def test_a_faulty_configuration(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_base(tiny_encoder(**changes), tuple(text for text, _ in reviews(limit=100)))
+
+
+def test_no_masked_lm_for_this_family() -> None:
+    with pytest.raises(ConfigError, match="gpt2 encoders have no masked-language-modelling head"):
+        masked_lm(dataclasses.replace(tiny_base("bert"), config=AutoConfig.for_model("gpt2")), 0.1, seed=0)
