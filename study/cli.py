@@ -101,7 +101,13 @@ def report(run_dir: Path, out: Path | None) -> int:
         raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
     from analysis import report as reports
 
-    click.echo(f"report: {reports.write(run_dir, out)}")
+    try:
+        page = reports.write(run_dir, out)
+    except OSError as error:
+        raise ConfigError(
+            [f"--out {out or run_dir / 'report'}: {error.strerror or error}; give a folder that can be written"]
+        ) from None
+    click.echo(f"report: {page}")
     return DONE
 
 

@@ -319,7 +319,7 @@ def test_studies_in_documents_are_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_to_files_lead_somewhere(path: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))
-    assert not [link for link in links if not (path.parent / link).exists() and not link.endswith("report.png")]
+    assert not [link for link in links if not (path.parent / link).exists()]
 
 
 def test_tree_in_readme_is_the_tree() -> None:

@@ -192,6 +192,14 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
     assert set(ends.values()) <= {"complete", "stopped"}
 
 
+def test_a_report_that_cannot_be_written_is_wrong_input(finished: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = study("report", finished.folder, "--out", tmp_path / "file" / "report")
+    assert done.returncode == 2
+    assert "give a folder that can be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 CLUSTER = """
 import sys, time
 from ray.cluster_utils import Cluster
