@@ -145,7 +145,7 @@ def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Pa
 
 def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> None:
     path = write_study(tmp_path, space={}, search={}, budget={"trials": 1}, final={"top_k": 1, "seeds": 1}, baseline=False)
-    wrong = ("--set", "encoder.config.num_attention_heads=5")  # does not divide the hidden size: transformers refuses it in every trial
+    wrong = ("--set", "encoder.config.num_attention_heads=5")  # does not divide the hidden size
     done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *wrong)
     assert done.returncode == 1, done.stdout + done.stderr
     (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
