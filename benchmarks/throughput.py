@@ -9,8 +9,8 @@ tokens count, never padding. Each line gives this machine's own matrix product r
 second that a training step would have if it were nothing but its matrix products at that rate.
 
 `long`: reviews joined to lengths like IMDb's (lognormal, mean 230 pieces, at most 512). `short`: the sentences of sls_imdb as they
-are. Each contestant has a process of its own, so that what one sets up (our loop keeps freed memory, for one) does not help or
-hinder the other; while one runs, the others sleep. Needs the extra `[bench]`, and cores that nothing else uses.
+are. Our loop and Trainer have a process each, so that what one sets up (our loop keeps freed memory, for one) does not help or
+hinder the other; while one runs, the other sleeps. Needs the extra `[bench]`, and cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     half = options.precision == "bfloat16"
     spawn = multiprocessing.get_context("spawn")
-    contestants = [ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(options.threads,)) for _ in range(3)]
+    ours_in, trainer_in = (ProcessPoolExecutor(1, spawn, initializer=prepare, initargs=(options.threads,)) for _ in range(2))
     prepare(options.threads)
     base = base_encoder()
     examples = joined_reviews(base) if options.texts == "long" else short_reviews(base)
@@ -68,9 +68,9 @@ def main() -> None:
     for _ in range(options.rounds):
         shuffled = [examples[i] for i in rng.permutation(len(examples))[: BATCH * (options.steps + 1)]]
         alike = grouped_by_length(examples, options.steps + 1)
-        ours = contestants[0].submit(our_rate, shuffled, options.steps, half).result()
-        default = contestants[1].submit(trainer_rate, model, base.tokenizer, shuffled, options.steps, half).result()
-        grouped = contestants[2].submit(trainer_rate, model, base.tokenizer, alike, options.steps, half).result()
+        ours = ours_in.submit(our_rate, shuffled, options.steps, half).result()
+        default = trainer_in.submit(trainer_rate, model, base.tokenizer, shuffled, options.steps, half).result()
+        grouped = trainer_in.submit(trainer_rate, model, base.tokenizer, alike, options.steps, half).result()
         rate = product_rate(base, half)
         limit = rate / flops_per_token(base, shuffled)
         rounds.append((ours, default, grouped, limit))
