@@ -291,6 +291,10 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     for name, task in study.used_tasks.items():
         gather(partial(lambda name, task: load_task(name, task, needs_test=name == study.task).notices, name, task))
     gather(partial(_no_notices, checkpoint.digest, study.encoder))
+    if study.encoder.config is not None:
+        from trainables.encoder import check_config  # imports torch
+
+        gather(partial(_no_notices, check_config, study.encoder.config))
     if not faults:  # corpora are made of the tasks' texts
         for names in _corpus_choices(study):
             gather(partial(lambda names: load_corpus(names, study.used_tasks).notices, names))

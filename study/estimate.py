@@ -26,7 +26,8 @@ GPU_FLOPS = 5e13
 
 def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
     """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products."""
-    parallel = concurrent(study)
+    machine = this_machine()
+    parallel = machine.trials(study.resources)
     measured = []
     for stage_id in dict.fromkeys(node.stage_id for node in known):
         artifact = store.get(stage_id, digests=False)
@@ -39,23 +40,11 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
     if study.resources.gpus:
         at_once = parallel * study.resources.workers * study.resources.gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"
-    machine = this_machine()
     share = min(1.0, parallel * study.resources.workers * study.resources.cpus / machine.cpus)
     flops, gain = gemm_flops() * share, BFLOAT16_GAIN if study.precision == "bfloat16" else 1.0
     text = f"a formula (no earlier run): {GEMM_SHARE:.0%} of {flops / 1e9:.0f} GFLOP/s that matrix products reach here now"
     text += f", times {gain} for bfloat16" if gain > 1 else ""
     return GEMM_SHARE * gain * flops / per_token, text
-
-
-def concurrent(study: Study) -> int:
-    """Trials that run at once on this machine."""
-    given, machine = study.resources, this_machine()
-    limits = [machine.cpus // (given.cpus * given.workers)]
-    if given.gpus:
-        limits.append(machine.gpus // (given.gpus * given.workers))
-    if given.concurrent:
-        limits.append(given.concurrent)
-    return max(1, int(min(limits)))
 
 
 @lru_cache(maxsize=1)
@@ -85,7 +74,7 @@ def encoder_settings(encoder: Encoder) -> dict[str, Any]:
 def matrix_weights(encoder: Encoder) -> int:
     """Weights of the layers' matrices: four of attention and two of the feed-forward part in each."""
     settings = encoder_settings(encoder)
-    width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
+    width = _width(settings)
     inner = settings.get("intermediate_size") or settings.get("hidden_dim") or settings.get("d_inner") or 4 * width
     layers = settings.get("num_hidden_layers") or settings.get("n_layers") or settings.get("n_layer") or 12
     return int(layers * (4 * width**2 + 2 * width * inner))
@@ -94,9 +83,12 @@ def matrix_weights(encoder: Encoder) -> int:
 def weights_bytes(encoder: Encoder) -> int:
     """Size of an encoder's float32 weights: its layers and its embeddings."""
     settings = encoder_settings(encoder)
-    width = settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768
     pieces = settings.get("vocab_size") or encoder.vocabulary
-    return 4 * (matrix_weights(encoder) + int(width * (pieces + settings.get("max_position_embeddings", 512))))
+    return 4 * (matrix_weights(encoder) + _width(settings) * int(pieces + settings.get("max_position_embeddings", 512)))
+
+
+def _width(settings: dict[str, Any]) -> int:
+    return int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
 
 
 def disk(study: Study, milestones: int, finals: int, trials: int) -> tuple[int, str]:
@@ -105,7 +97,7 @@ def disk(study: Study, milestones: int, finals: int, trials: int) -> tuple[int, 
     settings = finals // max(1, study.final.seeds - 1) if study.final.seeds > 1 else study.final.top_k
     kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
     text = f"{milestones} milestones and {kept} fine-tuned encoders of {size_text(weights)} each"
-    running = concurrent(study)
+    running = this_machine().trials(study.resources)
     return weights * (milestones + kept + 3 * running), f"{text}, and the states of {running} running"
 
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study import finals, space
 from study import plan as plans
-from study import space
 from study.config import Study
-from study.scribe import OVER, Row, Scribe, Trial, hours_spent, ranking, scored, trials
+from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of
+from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
-from trainables import identity
 from trainables.config import Execution
-from trainables.store import Store, StoreError
+from trainables.store import Store
 
 if TYPE_CHECKING:
-    from study.trial import InTurn, Layout
-
-WEIGHTS = "model.safetensors"
-PREDICTIONS = "predictions-test.parquet"
+    from study.tune_adapters import InTurn
 
 
 @dataclass
@@ -58,20 +53,20 @@ def all_parts(s: Session) -> None:
         _shared_stages(s, trajectory)
     _record_baseline(s, pending)
     _trials(s)
-    _copy_predictions(s)
-    _prune(s, last=True)
+    finals.copy_predictions(s)
+    finals.prune(s, last=True)
 
 
 def session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine) -> Session:
     """A sitting on the Ray that runs."""
     import ray
 
-    from study.trial import Layout, Switchboard
+    from study.switchboard import Switchboard
 
     given = study.resources
     under_train = given.execution == "train" or (given.execution == "auto" and given.workers > 1)
     # One node: the run folder. Several: what all of them see is the store.
-    storage = str((run_dir / "ray").absolute()) if machine.nodes == 1 else f"{store.url}/ray"
+    storage = str((run_dir / "ray").absolute()) if len(machine.nodes) == 1 else f"{store.url}/ray"
     layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
     return Session(study, run_dir, store, scribe, machine, layout, board)
@@ -90,8 +85,6 @@ def _resolve_precision(s: Session) -> None:
         return
     import ray
 
-    from study.trial import best_precision
-
     s.scribe.screen.begin("stages", "measuring arithmetic")
     found = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
     s.study = s.study.model_copy(update={"precision": found})
@@ -101,8 +94,6 @@ def _resolve_precision(s: Session) -> None:
 
 def _baseline(s: Session) -> Any:
     """Start the bag of words, which runs beside what comes next."""
-    from study.trial import bag_of_words
-
     if not s.study.baseline or any(row["event"] == "baseline" for row in s.rows):
         return None
     return _task(s, bag_of_words, s.study.recipe_for(space.any_point(s.study.space, s.study.fixed), s.study.seed))
@@ -143,7 +134,7 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
     """({step: row}, why it failed)."""
-    from study.trial import Ended, Work, persistent, start
+    from study.trial import persistent, start
 
     layout = _stage_layout(s)
     name = f"{trajectory.name}-{trajectory.trajectory_id[:8]}"
@@ -163,13 +154,9 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
 
 
 def _stage_layout(s: Session) -> Layout:
-    """Shared stages come alone and get the whole cluster: every GPU, or every node's CPUs."""
-    from study.trial import Layout
-
-    gpus, nodes = s.layout.gpus, s.machine.nodes
-    if gpus:
-        return Layout(max(1, int(s.machine.gpus // gpus)), s.layout.cpus, gpus, True, s.layout.storage, s.layout.retries)
-    return Layout(nodes, max(1, s.machine.cpus // nodes), 0, True, s.layout.storage, s.layout.retries)
+    """Shared stages come alone and get the whole cluster."""
+    workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
+    return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
 
 
 def _execution(s: Session, layout: Layout | None = None) -> Execution:
@@ -180,13 +167,12 @@ def _execution(s: Session, layout: Layout | None = None) -> Execution:
 def _trials(s: Session) -> None:
     """Search until the budget is spent, then run the finals, then read their test split: one Tuner, the same warm processes."""
     from study.search import Search, Stopping, history
-    from study.trial import InTurn, StopInSearch, fits
-    from study.tune_adapters import TuneSearcher
+    from study.tune_adapters import InTurn, StopInSearch, TuneSearcher
 
     past = history(s.study, s.rows)
     stopping = Stopping(s.study.search.early_stopping, past)
     search = Search(s.study, past, s.run_dir / "optuna.journal")
-    concurrent = fits(s.study.resources.concurrent, s.layout, s.machine.cpus, s.machine.gpus)
+    concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
     asked: dict[str, Trial] = {}
     searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
@@ -194,7 +180,7 @@ def _trials(s: Session) -> None:
     for row in ranking(s.rows):
         s.scribe.screen.found(row["error_rate_percent"], row["trial"], row["params"])
     s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
-    in_turn = InTurn(searcher, [partial(_finals, s, asked), partial(_tests, s)], concurrent)
+    in_turn = InTurn(searcher, [partial(finals.runs, s, asked), partial(finals.tests, s)], concurrent)
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))
 
 
@@ -203,7 +189,7 @@ def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str
     from study.search import trial_name
 
     name = trial_name(number)
-    asked[name] = _trial(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
+    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 
@@ -266,7 +252,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
             if not config.get("read_test"):
                 s.scribe.starts(asked[config["trial"]])  # its process may have died before it began
                 s.scribe.ends(config["trial"], status, reason, result.get("details"))
-                _prune(s)
+                finals.prune(s)
             elif status == "failed":
                 s.scribe.note(f"no test scores of {config['trial']}: {reason}")
 
@@ -274,124 +260,6 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
             return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return ToRecords()
-
-
-def _finals(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
-    """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
-    search = s.scribe.screen.parts["search"]
-    s.scribe.screen.expect("search", search.done, search.done)  # the time may have been up
-    done = trials(s.rows, "final")
-    every = final_trials(s)
-    asked.update({trial.name: trial for trial in every})
-    todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER]
-    s.scribe.screen.expect("finals", len(every), len(every) - len(todo))
-    s.scribe.screen.begin("finals", f"the best settings over seeds {', '.join(map(str, s.study.final_seeds()))}")
-    for trial in todo:
-        _weights_again(s, trial)
-    return [{"phase": "final", "trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
-
-
-def _weights_again(s: Session, trial: Trial) -> None:
-    """Where a final was finished before, but its weights are gone and its test split is not read, it must be computed again."""
-    name = trial.stage_ids[-1]
-    artifact = s.store.get(name)
-    recipe = s.study.recipe_for(dict(trial.params), trial.seed)
-    if artifact is not None and not artifact.has(WEIGHTS) and s.store.get(identity.test_id(recipe, name)) is None:
-        s.store.set_aside(artifact, next(iter(artifact.files)), "its weights were pruned and are needed again")
-
-
-def final_trials(s: Session) -> list[Trial]:
-    """Every (setting, seed) of the finals. A name belongs to a setting and a seed for good, also when more are asked for later."""
-    chosen: dict[str, tuple[dict[str, Any], str]] = {}
-    for rank, row in enumerate(ranking(s.rows)[: s.study.final.top_k], start=1):
-        chosen[row["setting"]] = (row["params"], f"best {rank}")
-    first = s.study.first_points()[:1] if s.study.final.label_of_first else []
-    for params in first:
-        setting = space.setting_id(params)
-        label = s.study.final.label_of_first
-        chosen[setting] = (params, f"{chosen[setting][1]}, {label}" if setting in chosen else str(label))
-    names = {(row["setting"], row["seed"]): name for name, row in trials(s.rows, "final").items()}
-    found = []
-    for setting, (params, label) in chosen.items():
-        for seed in s.study.final_seeds():
-            name = names.setdefault((setting, seed), f"f{len(names):02d}")
-            found.append(_trial(s.study, name, "final", params, seed, label))
-    return found
-
-
-def _trial(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str) -> Trial:
-    recipe = study.recipe_for(dict(params), seed)
-    stages = tuple(node.stage_id for node in identity.nodes(recipe))
-    epochs = getattr(recipe.stages[-1], "epochs", 0)
-    return Trial(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
-
-
-def _select(s: Session) -> None:
-    """Order the settings of the finals by their mean validation error over the seeds."""
-    errors: dict[str, list[float]] = {}
-    about: dict[str, Row] = {}
-    for trial in final_trials(s):
-        row = trials(s.rows, "final").get(trial.name)
-        if row is not None and row["status"] == "complete":
-            errors.setdefault(trial.setting, []).append(row["error_rate_percent"])
-            about[trial.setting] = {"setting": trial.setting, "label": trial.label, "params": dict(trial.params)}
-    means = {setting: sum(values) / len(values) for setting, values in errors.items()}
-    chosen = [
-        about[setting] | {"error_rate_percent": mean, "rank": rank}
-        for rank, (setting, mean) in enumerate(sorted(means.items(), key=lambda pair: pair[1]), start=1)
-    ]
-    before = [row["settings"] for row in s.rows if row["event"] == "selection"]
-    if chosen and (not before or before[-1] != chosen):
-        s.scribe.write("selection", settings=chosen, k=s.study.final.top_k, seeds=list(s.study.final_seeds()))
-
-
-def _tests(s: Session) -> list[dict[str, Any]]:
-    """Reading the test split, once for every final, now that all choices are made."""
-    _select(s)
-    done = _tested(s)
-    complete = [t for t in final_trials(s) if trials(s.rows, "final").get(t.name, {}).get("status") == "complete"]
-    todo = [trial for trial in complete if trial.name not in done]
-    s.scribe.screen.expect("test", len(complete), len(complete) - len(todo))
-    s.scribe.screen.begin("test", "reading the test split")
-    about = {"phase": "test", "read_test": True}
-    return [about | {"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
-
-
-def _tested(s: Session) -> dict[str, str]:
-    """{final whose test split was read: the stage that holds its predictions}."""
-    read = [row for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test"]
-    return {row["trial"]: row["stage_id"] for row in read}
-
-
-def _copy_predictions(s: Session) -> None:
-    """Predictions of the finals on the test split, into the run folder."""
-    folder = s.run_dir / "predictions"
-    folder.mkdir(exist_ok=True)
-    for name, stage_id in _tested(s).items():
-        target = folder / f"{name}-test.parquet"
-        artifact = None if target.exists() else s.store.get(stage_id)
-        if artifact is not None:
-            shutil.copyfile(artifact.path(PREDICTIONS), target.with_suffix(".new"))
-            target.with_suffix(".new").replace(target)
-
-
-def _prune(s: Session, last: bool = False) -> None:
-    """Drop weights and states that nobody will ask for: only what this run made, so that no other study loses its own."""
-    policy = s.study.final.keep_weights
-    first = {space.setting_id(params) for params in s.study.first_points()[:1]} if s.study.final.label_of_first else set()
-    best = {row["setting"] for row in ranking(s.rows)[: s.study.final.top_k]}
-    wanted = set() if last and policy == "none" else first | best
-    made = {row["stage_id"] for row in s.rows if row["event"] == "evaluation" and row.get("source") == "computed"}
-    for row in [*trials(s.rows, "search").values(), *trials(s.rows, "final").values()]:
-        name, status = row["stage_ids"][-1], row["status"]
-        if name not in made or (name, status) in s.scribe.pruned:
-            continue
-        weights = status == "complete" and policy != "all" and row["setting"] not in wanted
-        state = status in OVER and status != "complete" and (last or row["setting"] not in first)  # a final may go on from there
-        if weights or state:
-            s.scribe.pruned.add((name, status))
-            with suppress(StoreError, OSError):
-                s.store.drop_files(name, [WEIGHTS]) if weights else s.store.drop_state(name)
 
 
 def write_whole(path: Path, text: str) -> None:

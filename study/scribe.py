@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study import record
+from study import record, space
 from study.screen import Screen
+from study.settings import Study
+from trainables import identity
 
 Row = dict[str, Any]
 OVER = ("complete", "stopped", "diverged", "failed")
@@ -157,6 +159,14 @@ class Scribe:
             stage_ids=list(trial.stage_ids),
             **fields,
         )
+
+
+def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str) -> Trial:
+    """The trial of a setting and a seed, with the stages that it goes through."""
+    recipe = study.recipe_for(dict(params), seed)
+    stages = tuple(node.stage_id for node in identity.nodes(recipe))
+    epochs = getattr(recipe.stages[-1], "epochs", 0)
+    return Trial(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
 
 
 def scored(row: Row, event: str = "evaluation") -> Row:

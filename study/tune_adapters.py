@@ -1,8 +1,9 @@
-"""Ray Tune's two interfaces over our own search and early stopping: thin, and nothing of them is restored from Ray's files."""
+"""Ray Tune's interfaces over our own search, early stopping and parts: thin, and nothing of them is restored from Ray's files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -10,6 +11,9 @@ from ray.tune.search import Searcher
 
 from study.search import STATES, Search, Stopping, trial_name, trial_number
 from study.space import Params
+
+DEATHS = 2
+"""How often a trial whose process was killed is begun again in another one."""
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]
@@ -106,6 +110,95 @@ class TuneAsha(FIFOScheduler):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+@dataclass
+class _Ticket:
+    """A trial on its way through Tune: its name towards the search, its configuration, how often its process has died."""
+
+    name: str
+    config: dict[str, Any]
+    deaths: int = 0
+
+
+class InTurn(Searcher):  # type: ignore[misc]
+    """The search, then what follows from it, part by part, in the same warm processes. A part begins when the one before is over.
+
+    `then` are functions that give the configurations of a part once its turn has come. A trial whose process died is handed out
+    again, up to `deaths` times: Tune itself does so for running trials only, and fails one that was about to begin.
+    """
+
+    def __init__(
+        self, search: Searcher, then: Sequence[Callable[[], list[dict[str, Any]]]], concurrent: int, deaths: int = DEATHS
+    ) -> None:
+        super().__init__()
+        self._search, self._then, self._concurrent, self._deaths = search, list(then), concurrent, deaths
+        self._searching, self._given = True, list[dict[str, Any]]()
+        self._live: dict[str, _Ticket] = {}
+        self._again: list[_Ticket] = []
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next configuration; None to wait, FINISHED after the last part."""
+        if self._again:
+            ticket = self._live[trial_id] = self._again.pop(0)
+            return ticket.config
+        found = self._search.suggest(trial_id) if self._searching else self._next()
+        if self._searching and found == Searcher.FINISHED:
+            self._searching = bool(self._live)
+            found = None if self._searching else self._next()
+        if isinstance(found, dict):
+            self._live[trial_id] = _Ticket(trial_id, found)
+        return found
+
+    def _next(self) -> dict[str, Any] | str | None:
+        while not self._given:
+            if self._live:
+                return None
+            if not self._then:
+                return str(Searcher.FINISHED)
+            self._given = self._then.pop(0)()
+        return None if len(self._live) >= self._concurrent else self._given.pop(0)
+
+    def goes_on(self, trial: str) -> bool:
+        """Whether the trial of that name, whose process died, is about to be handed out again."""
+        return any(ticket.config["trial"] == trial for ticket in self._again)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """For the search, which knows its own trials."""
+        if trial_id in self._live:
+            self._search.on_trial_result(self._live[trial_id].name, result)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """For the search, unless the trial is begun again."""
+        ticket = self._live.pop(trial_id, None)
+        if ticket is None:
+            return
+        if error and ticket.deaths < self._deaths:
+            ticket.deaths += 1
+            self._again.append(ticket)
+        else:
+            self._search.on_trial_complete(ticket.name, result, error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the records hold all."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its configuration, and nothing reads it
+
+
+class StopInSearch(TuneAsha):
+    """Early stopping for the search alone: finals run to their end."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Stop a trial or let it go on."""
+        if trial.config["phase"] == "search":
+            return super().on_trial_result(tune_controller, trial, result)
+        return str(TrialScheduler.CONTINUE)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Take the last value of a trial of the search."""
+        if trial.config["phase"] == "search":
+            super().on_trial_complete(tune_controller, trial, result)
 
 
 def _finite(value: Any) -> bool:

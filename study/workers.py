@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import secrets
 import shlex
@@ -62,11 +63,40 @@ TRAIN = {
 
 @dataclass(frozen=True)
 class Machine:
-    """What can be shared out: CPUs, GPUs, and whether the nodes are several."""
+    """What can be shared out: the (CPUs, GPUs) of each node."""
 
-    cpus: float
-    gpus: float
-    nodes: int = 1
+    nodes: tuple[tuple[float, float], ...]
+
+    @property
+    def cpus(self) -> float:
+        """CPUs of all nodes."""
+        return sum(cpus for cpus, _ in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of all nodes."""
+        return sum(gpus for _, gpus in self.nodes)
+
+    def places(self, cpus: float, gpus: float = 0) -> int:
+        """How many workers fit at a time. None lies across two nodes, and no fraction of a GPU across two GPUs."""
+
+        def on_gpus(there: float) -> float:
+            if not gpus:
+                return math.inf
+            return there // gpus if gpus >= 1 else int(there) * int(1 / gpus + 1e-9)
+
+        return sum(int(min(has_cpus // cpus, on_gpus(has_gpus))) for has_cpus, has_gpus in self.nodes)
+
+    def all_for_one(self, cpus: float, gpus: float) -> tuple[int, float]:
+        """(workers, CPUs of each) for work that comes alone: one on every GPU, else one on every node that has enough CPUs."""
+        if gpus:
+            return self.places(cpus, gpus), cpus
+        return max(((sum(has >= each for has, _ in self.nodes), each) for each, _ in self.nodes if each), key=math.prod)
+
+    def trials(self, resources: Any) -> int:
+        """How many trials run at a time: never so many that one waits for workers while it holds others up."""
+        fit = self.places(resources.cpus, resources.gpus) // int(resources.workers)
+        return max(1, min(fit, int(resources.concurrent or fit)))
 
 
 def this_machine() -> Machine:
@@ -77,8 +107,10 @@ def this_machine() -> Machine:
         cpus = max(1, min(cpus, int(quota) // int(period)))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return Machine(cpus, len([name for name in visible.split(",") if name.strip() not in ("", "-1")]))
-    return Machine(cpus, len([p for p in Path("/dev").glob("nvidia*") if p.name.removeprefix("nvidia").isdigit()]))
+        gpus = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    else:
+        gpus = [path.name for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
+    return Machine(((cpus, len(gpus)),))
 
 
 def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:
@@ -89,6 +121,10 @@ def check_resources(resources: Any, machine: Machine, where: str = "this machine
         if each * resources.workers > there:
             asked = f"{resources.workers} workers with {each:g} each" if resources.workers > 1 else f"{each:g}"
             faults.append(f"resources.{name}: {asked} asked for a trial, but {where} has {there:g} {unit}")
+    if not faults and machine.places(resources.cpus, resources.gpus) < resources.workers:
+        nodes = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machine.nodes)
+        asked = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
+        faults.append(f"resources.workers: {asked} asked for a trial, but the nodes of {where} have {nodes}")
     if faults:
         raise ConfigError(faults)
 
@@ -145,7 +181,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 log_to_driver=False,
-                runtime_env=_quoted_python(),
+                runtime_env=_quoted_python() or None,
                 _temp_dir=str(folder / "r"),
             )
             yield
@@ -160,10 +196,13 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _quoted_python() -> dict[str, str] | None:
-    """Ray starts the workers of Ray Train by a shell line in which it quotes all but the interpreter; its path may hold a space."""
+def _quoted_python() -> dict[str, Any]:
+    """Ray starts workers with variables of their own, such as Train's, by a shell line in which it quotes all but the interpreter.
+
+    So one in a path with a space has to come quoted, or those workers never start. On a cluster it must lie there on every node.
+    """
     quoted = shlex.quote(sys.executable)
-    return {"py_executable": quoted} if quoted != sys.executable else None
+    return {"py_executable": quoted} if quoted != sys.executable else {}
 
 
 def _authenticate() -> None:
@@ -185,7 +224,7 @@ def _join(address: str) -> None:
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": QUIET | TRAIN})
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": QUIET | TRAIN} | _quoted_python())
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError([f"--address {address}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
@@ -213,8 +252,8 @@ def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
 
 
 def _cluster(ray: Any) -> Machine:
-    total = ray.cluster_resources()
-    return Machine(total.get("CPU", 0), total.get("GPU", 0), sum(node["Alive"] for node in ray.nodes()))
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machine(tuple((has.get("CPU", 0), has.get("GPU", 0)) for has in alive))
 
 
 def remove_stale(base: str = "/tmp") -> None:

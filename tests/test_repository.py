@@ -169,23 +169,30 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
 
 
 RAY_WITH_VARIABLES = """
-import ray, sys
+import ray, sys, tempfile
+from ray.cluster_utils import Cluster
 from study.settings import Resources
 from study.workers import ray_session
-with ray_session(Resources(), None):
-    which = ray.remote(num_cpus=1)(lambda: sys.executable).options(runtime_env={"env_vars": {"A": "1"}})
-    print(ray.get(which.remote(), timeout=60))
+with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+    cluster = Cluster()
+    if sys.argv[1] == "joined":
+        cluster.add_node(num_cpus=1, include_dashboard=False, temp_dir=folder)
+    with ray_session(Resources(), cluster.address):
+        which = ray.remote(num_cpus=1)(lambda: sys.executable).options(runtime_env={"env_vars": {"A": "1"}})
+        print(ray.get(which.remote(), timeout=60))
+    cluster.shutdown()
 """
 
 
-def test_ray_works_in_a_path_with_a_space(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cluster", ["its own", "joined"])
+def test_ray_works_in_a_path_with_a_space(tmp_path: Path, cluster: str) -> None:
     """An interpreter in such a path, and a worker with variables of its own, as Ray Train starts them."""
     environment = tmp_path / "a b" / "environment"
     venv.create(environment, with_pip=False)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text("\n".join([sysconfig.get_paths()["purelib"], str(ROOT)]))
     python = environment / "bin" / "python"
-    done = subprocess.run([python, "-c", RAY_WITH_VARIABLES], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run([python, "-c", RAY_WITH_VARIABLES, cluster], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.stdout.splitlines()[-1:] == [str(python)], done.stderr
 
 

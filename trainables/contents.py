@@ -17,6 +17,8 @@ FORMAT_VERSION = 1
 """Raise it when what a stage leaves, or the meaning of its settings, changes: every stage then has a new name."""
 SUFFIXES = (".safetensors", ".json", ".parquet")
 """Nothing else is kept, so that nothing has to be unpickled."""
+WEIGHTS, PREDICTIONS = "model.safetensors", "predictions-test.parquet"
+"""What stages leave: a model's parameters; a fine-tuned one's logits on the test split."""
 MARKERS = ("COMPLETE.json", "STATE.json")
 Facts = Mapping[str, Any]
 """`size` in bytes and `sha256` of a file."""

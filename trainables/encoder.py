@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -114,14 +115,35 @@ def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.
     names = ("pad", "bos", "eos", "cls", "sep")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
     known = {"vocab_size": len(tokenizer)} | {name: value for name, value in ids.items() if value is not None}
-    others = {name: value for name, value in fields.items() if name != "model_type"}
-    kind = fields["model_type"]
+    if (size := fields.get("vocab_size", len(tokenizer))) < len(tokenizer):
+        raise ConfigError([f"encoder.config.vocab_size: {size} given, but the tokenizer has {len(tokenizer)} pieces"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _made_of(fields, known)
+
+
+def check_config(fields: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a transformers configuration of which no encoder can be made. Computes nothing."""
+    with torch.device("meta"):
+        _made_of(fields)
+
+
+def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
+    """A model of these fields over those that are `known`, which not every family has."""
+    others = dict(fields)
+    kind = str(others.pop("model_type"))
     if kind not in CONFIG_MAPPING:
         raise ConfigError([f"encoder.config.model_type: {kind!r} is no kind of encoder{near(kind, CONFIG_MAPPING)}"])
+    default = CONFIG_MAPPING[kind]()
+    faults = [
+        f"encoder.config.{name}: {kind} has no such field{near(name, default.to_dict())}"
+        for name in others
+        if not hasattr(default, name)
+    ]
+    if faults:
+        raise ConfigError(faults)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: nn.Module = AutoModel.from_config(AutoConfig.for_model(kind, **(known | others)))
+        model: nn.Module = AutoModel.from_config(AutoConfig.for_model(kind, **{**known, **others}))
     except Exception as error:  # each family has its own ways to refuse a configuration
         raise ConfigError([f"encoder.config: {kind} refuses it: {' '.join(str(error).split())[:300]}"]) from error
     return model

@@ -95,7 +95,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     """
     world, parameters = runtime.world, [p for p in job.model.parameters() if p.requires_grad]
     peaks = [group["lr"] for group in job.optimizer.param_groups]
-    losses = torch.full((), at.loss_sum, dtype=torch.float64, device=runtime.device)
+    losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, torch.Tensor]] = deque()
     micro, clock, seconds_before = runtime.micro_batch, time.perf_counter(), at.seconds
     job.model.train()

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from trainables import finetune, pretrain
 from trainables.config import Execution, Finetune, Pretrain, Recipe
+from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.encoder import Base, classifier, load_base, model_state
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.identity import (
@@ -36,7 +37,6 @@ from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current
 
 log = logging.getLogger(__name__)
-WEIGHTS = "model.safetensors"
 
 
 def resolved(recipe: Recipe, execution: Execution) -> Recipe:
@@ -259,7 +259,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     logits, data, device = _test_logits(recipe, finetuned, store, execution), target_of(recipe), pick_device(execution.device)
     row: Row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / "predictions-test.parquet", logits, data.test.labels)
+        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
     return row | about | {"source": "computed"}

@@ -494,11 +494,11 @@ def real_study(folder: Path, **changes: Any) -> Study:
 
 def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
     study = real_study(tmp_path)
-    assert all(isinstance(notice, str) for notice in check(study, Machine(4, 0)))
+    assert all(isinstance(notice, str) for notice in check(study, Machine(((4, 0),))))
     (tmp_path / "sls_yelp-train.csv").unlink()
     (tmp_path / "sls_imdb-test.csv").write_text("text,lable\nfine,1\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        check(_fresh(study), Machine(0, 0))
+        check(_fresh(study), Machine(((0, 0),)))
     text = "\n".join(caught.value.faults)
     assert "tasks.yelp" in text
     assert "tasks.imdb.test" in text

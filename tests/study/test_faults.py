@@ -145,12 +145,12 @@ def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Pa
 
 def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> None:
     path = write_study(tmp_path, space={}, search={}, budget={"trials": 1}, final={"top_k": 1, "seeds": 1}, baseline=False)
-    wrong = ("--set", "encoder.config.num_attention_heads=5")  # does not divide the hidden size
+    wrong = ("--set", "encoder.config.vocab_size=10")  # what the tokenizer has is known once its vocabulary is trained
     done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *wrong)
     assert done.returncode == 1, done.stdout + done.stderr
     (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
     assert end["status"] == "failed"
-    assert "not a multiple of the number of attention heads" in end["reason"]
+    assert "vocab_size: 10 given, but the tokenizer has" in end["reason"]
     assert "no trial came to a result" in done.stdout
     assert end["reason"] in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

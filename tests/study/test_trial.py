@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from study.trial import Ended, InTurn, Layout, Work, ended, fits, here, persistent, resources
+from study.trial import persistent, resources
+from study.tune_adapters import InTurn
+from study.work import Ended, Layout, Work, ended, here
 from tests.helpers import tiny_recipe
 from trainables.config import ConfigError, Execution
 from trainables.loop import Diverged
@@ -86,23 +88,6 @@ def test_rows_of_a_real_recipe_computed_here(tmp_path: Path) -> None:
 
 def layout(**changes: Any) -> Layout:
     return Layout(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
-
-
-@pytest.mark.parametrize(
-    ("concurrent", "given", "cpus", "gpus", "expected"),
-    [
-        (None, layout(), 8, 0, 8),
-        (3, layout(), 8, 0, 3),
-        (None, layout(workers=2, cpus=2), 8, 0, 2),
-        (None, layout(gpus=1), 64, 4, 4),
-        (None, layout(gpus=0.5), 64, 2, 4),
-        (16, layout(workers=4, gpus=1), 64, 8, 2),
-    ],
-)
-def test_never_more_trials_at_once_than_have_all_their_workers(
-    concurrent: int | None, given: Layout, cpus: float, gpus: float, expected: int
-) -> None:
-    assert fits(concurrent, given, cpus, gpus) == expected
 
 
 def test_the_driver_of_a_nested_trial_takes_no_cpu() -> None:

@@ -18,6 +18,7 @@ from trainables.config import ConfigError, Encoder
 from trainables.encoder import (
     Base,
     base_of,
+    check_config,
     classifier,
     fresh_encoder,
     hidden_states,
@@ -306,11 +307,22 @@ def test_texts_beyond_the_last_position_are_refused() -> None:
     [
         ({"model_type": "brt"}, "'brt' is no kind of encoder; did you mean 'bert'"),
         ({"num_attention_heads": 5}, "bert refuses it: .*not a multiple"),
+        ({"hidden_size": "wide"}, "bert refuses it: .*expected int"),
+        ({"hiden_size": 32}, "encoder.config.hiden_size: bert has no such field; did you mean 'hidden_size'"),
     ],
 )
-def test_a_faulty_configuration(changes: dict[str, Any], message: str) -> None:
+def test_a_faulty_configuration_is_found_without_making_the_encoder(changes: dict[str, Any], message: str) -> None:
+    faulty = tiny_encoder(**changes)
+    assert faulty.config is not None
     with pytest.raises(ConfigError, match=message):
-        load_base(tiny_encoder(**changes), tuple(text for text, _ in reviews(limit=100)))
+        check_config(faulty.config)
+    with pytest.raises(ConfigError, match=message):
+        load_base(faulty, tuple(text for text, _ in reviews(limit=100)))
+
+
+def test_fewer_embeddings_than_pieces() -> None:
+    with pytest.raises(ConfigError, match=r"encoder.config.vocab_size: 10 given, but the tokenizer has \d+ pieces"):
+        load_base(tiny_encoder(vocab_size=10), tuple(text for text, _ in reviews(limit=100)))
 
 
 def test_no_masked_lm_for_this_family() -> None:

@@ -1,0 +1,100 @@
+"""A piece of work that Ray can send, and the functions in which the study meets the training loop."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.config import Execution, Recipe
+
+Row = dict[str, Any]
+Rows = Generator[Row, None, None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Ray can send it."""
+
+    name: str
+    recipe: Recipe
+    store: str
+    execution: Execution
+    last: str | None = None
+    milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a piece of work is spread: several workers, or one under Ray Train, or one right here."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    under_train: bool
+    storage: str
+    """Folder or URL that all nodes see, for what Ray Train wants to keep."""
+    retries: int = 1
+    """How often work that failed is begun again, each time from its last saved state."""
+
+
+class Ended(Exception):
+    """The work ended without finishing: status diverged or failed, the reason in one line, and where it happened."""
+
+    def __init__(self, status: str, reason: str, details: str = "") -> None:
+        super().__init__(status, reason, details)
+        self.status, self.reason, self.details = status, reason, details
+
+
+def ended(error: BaseException) -> Ended:
+    """Any exception of the training loop as what the records keep of it."""
+    if isinstance(error, Ended):
+        return error
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+    status = "diverged" if type(error).__name__ == "Diverged" else "failed"
+    return Ended(status, reason[:500], "".join(traceback.format_exception(error)))
+
+
+def here(work: Work) -> Rows:
+    """Rows of the work, computed in this process."""
+    from trainables import recipe
+    from trainables.store import Store
+
+    yield from recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
+
+
+def best_precision(execution: Execution) -> str:
+    """float32 or bfloat16: what a worker of this study does best."""
+    from trainables import precision
+
+    return str(precision.resolve("auto", execution.device))
+
+
+def bag_of_words(recipe: Recipe) -> Row:
+    """The baseline on the recipe's target task."""
+    from trainables.baseline import bag_of_words
+    from trainables.identity import target_of
+
+    return dict(bag_of_words(target_of(recipe)))
+
+
+def read_test(work: Work) -> Row:
+    """Scores of a finished recipe on the test split."""
+    from trainables.recipe import evaluate_test
+    from trainables.store import Store
+
+    return evaluate_test(work.recipe, Store(work.store), work.execution)
+
+
+def tested(work: Work, layout: Layout) -> Rows:
+    """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
+    if not layout.under_train:
+        yield read_test(work)
+        return
+    import ray
+
+    # By default a task would be held to this actor's placement group, which has no CPU.
+    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, scheduling_strategy="DEFAULT")(read_test)
+    yield ray.get(task.remote(work))
