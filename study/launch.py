@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import time
@@ -22,9 +21,9 @@ from study.config import Study, check, load_study
 from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
-from study.workers import Interrupts, quiet, ray_session, this_machine
+from study.workers import Interrupts, check_seen, quiet, ray_session, this_machine
 from trainables.config import ConfigError
-from trainables.store import Store
+from trainables.store import Store, StoreError
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "finetune-study")
 
@@ -75,8 +74,12 @@ def _sitting(
         note("resumed" if scribe.records.session else "started")
         for text in notices:
             scribe.note(text)
+        with suppress(StoreError, OSError):
+            store.collect()
         with ray_session(study.resources, address) as machine:
             interrupts.install()
+            if len(machine.nodes) > 1:
+                check_seen(store, study.local_paths)
             session = parts.session(study, run_dir, store, scribe, machine)
             try:
                 parts.all_parts(session)
@@ -84,7 +87,6 @@ def _sitting(
                 interrupted()  # before Ray is shut down, which may take its time
                 raise
         study = session.study
-        shutil.rmtree(run_dir / "ray", ignore_errors=True)
         note("finished", seconds=time.monotonic() - began)
     except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
         interrupted()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from study import finals, space
 from study import plan as plans
@@ -17,6 +20,7 @@ from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial
 from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
 from trainables.config import Execution
+from trainables.garbage import RAY
 from trainables.store import Store
 
 if TYPE_CHECKING:
@@ -40,6 +44,13 @@ class Session:
         """All records so far."""
         return self.scribe.rows
 
+    def clear_away(self) -> None:
+        """Remove what Ray wrote; nothing of it is read again."""
+        shutil.rmtree(self.run_dir / "ray", ignore_errors=True)
+        if self.layout.storage.startswith(self.store.url):
+            with suppress(OSError):
+                self.store.files.remove(f"{RAY}/{self.layout.storage.rpartition('/')[2]}")
+
 
 def all_parts(s: Session) -> None:
     """Everything, in this order."""
@@ -55,6 +66,7 @@ def all_parts(s: Session) -> None:
     _trials(s)
     finals.copy_predictions(s)
     finals.prune(s, last=True)
+    s.clear_away()
 
 
 def session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine) -> Session:
@@ -66,7 +78,8 @@ def session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: 
     given = study.resources
     under_train = given.execution == "train" or (given.execution == "auto" and given.workers > 1)
     # One node: the run folder. Several: what all of them see is the store.
-    storage = str((run_dir / "ray").absolute()) if len(machine.nodes) == 1 else f"{store.url}/ray"
+    several = len(machine.nodes) > 1
+    storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
     layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
     return Session(study, run_dir, store, scribe, machine, layout, board)

@@ -67,6 +67,14 @@ class Scribe:
         self.write("notice", text=text, source="launch")
         self.screen.say(f"note: {text}")
 
+    def notices(self, row: Row) -> None:
+        """What a stage has to say of its encoder and data, once for the whole run."""
+        said = {each.get("text") for each in self.rows if each["event"] == "notice"}
+        for text in row.get("notices") or ():
+            if text not in said:
+                self.note(text)
+                said.add(text)
+
     def starts(self, trial: Trial) -> None:
         """A trial begins, or begins again in a later session or after its process died."""
         if trial.name in self.running:
@@ -83,6 +91,7 @@ class Scribe:
 
     def shared(self, row: Row) -> None:
         """One evaluation of a shared stage."""
+        self.notices(row)
         self.write("evaluation", **scored(row))
         self.screen.evaluation("stage", row)
 
@@ -92,6 +101,7 @@ class Scribe:
         trial = progress.trial
         if row.get("source") == "loaded" and row.get("stage") != "finetune":
             return  # of a shared stage, recorded when it was computed
+        self.notices(row)
         self.write("evaluation", **scored(row), trial=name, phase=trial.phase, setting=trial.setting)
         progress.attempt = max(progress.attempt, row.get("attempt") or 0)
         if row.get("source") == "computed":

@@ -164,6 +164,14 @@ class Study(Model):
         """The target task and those whose texts some trial reads; others play no part."""
         return {name: self.tasks[name] for name in sorted({self.task, *corpora(self.recipe, self.space)})}
 
+    @property
+    def local_paths(self) -> list[str]:
+        """Files and folders that tasks and encoder are read from: every machine that trains must see them."""
+        given = [getattr(task, name) for task in self.used_tasks.values() for name in ("train", "validation", "test", "folder")]
+        if self.encoder.package is None:
+            given.append(self.encoder.folder)
+        return sorted({path for path in given if path is not None and "://" not in path})
+
     def recipe_for(self, params: Params, seed: int) -> Recipe:
         """The recipe of one trial: fixed settings with the trial's over them."""
         stages = [spaces.with_params(stage.name, stage, params) for stage in self.recipe]

@@ -15,13 +15,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from trainables.config import ConfigError
+
+if TYPE_CHECKING:
+    from trainables.store import Store
 
 MARK = "FINETUNE_STUDY_SESSION"
 """Environment variable that every process of a local cluster carries: none is left behind, none of another is touched."""
@@ -254,6 +257,31 @@ def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
 def _cluster(ray: Any) -> Machine:
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Machine(tuple((has.get("CPU", 0), has.get("GPU", 0)) for has in alive))
+
+
+def check_seen(store: Store, paths: Iterable[str]) -> None:
+    """Raises ConfigError for the store, where it is a folder, and for each local path that a node of the joined cluster lacks."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def missing(wanted: list[str]) -> list[str]:
+        return [path for path in wanted if not os.path.exists(path)]
+
+    wanted, probe = {path: path for path in paths}, f"seen/{secrets.token_hex(8)}"
+    if "://" not in store.url:  # another node may have a folder of the same name, but not this file in it
+        store.files.write(probe, b"")
+        wanted[f"{store.url}/{probe}"] = f"the store {store.url}"
+    try:
+        faults = []
+        for node in (node for node in ray.nodes() if node["Alive"]):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            lacks = ray.get(ray.remote(num_cpus=0)(missing).options(scheduling_strategy=there).remote(list(wanted)))
+            faults += [f"{wanted[path]}: node {node['NodeManagerAddress']} of the cluster does not see it" for path in lacks]
+    finally:
+        store.files.remove(probe)
+        store.files.prune("seen")
+    if faults:
+        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; --store is the store's"])
 
 
 def remove_stale(base: str = "/tmp") -> None:

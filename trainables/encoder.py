@@ -28,6 +28,7 @@ from trainables.config import ConfigError, Encoder, near
 from trainables.dropout import Dropout, replaced_dropout
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
+from trainables.vocabulary import OccurringEmbedding
 
 POOLER = "pooler"
 """Name under which transformers' base models keep their dense layer over the first token."""
@@ -402,8 +403,10 @@ def _own_head(folder: Path | None) -> dict[str, Tensor]:
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, tied ones once: what an artifact keeps."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """All parameters by name, tied ones once, and whole tables of embeddings: what an artifact keeps."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tables = [(name, module) for name, module in model.named_modules() if isinstance(module, OccurringEmbedding)]
+    return state | {f"{name}.weight": module.table() for name, module in tables}
 
 
 def load_encoder_weights(model: nn.Module, path: Path) -> None:

@@ -17,6 +17,7 @@ from trainables.evaluate import measure, predict, write_predictions
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces, truncate
+from trainables.vocabulary import train_occurring
 
 
 def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune) -> list[Example]:
@@ -38,8 +39,9 @@ def job(
     model = classifier(base, len(data.labels), stage.pooling, stage.dropout, seed)
     if parent is not None:
         load_encoder_weights(model, parent)
-    model.to(runtime.device)
     train = examples(data.train, pieces["train"], base, stage)
+    train_occurring(model.encoder, np.concatenate([example.ids for example in train]))
+    model.to(runtime.device)
     validation = examples(data.validation, pieces["validation"], base, stage)
     per_epoch = steps_per_epoch(len(train), stage.batch_size)
     steps = per_epoch * stage.epochs

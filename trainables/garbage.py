@@ -12,6 +12,8 @@ from trainables.files import Files, LocalFiles
 
 SCRATCH = ("writing", "fetched")
 """Local folders whose entries belong to one process, or can be fetched again."""
+RAY = "ray"
+"""Folder of the store where Ray Train on several nodes keeps its books, in one folder for each sitting."""
 
 
 @dataclass
@@ -25,7 +27,7 @@ class CollectReport:
     states: int = 0
     """States of stages that nobody went on with, and half-written ones."""
     scratch: int = 0
-    """Entries of scratch folders that their makers left behind."""
+    """Entries of scratch folders, and of Ray's, that their makers left behind."""
     bytes: int = 0
     """Space that this gave back."""
 
@@ -51,6 +53,8 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
     for name in set(files.names("states")) - held:
         report.states += sum(old(files, f"states/{name}/{state}") for state in files.names(f"states/{name}"))
         files.prune(f"states/{name}")
+    report.scratch += sum(old(files, f"{RAY}/{entry}") for entry in files.names(RAY))
+    files.prune(RAY)
     for kind in SCRATCH:
         scratch = LocalFiles(cache(kind))
         report.scratch += sum(old(scratch, entry) for entry in scratch.names(""))

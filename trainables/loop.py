@@ -112,8 +112,10 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             micro = _smaller(micro, len(world.share(batch)[1]))
         world.sum_gradients(parameters)
 
-        # Clip and step. The fused kernel skips a step whose norm is not finite by itself, so a GPU is not waited for.
-        norm = torch.nn.utils.clip_grad_norm_(parameters, job.clip_norm or math.inf)
+        # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads. It skips a step whose norm is
+        # not finite by itself, so a GPU is not waited for.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        job.optimizer.grad_scale = ((norm + 1e-6) / (job.clip_norm or math.inf)).clamp(min=1.0)  # type: ignore[attr-defined]
         job.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         for group, peak in zip(job.optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * job.rate(step)

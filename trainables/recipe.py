@@ -119,11 +119,12 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
-    for notice in (*job.base.notices, *job.model.notices, *_data_notices(recipe, node)):
+    notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node)]
+    for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
-    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups}
+    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
     at = _restore(job, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:

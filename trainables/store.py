@@ -353,8 +353,8 @@ class Store:
         with explained(self.url, "remove"):
             self.files.remove(states.folder_of(stage_id))
 
-    def collect(self, older_than_s: float = 7 * 86400.0) -> CollectReport:
-        """Remove what nobody will read: half-written and damaged artifacts, leases of the dead, old states, scratch left behind.
+    def collect(self, older_than_s: float = 30 * 86400.0) -> CollectReport:
+        """Remove what nobody will read: half-written and damaged artifacts, leases of the dead, old states, what was left behind.
 
         Only what was not touched for so long (dead leases at once), and nothing of a stage that someone computes: safe while others
         run, if that is longer than the transfer of one file takes. Raises StoreError.

@@ -13,6 +13,7 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, get_lin
 from tests.helpers import tiny_recipe
 from trainables import finetune, loop, recipe
 from trainables.config import Finetune, Recipe
+from trainables.encoder import model_state
 from trainables.identity import nodes
 from trainables.loop import Job, Position, Runtime, train
 from trainables.store import Store
@@ -81,7 +82,7 @@ def test_finetune_equals_plain_transformers_over_20_steps(tmp_path: Path) -> Non
         name: next(new + name.removeprefix(old) for old, new in prefixes.items() if name.startswith(old))
         for name in dict(ours.named_parameters())
     }
-    missing, unexpected = reference.load_state_dict({names[name]: p.detach() for name, p in ours.named_parameters()}, strict=False)
+    missing, unexpected = reference.load_state_dict({names[name]: p for name, p in model_state(ours).items()}, strict=False)
     assert not missing
     assert not unexpected
     peaks = {id(parameter): group["lr"] for group in job.optimizer.param_groups for parameter in group["params"]}
@@ -95,6 +96,8 @@ def test_finetune_equals_plain_transformers_over_20_steps(tmp_path: Path) -> Non
     expected = reference_losses(reference, batches, rates, job.steps, 0.1)
     np.testing.assert_allclose(losses_of(job, 20), expected, atol=1e-5)
     assert np.ptp(expected) > 0.02  # it moved
+    for name, parameter in model_state(ours).items():  # rows of pieces that do not occur among them
+        torch.testing.assert_close(parameter, theirs[names[name]], rtol=0, atol=1e-5, msg=name)
 
 
 def test_pretrain_equals_plain_transformers_over_20_steps(tmp_path: Path) -> None:

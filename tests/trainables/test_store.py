@@ -73,7 +73,7 @@ def on_disk(store: Store, path: str) -> list[str]:
 
 def test_stage_id_is_stable() -> None:
     determines = {"rate": 2e-5, "texts": ["a", "é"], "parent": None, "seed": 0, "whole_word": False}
-    assert stage_id("finetune", determines) == "3166d38785cb5032fa1bb605c5e9e4c0"  # of the JSON text itself, by sha256sum
+    assert stage_id("finetune", determines) == "0b0457a1583ed2e45fa8bcf9febec249"  # of the JSON text itself, by sha256sum
     assert stage_id("finetune", dict(reversed(determines.items()))) == stage_id("finetune", determines)
     assert stage_id("finetune", determines | {"texts": ("a", "é")}) == stage_id("finetune", determines)
 
@@ -93,7 +93,7 @@ def test_stage_id_changes_with_everything(monkeypatch: pytest.MonkeyPatch) -> No
     ]
     ids = [stage_id("finetune", determines), stage_id("pretrain", determines)]
     ids += [stage_id("finetune", determines | change) for change in changes]
-    monkeypatch.setattr("trainables.contents.FORMAT_VERSION", 2)
+    monkeypatch.setattr("trainables.contents.FORMAT_VERSION", 99)
     ids.append(stage_id("finetune", determines))
     assert len(set(ids)) == len(ids)
 
@@ -313,6 +313,7 @@ def test_collect(tmp_path: Path) -> None:
         store.files.put(f"artifacts/{name}/half/{WEIGHTS}", b"x" * 1000)
         store.save_state(name, 1, {}, {WEIGHTS: b"old"})
     (store.local_cache("writing") / "left-behind").mkdir()
+    store.files.put("ray/killed/t000/state.json", b"{}")
     (store.local_cache("tokens") / "kept").write_bytes(b"")
     foreign = {"host": "gone", "pid": 1, "system": "x", "started": 1, "token": "t", "ttl_s": 60, "expires_monotonic": 0}
     store.files.write("leases/dead/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
@@ -325,11 +326,12 @@ def test_collect(tmp_path: Path) -> None:
         assert store.collect(older_than_s=7200).attempts == 0
         store.files.write("leases/dead/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
         report = store.collect(older_than_s=1800)
-    assert (report.attempts, report.states, report.leases, report.scratch) == (1, 1, 1, 1)
+    assert (report.attempts, report.states, report.leases, report.scratch) == (1, 1, 1, 2)
     assert report.bytes > 1000
     assert on_disk(store, "artifacts") == ["claimed", "going", "whole"]
     assert on_disk(store, "states") == ["claimed", "going"]
     assert on_disk(store, "leases") == ["elsewhere"]
+    assert on_disk(store, "ray") == []
     assert (store.local_cache("tokens") / "kept").exists()
     assert content(store, "whole") == FILES
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 from pathlib import Path
@@ -12,17 +13,31 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
+from trainables import finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, validate
 from trainables.identity import nodes
+from trainables.pack import Batch
 from trainables.store import Store
 from trainables.world import World
 
 
-def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any) -> None:
+def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any, interrupted_at: int) -> None:
+    """Both ranks stop in the middle of an epoch, go on, and then find everything done."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    loss, calls = finetune.cross_entropy, iter(range(1, 10**6))
+
+    def interrupted(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        if next(calls) == interrupted_at:
+            raise KeyboardInterrupt
+        return loss(model, batch)
+
+    finetune.cross_entropy = interrupted
+    with contextlib.suppress(KeyboardInterrupt):
+        list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1, state_every_steps=1)))
     rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
+    assert next(calls) > interrupted_at
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     torch.distributed.destroy_process_group()
     queue.put((rank, rows, [row["source"] for row in again]))
@@ -33,9 +48,11 @@ def test_two_workers_equal_one(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, pretrain={"steps": 3, "batch_size": 7}, learning_rate=2e-4)
     alone = Store(str(tmp_path / "one"))
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
+    steps_per_epoch = rows[-2]["step"]
+    assert steps_per_epoch > 3
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, 2, str(tmp_path), recipe.canonical(), queue)) for rank in range(2)]
+    ranks = [context.Process(target=_rank, args=(rank, 2, str(tmp_path), recipe.canonical(), queue, 3)) for rank in range(2)]
     for process in ranks:
         process.start()
     answers = sorted((queue.get(timeout=120) for _ in ranks), key=lambda answer: answer[0])
