@@ -193,7 +193,8 @@ def importances(run: Run, found: Importance) -> Figure | None:
         axes.set_xlabel("share of what the settings explain, %")
 
     said = ", ".join(f"{names[path]} {100 * share:.0f} %" for path, share in reversed(order))
-    caption = f"Importance: permutation importance of a random forest on {found.trials} completed trials, which explains "
+    where = "" if found.epoch is None else f" at epoch {found.epoch:g}, the last that all of them reached"
+    caption = f"Importance: permutation importance of a random forest on {found.trials} trials{where}; it explains "
     caption += f"{100 * found.explained:.0f} % of the variance between trials it has not seen."
     caption += " So few trials give a hint, no more." if found.few else ""
     return figure("importance", "Importance of each dimension", said, caption, draw, {}, height=0.8 + 0.38 * len(order))

@@ -1,9 +1,10 @@
-"""How much each dimension of the search matters, as far as the completed trials can tell.
+"""How much each dimension of the search matters, as far as its trials can tell.
 
-A random forest (Breiman 2001) learns validation error from the settings. Each trial is predicted by a forest that has not seen it;
-then one of its settings is replaced by that of every other trial in turn. How much the squared error grows is the dimension's
-importance (permutation importance, with all replacements instead of random ones). Where the forest predicts no better than the mean
-of the trials nothing can be said, and the report says so.
+Trials are compared at the last epoch that all of them reached: those that early stopping let finish are a choice, and what made
+them finish would hardly vary among them. A random forest (Breiman 2001) learns validation error from the settings. Each trial is
+predicted by a forest that has not seen it; then one of its settings is replaced by that of every other trial in turn. How much the
+squared error grows is the dimension's importance (permutation importance, with all replacements instead of random ones). Where the
+forest predicts no better than the mean of the trials nothing can be said, and the report says so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from analysis.load import Dimension, Trial, shown
 
 Array = np.ndarray[Any, Any]
 FEWEST, FEW = 6, 30
-"""Fewer completed trials give no answer; under FEW the answer is a hint, and the report says so."""
+"""Fewer trials give no answer; under FEW the answer is a hint, and the report says so."""
 FOLDS, TREES, MOST = 5, 50, 400
 """Forests, trees in each, and trials that are looked at (the last ones; the work grows with their square)."""
 
@@ -30,6 +31,8 @@ class Importance:
 
     shares: dict[str, float]
     trials: int
+    epoch: float | None = None
+    """At which they are compared; None where each is at its last."""
     explained: float = 0.0
     """Share of the variance between unseen trials that the forest explains, 0 to 1."""
     why: str = ""
@@ -41,24 +44,27 @@ class Importance:
 
 
 def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importance:
-    """Importance of each dimension from the completed trials of a search. Deterministic."""
-    done = [trial for trial in trials if trial.status == "complete" and trial.error is not None][-MOST:]
-    errors = np.array([trial.error for trial in done], dtype=float)
+    """Importance of each dimension from the completed and the early-stopped trials of a search. Deterministic."""
+    done = [trial for trial in trials if trial.status in ("complete", "stopped") and trial.curve][-MOST:]
+    epoch = min((trial.curve[-1][0] for trial in done), default=0)
+    done = [trial for trial in done if epoch in dict(trial.curve)]
+    errors = np.array([dict(trial.curve)[epoch] for trial in done], dtype=float)
     if len(done) < FEWEST:
-        return Importance({}, len(done), why=f"{len(done)} completed trials are too few to tell; at least {FEWEST} are needed.")
+        return Importance({}, len(done), why=f"Too few validated trials to tell: {len(done)}, where {FEWEST} are needed.")
     if np.ptp(errors) == 0:
-        return Importance({}, len(done), why="All completed trials have the same validation error: no dimension made a difference.")
+        return Importance({}, len(done), why="All trials have the same validation error: no dimension made a difference.")
     features, active = encode(done, space)
     varies = [j for j in range(len(space)) if len(np.unique(features[:, j])) > 1]
     if not varies:
-        return Importance({}, len(done), why="All completed trials have the same settings.")
+        return Importance({}, len(done), why="All trials have the same settings.")
     explained, growth = _permute(features, active, errors)
     if explained <= 0 or growth.max(initial=0.0) <= 0:
-        why = f"From {len(done)} completed trials, a model of the settings predicts an unseen one no better than their mean does."
+        why = f"From {len(done)} trials, a model of the settings predicts an unseen one no better than their mean does."
         why += " No dimension stands out."
         return Importance({}, len(done), why=why)
     shares = np.maximum(growth, 0) / np.maximum(growth, 0).sum()
-    return Importance({dimension.path: float(share) for dimension, share in zip(space, shares, strict=True)}, len(done), explained)
+    shared = {dimension.path: float(share) for dimension, share in zip(space, shares, strict=True)}
+    return Importance(shared, len(done), epoch if any(trial.curve[-1][0] > epoch for trial in done) else None, explained)
 
 
 def encode(trials: Sequence[Trial], space: Sequence[Dimension]) -> tuple[Array, Array]:

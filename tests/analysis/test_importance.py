@@ -33,7 +33,7 @@ def trials(count: int, error: str, status: str = "complete") -> list[Trial]:
             "noise": float(rng.normal(10, 1)),
             "equal": 10.0,
         }[error]
-        made.append(Trial(f"t{n:03d}", "search", params, status=status, error=float(value)))
+        made.append(Trial(f"t{n:03d}", "search", params, status=status, curve=[(1.0, 50.0), (2.0, float(value))]))
     return made
 
 
@@ -60,14 +60,20 @@ def test_all_equal_is_said() -> None:
 def test_few_trials_are_said() -> None:
     found = importance(trials(FEWEST - 1, "a"), SPACE)
     assert not found.shares
-    assert f"{FEWEST - 1} completed trials are too few" in found.why
+    assert f"Too few validated trials to tell: {FEWEST - 1}" in found.why
     assert importance(trials(20, "a"), SPACE).few
     assert not importance(trials(60, "a"), SPACE).few
 
 
-def test_only_completed_trials_count() -> None:
-    mixed = trials(20, "a") + trials(40, "kind", status="stopped")
-    assert importance(mixed, SPACE).trials == 20
+def test_trials_are_compared_where_all_of_them_were() -> None:
+    stopped, complete = trials(40, "kind", status="stopped"), trials(20, "kind")
+    for trial in complete:  # what they came to later is another matter
+        trial.curve += [(3.0, 1.0)]
+    found = importance(stopped + complete, SPACE)
+    assert (found.trials, found.epoch) == (60, 2.0)
+    assert found.shares["kind"] > 0.7
+    assert importance(stopped, SPACE).epoch is None
+    assert importance(stopped + trials(9, "a", status="failed"), SPACE).trials == 40
 
 
 def test_a_dimension_that_a_trial_lacks_carries_no_news_of_its_condition() -> None:

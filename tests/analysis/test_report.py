@@ -120,7 +120,11 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         ({"baseline": False}, "test error with the chosen setting", "There is no bag of words"),
         ({"study_file": False}, "test error with the chosen setting", "holds no study file"),
         ({"predictions": False}, "test error with the chosen setting", "test texts"),
-        ({"trials": 1, "diverged": None, "failed": None}, "test error with the chosen setting", "1 completed trials are too few"),
+        (
+            {"trials": 1, "diverged": None, "failed": None},
+            "test error with the chosen setting",
+            "Too few validated trials to tell: 1",
+        ),
     ],
 )
 def test_any_state_of_a_run_gives_a_page_that_says_what_is_missing(
