@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import create_model
 
-from study.estimate import encoder_settings
+from study.estimate import encoder_settings, layers_of
 from study.reference import document
 from study.settings import (
     STAGE_KINDS,
@@ -298,7 +298,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     if not faults:  # corpora are made of the tasks' texts
         for names in _corpus_choices(study):
             gather(partial(lambda names: load_corpus(names, study.used_tasks).notices, names))
-        faults += _length_faults(study)
+        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
     if faults:
@@ -317,6 +317,41 @@ def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
         if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
             for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
                 yield tuple(names) or (study.task,)
+
+
+def _corners(study: Study, stage: Model, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:
+    """(the stage with an extreme value of one of these fields, where that value is given)."""
+    index, name = next((i, each.name) for i, each in enumerate(study.recipe) if each is stage)
+    for field in fields:
+        path = f"{name}.{field}"
+        for value in extremes(path, study.space, study.fixed):
+            place = f"space.{path}" if path in study.space else f"recipe.{index}.{stage.canonical()['kind']}.{field}"
+            yield stage.model_copy(update={field: value}), place
+
+
+def _layer_faults(study: Study) -> Iterator[str]:
+    """Layers that the encoder lacks."""
+    blocks = layers_of(study.encoder)
+    for stage in study.recipe:
+        if isinstance(stage, Finetune):
+            for corner, place in _corners(study, stage, ("layers", "freeze", "reinit_layers")):
+                field = place.rpartition(".")[2]
+                yield from (place + fault.removeprefix(field) for fault in corner.layer_faults(blocks) if fault.startswith(field))
+
+
+def _subset_faults(study: Study) -> Iterator[str]:
+    """Fewer training texts than asked for, or than there are classes."""
+    from trainables.data import load_task
+    from trainables.identity import train_split
+
+    data = load_task(study.task, study.tasks[study.task])
+    for stage in study.recipe:
+        if isinstance(stage, Finetune):
+            for corner, place in _corners(study, stage, ("train_share", "train_examples")):
+                try:
+                    train_split(data, corner, study.seed)
+                except ConfigError as error:
+                    yield from (f"{place}: {fault.partition(': ')[2]}" for fault in error.faults)
 
 
 def _length_faults(study: Study) -> Iterator[str]:

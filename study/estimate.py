@@ -76,8 +76,13 @@ def matrix_weights(encoder: Encoder) -> int:
     settings = encoder_settings(encoder)
     width = _width(settings)
     inner = settings.get("intermediate_size") or settings.get("hidden_dim") or settings.get("d_inner") or 4 * width
-    layers = settings.get("num_hidden_layers") or settings.get("n_layers") or settings.get("n_layer") or 12
-    return int(layers * (4 * width**2 + 2 * width * inner))
+    return layers_of(encoder) * int(4 * width**2 + 2 * width * inner)
+
+
+def layers_of(encoder: Encoder) -> int:
+    """Number of an encoder's blocks."""
+    settings = encoder_settings(encoder)
+    return int(settings.get("num_hidden_layers") or settings.get("n_layers") or settings.get("n_layer") or 12)
 
 
 def weights_bytes(encoder: Encoder) -> int:

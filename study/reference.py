@@ -74,7 +74,7 @@ def _section(title: str, model: type[Model], text: str) -> str:
     for name, field in schema["properties"].items():
         if name != "kind" or "enum" in field:  # the kind of a stage is its key in the file
             default = "required" if name in required else _default(field, model, name)
-            meaning = (model.model_fields[name].description or "").replace("|", "\\|")
+            meaning = " ".join((model.model_fields[name].description or "").split()).replace("|", "\\|")
             lines.append(f"| `{name}` | {meaning} | {_allowed(field)} | {default} |")
     return "\n".join([*lines, ""])
 
@@ -97,7 +97,7 @@ def _allowed(field: dict[str, Any]) -> str:
         return f"[{', '.join(_allowed(each) for each in field['prefixItems'])}]"
     match field.get("type"):
         case "array":
-            return f"list of {_allowed(field['items'])}"
+            return f"list of {_allowed(field['items'])}".replace("whole number", "whole numbers")
         case "object":
             return "mapping"
         case "integer" | "number" as kind:

@@ -271,5 +271,5 @@ def corpora(recipe: Iterable[Pretrain | Finetune], space: Space) -> dict[str, st
             found |= dict.fromkeys(stage.corpus, f"recipe.{index}.pretrain.corpus")
             path = f"{stage.name}.corpus"
             choices = (space[path].choice or ()) if path in space else ()
-            found |= {name: f"space.{path}" for names in choices if isinstance(names, tuple) for name in names}
+            found |= {str(name): f"space.{path}" for names in choices if isinstance(names, tuple) for name in names}
     return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 Scalar = bool | int | float | str
-Value = Scalar | tuple[str, ...]
+Value = Scalar | tuple[int | str, ...]
 Params = dict[str, Any]
 """{path: value} of the active dimensions of one trial."""
 KINDS = ("log_uniform", "uniform", "int", "choice")

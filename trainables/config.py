@@ -123,7 +123,7 @@ class Encoder(Model):
 
 
 class Optimisation(Model):
-    """What every training stage sets: AdamW with decoupled weight decay, warm-up, then linear decay to zero."""
+    """What every training stage sets: AdamW with decoupled weight decay, and the course of the learning rate."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
     """Peak learning rate, of the top layer and the head."""
@@ -131,6 +131,8 @@ class Optimisation(Model):
     """Sequences per optimizer step, over all micro-batches and workers."""
     warmup: Share = 0.1
     """Share of the steps over which the rate climbs from 0 to its peak."""
+    schedule: Literal["linear", "slanted", "cosine", "constant"] = "linear"
+    """After the climb: linear to 0; slanted, ULMFiT's triangle, which ends and begins at 1/32; half a cosine to 0; constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of all weights except biases and LayerNorm."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -196,9 +198,71 @@ class Finetune(Optimisation):
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
-    """consistent: embeddings one step below the first layer. published: embeddings undecayed, as in the paper's code."""
+    """consistent: embeddings one step below the lowest layers. published: embeddings undecayed, as in the paper's code."""
+    layer_rates: Literal["decay", "thirds"] = "decay"
+    """decay: each layer by `xi`. thirds: lower, middle and upper layers have the rate divided by, as, and times `thirds_factor`."""
+    thirds_factor: Annotated[float, Field(ge=1)] = 2.6
+    """Between the thirds (Howard and Ruder 2018, section 3.2)."""
+    head_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Peak learning rate of the head; null: that of the top layer."""
+    freeze: Literal["none", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "none"
+    """What is not trained: nothing, the embeddings, the whole encoder, or the embeddings and so many of the lowest layers."""
+    unfreeze_layers: Annotated[int, Field(ge=0)] = 0
+    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the first epoch trains the head, each later one so many layers more
+    from the top, at last the embeddings. 0 trains all from the start."""
+    reinit_layers: Annotated[int, Field(ge=0)] = 0
+    """Topmost layers that begin with new random weights (Zhang et al. 2021, section 5)."""
     pooling: Literal["pooled", "cls", "mean"] = "pooled"
     """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
+    """Layers whose vectors make up the text vector: 0 is the output of the first block, -1 that of the last."""
+    combine: Literal["concat", "mean", "max"] = "concat"
+    """How several layers are joined."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced: texts count in inverse proportion to the size of their class in the training split."""
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the training texts that is used: stratified, drawn by the trial's seed, smaller shares within larger ones."""
+    train_examples: Annotated[int, Field(ge=2)] | None = None
+    """Number of training texts that are used, drawn like `train_share`; null: all."""
+
+    def layer_faults(self, blocks: int) -> list[str]:
+        """What of these settings an encoder of so many blocks lacks, each fault beginning with the field."""
+        wrong = [layer for layer in self.layers if not -blocks <= layer < blocks]
+        if wrong:
+            allowed = f"0 to {blocks - 1}, or from -1, the last, to {-blocks}, the first"
+            return [f"layers: {', '.join(map(str, wrong))} given, but the encoder has the layers {allowed}"]
+        depth = max(layer % blocks for layer in self.layers) + 1
+        counts = {"freeze": self.freeze, "reinit_layers": self.reinit_layers}
+        return [
+            f"{name}: {count} layers given, but {depth} are used, of the encoder's {blocks}"
+            for name, count in counts.items()
+            if isinstance(count, int) and count > depth
+        ]
+
+    @model_validator(mode="after")
+    def _one_vector(self) -> Finetune:
+        if self.pooling == "pooled" and self.combine == "concat" and len(self.layers) > 1:
+            raise ValueError(
+                f"layers {', '.join(map(str, self.layers))} with combine concat are wider than what pooling pooled, the encoder's"
+                " own pooler, takes: use pooling cls or mean, or combine mean or max"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_freeze(self) -> Finetune:
+        if self.unfreeze_layers and self.freeze == "encoder":
+            raise ValueError(
+                f"unfreeze_layers is {self.unfreeze_layers}, but freeze encoder keeps all layers frozen: give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Finetune:
+        if self.train_examples is not None and self.train_share != 1:
+            raise ValueError(f"train_examples is {self.train_examples} and train_share {self.train_share:g}: give one of them")
+        return self
 
     @model_validator(mode="after")
     def _head_in_budget(self) -> Finetune:

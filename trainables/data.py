@@ -197,6 +197,26 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     return _where(split, ~carved), _where(split, carved)
 
 
+def subset(split: Split, count: int, seed: int) -> Split:
+    """`count` texts, stratified, in the order of the file; a smaller subset of the same seed is part of a larger one.
+
+    Each class is ordered by a hash of text and seed; its texts then take their turns at even distances, the first of each class at
+    the very beginning. Raises ValueError where there are fewer texts, or where not every class would have one.
+    """
+    sizes = np.bincount(split.labels)
+    classes = int((sizes > 0).sum())
+    if not classes <= count <= len(split):
+        raise ValueError(f"{count} of {len(split)} texts in {classes} classes")
+    drawn = [hashlib.sha256(f"{seed}:{text}".encode()).digest() for text in split.texts]
+    turn: list[tuple[float, bytes, int]] = []
+    for label in range(len(sizes)):
+        mine = sorted(np.flatnonzero(split.labels == label).tolist(), key=lambda i: (drawn[i], i))
+        turn += [((rank + 0.5) / len(mine) if rank else 0.0, drawn[i], i) for rank, i in enumerate(mine)]
+    chosen = np.zeros(len(split), dtype=bool)
+    chosen[[i for _, _, i in sorted(turn)[:count]]] = True
+    return _where(split, chosen)
+
+
 def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
     """How many of each class: the whole share rounded, divided by largest remainders, at least one and never all of a class."""
     exact = counts * share

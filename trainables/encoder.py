@@ -7,7 +7,7 @@ safetensors alone, and no code comes from a checkpoint.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +26,7 @@ from transformers.utils import logging
 from trainables import attention, checkpoint, memory, probe
 from trainables.config import ConfigError, Encoder, near
 from trainables.dropout import Dropout, replaced_dropout
+from trainables.optim import layer_names
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
 from trainables.vocabulary import OccurringEmbedding
@@ -203,20 +204,37 @@ def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | No
     return {name: value.detach() for name, value in dense.named_parameters()}
 
 
-def fresh_encoder(base: Base, dropout: float) -> Any:
-    """A copy of the base's encoder for one trial, with its dropout rates set."""
+def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
+    """A copy of the base's encoder for one trial, or of its `depth` lowest blocks alone, with its dropout rates set."""
+    config = with_dropout(base.config, dropout)
+    if depth is None or depth == base.layers:
+        with no_init_weights():
+            return _prepared(AutoModel.from_config(config), base)
     with no_init_weights():
-        model = AutoModel.from_config(with_dropout(base.config, dropout))
+        model = AutoModel.from_config(with_depth(config, depth))
+    behind = False
+    for name, child in model.named_children():  # a final norm belongs to the last block of all
+        if behind and any(True for _ in child.parameters()):
+            setattr(model, name, nn.Identity())
+        behind |= any(isinstance(module, nn.ModuleList) for module in child.modules())
     return _prepared(model, base)
+
+
+def with_depth(config: Any, depth: int) -> Any:
+    """A copy of a transformers configuration with the `depth` lowest blocks; lists with an entry for each block are cut too."""
+    fields, blocks = config.to_dict(), config.num_hidden_layers
+    cut = {name: value[:depth] for name, value in fields.items() if isinstance(value, list) and len(value) == blocks}
+    return type(config).from_dict(fields | cut | {config.attribute_map.get("num_hidden_layers", "num_hidden_layers"): depth})
 
 
 def _prepared(model: Any, base: Base) -> Any:
     """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
     if getattr(model, POOLER, None) is not None:
         setattr(model, POOLER, nn.Identity())
-    model.load_state_dict(base.model.state_dict())
-    for (_, target), (_, source) in zip(model.named_buffers(), base.model.named_buffers(), strict=True):
-        target.copy_(source)
+    state, buffers = base.model.state_dict(), dict(base.model.named_buffers())
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
+    for name, target in model.named_buffers():
+        target.copy_(buffers[name])
     # Eager attention, when padded, so that its dropout can be seen.
     model.set_attn_implementation(attention.NAME if base.packable else "eager")
     if base.packable:
@@ -243,16 +261,26 @@ def with_dropout(config: Any, dropout: float) -> Any:
 
 def hidden_states(encoder: nn.Module, batch: Batch) -> Tensor:
     """Last hidden states [T, H] of all tokens, text after text, whichever way the encoder takes them."""
+    return layer_states(encoder, batch, (-1,))[0]
+
+
+def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
+    """Hidden states [T, H] of all tokens after each of these layers; -1 is what the encoder itself gives out."""
+    inner = any(layer != -1 for layer in layers)
+
+    def states(part: Any) -> list[Tensor]:
+        found = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
+        return [found.last_hidden_state if layer == -1 else found.hidden_states[layer + 1] for layer in layers]
+
     if batch.order is None:
         with attention.packed(batch.lengths, batch.pool_index.device):
-            packed: Tensor = encoder(**_inputs(batch.parts[0])).last_hidden_state[0]
-            return packed
+            return [state[0] for state in states(batch.parts[0])]
     with replaced_dropout() as begin:
         flat = []
         for part in batch.parts:
             begin(part)
-            flat.append(encoder(**_inputs(part)).last_hidden_state.flatten(0, 1))
-    return torch.cat(flat).index_select(0, batch.order)
+            flat.append([state.flatten(0, 1) for state in states(part)])
+    return [torch.cat(each).index_select(0, batch.order) for each in zip(*flat, strict=True)]
 
 
 def _inputs(part: Any) -> dict[str, Tensor]:
@@ -266,25 +294,39 @@ class Classifier(nn.Module):
     notices: tuple[str, ...] = ()
     """What the user should know about the head."""
 
-    def __init__(self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float) -> None:
+    def __init__(
+        self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float, layers: Sequence[int], combine: str
+    ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.pooling = pooling
+        self.pooling, self.layers, self.combine = pooling, tuple(layers), combine
+        width = hidden_size * (len(self.layers) if combine == "concat" else 1)
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
         self.dropout = Dropout(dropout, per_text=True)
-        self.classifier = nn.Linear(hidden_size, classes)
+        self.classifier = nn.Linear(width, classes)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
-        hidden = hidden_states(self.encoder, batch)  # [T, H]
-        if self.pooling == "mean":
-            vectors = mean_over_texts(hidden, batch.lengths)
-        else:
-            vectors = hidden.index_select(0, batch.pool_index)
-        if self.pooler is not None:
-            vectors = torch.tanh(self.pooler(vectors))
-        logits: Tensor = self.classifier(self.dropout(vectors))  # [b, classes]
+        logits: Tensor = self.classifier(self.dropout(self.vectors(batch)))
         return logits.float()
+
+    def vectors(self, batch: Batch) -> Tensor:
+        """The vector of each text, [b, H], or [b, layers * H] for several layers side by side."""
+        states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
+        if self.pooling == "mean":
+            found = [mean_over_texts(state, batch.lengths) for state in states]
+        else:
+            found = [state.index_select(0, batch.pool_index) for state in states]
+        vectors = COMBINED[self.combine](found)
+        return vectors if self.pooler is None else torch.tanh(self.pooler(vectors))
+
+
+COMBINED: dict[str, Callable[[list[Tensor]], Tensor]] = {
+    "concat": lambda found: torch.cat(found, dim=-1),
+    "mean": lambda found: torch.stack(found).mean(0),
+    "max": lambda found: torch.stack(found).amax(0),
+}
+"""How the vectors of several layers are joined (Sun et al. 2019, section 5.3.2)."""
 
 
 def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
@@ -292,9 +334,26 @@ def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
     return torch.stack([text.mean(0, dtype=torch.float32) for text in hidden.split(list(lengths))])
 
 
-def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int) -> Classifier:
-    """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone."""
-    model = Classifier(fresh_encoder(base, dropout), base.hidden_size, classes, pooling, dropout)
+def classifier(
+    base: Base,
+    classes: int,
+    pooling: str,
+    dropout: float,
+    seed: int,
+    layers: Sequence[int] = (-1,),
+    combine: str = "concat",
+    frozen: bool = False,
+) -> Classifier:
+    """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
+
+    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features.
+    """
+    depth = depth_of(layers, base.layers)
+    # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
+    wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
+    model = Classifier(
+        fresh_encoder(base, 0.0 if frozen else dropout, depth), base.hidden_size, classes, pooling, dropout, wanted, combine
+    )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -305,6 +364,21 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
         elif model.pooler is not None:
             model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
     return model
+
+
+def depth_of(layers: Sequence[int], blocks: int) -> int:
+    """How many of an encoder's blocks it takes to reach the highest of `layers`."""
+    return max(layer % blocks for layer in layers) + 1
+
+
+def reinitialise(model: Classifier, base: Base, blocks: int, count: int, seed: int) -> None:
+    """New random weights for the topmost `count` of the encoder's `blocks` (Zhang et al. 2021, section 5)."""
+    names, generator = layer_names(model.encoder, blocks), torch.Generator().manual_seed(seed)
+    chosen = {f"layer {i}" for i in range(blocks - count, blocks)}
+    with torch.no_grad():
+        for name, parameter in model.encoder.named_parameters():
+            if names[name] in chosen:
+                _draw(name, parameter, base.config, generator)
 
 
 def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:

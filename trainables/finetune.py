@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables import optim
-from trainables.config import Finetune
+from trainables.config import ConfigError, Finetune
 from trainables.data import Split, TaskData
-from trainables.encoder import Base, classifier, load_encoder_weights
+from trainables.encoder import Base, Classifier, classifier, depth_of, load_encoder_weights, reinitialise
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
@@ -32,13 +33,25 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier:
+    """The model of a stage before training, with the encoder's own weights. Raises ConfigError for layers that it lacks."""
+    if faults := stage.layer_faults(base.layers):
+        raise ConfigError(f"{stage.name}.{fault}" for fault in faults)
+    frozen = stage.freeze == "encoder"
+    return classifier(base, classes, stage.pooling, stage.dropout, seed, stage.layers, stage.combine, frozen)
+
+
 def job(
     stage: Finetune, base: Base, parent: Path | None, data: TaskData, pieces: dict[str, Pieces], seed: int, runtime: Runtime
 ) -> Job:
-    """Fine-tune `base`, or the weights of a further pre-trained `parent`, on the task."""
-    model = classifier(base, len(data.labels), stage.pooling, stage.dropout, seed)
+    """Fine-tune `base`, or the weights of a further pre-trained `parent`, on the task.
+
+    `data` holds the training texts that the stage uses, `pieces` those of its training and validation split.
+    """
+    model, blocks = model_of(stage, base, len(data.labels), seed), depth_of(stage.layers, base.layers)
     if parent is not None:
         load_encoder_weights(model, parent)
+    reinitialise(model, base, blocks, stage.reinit_layers, seed)
     train = examples(data.train, pieces["train"], base, stage)
     train_occurring(model.encoder, np.concatenate([example.ids for example in train]))
     model.to(runtime.device)
@@ -61,33 +74,47 @@ def job(
         path = folder / "predictions-validation.parquet"
         return {path.name: write_predictions(path, latest[0], data.validation.labels)}
 
+    optim.freeze(model.encoder, blocks, stage.freeze)
     groups = optim.parameter_groups(
         model,
         model.encoder,
-        base.layers,
+        blocks,
         learning_rate=stage.learning_rate,
         xi=stage.xi,
+        thirds=stage.thirds_factor if stage.layer_rates == "thirds" else None,
         variant=stage.xi_variant,
+        head_rate=stage.head_learning_rate,
         weight_decay=stage.weight_decay,
     )
+    thaw = optim.thaw(model.encoder, blocks, stage.unfreeze_layers) if stage.unfreeze_layers else lambda epoch: None
+    weights = class_weights(data.train.labels, len(data.labels)) if stage.class_weights == "balanced" else None
     return Job(
         base=base,
         model=model,
         optimizer=optim.adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
         steps=steps,
-        rate=lambda step: optim.linear(step, steps, stage.warmup),
+        rate=lambda step: optim.SCHEDULES[stage.schedule](step, steps, stage.warmup),
         examples=batch,
-        loss=cross_entropy,
-        weight=len,
+        loss=partial(cross_entropy, weights=weights, smoothing=stage.label_smoothing),
+        weight=len if weights is None else lambda batch: sum(float(weights[example.label]) for example in batch),
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,
         clip_norm=stage.clip_norm,
         seed=seed,
+        thaw=lambda step: thaw(step // per_epoch),
         artifact_files=artifact_files,
     )
 
 
-def cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Cross-entropy of a micro-batch, summed over its texts."""
+def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
+    """[classes], inverse to the number of texts of a class and 1 in the mean over texts, as scikit-learn's `balanced`."""
+    counts = np.bincount(labels, minlength=classes)
+    return torch.from_numpy(len(labels) / (np.maximum(counts, 1) * (counts > 0).sum())).float()
+
+
+def cross_entropy(model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy of a micro-batch, summed over its texts, each times the weight of its class."""
     assert batch.labels is not None
-    return F.cross_entropy(model(batch).float(), batch.labels, reduction="sum")
+    logits = model(batch).float()
+    weights = None if weights is None else weights.to(logits.device)
+    return F.cross_entropy(logits, batch.labels, weights, reduction="sum", label_smoothing=smoothing)

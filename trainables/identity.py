@@ -14,11 +14,25 @@ from functools import lru_cache
 from typing import Any
 
 from trainables import checkpoint
-from trainables.config import Encoder, Finetune, Pretrain, Recipe
-from trainables.data import Corpus, TaskData, load_corpus, load_task
+from trainables.config import ConfigError, Encoder, Finetune, Pretrain, Recipe
+from trainables.data import Corpus, Split, TaskData, load_corpus, load_task, subset
 from trainables.store import stage_id
 
 NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "finetune": ("name",)}
+LATER = {
+    "schedule": "linear",
+    "layer_rates": "decay",
+    "head_learning_rate": None,
+    "freeze": "none",
+    "unfreeze_layers": 0,
+    "reinit_layers": 0,
+    "layers": [-1],
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "train_share": 1.0,
+    "train_examples": None,
+}
+"""Settings that came later, at the values that leave a stage what it was: left out there, so that its name stays."""
 PIECES_PER_WORD = 1.35
 """Word pieces per word of English reviews, for estimates only."""
 
@@ -47,9 +61,15 @@ def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
     if isinstance(stage, Finetune):
         if stage.truncation != "head+tail":
             del settings["head_tokens"]
-        if stage.xi == 1:
+        if stage.layer_rates == "thirds":
+            del settings["xi"]
+        elif stage.xi == 1:
             del settings["xi_variant"]
-    return settings
+        if stage.layer_rates == "decay":
+            del settings["thirds_factor"]
+        if len(stage.layers) == 1:
+            del settings["combine"]
+    return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 
 def nodes(recipe: Recipe) -> list[Node]:
@@ -74,8 +94,9 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
             data = target_of(recipe)
             digests = [data.digest("train"), data.digest("validation")]
             run = stage_id("finetune", common | {"data": digests, "seed": recipe.seed})
-            steps = -(-len(data.train.texts) // stage.batch_size) * stage.epochs
-            node = Node(stage, run, parent, run, steps, _finetune_tokens(stage, data))
+            train = train_split(data, stage, recipe.seed)
+            steps = -(-len(train) // stage.batch_size) * stage.epochs
+            node = Node(stage, run, parent, run, steps, _finetune_tokens(stage, train))
         parent = node.stage_id
         yield node
 
@@ -93,6 +114,21 @@ def test_id(recipe: Recipe, finetuned: str) -> str:
 def target_of(recipe: Recipe) -> TaskData:
     """The target task's data."""
     return load_task(recipe.task, recipe.tasks[recipe.task])
+
+
+def train_split(data: TaskData, stage: Finetune, seed: int) -> Split:
+    """The training texts that a fine-tuning stage uses. Raises ConfigError where there are not as many."""
+    whole = len(data.train)
+    count = max(1, round(whole * stage.train_share)) if stage.train_examples is None else stage.train_examples
+    if count == whole:
+        return data.train
+    try:
+        return subset(data.train, count, seed)
+    except ValueError:
+        place = "train_share" if stage.train_examples is None else "train_examples"
+        given, classes = getattr(stage, place), len(set(data.train.labels.tolist()))
+        allowed = f"{data.name} has {whole} training texts in {classes} classes, each of which needs one"
+        raise ConfigError([f"{stage.name}.{place}: {given} given, {count} texts, but {allowed}"]) from None
 
 
 def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
@@ -141,8 +177,8 @@ def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
     return tuple(max(1, round(len(text.split()) * PIECES_PER_WORD)) for text in texts)
 
 
-def _finetune_tokens(stage: Finetune, data: TaskData) -> int:
-    return stage.epochs * sum(min(length + 2, stage.max_length) for length in _lengths(data.train.texts))
+def _finetune_tokens(stage: Finetune, train: Split) -> int:
+    return stage.epochs * sum(min(length + 2, stage.max_length) for length in _lengths(train.texts))
 
 
 def _pretrain_tokens(stage: Pretrain, corpus: Corpus) -> int:

@@ -49,14 +49,16 @@ class Job:
     """The global batch of a step."""
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     """Loss of a micro-batch, summed over what `weight` counts."""
-    weight: Callable[[Sequence[Example]], int]
-    """Number of texts (fine-tuning) or of predicted pieces (pre-training): the loss is a mean over them."""
+    weight: Callable[[Sequence[Example]], float]
+    """Number of texts (fine-tuning; weighted by class) or of predicted pieces (pre-training): the loss is a mean over them."""
     evaluate_at: frozenset[int]
     """Steps after which to evaluate."""
     evaluate: Callable[[int, nn.Module], Row]
     """Metrics after a step."""
     clip_norm: float
     seed: int
+    thaw: Callable[[int], None] = lambda step: None
+    """Before a step: makes trainable what is to be trained from then on."""
     artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
     """Writes what belongs into the artifact beside weights, such as predictions, into a folder: {name: file}."""
 
@@ -84,7 +86,7 @@ class Position:
     seconds: float = 0.0
     tokens: int = 0
     loss_sum: float = 0.0
-    loss_weight: int = 0
+    loss_weight: float = 0
 
 
 def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
@@ -93,7 +95,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     `at` moves along in place. Stopping early is not asking for the next row. Raises Diverged
     before a step whose gradient is not finite.
     """
-    world, parameters = runtime.world, [p for p in job.model.parameters() if p.requires_grad]
+    world = runtime.world
     peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, torch.Tensor]] = deque()
@@ -102,6 +104,8 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
 
     for step, batch in _ahead(job.examples, range(at.step, until)):
         weight = job.weight(batch)
+        job.thaw(step)
+        parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
 
         # Accumulate. Where memory runs out on any rank, all begin the step again with half the micro-batch: the sums are the same.
         while True:
@@ -157,7 +161,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
 
 
 def _accumulate(
-    job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: int, micro: int
+    job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int
 ) -> tuple[torch.Tensor, bool]:
     """Gradients of this rank's share of the batch: (its loss sum, whether memory ran out)."""
     first, share = runtime.world.share(batch)

@@ -1,4 +1,4 @@
-"""Parameter groups with layer-wise decay, and the schedule as a function of the step.
+"""Parameter groups with layer-wise rates, what is frozen, and schedules as functions of the step.
 
 Sun et al. 2019, section 5.3.3: eta^(k-1) = xi * eta^k, so layer i of n has the rate lr * xi^(n-1-i). The paper leaves open what
 the embeddings and the head get: 'consistent' puts the embeddings one step below the first layer, 'published' leaves them
@@ -6,6 +6,9 @@ undecayed as the authors' code does; the head has the base rate in both.
 """
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -39,16 +42,22 @@ def parameter_groups(
     *,
     learning_rate: float,
     xi: float = 1.0,
+    thirds: float | None = None,
     variant: str = "consistent",
+    head_rate: float | None = None,
     weight_decay: float = 0.01,
 ) -> list[dict[str, object]]:
-    """AdamW groups of a model whose part `encoder` has `layers` blocks: every parameter in exactly one group.
+    """AdamW groups of a model whose part `encoder` has `layers` blocks: every parameter to be trained in exactly one group.
 
-    Each group has `name` (embeddings, layer i, head), `lr` (its peak rate) and `weight_decay` (0 for biases and norms).
+    The layers' rates follow from `xi`, or from the factor between `thirds`. Each group has `name` (embeddings, layer i, head), `lr`
+    (its peak rate) and `weight_decay` (0 for biases and norms).
     """
-    places = {id(parameter): place for parameter, place in _placed(encoder, layers)}
-    factors = {f"layer {i}": xi ** (layers - 1 - i) for i in range(layers)} | {HEAD: 1.0}
-    factors[EMBEDDINGS] = xi**layers if variant == "consistent" else 1.0
+    places = places_of(encoder, layers)
+    factors = {f"layer {i}": xi ** (layers - 1 - i) if thirds is None else thirds ** (3 * i // layers - 1) for i in range(layers)}
+    lowest = xi**layers if thirds is None else 1 / thirds
+    peaks = {place: learning_rate * factor for place, factor in factors.items()}
+    peaks[EMBEDDINGS] = learning_rate * (lowest if variant == "consistent" else 1.0)
+    peaks[HEAD] = learning_rate if head_rate is None else head_rate
     groups: dict[tuple[str, bool], dict[str, object]] = {}
     members: dict[tuple[str, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -61,16 +70,46 @@ def parameter_groups(
         groups[key] = {
             "name": place,
             "params": members[key],
-            "lr": learning_rate * factors[place],
+            "lr": peaks[place],
             "weight_decay": 0.0 if plain else weight_decay,
         }
-    order = [EMBEDDINGS, *(f"layer {i}" for i in range(layers)), HEAD]
+    order = ordered(layers)
     return [groups[key] for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))]
 
 
-def _placed(encoder: nn.Module, layers: int) -> list[tuple[nn.Parameter, str]]:
+def ordered(layers: int) -> list[str]:
+    """All places from below."""
+    return [EMBEDDINGS, *(f"layer {i}" for i in range(layers)), HEAD]
+
+
+def places_of(encoder: nn.Module, layers: int) -> dict[int, str]:
+    """{id of a parameter: its place} for the parameters of an encoder."""
     names = layer_names(encoder, layers)
-    return [(parameter, names[name]) for name, parameter in encoder.named_parameters()]
+    return {id(parameter): names[name] for name, parameter in encoder.named_parameters()}
+
+
+def freeze(encoder: nn.Module, layers: int, what: str | int) -> None:
+    """Take from training nothing, the `embeddings`, the `encoder`, or the embeddings and so many of the lowest layers."""
+    places, order = places_of(encoder, layers), ordered(layers)
+    count = {"none": 0, "embeddings": 1, "encoder": len(order)}[what] if isinstance(what, str) else 1 + what
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(places[id(parameter)] not in order[:count])
+
+
+def thaw(encoder: nn.Module, layers: int, per_epoch: int) -> Callable[[int], None]:
+    """Gradual unfreezing from the top (Howard and Ruder 2018, section 3.3), as a function of the epoch.
+
+    Epoch 0 trains the head alone, each later one `per_epoch` layers more, at last the embeddings. What is frozen for good stays so.
+    """
+    places, order = places_of(encoder, layers), ordered(layers)
+    trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
+
+    def begin(epoch: int) -> None:
+        thawed = order[max(0, len(order) - 1 - epoch * per_epoch) :]
+        for parameter in trainable:
+            parameter.requires_grad_(places[id(parameter)] in thawed)
+
+    return begin
 
 
 def rates(groups: list[dict[str, object]]) -> dict[str, float]:
@@ -83,9 +122,49 @@ def adamw(groups: list[dict[str, object]], *, beta1: float, beta2: float, epsilo
     return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=epsilon, fused=True)
 
 
+def climb(step: int, total: int, warmup: float) -> float | None:
+    """Factor of the peak rate while it climbs over the first `warmup` share of steps; None after that."""
+    ramp = round(total * warmup)
+    return step / ramp if step < ramp else None
+
+
+def progress(step: int, total: int, warmup: float) -> float:
+    """Share of the steps after the climb that is done, 0 to 1."""
+    ramp = round(total * warmup)
+    return 1.0 - max(0, total - step) / max(1, total - ramp)
+
+
 def linear(step: int, total: int, warmup: float) -> float:
     """Factor of the peak rate at step 0, 1, ...: up to 1 over the first `warmup` share of steps, then linearly to 0 at `total`."""
-    ramp = round(total * warmup)
-    if step < ramp:
-        return step / ramp
-    return max(0.0, (total - step) / max(1, total - ramp))
+    rising = climb(step, total, warmup)
+    return 1.0 - progress(step, total, warmup) if rising is None else rising
+
+
+def cosine(step: int, total: int, warmup: float) -> float:
+    """Up to 1, then half a cosine to 0 at `total` (Loshchilov and Hutter 2017, without restarts)."""
+    rising = climb(step, total, warmup)
+    return 0.5 * (1.0 + math.cos(math.pi * progress(step, total, warmup))) if rising is None else rising
+
+
+def constant(step: int, total: int, warmup: float) -> float:
+    """Up to 1, then 1."""
+    rising = climb(step, total, warmup)
+    return 1.0 if rising is None else rising
+
+
+def slanted(step: int, total: int, warmup: float, ratio: float = 32.0) -> float:
+    """The slanted triangle (Howard and Ruder 2018, equation 3): `warmup` is its cut_frac; from 1/ratio to 1 and back to 1/ratio."""
+    cut = math.floor(total * warmup)
+    if step < cut:
+        p = step / cut
+    else:  # the formula's cut * (1 / cut_frac - 1) is total - cut, but for rounding, by which it would fall below 1/ratio
+        p = 1.0 - progress(step, total, cut / total)
+    return (1.0 + p * (ratio - 1.0)) / ratio
+
+
+SCHEDULES: dict[str, Callable[[int, int, float], float]] = {
+    "linear": linear,
+    "slanted": slanted,
+    "cosine": cosine,
+    "constant": constant,
+}

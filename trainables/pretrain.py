@@ -59,7 +59,7 @@ def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milest
         model=model,
         optimizer=optim.adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
         steps=stage.schedule_steps,
-        rate=lambda step: optim.linear(step, stage.schedule_steps, stage.warmup),
+        rate=lambda step: optim.SCHEDULES[stage.schedule](step, stage.schedule_steps, stage.warmup),
         examples=batch,
         loss=masked_cross_entropy,
         weight=predicted_pieces,

@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from trainables import finetune, pretrain
 from trainables.config import Execution, Finetune, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
-from trainables.encoder import Base, classifier, load_base, model_state
+from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.identity import (
     Node,
@@ -27,6 +27,7 @@ from trainables.identity import (
     recipe_name,
     target_of,
     test_id,
+    train_split,
     vocabulary_texts,
 )
 from trainables.loop import Job, Position, Row, Runtime, train
@@ -153,6 +154,7 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
         corpus = corpus_of(recipe, node.stage)
         return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
     data = target_of(recipe)
+    data = replace(data, train=train_split(data, node.stage, recipe.seed))
     cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
     return finetune.job(node.stage, base, parent, data, cut, recipe.seed, runtime)
 
@@ -269,7 +271,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> np.ndarray:
     stage, data, base = recipe.stages[-1], target_of(recipe), base_of(recipe)
     assert isinstance(stage, Finetune)
-    model = classifier(base, len(data.labels), stage.pooling, stage.dropout, recipe.seed)
+    model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
     _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()

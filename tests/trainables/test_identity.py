@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
-from trainables.config import Encoder, Recipe
-from trainables.identity import nodes, recipe_name
+from trainables.config import Encoder, Finetune, Pretrain, Recipe
+from trainables.identity import LATER, nodes, recipe_name, settings_of
 
 
 def ids(recipe: Recipe) -> list[str]:
@@ -46,6 +46,17 @@ def recipe(tmp_path: Path) -> Recipe:
         {"xi": 0.9},
         {"xi_variant": "published"},
         {"pooling": "mean"},
+        {"schedule": "cosine"},
+        {"layer_rates": "thirds"},
+        {"head_learning_rate": 1e-4},
+        {"freeze": 1},
+        {"unfreeze_layers": 1},
+        {"reinit_layers": 1},
+        {"layers": (0,)},
+        {"label_smoothing": 0.1},
+        {"class_weights": "balanced"},
+        {"train_share": 0.5},
+        {"train_examples": 20},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -101,6 +112,19 @@ def test_settings_that_are_switched_off_do_not_matter(recipe: Recipe) -> None:
     assert ids(change(head, 1, head_tokens=9)) == ids(head)
     flat = change(recipe, 1, xi=1.0)
     assert ids(change(flat, 1, xi_variant="published")) == ids(flat)
+    thirds = change(recipe, 1, layer_rates="thirds")
+    assert ids(change(thirds, 1, xi=0.5)) == ids(thirds) != ids(change(thirds, 1, thirds_factor=3.0))
+    assert ids(change(recipe, 1, thirds_factor=3.0)) == ids(change(recipe, 1, combine="max")) == ids(recipe)
+    several = change(recipe, 1, layers=(0, 1), combine="mean")
+    assert ids(change(several, 1, combine="max")) != ids(several)
+
+
+def test_settings_that_came_later_leave_names_as_they_were() -> None:
+    """What they are at their defaults is left out, and nothing else is."""
+    defaults = Finetune().canonical() | {"schedule": Pretrain().canonical()["schedule"]}
+    assert {name: defaults[name] for name in LATER} == LATER
+    assert not LATER.keys() & settings_of(Finetune()).keys()
+    assert "schedule" in settings_of(Pretrain(schedule="cosine"))
 
 
 def test_content_of_the_data_matters_and_its_test_split_does_not(recipe: Recipe, tmp_path: Path) -> None:

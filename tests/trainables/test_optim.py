@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, get_linear_schedule_with_warmup
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from trainables import optim
 
@@ -89,3 +95,76 @@ def test_adamw_equals_reference() -> None:
             parameter.grad = torch.sin(start * (step + 1)) + parameter.detach()
             optimizer.step()
     torch.testing.assert_close(ours, reference, rtol=1e-6, atol=1e-7)
+
+
+def test_thirds_of_the_layers() -> None:
+    """Three groups by a factor of 2.6 (Howard and Ruder 2018, section 3.2), embeddings with the lowest, the head at the base."""
+    encoder = model("bert", 12)
+    rates = optim.rates(optim.parameter_groups(encoder, encoder, 12, learning_rate=2.0, thirds=2.6))
+    assert [rates[f"layer {i}"] for i in range(12)] == pytest.approx([2 / 2.6] * 4 + [2.0] * 4 + [5.2] * 4)
+    assert (rates["embeddings"], rates["head"]) == (pytest.approx(2 / 2.6), 2.0)
+    published = optim.parameter_groups(encoder, encoder, 12, learning_rate=2.0, thirds=2.6, variant="published", head_rate=7.0)
+    assert (optim.rates(published)["embeddings"], optim.rates(published)["head"]) == (2.0, 7.0)
+    uneven = optim.rates(optim.parameter_groups(model("bert", 4), model("bert", 4), 4, learning_rate=1.0, thirds=2.0))
+    assert set(uneven.values()) <= {0.5, 1.0, 2.0}
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(100, 0.1), (100, 0.0), (7, 0.5), (10, 1.0)])
+def test_other_schedules_equal_transformers(total: int, warmup: float) -> None:
+    theirs = {
+        "cosine": get_cosine_schedule_with_warmup,
+        "constant": lambda optimizer, ramp, total: get_constant_schedule_with_warmup(optimizer, ramp),
+    }
+    for name, make in theirs.items():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = make(optimizer, round(total * warmup), total)
+        for step in range(total):
+            assert optim.SCHEDULES[name](step, total, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12), step
+            optimizer.step()
+            schedule.step()
+
+
+def test_slanted_triangle_is_the_formula() -> None:
+    """Howard and Ruder 2018, equation 3, with T = 200, cut_frac = .1, ratio = 32, written out; and its corners."""
+    total, cut_frac, ratio = 200, 0.1, 32
+    cut = int(total * cut_frac)
+    for t in range(total + 1):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / cut_frac - 1))
+        assert optim.slanted(t, total, cut_frac) == pytest.approx((1 + p * (ratio - 1)) / ratio)
+    assert optim.slanted(0, total, cut_frac) == optim.slanted(total, total, cut_frac) == 1 / 32
+    assert optim.slanted(cut, total, cut_frac) == 1.0
+    assert all(optim.slanted(t, 7, 0.3) >= 1 / 32 for t in range(8)), "a cut that is no whole number"
+    assert optim.slanted(0, 5, 0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("what", "trained"),
+    [
+        ("none", {"embeddings", "layer 0", "layer 1", "layer 2", "head"}),
+        ("embeddings", {"layer 0", "layer 1", "layer 2", "head"}),
+        (2, {"layer 2", "head"}),
+        ("encoder", {"head"}),
+    ],
+)
+def test_what_is_frozen(what: str | int, trained: set[str]) -> None:
+    encoder = model("bert", 3)
+    whole = torch.nn.ModuleDict({"encoder": encoder, "head": torch.nn.Linear(16, 2)})
+    optim.freeze(encoder, 3, what)
+    assert set(optim.rates(optim.parameter_groups(whole, encoder, 3, learning_rate=1.0))) == trained
+
+
+def test_thawing_from_the_top() -> None:
+    encoder = model("bert", 3)
+    optim.freeze(encoder, 3, "embeddings")
+    begin = optim.thaw(encoder, 3, 2)
+    names = optim.layer_names(encoder, 3)
+
+    def trained() -> set[str]:
+        return {names[name] for name, parameter in encoder.named_parameters() if parameter.requires_grad and names[name] != "head"}
+
+    for epoch, expected in ((0, set()), (1, {"layer 1", "layer 2"}), (2, {"layer 0", "layer 1", "layer 2"}), (0, set())):
+        begin(epoch)
+        assert trained() == expected, epoch
+    free = model("bert", 3)
+    optim.thaw(free, 3, 1)(4)
+    assert all(parameter.requires_grad for parameter in free.parameters()), "at last the embeddings"
