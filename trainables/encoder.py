@@ -361,7 +361,7 @@ def classifier(
                 _draw(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
-        elif model.pooler is not None:
+        elif model.pooler is not None and base.folder is not None:
             model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
     return model
 
@@ -460,7 +460,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
     given = _Given(encoder)
     setattr(whole, name, given)
     model = MaskedLM(encoder, whole, given)
-    if not own:
+    if not own and base.folder is not None:
         model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
     return model
 

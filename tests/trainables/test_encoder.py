@@ -201,7 +201,9 @@ def test_masked_lm_at_the_masked_positions_only(kind: str, tmp_path: Path) -> No
 
 
 def test_new_masked_lm_head_is_tied_and_told(tmp_path: Path) -> None:
-    base = tiny_base("bert")
+    assert masked_lm(tiny_base("bert"), 0.1, seed=1).notices == (), "an encoder from scratch has no checkpoint to lack anything"
+    tiny_base("bert").model.save_pretrained(tmp_path)
+    base = dataclasses.replace(tiny_base("bert"), folder=tmp_path)
     first, again, other = (masked_lm(base, 0.1, seed=seed) for seed in (1, 1, 2))
     assert "no masked-language-modelling head" in first.notices[0]
     states = [model_state(model) for model in (first, again, other)]
