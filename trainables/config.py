@@ -191,8 +191,11 @@ class Finetune(Optimisation):
     """Passes over the training split; validated after each."""
     max_length: Annotated[int, Field(ge=4)] = 512
     """Longest sequence, in pieces, special tokens included."""
-    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
-    """What is kept of a text over the budget: its first pieces, its last, or both ends."""
+    truncation: Literal["head", "tail", "head+tail", "hier-mean", "hier-max", "hier-attention"] = "head+tail"
+    """What is kept of a text over the budget: its first pieces, its last, both ends; or all, in fractions that are encoded each by
+    itself, and whose vectors are joined by their mean, maximum, or self-attention."""
+    max_fractions: Annotated[int, Field(ge=1)] = 95
+    """Most fractions of a text under hier-*; what lies behind them is cut off, and counted."""
     head_tokens: Annotated[int, Field(ge=1)] = 128
     """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -226,6 +229,11 @@ class Finetune(Optimisation):
     """Share of the training texts that is used: stratified, drawn by the trial's seed, smaller shares within larger ones."""
     train_examples: Annotated[int, Field(ge=2)] | None = None
     """Number of training texts that are used, drawn like `train_share`; null: all."""
+
+    @property
+    def fractions(self) -> str | None:
+        """How the vectors of a text's fractions are joined: mean, max, attention; None where texts are cut."""
+        return self.truncation.removeprefix("hier-") if self.truncation.startswith("hier-") else None
 
     def layer_faults(self, blocks: int) -> list[str]:
         """What of these settings an encoder of so many blocks lacks, each fault beginning with the field."""

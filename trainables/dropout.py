@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
     from trainables.pack import Batch, Part
@@ -40,14 +41,17 @@ class Offsets:
     """What stands before a micro-batch in its global batch."""
 
     texts: int = 0
+    sequences: int = 0
+    """Texts, or fractions of them."""
     tokens: int = 0
     squares: int = 0
     """Sum over the texts of their squared length, each in whole draws (four elements)."""
 
-    @classmethod
-    def after(cls, lengths: Sequence[int]) -> Offsets:
-        """The place behind texts of these lengths."""
-        return cls(len(lengths), sum(lengths), sum(square_draws(length) for length in lengths))
+    def after(self, lengths: Sequence[int], texts: int | None = None) -> Offsets:
+        """The place behind sequences of these lengths, which make up as many texts, or so many."""
+        squares = sum(square_draws(length) for length in lengths)
+        texts = len(lengths) if texts is None else texts
+        return Offsets(self.texts + texts, self.sequences + len(lengths), self.tokens + sum(lengths), self.squares + squares)
 
 
 def square_draws(length: int) -> int:
@@ -58,14 +62,21 @@ def square_draws(length: int) -> int:
 class Stream:
     """The bits of one forward pass of one micro-batch."""
 
-    def __init__(self, seed: int, step: int, batch: Batch) -> None:
+    def __init__(self, seed: int, step: int, batch: Batch, site: int = -1) -> None:
         self.batch = batch
-        self.site = -1
+        self.site = site
+        self._key = (seed, step)
         self._generator = np.random.PCG64DXSM(np.random.SeedSequence((seed, step)))
         self._draw = np.random.Generator(self._generator)
         self._start = self._generator.state
         self._device_generators: dict[torch.device, torch.Generator] = {}
-        self._device_seed = int(np.random.SeedSequence((seed, step, batch.offsets.texts)).generate_state(1, np.uint64)[0] >> 1)
+        self._device_seed = int(
+            np.random.SeedSequence((seed, step, batch.offsets.sequences, site + 1)).generate_state(1, np.uint64)[0] >> 1
+        )
+
+    def part(self, batch: Batch, site: int) -> Stream:
+        """The bits of a part of this micro-batch, as they follow behind `site`."""
+        return Stream(*self._key, batch, site)
 
     def seek(self, draw: int) -> None:
         """Go to a draw of the current site; each draw decides over four elements."""
@@ -114,6 +125,30 @@ def dropout_bits(seed: int, step: int, batch: Batch) -> Iterator[None]:
         yield
     finally:
         _stream = before
+
+
+def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> list[Tensor]:
+    """`function` of each part of a micro-batch, with the bits that it would have in one go.
+
+    Of several parts only the results are kept: in the backward pass each is computed once more, alone, so that memory holds one.
+    """
+    outer, site = _stream, -1 if _stream is None else _stream.site
+
+    def one(part: Batch) -> Tensor:
+        global _stream
+        if outer is None:
+            return function(part)
+        before, _stream = _stream, outer.part(part, site)
+        try:
+            result = function(part)
+            outer.site = _stream.site
+            return result
+        finally:
+            _stream = before
+
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return [one(part) for part in parts]
+    return [checkpoint(one, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
 
 
 class Dropout(nn.Module):
@@ -203,7 +238,7 @@ class _Replaced(TorchFunctionMode):
         if axis is None:  # nothing of it belongs to one text: all share it
             return x * self.keep(x.numel(), p, 0).view(x.shape) * scale(p)
         moved = x.movedim(axis, 0)
-        first, count = stream.batch.offsets.texts + 1, x.numel() // len(part.texts)
+        first, count = stream.batch.offsets.sequences + 1, x.numel() // len(part.texts)
         keep = torch.stack([self.keep(count, p, (first + text) * TEXT) for text in part.texts])
         return x * keep.view(moved.shape).movedim(0, axis) * scale(p)
 

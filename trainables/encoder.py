@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 from trainables import attention, checkpoint, memory, probe
 from trainables.config import ConfigError, Encoder, near
-from trainables.dropout import Dropout, replaced_dropout
+from trainables.dropout import Dropout, in_parts, replaced_dropout
 from trainables.optim import layer_names
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
@@ -295,23 +295,36 @@ class Classifier(nn.Module):
     """What the user should know about the head."""
 
     def __init__(
-        self, encoder: nn.Module, hidden_size: int, classes: int, pooling: str, dropout: float, layers: Sequence[int], combine: str
+        self,
+        encoder: nn.Module,
+        hidden_size: int,
+        classes: int,
+        pooling: str,
+        dropout: float,
+        layers: Sequence[int],
+        combine: str,
+        fractions: str | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling, self.layers, self.combine = pooling, tuple(layers), combine
         width = hidden_size * (len(self.layers) if combine == "concat" else 1)
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
+        self.join = JOINED[fractions](width) if fractions is not None else None
         self.dropout = Dropout(dropout, per_text=True)
         self.classifier = nn.Linear(width, classes)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
-        logits: Tensor = self.classifier(self.dropout(self.vectors(batch)))
+        if self.join is None:
+            vectors = self.vectors(batch)
+        else:
+            vectors = self.join(torch.cat(in_parts(self.vectors, batch.chunks)), batch.counts)
+        logits: Tensor = self.classifier(self.dropout(vectors))
         return logits.float()
 
     def vectors(self, batch: Batch) -> Tensor:
-        """The vector of each text, [b, H], or [b, layers * H] for several layers side by side."""
+        """The vector of each text or fraction, [b, H], or [b, layers * H] for several layers side by side."""
         states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
         if self.pooling == "mean":
             found = [mean_over_texts(state, batch.lengths) for state in states]
@@ -329,6 +342,38 @@ COMBINED: dict[str, Callable[[list[Tensor]], Tensor]] = {
 """How the vectors of several layers are joined (Sun et al. 2019, section 5.3.2)."""
 
 
+class JoinedBy(nn.Module):
+    """The vectors of each text's fractions, [fractions, H], as one by a function of their first dimension: [b, H]."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
+        return torch.stack([self.function(text) for text in vectors.split(list(counts))])
+
+
+class SelfAttention(nn.Module):
+    """Sum of each text's fractions, weighted by softmax over u' tanh(W x) (Lin et al. 2017, with one head)."""
+
+    def __init__(self, width: int, inner: int = 128) -> None:
+        super().__init__()
+        self.inner, self.score = nn.Linear(width, inner), nn.Linear(inner, 1)
+
+    def forward(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
+        scores = self.score(torch.tanh(self.inner(vectors))).float()  # [fractions, 1]
+        texts = zip(vectors.split(list(counts)), scores.split(list(counts)), strict=True)
+        return torch.stack([(weight.softmax(0) * text).sum(0) for text, weight in texts])
+
+
+JOINED: dict[str, Callable[[int], nn.Module]] = {
+    "mean": lambda width: JoinedBy(lambda text: text.mean(0)),
+    "max": lambda width: JoinedBy(lambda text: text.amax(0)),
+    "attention": SelfAttention,
+}
+"""How the vectors of a text's fractions are joined (Sun et al. 2019, section 5.3.1), for vectors of a width."""
+
+
 def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """Mean of [T, H] over the tokens of each text: [b, H]."""
     return torch.stack([text.mean(0, dtype=torch.float32) for text in hidden.split(list(lengths))])
@@ -342,6 +387,7 @@ def classifier(
     seed: int,
     layers: Sequence[int] = (-1,),
     combine: str = "concat",
+    fractions: str | None = None,
     frozen: bool = False,
 ) -> Classifier:
     """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
@@ -351,9 +397,8 @@ def classifier(
     depth = depth_of(layers, base.layers)
     # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
     wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
-    model = Classifier(
-        fresh_encoder(base, 0.0 if frozen else dropout, depth), base.hidden_size, classes, pooling, dropout, wanted, combine
-    )
+    encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
+    model = Classifier(encoder, base.hidden_size, classes, pooling, dropout, wanted, combine, fractions)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

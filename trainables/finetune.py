@@ -22,10 +22,29 @@ from trainables.vocabulary import train_occurring
 
 
 def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune) -> list[Example]:
-    """The texts of a split as the encoder sees them: cut to the budget, with special tokens."""
+    """The texts of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
     budget = stage.max_length - base.special.count
+    if stage.fractions is not None:
+        return [_in_fractions(pieces[i], int(label), budget, base, stage.max_fractions) for i, label in enumerate(split.labels)]
     kept = (truncate(pieces[i], budget, stage.truncation, stage.head_tokens) for i in range(len(split.labels)))
     return [Example(base.special.wrap(ids), label=int(label)) for ids, label in zip(kept, split.labels, strict=True)]
+
+
+def _in_fractions(ids: np.ndarray, label: int, budget: int, base: Base, most: int) -> Example:
+    """A text as at most `most` sequences of at most `budget` pieces, each with its own special tokens."""
+    starts = range(0, max(1, min(len(ids), budget * most)), budget)
+    wrapped = [base.special.wrap(ids[start : start + budget]) for start in starts]
+    return Example(np.concatenate(wrapped), label=label, fractions=tuple(map(len, wrapped)))
+
+
+def _cut_notices(stage: Finetune, pieces: dict[str, Pieces], base: Base) -> tuple[str, ...]:
+    """How many texts have more fractions than are read."""
+    limit = stage.max_fractions * (stage.max_length - base.special.count)
+    cut = {name: int((split.lengths > limit).sum()) for name, split in pieces.items()}
+    if stage.fractions is None or not sum(cut.values()):
+        return ()
+    told = " and ".join(f"{count} of {len(pieces[name])} {name} texts" for name, count in cut.items() if count)
+    return (f"{stage.name}.max_fractions: {told} have more than {stage.max_fractions} fractions and are cut",)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -38,7 +57,7 @@ def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier
     if faults := stage.layer_faults(base.layers):
         raise ConfigError(f"{stage.name}.{fault}" for fault in faults)
     frozen = stage.freeze == "encoder"
-    return classifier(base, classes, stage.pooling, stage.dropout, seed, stage.layers, stage.combine, frozen)
+    return classifier(base, classes, stage.pooling, stage.dropout, seed, stage.layers, stage.combine, stage.fractions, frozen)
 
 
 def job(
@@ -55,6 +74,7 @@ def job(
     train = examples(data.train, pieces["train"], base, stage)
     train_occurring(model.encoder, np.concatenate([example.ids for example in train]))
     model.to(runtime.device)
+    model.notices += _cut_notices(stage, pieces, base)
     validation = examples(data.validation, pieces["validation"], base, stage)
     per_epoch = steps_per_epoch(len(train), stage.batch_size)
     steps = per_epoch * stage.epochs

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from trainables import checkpoint
 from trainables.config import ConfigError, Encoder, Finetune, Pretrain, Recipe
 from trainables.data import Corpus, Split, TaskData, load_corpus, load_task, subset
@@ -61,6 +63,8 @@ def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
     if isinstance(stage, Finetune):
         if stage.truncation != "head+tail":
             del settings["head_tokens"]
+        if stage.fractions is None:
+            del settings["max_fractions"]
         if stage.layer_rates == "thirds":
             del settings["xi"]
         elif stage.xi == 1:
@@ -178,7 +182,9 @@ def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _finetune_tokens(stage: Finetune, train: Split) -> int:
-    return stage.epochs * sum(min(length + 2, stage.max_length) for length in _lengths(train.texts))
+    lengths, budget = np.array(_lengths(train.texts)), stage.max_length - 2
+    fractions = np.minimum(-(-lengths // budget), 1 if stage.fractions is None else stage.max_fractions)
+    return stage.epochs * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
 
 
 def _pretrain_tokens(stage: Pretrain, corpus: Corpus) -> int:

@@ -9,7 +9,7 @@ Shapes: b texts, T tokens in all, L positions of a padded group, H hidden size, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ from trainables.dropout import Offsets, dropout_bits
 if TYPE_CHECKING:
     from trainables.encoder import Base
 
+CHUNK = 1 << 14
+"""Tokens that go through the encoder in one go where texts are in fractions."""
 __all__ = ["Batch", "Example", "Part", "collate", "dropout_bits"]
 
 
@@ -36,6 +38,18 @@ class Example:
     """Class of the text, for fine-tuning."""
     masked: tuple[np.ndarray, np.ndarray] | None = None
     """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
+    fractions: tuple[int, ...] = ()
+    """Lengths of the sequences that `ids` is made of, one behind the other; empty for a single one."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Length of each sequence."""
+        return self.fractions or (len(self.ids),)
+
+    @property
+    def sequences(self) -> list[np.ndarray]:
+        """What the encoder sees, each by itself."""
+        return np.split(self.ids, np.cumsum(self.fractions)[:-1]) if self.fractions else [self.ids]
 
 
 @dataclass(frozen=True)
@@ -52,10 +66,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: b texts with T tokens."""
+    """One micro-batch: b texts with T tokens. Where texts are in fractions, the encoder sees the `chunks` alone."""
 
     lengths: tuple[int, ...]
-    """Tokens of each text."""
+    """Tokens of each text, or of each fraction."""
     parts: tuple[Part, ...]
     """The encoder's calls: one packed row, or several padded groups."""
     order: Tensor | None
@@ -70,6 +84,10 @@ class Batch:
     """int64 [m]: flat positions to predict."""
     masked_targets: Tensor | None = None
     """int64 [m]: the pieces that belong there."""
+    counts: tuple[int, ...] = ()
+    """Fractions of each text; empty where texts are whole."""
+    chunks: tuple[Batch, ...] = ()
+    """The fractions in order, in batches of their own that are small enough for the memory."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The batch on a device; from pinned memory the copy overlaps with what the device computes."""
@@ -81,7 +99,8 @@ class Batch:
 
     def _each(self, change: Any) -> Batch:
         parts = tuple(_changed(part, change) for part in self.parts)
-        changed: Batch = _changed(replace(self, parts=parts), change)
+        chunks = tuple(chunk._each(change) for chunk in self.chunks)
+        changed: Batch = _changed(replace(self, parts=parts, chunks=chunks), change)
         return changed
 
 
@@ -95,34 +114,53 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
 
     Raises ConfigError for a text that the encoder has no positions for.
     """
-    lengths = np.array([len(example.ids) for example in examples], dtype=np.int64)
-    if base.longest is not None and lengths.max() > base.longest:
-        raise ConfigError([f"max_length: a text of {lengths.max()} pieces, but the encoder takes at most {base.longest}"])
+    lengths = [length for example in examples for length in example.lengths]
+    if base.longest is not None and max(lengths) > base.longest:
+        raise ConfigError([f"max_length: a text of {max(lengths)} pieces, but the encoder takes at most {base.longest}"])
+    sequences = [sequence for example in examples for sequence in example.sequences]
+    offsets = Offsets().after([length for example in before for length in example.lengths], len(before))
+    labels = [example.label for example in examples if example.label is not None]
+    about: dict[str, Any] = {"labels": torch.tensor(labels, dtype=torch.int64) if labels else None}
+    if any(example.fractions for example in examples):
+        chunks = tuple(_chunks(sequences, base, offsets))
+        counts = tuple(len(example.lengths) for example in examples)
+        return Batch(tuple(lengths), (), None, chunks[0].pool_index, offsets, counts=counts, chunks=chunks, **about)
+    masked = [example.masked for example in examples]
+    if any(pair is not None for pair in masked):
+        starts = np.cumsum(lengths) - lengths
+        about["masked_index"] = _joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair])
+        about["masked_targets"] = _joined([pair[1] for pair in masked if pair])
+    return replace(_encoded(sequences, base, offsets), **about)
+
+
+def _encoded(sequences: Sequence[np.ndarray], base: Base, offsets: Offsets) -> Batch:
+    """What the encoder sees of some sequences."""
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     first = 0 if base.special.prefix else lengths - 1
-    labels = [example.label for example in examples if example.label is not None]
-    masked = [example.masked for example in examples]
-    predicted = any(pair is not None for pair in masked)
-    parts, order = _packed(examples, lengths, base) if base.packable else _padded(examples, lengths, starts, base)
-    return Batch(
-        lengths=tuple(lengths.tolist()),
-        parts=parts,
-        order=order,
-        pool_index=torch.from_numpy(starts + first),
-        offsets=Offsets.after([len(example.ids) for example in before]),
-        labels=torch.tensor(labels, dtype=torch.int64) if labels else None,
-        masked_index=_joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair]) if predicted else None,
-        masked_targets=_joined([pair[1] for pair in masked if pair]) if predicted else None,
-    )
+    parts, order = _packed(sequences, lengths, base) if base.packable else _padded(sequences, lengths, starts, base)
+    return Batch(tuple(lengths.tolist()), parts, order, torch.from_numpy(starts + first), offsets)
+
+
+def _chunks(sequences: Sequence[np.ndarray], base: Base, offsets: Offsets) -> Iterator[Batch]:
+    """Fractions in order, in batches of at most CHUNK tokens."""
+    chunk: list[np.ndarray] = []
+    for sequence in [*sequences, None]:
+        if chunk and (sequence is None or sum(map(len, chunk)) + len(sequence) > CHUNK):
+            yield _encoded(chunk, base, offsets)
+            offsets = offsets.after([len(each) for each in chunk], texts=0)
+            chunk = []
+        if sequence is not None:
+            chunk.append(sequence)
 
 
 def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
 
-def _packed(examples: Sequence[Example], lengths: np.ndarray, base: Base) -> tuple[tuple[Part, ...], None]:
+def _packed(sequences: Sequence[np.ndarray], lengths: np.ndarray, base: Base) -> tuple[tuple[Part, ...], None]:
     """All texts in one row [1, T], positions beginning anew with each."""
-    ids = np.concatenate([example.ids for example in examples]).astype(np.int64)
+    ids = np.concatenate(sequences).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + base.position_start
     types = np.concatenate([token_types(length, base) for length in lengths]) if base.takes_types else None
     part = Part(
@@ -130,7 +168,7 @@ def _packed(examples: Sequence[Example], lengths: np.ndarray, base: Base) -> tup
         position_ids=torch.from_numpy(positions)[None],
         token_type_ids=None if types is None else torch.from_numpy(types)[None],
         attention_mask=None,
-        texts=tuple(range(len(examples))),
+        texts=tuple(range(len(sequences))),
     )
     return (part,), None
 
@@ -148,7 +186,9 @@ def padded_width(length: int) -> int:
     return -(-length // step) * step
 
 
-def _padded(examples: Sequence[Example], lengths: np.ndarray, starts: np.ndarray, base: Base) -> tuple[tuple[Part, ...], Tensor]:
+def _padded(
+    sequences: Sequence[np.ndarray], lengths: np.ndarray, starts: np.ndarray, base: Base
+) -> tuple[tuple[Part, ...], Tensor]:
     """Texts of like length side by side [texts, L], and where each token of each text then lies."""
     widths: dict[int, list[int]] = {}
     for text, length in enumerate(lengths.tolist()):
@@ -158,7 +198,7 @@ def _padded(examples: Sequence[Example], lengths: np.ndarray, starts: np.ndarray
     for width, texts in sorted(widths.items()):
         # Never as many texts as positions: the axis of the texts in any tensor is then plain from its size.
         for members in [texts[:-1], texts[-1:]] if len(texts) == width else [texts]:
-            parts.append(_group(examples, lengths, members, width, base))
+            parts.append(_group(sequences, lengths, members, width, base))
             for row, text in enumerate(members):
                 length = lengths[text]
                 order[starts[text] : starts[text] + length] = np.arange(length) + begin + row * width
@@ -166,13 +206,13 @@ def _padded(examples: Sequence[Example], lengths: np.ndarray, starts: np.ndarray
     return tuple(parts), torch.from_numpy(order)
 
 
-def _group(examples: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, base: Base) -> Part:
+def _group(sequences: Sequence[np.ndarray], lengths: np.ndarray, members: Sequence[int], width: int, base: Base) -> Part:
     ids = np.full((len(members), width), base.special.pad, dtype=np.int64)
     mask = np.zeros((len(members), width), dtype=np.int64)
     types = np.zeros((len(members), width), dtype=np.int64)
     for row, text in enumerate(members):
         length = int(lengths[text])
-        ids[row, :length] = examples[text].ids
+        ids[row, :length] = sequences[text]
         mask[row, :length] = 1
         types[row, :length] = token_types(length, base)
     return Part(

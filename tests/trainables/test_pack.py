@@ -47,7 +47,7 @@ def test_packed_batch(bert: Base) -> None:
     assert batch.labels.tolist() == [1, 0]
     assert batch.masked_index.tolist() == [1, 4, 6]
     assert batch.masked_targets.tolist() == [40, 41, 42]
-    assert batch.offsets == Offsets(texts=2, tokens=7, squares=4 + 3)
+    assert batch.offsets == Offsets(texts=2, sequences=2, tokens=7, squares=4 + 3)
     assert batch.to("meta").parts[0].input_ids.device.type == "meta"
     assert batch.to("meta").labels.device.type == "meta"
 

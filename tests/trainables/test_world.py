@@ -28,10 +28,10 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     loss, calls = finetune.cross_entropy, iter(range(1, 10**6))
 
-    def interrupted(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    def interrupted(model: torch.nn.Module, batch: Batch, **more: Any) -> torch.Tensor:
         if next(calls) == interrupted_at:
             raise KeyboardInterrupt
-        return loss(model, batch)
+        return loss(model, batch, **more)
 
     finetune.cross_entropy = interrupted
     with contextlib.suppress(KeyboardInterrupt):
