@@ -2,7 +2,8 @@
 
 The vocabulary of a source is its `top` most frequent unigrams (10,000 in the paper) without stop words. The paper's measure is
 |A and B| / top, so that a source with fewer unigrams than that does not share 100 % with itself. The other form is Jaccard's,
-|A and B| / |A or B|. What counts as a word and as a stop word is scikit-learn's; no library that makes vocabularies is needed.
+|A and B| / |A or B|. The paper compares random samples of comparable size; here every source is taken whole, so sizes belong into
+the answer. What counts as a word and as a stop word is scikit-learn's.
 """
 
 from __future__ import annotations

@@ -149,7 +149,8 @@ TABLE: dict[str, Known] = {
         4,
         "topic",
         SUN | MACRO,
-        by_hand=_zhang("ag_news_csv", "label,title,description"),
+        "for non-commercial use",
+        _zhang("ag_news_csv", "label,title,description"),
         entry="{train: train.csv, test: test.csv, text: [title, description]}",
     ),
     "dbpedia": Known(
