@@ -139,7 +139,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 @TEXT
 @click.option("--label", metavar="COLUMN", default="label", show_default=True, help="Column of a FILE that holds the label.")
 @click.option(
-    "--encoder", metavar="FOLDER|HUB", help="Whose pieces lengths are counted in. Default: the quickstart's, if installed."
+    "--encoder", metavar="FOLDER|HUB", help="Whose pieces lengths count. Default: the study's, or the quickstart's if installed."
 )
 @click.option(
     "--limit", metavar="N", type=click.IntRange(min=1), default=512, show_default=True, help="Longest sequence, in pieces."

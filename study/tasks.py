@@ -13,7 +13,7 @@ from trainables.config import ConfigError, Encoder, Task, near
 from trainables.tasks import KNOWN, PAPERS, TABLE, TEXTS, Known, instructions, resolve
 
 if TYPE_CHECKING:
-    from trainables.statistics import SplitStatistics, Statistics
+    from trainables.statistics import Ruler, SplitStatistics, Statistics
 
 WIDTH = 80
 INDENT = "    "
@@ -195,11 +195,11 @@ def measured(
     arguments: Sequence[str], columns: Sequence[str] = ("text",), label: str = "label", encoder: str | None = None, limit: int = 512
 ) -> list[Statistics]:
     """Statistics of each argument, of the shipped sets without any. Raises ConfigError."""
-    from trainables.statistics import ruler, statistics
+    from trainables.statistics import statistics
 
     shipped = [name for name, task in KNOWN.items() if task.train is not None and Path(task.train).is_relative_to(TEXTS)]
     found, of_study = named(arguments or shipped)
-    with_ruler = ruler(_encoder(encoder) if encoder else of_study)
+    with_ruler = _ruler(encoder, of_study)
     text = columns[0] if len(columns) == 1 else tuple(columns)
     results: list[Statistics] = []
     faults: list[str] = []
@@ -221,8 +221,24 @@ def _about_file(fault: str, each: Named) -> str:
     return fault if fault.startswith(each.file) else f"{each.file}: {fault}"
 
 
+def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
+    """The named encoder measures; where none is named, that of the study file, if there is one."""
+    from trainables.statistics import ruler
+
+    if name is None:
+        return ruler(of_study)
+    try:
+        return ruler(_encoder(name))
+    except ConfigError as error:
+        raise ConfigError(f"--encoder {name}: {fault}" for fault in error.faults) from None
+
+
 def _encoder(name: str) -> Encoder:
-    """A folder where there is one, or where the name can be nothing else; else a name on the hub."""
+    """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
+    from trainables.statistics import QUICKSTART
+
+    if name == QUICKSTART.package:
+        return QUICKSTART
     is_folder = Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     return Encoder(folder=name) if is_folder else Encoder(hub=name)
 

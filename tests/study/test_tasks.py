@@ -12,6 +12,7 @@ from study.cli import main
 from study.tasks import document
 from tests.helpers import write_csv
 from tests.study.tiny import write_study
+from trainables.statistics import QUICKSTART
 from trainables.tasks import TABLE
 
 ROWS = [("a good film", "yes"), ("a bad film", "no"), ("a bad film", "no"), ("one two three four", "yes"), ("no", "no")]
@@ -89,6 +90,17 @@ def test_statistics_of_known_tasks_and_of_a_study(tmp_path: Path, capsys: pytest
     ]
 
 
+def test_the_encoder_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    package = pytest.importorskip(str(QUICKSTART.package))
+    folder = Path(str(package.__file__)).parent / str(QUICKSTART.folder)
+    by_name, by_folder = (
+        json.loads(answer(capsys, "tasks", "--stats", "sls_yelp", "--encoder", name, "--json"))[0]
+        for name in (QUICKSTART.package, folder)
+    )
+    assert (by_name["unit"], by_name["special_tokens"], by_name["encoder"]) == ("pieces", 2, QUICKSTART.package)
+    assert by_folder["splits"] == by_name["splits"]
+
+
 def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     empty = tmp_path / "empty.csv"
     empty.touch()
@@ -109,7 +121,7 @@ def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.Capture
             ],
         ),
         (["--stats", tmp_path / "no.yaml"], ["no.yaml: No such file or directory"]),
-        (["--stats", mine, "--encoder", tmp_path / "nowhere"], ["encoder.folder: no folder"]),
+        (["--stats", mine, "--encoder", tmp_path / "nowhere"], [f"--encoder {tmp_path / 'nowhere'}: encoder.folder: no folder"]),
         (["--stats", mine, "--limit", 0], ["--limit"]),
     ]:
         code, out, err = run(capsys, "tasks", *arguments)
