@@ -26,6 +26,10 @@ DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 STUDY = click.argument("study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path))
 RUN = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the file; repeatable.")
+TEXT = click.option(
+    "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
 STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 
 
@@ -127,6 +131,68 @@ def doctor(study_file: Path | None, store: str | None) -> int:
             click.echo(f"      -> {finding.advice}")
         worst = NO_RESULT if finding.sign == "fail" else worst
     return worst
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
+@click.option("--stats", is_flag=True, help="What is in them: of known tasks, files of texts, the tasks of a STUDY.yaml.")
+@TEXT
+@click.option("--label", metavar="COLUMN", default="label", show_default=True, help="Column of a FILE that holds the label.")
+@click.option(
+    "--encoder", metavar="FOLDER|HUB", help="Whose pieces lengths count. Default: the study's, or the quickstart's if installed."
+)
+@click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), default=512, show_default=True, help="Longest sequence, in pieces."
+)
+@JSON
+def tasks(
+    names: tuple[str, ...], stats: bool, text: tuple[str, ...], label: str, encoder: str | None, limit: int, as_json: bool
+) -> int:
+    """List the data sets of the papers, where each comes from and how to bring it; with --stats, measure them.
+
+    --stats gives Table 1 of Sun et al. 2019 for known tasks, your own csv, tsv, jsonl or parquet, or the tasks of a study file.
+    """
+    from study import tasks as table
+
+    if stats:
+        found = table.measured(names, text, label, encoder, limit)
+        click.echo(_json(table.plain_statistics(found)) if as_json else table.show_statistics(found))
+    else:
+        click.echo(_json(table.listing(names)) if as_json else table.show(names))
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("sources", metavar="TASK|FILE...", nargs=-1, required=True)
+@TEXT
+@click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Unigrams of a vocabulary.")
+@click.option(
+    "--form",
+    type=click.Choice(["paper", "jaccard"]),
+    default="paper",
+    show_default=True,
+    help="Shared words by --top, or by those of either.",
+)
+@click.option("--out", metavar="FILE.svg", type=click.Path(path_type=Path), help="Write a heat map too.")
+@JSON
+def overlap(sources: tuple[str, ...], text: tuple[str, ...], top: int, form: str, out: Path | None, as_json: bool) -> int:
+    """Compare the vocabularies of texts, as Gururangan et al. 2020 do in Figure 2: does a corpus resemble my task?
+
+    Known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files with a text a line, tasks of a STUDY.yaml.
+    """
+    from study import overlap as overlaps
+
+    found = overlaps.compare(sources, text, form, top)
+    if out:
+        overlaps.write(found, out)
+    click.echo(_json(overlaps.plain(found)) if as_json else overlaps.show(found))
+    return DONE
+
+
+def _json(data: object) -> str:
+    import json
+
+    return json.dumps(data, indent=2, ensure_ascii=False)
 
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Study:

@@ -119,14 +119,15 @@ def _expand_tasks(data: dict[str, Any]) -> Iterator[str]:
     tasks = data.get("tasks")
     if not isinstance(tasks, dict) or "known" not in tasks.values():
         return
-    from trainables.tasks import KNOWN
+    from trainables.tasks import KNOWN, TABLE, instructions
 
     for name in [name for name, task in tasks.items() if task == "known"]:
         if name in KNOWN:
             tasks[name] = KNOWN[name].canonical()
         else:
             del tasks[name]
-            yield f"tasks.{name}: no known task has this name{near(str(name), KNOWN)}"
+            unknown = f"no known task has this name{near(str(name), TABLE)}"
+            yield f"tasks.{name}: {instructions(name) if name in TABLE else unknown}"
 
 
 def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:

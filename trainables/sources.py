@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError, Task, closest, near
+from trainables.tasks import without_hub
 
 Table = Any
 """A pyarrow.Table."""
@@ -89,11 +90,17 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
 
 
 def _format(url: str) -> str:
-    parts = os.path.basename(url.split("?")[0]).lower().split(".")
-    suffix = parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
+    suffix = _suffix(url)
     if suffix not in FORMATS:
-        raise ConfigError([f"{url}: the format {'.' + suffix if len(parts) > 1 else suffix!r} is not one of {', '.join(FORMATS)}"])
+        dot = "." in os.path.basename(url.split("?")[0])
+        raise ConfigError([f"{url}: the format {'.' + suffix if dot else suffix!r} is not one of {', '.join(FORMATS)}"])
     return suffix
+
+
+def _suffix(url: str) -> str:
+    """How the file's name ends, compression left out."""
+    parts = os.path.basename(url.split("?")[0]).lower().split(".")
+    return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
 
 
 def _content(url: str) -> bytes:
@@ -150,18 +157,47 @@ def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
     return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False))
 
 
+def read_texts(url: str, columns: Sequence[str]) -> list[str]:
+    """Texts of a file that needs no labels: of .txt every line, else the named columns joined by a space; no empty ones.
+
+    Raises ConfigError that names the file.
+    """
+    if _suffix(url) == "txt":
+        raw = _content(url)
+        _check_utf8(raw, url)
+        found = raw.decode("utf-8-sig").split("\n")
+    else:
+        table = read_file(url, columns)
+        try:
+            found = _joined(table, columns)
+        except ConfigError as error:
+            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    if not (texts := [text for text in found if text.strip()]):
+        raise ConfigError([f"{url}: there is no text in it"])
+    return texts
+
+
 def _rows(table: Table, columns: Sequence[str], label: str) -> Rows:
     """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
-    names = table.schema.names
-    faults = [f"there is no column {c!r}{near(c, names)}" for c in (*columns, label) if c not in names]
-    faults += [f"the column {c!r} occurs {names.count(c)} times" for c in {*columns, label} if names.count(c) > 1]
+    faults = _column_faults(table.schema.names, (*columns, label))
     faults += [f"{label!r} is named as both text and label column"] * (label in columns)
     if faults:
         raise ConfigError(faults)
-    parts = [_texts(table.column(c), c) for c in columns]
-    texts = parts[0] if len(parts) == 1 else [" ".join(filter(None, row)) for row in zip(*parts, strict=True)]
     classes = _class_names(table.schema, label)
-    return Rows(texts, _labels(table.column(label), label, classes), classes)
+    return Rows(_joined(table, columns), _labels(table.column(label), label, classes), classes)
+
+
+def _column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
+    missing = [f"there is no column {c!r}{near(c, names)}" for c in wanted if c not in names]
+    return missing + [f"the column {c!r} occurs {names.count(c)} times" for c in dict.fromkeys(wanted) if names.count(c) > 1]
+
+
+def _joined(table: Table, columns: Sequence[str]) -> list[str]:
+    """The text columns as one text per row."""
+    if faults := _column_faults(table.schema.names, columns):
+        raise ConfigError(faults)
+    parts = [_texts(table.column(c), c) for c in columns]
+    return parts[0] if len(parts) == 1 else [" ".join(filter(None, row)) for row in zip(*parts, strict=True)]
 
 
 def _texts(column: Any, name: str) -> list[str]:
@@ -273,7 +309,7 @@ def _hub_advice(error: Exception, reached: bool, task: Task) -> str:
             f"the hub cannot be reached and the local cache ({datasets.config.HF_DATASETS_CACHE}) has no copy. To go on offline:"
             " give csv, jsonl or parquet files as train and test; or on a machine with network run"
             f" datasets.load_dataset({task.hub!r}).save_to_disk('FOLDER') and give that as `folder`; or copy its cache here and"
-            " set HF_HOME to it"
+            " set HF_HOME to it" + (f"; or {by_hand}" if (by_hand := without_hub(task.hub)) else "")
         )
     said = " ".join(str(error).split())
     if "scripts are no longer supported" in said:

@@ -22,7 +22,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["run", "plan", "status", "report", "doctor"])
+@pytest.mark.parametrize("name", ["run", "plan", "status", "report", "doctor", "tasks", "overlap"])
 def test_every_command_explains_itself_and_its_exit_codes(name: str) -> None:
     done = study(name, "--help")
     assert done.returncode == 0

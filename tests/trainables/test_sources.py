@@ -225,6 +225,16 @@ def test_an_unreachable_hub_fails_quickly_and_says_how_to_go_on(silent: bool, tm
     assert float(seconds) < 20
 
 
+def test_an_unreachable_known_set_also_says_how_to_bring_that_set(tmp_path: Path) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        environment = offline_environment(tmp_path, server.getsockname()[1])
+        message, _ = python(HUB.replace("somebody/some-set", "fancyzhx/dbpedia_14"), environment)
+    assert "the hub cannot be reached" in message
+    assert "or fetch https://s3.amazonaws.com/fast-ai-nlp/dbpedia_csv.tgz and put the line `label,title,content` above" in message
+    assert message.endswith("`tasks: {dbpedia: {train: train.csv, test: test.csv, text: [title, content]}}`")
+
+
 PREPARE = """
 import pathlib, sys
 from trainables.config import ConfigError, Task

@@ -1,0 +1,141 @@
+"""`study tasks`: the table, and statistics of anything that can be named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.cli import main
+from study.tasks import document
+from tests.helpers import write_csv
+from tests.study.tiny import write_study
+from trainables.statistics import QUICKSTART
+from trainables.tasks import TABLE
+
+ROWS = [("a good film", "yes"), ("a bad film", "no"), ("a bad film", "no"), ("one two three four", "yes"), ("no", "no")]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a command, in this process: it imports no Ray."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.err
+    return int(left.value.code or 0), said.out, said.err
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    code, out, err = run(capsys, *arguments)
+    assert code == 0, err
+    return out
+
+
+def fits(text: str) -> bool:
+    """Within 80 columns, but for web addresses, which are never broken."""
+    return all(len(line) <= 80 for line in text.splitlines() if "https://" not in line)
+
+
+def test_the_table_names_every_set_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    out = answer(capsys, "tasks")
+    assert {line.split()[0] for line in out.splitlines() if line and line[0] != " "} >= set(TABLE)
+    assert fits(out)
+    for part in ("hub stanfordnlp/imdb (text -> label)", "by hand; licence: CC BY 4.0", "macro-F1", "arXiv:2004.10964"):
+        assert part in out
+
+
+def test_a_named_set_says_how_to_bring_it(capsys: pytest.CaptureFixture[str]) -> None:
+    out = answer(capsys, "tasks", "rct", "imdb")
+    assert fits(out)
+    assert "dont_stop_pretraining/data/rct-20k/" in out
+    assert "aclImdb_v1.tar.gz" in out
+    assert "sogou" not in out
+
+
+def test_the_table_as_data(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row["name"]: row for row in json.loads(answer(capsys, "tasks", "--json"))}
+    assert list(rows) == list(TABLE)
+    assert rows["yahoo_answers"]["text"] == ["question_title", "question_content", "best_answer"]
+    assert rows["ag_news"]["reported"] == {"sun2019": "error rate", "gururangan2020": "macro-F1"}
+    assert (rows["chemprot"]["source"], rows["chemprot"]["hub"], rows["chemprot"]["classes"]) == ("by hand", None, 13)
+    assert (rows["sls_imdb"]["source"], rows["sls_imdb"]["by_hand"]) == ("package", None)
+
+
+def test_statistics_of_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_csv(tmp_path / "mine.csv", ROWS, header=("review", "verdict"))
+    arguments = ("tasks", "--stats", path, "--text", "review", "--label", "verdict", "--limit", 3)
+    (found,) = json.loads(answer(capsys, *arguments, "--json"))
+    split = found["splits"]["train"]
+    assert (found["name"], found["classes"], found["limit"], split["examples"]) == ("mine.csv", 2, 3, 5)
+    assert (split["repeats_exact"], split["labels"]) == (1, {"no": 3, "yes": 2})
+    out = answer(capsys, *arguments)
+    assert fits(out)
+    lines = {line[:32].strip(): line[32:].strip() for line in out.splitlines()}
+    assert (lines["examples"], lines["largest class"], lines["repeated in the split"]) == ("5", "no", "1")
+    assert "over 3, %" in lines
+
+
+def test_statistics_of_known_tasks_and_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found: list[dict[str, Any]] = json.loads(answer(capsys, "tasks", "--stats", "sls_yelp", write_study(tmp_path), "--json"))
+    assert [each["name"] for each in found] == ["sls_yelp", "reviews"]
+    # The encoder of that study has no vocabulary before it is trained.
+    assert {each["unit"] for each in found} == {"words"}
+    assert found[1]["splits"]["test"]["examples"] == 24
+    assert [each["name"] for each in json.loads(answer(capsys, "tasks", "--stats", "--json"))] == [
+        "sls_imdb",
+        "sls_yelp",
+        "sls_amazon",
+    ]
+
+
+def test_the_encoder_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    package = pytest.importorskip(str(QUICKSTART.package))
+    folder = Path(str(package.__file__)).parent / str(QUICKSTART.folder)
+    by_name, by_folder = (
+        json.loads(answer(capsys, "tasks", "--stats", "sls_yelp", "--encoder", name, "--json"))[0]
+        for name in (QUICKSTART.package, folder)
+    )
+    assert (by_name["unit"], by_name["special_tokens"], by_name["encoder"]) == ("pieces", 2, QUICKSTART.package)
+    assert by_folder["splits"] == by_name["splits"]
+
+
+def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    mine = write_csv(tmp_path / "mine.csv", ROWS)
+    for arguments, faults in [
+        (["sls_imbd"], ["'sls_imbd' is not a known task; did you mean 'sls_imdb'?"]),
+        ([mine], [f"{mine!r} is not a known task; for a file of your own: study tasks --stats FILE"]),
+        (
+            ["--stats", "chemport", "sciie"],
+            ["'chemport' is neither a known task nor a file; did you mean 'chemprot'?", "sciie: the hub has no copy"],
+        ),
+        (
+            ["--stats", tmp_path / "mein.csv", empty, mine, "--text", "txt"],
+            [
+                f"{tmp_path}/mein.csv: there is no such file; did you mean 'mine.csv'?",
+                f"{empty}: the file is empty",
+                f"{mine}: there is no column 'txt'; did you mean 'text'?",
+            ],
+        ),
+        (["--stats", tmp_path / "no.yaml"], ["no.yaml: No such file or directory"]),
+        (["--stats", mine, "--encoder", tmp_path / "nowhere"], [f"--encoder {tmp_path / 'nowhere'}: encoder.folder: no folder"]),
+        (["--stats", mine, "--limit", 0], ["--limit"]),
+    ]:
+        code, out, err = run(capsys, "tasks", *arguments)
+        assert (code, out) == (2, "")
+        for fault in faults:
+            assert fault in err
+
+
+def test_naming_a_set_that_must_be_brought_in_a_study_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path, tasks={"chemprot": "known"}, task="chemprot")
+    code, _, err = run(capsys, "plan", path, "--store", tmp_path / "store")
+    assert code == 2
+    assert "tasks.chemprot: the hub has no copy that is known to be the paper's own; fetch train.jsonl" in err
+
+
+def test_the_page_names_every_set() -> None:
+    assert all(f"| `{name}` |" in document() for name in TABLE)

