@@ -258,7 +258,7 @@ def _evaluation(trial: Trial, row: Row) -> None:
     error = row.get("error_rate_percent")
     if row["split"] == "test":
         trial.test = row if error is not None else trial.test
-    elif row["split"] == "validation" and error is not None and row.get("stage") != "pretrain":
+    elif row["split"] == "validation" and error is not None and row.get("stage") in (None, "finetune"):
         trial.curve.append((row.get("epoch") or len(trial.curve) + 1, error))
         trial.tokens = max(trial.tokens, row.get("tokens") or 0)
         trial.seconds = row.get("wall_s") or trial.seconds

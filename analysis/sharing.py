@@ -71,7 +71,7 @@ def saved(run: Run) -> Saved | None:
 
 
 def tree(run: Run) -> Node:
-    """The encoder, the runs of further pre-training with their milestones, and how many trials start from each."""
+    """The encoder, the runs of shared stages with their milestones, and how many trials start from each."""
     users = Counter(_start(trial, run) for trial in run.trials)
     root = Node(f"encoder {_encoder(run.config.get('encoder'))}".strip(), _used(users[None]))
     nodes: dict[str, Node] = {}
@@ -82,7 +82,8 @@ def tree(run: Run) -> Node:
         parent = nodes.get(str(row.get("parent_id")), root)
         name = str(row.get("trajectory_id") or f"{row.get('name')} of {row.get('parent_id')}")
         if name not in trajectories:
-            trajectories[name] = Node(f"{plain(row.get('name') or row.get('kind') or 'stage', 60)}: one run with these milestones")
+            what = "one run" if name == stage_id else "one run with these milestones"
+            trajectories[name] = Node(f"{plain(row.get('name') or row.get('kind') or 'stage', 60)}: {what}")
             parent.children.append(trajectories[name])
         trajectories[name].children.append(nodes[stage_id])
     return root

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,18 +18,30 @@ from study.settings import (
     Budget,
     EarlyStopping,
     Final,
-    FixedFinetune,
-    FixedPretrain,
     Resources,
     SearchSettings,
     Study,
     corpora,
+    members,
 )
 from study.space import Space, extremes, fixed_values
 from study.space_faults import faults as space_faults
 from study.space_faults import path_faults, point_faults
 from study.workers import Machine, check_resources
-from trainables.config import ConfigError, Encoder, Finetune, Model, Pretrain, Task, near, parse_yaml, read_yaml, validate
+from trainables.config import (
+    ConfigError,
+    Encoder,
+    Finetune,
+    Model,
+    Multitask,
+    Pretrain,
+    Stage,
+    Task,
+    near,
+    parse_yaml,
+    read_yaml,
+    validate,
+)
 
 __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
 
@@ -209,10 +221,9 @@ def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
 
 def _path_faults(data: Mapping[str, Any]) -> Iterator[str]:
     """Unknown fields and values that no stage takes, where recipe or space has faults of its own that hide the rest."""
-    kinds: dict[str, type[Model]] = {"pretrain": FixedPretrain, "finetune": FixedFinetune}
     recipe, space = data.get("recipe", [{"kind": "finetune"}]), data.get("space")
     entries = [entry for entry in recipe if entry.get("name") != BROKEN] if isinstance(recipe, list) else []
-    stages = {str(entry.get("name", entry["kind"])): kinds[entry["kind"]]() for entry in entries}
+    stages = {str(entry.get("name", entry["kind"])): STAGE_KINDS[entry["kind"]]() for entry in entries}
     for path, given in space.items() if isinstance(space, dict) else ():
         if str(path).partition(".")[0] in stages or (stages and len(stages) == len(recipe)):
             with suppress(ConfigError):  # told with the section
@@ -220,7 +231,7 @@ def _path_faults(data: Mapping[str, Any]) -> Iterator[str]:
                 yield from path_faults(path, dimension, stages)
 
 
-def _recipe_faults(recipe: tuple[Pretrain | Finetune, ...]) -> Iterator[str]:
+def _recipe_faults(recipe: tuple[Stage, ...]) -> Iterator[str]:
     names = [stage.name for stage in recipe]
     if not recipe or recipe[-1].kind != "finetune":
         yield "recipe: the last stage must be finetune"
@@ -228,8 +239,8 @@ def _recipe_faults(recipe: tuple[Pretrain | Finetune, ...]) -> Iterator[str]:
     yield from (f"recipe: the name {name!r} must not be empty or hold a dot" for name in names if not name or "." in name)
 
 
-def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Iterable[Pretrain | Finetune], space: Space) -> Iterator[str]:
-    for name, place in [(task, "task"), *corpora(recipe, space).items()]:
+def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], space: Space) -> Iterator[str]:
+    for name, place in [(task, "task"), *corpora(recipe, space).items(), *members(recipe, space).items()]:
         if name not in tasks:
             yield f"{place}: {name!r} is not among tasks{near(name, tasks)}"
 
@@ -279,6 +290,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     """
     from trainables import checkpoint
     from trainables.data import load_corpus, load_task
+    from trainables.members import load_members
 
     faults: list[str] = []
     notices: list[str] = []
@@ -299,6 +311,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     if not faults:  # corpora are made of the tasks' texts
         for names in _corpus_choices(study):
             gather(partial(lambda names: load_corpus(names, study.used_tasks).notices, names))
+        for names in _member_choices(study):
+            gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
@@ -318,6 +332,14 @@ def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
         if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
             for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
                 yield tuple(names) or (study.task,)
+
+
+def _member_choices(study: Study) -> Iterator[tuple[str, ...]]:
+    """The tasks that multi-task stages can be trained on in this study."""
+    for stage in study.recipe:
+        if isinstance(stage, Multitask):
+            for names in extremes(f"{stage.name}.tasks", study.space, study.fixed):
+                yield tuple(names) or tuple(study.used_tasks)
 
 
 def _corners(study: Study, stage: Model, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:

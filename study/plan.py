@@ -117,18 +117,19 @@ def with_precision(study: Study) -> Study:
 
 
 def trajectories(study: Study) -> list[Trajectory]:
-    """The shared stages of a study, parents first: every run of further pre-training that some trial can ask for.
+    """The shared stages of a study, parents first: every run of pre-training or of several tasks that some trial can ask for.
 
-    Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials.
+    Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials, and all after them.
     The study's precision must be resolved.
     """
     from trainables.identity import nodes
 
     found: dict[str, dict[int, tuple[Node, Recipe]]] = {}
     order: dict[str, int] = {}
-    for params in _shared_settings(study):
+    early, settings = _shared_settings(study)
+    for params in settings:
         recipe = study.recipe_for(params, study.seed)
-        for depth, node in enumerate(nodes(recipe)[:-1]):
+        for depth, node in enumerate(node for node in nodes(recipe) if node.stage.name in early):
             found.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
             order[node.trajectory_id] = depth
     made = []
@@ -139,9 +140,17 @@ def trajectories(study: Study) -> list[Trajectory]:
     return made
 
 
-def _shared_settings(study: Study) -> list[Params]:
-    """A point of the space for each combination of what further pre-training depends on; none where they cannot be counted."""
-    early = {stage.name for stage in study.recipe[:-1]}
+def _shared_settings(study: Study) -> tuple[set[str], list[Params]]:
+    """(the first stages, as many as can be shared; a point of the space for each combination of what they depend on)."""
+    for count in range(len(study.recipe) - 1, 0, -1):
+        early = {stage.name for stage in study.recipe[:count]}
+        if points := _combinations(study, early):
+            return early, points
+    return set(), []
+
+
+def _combinations(study: Study, early: set[str]) -> list[Params]:
+    """A point of the space for each combination of what these stages depend on; none where they cannot be counted."""
     relevant: set[str] = set()
     todo = [path for path in study.space if path.partition(".")[0] in early]
     while todo:
@@ -201,10 +210,16 @@ def plan(study: Study, store: Store) -> Plan:
 def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[Stage]:
     for each in shared:
         for node in each.nodes:
-            corpus = ", ".join(getattr(node.stage, "corpus", ()) or (study.task,))
-            label = f"{each.name}, {node.steps} steps on {corpus}"
+            label = f"{each.name}, {node.steps} steps on {', '.join(_reads(study, node))}"
             cached = store.get(node.stage_id, digests=False) is not None
             yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
+
+
+def _reads(study: Study, node: Node) -> Iterable[str]:
+    """Names of the tasks whose texts a shared stage reads."""
+    if node.stage.kind == "multitask":
+        return node.stage.tasks or study.used_tasks
+    return getattr(node.stage, "corpus", ()) or (study.task,)
 
 
 def _draws(study: Study) -> list[Params]:

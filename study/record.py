@@ -40,7 +40,7 @@ _SCORED = {
     "recipe": Field(str, "kind of recipe, such as BERT-ITPT-FiT, or bag of words"),
     "setting": Field(str, "hash of the searched parameters, 8 hex digits"),
     "stage_id": Field(str, "identity of the stage, which names its artifact"),
-    "stage": Field(str, "kind of stage: pretrain, finetune, test"),
+    "stage": Field(str, "kind of stage: pretrain, multitask, finetune, test"),
     "stage_name": Field(str, "name of the stage in the study"),
     "task": Field(str, "name of the task"),
     "split": Field(str, "split evaluated on: train, validation, test, heldout", required=True),
@@ -54,6 +54,11 @@ _SCORED = {
     "micro_f1": Field(float, "F1 over all decisions, 0 to 1"),
     "mcc": Field(float, "Matthews correlation coefficient, -1 to 1"),
     "loss": Field(float, "mean cross-entropy on the split, nats"),
+    "by_task": Field(
+        dict,
+        "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, where"
+        " that is not among them, the means of error rate and loss",
+    ),
     "train_loss": Field(float, "mean training loss since the last evaluation, nats"),
     "learning_rate": Field(float, "learning rate of the top layer at this step"),
     "group_rates": Field(dict, "peak learning rate of every parameter group"),
@@ -91,8 +96,8 @@ FIELDS: dict[str, dict[str, Field]] = {
     "stage": {
         "stage_id": Field(str, "identity of the stage", required=True),
         "parent_id": Field(str, "identity of the stage it starts from; null: the encoder"),
-        "trajectory_id": Field(str, "identity of the pretrain run that it is a milestone of"),
-        "kind": Field(str, "pretrain, finetune, test"),
+        "trajectory_id": Field(str, "identity of the pretrain run that it is a milestone of; of another stage its own"),
+        "kind": Field(str, "pretrain, multitask, finetune, test"),
         "name": Field(str, "name of the stage in the study"),
         "steps": Field(int, "optimizer steps along the trajectory"),
         "status": Field(str, "computed, loaded, failed", required=True),

@@ -7,7 +7,7 @@ from typing import Any
 
 from study.settings import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
 from study.space import Dimension
-from trainables.config import Encoder, Finetune, Model, Pretrain, Task
+from trainables.config import Encoder, Finetune, Model, Multitask, Pretrain, Task
 
 HEAD = """# Study file
 
@@ -35,6 +35,15 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
         "recipe: pretrain",
         Pretrain,
         "`recipe: [{pretrain: {corpus: [imdb]}}, {finetune: {}}]`. All trials with the same settings share one trajectory.",
+    ),
+    (
+        "recipe: multitask",
+        Multitask,
+        (
+            "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
+            " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
+            " the same settings share it."
+        ),
     ),
     ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
     (

@@ -13,7 +13,20 @@ from pydantic import Field, model_validator
 
 from study import space as spaces
 from study.space import Dimension, Params, Space, Value
-from trainables.config import FLOAT, Encoder, Execution, Finetune, Model, Precision, Pretrain, Recipe, Task, validate
+from trainables.config import (
+    FLOAT,
+    Encoder,
+    Execution,
+    Finetune,
+    Model,
+    Multitask,
+    Precision,
+    Pretrain,
+    Recipe,
+    Stage,
+    Task,
+    validate,
+)
 
 
 class FixedPretrain(Pretrain):
@@ -36,8 +49,18 @@ class FixedFinetune(Finetune):
         return self
 
 
-FixedStage = Annotated[FixedPretrain | FixedFinetune, Field(discriminator="kind")]
-STAGE_KINDS: dict[str, type[Model]] = {"pretrain": Pretrain, "finetune": Finetune}
+class FixedMultitask(Multitask):
+    """Fixed settings of a multi-task stage; what they must be together is checked with the space over them."""
+
+    checked: ClassVar[type[Model]] = Multitask
+
+    @model_validator(mode="after")
+    def _head_in_budget(self) -> FixedMultitask:
+        return self
+
+
+FixedStage = Annotated[FixedPretrain | FixedMultitask | FixedFinetune, Field(discriminator="kind")]
+STAGE_KINDS: dict[str, type[Model]] = {"pretrain": FixedPretrain, "multitask": FixedMultitask, "finetune": FixedFinetune}
 
 
 class EarlyStopping(Model):
@@ -129,7 +152,8 @@ class Study(Model):
     encoder: Encoder
     """Where training starts."""
     recipe: tuple[FixedStage, ...] = (FixedFinetune(),)
-    """Stages in order, each `{pretrain: {...}}` or `{finetune: {...}}` with its fixed settings; the last one is finetune."""
+    """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}` or `{finetune: {...}}` with its fixed settings; the last one
+    is finetune."""
     precision: Precision = "auto"
     """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
     seed: int = 0
@@ -150,7 +174,7 @@ class Study(Model):
     """Folder or fsspec URL of the artifacts; null: the user's cache, shared by all studies."""
 
     @property
-    def stages(self) -> dict[str, Pretrain | Finetune]:
+    def stages(self) -> dict[str, Stage]:
         """Fixed settings by name of the stage, in order."""
         return {stage.name: stage for stage in self.recipe}
 
@@ -162,7 +186,8 @@ class Study(Model):
     @property
     def used_tasks(self) -> dict[str, Task]:
         """The target task and those whose texts some trial reads; others play no part."""
-        return {name: self.tasks[name] for name in sorted({self.task, *corpora(self.recipe, self.space)})}
+        named = {self.task, *corpora(self.recipe, self.space), *members(self.recipe, self.space)}
+        return {name: self.tasks[name] for name in sorted(self.tasks if takes_all(self.recipe, self.space) else named)}
 
     @property
     def local_paths(self) -> list[str]:
@@ -263,13 +288,30 @@ def _text(leaves: Mapping[str, Any], path: str) -> str:
     return json.dumps(leaves[path], ensure_ascii=False) if path in leaves else "absent"
 
 
-def corpora(recipe: Iterable[Pretrain | Finetune], space: Space) -> dict[str, str]:
+def corpora(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
     """{task whose texts some further pre-training reads: the place that names it}."""
+    return _named(recipe, space, Pretrain, "corpus")
+
+
+def members(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
+    """{task that some multi-task stage is trained on: the place that names it}."""
+    return _named(recipe, space, Multitask, "tasks")
+
+
+def _named(recipe: Iterable[Stage], space: Space, kind: type[Model], field: str) -> dict[str, str]:
+    """{task that this field of the stages of a kind names: the place that names it}."""
     found: dict[str, str] = {}
     for index, stage in enumerate(recipe):
-        if isinstance(stage, Pretrain):
-            found |= dict.fromkeys(stage.corpus, f"recipe.{index}.pretrain.corpus")
-            path = f"{stage.name}.corpus"
+        if isinstance(stage, kind):
+            found |= dict.fromkeys(getattr(stage, field), f"recipe.{index}.{stage.kind}.{field}")
+            path = f"{stage.name}.{field}"
             choices = (space[path].choice or ()) if path in space else ()
             found |= {str(name): f"space.{path}" for names in choices if isinstance(names, tuple) for name in names}
     return found
+
+
+def takes_all(recipe: Iterable[Stage], space: Space) -> bool:
+    """Whether some multi-task stage can be trained on all tasks."""
+    fixed = spaces.fixed_values({stage.name: stage for stage in recipe})
+    paths = [f"{stage.name}.tasks" for stage in recipe if isinstance(stage, Multitask)]
+    return any(not names for path in paths for names in spaces.extremes(path, space, fixed))

@@ -27,7 +27,8 @@ from study.space import (
 )
 from trainables.config import ConfigError, Model, closest, near, validate
 
-COUPLED = {"pretrain": ("steps", "schedule_steps"), "finetune": ("max_length", "truncation", "head_tokens")}
+_CUT = ("max_length", "truncation", "head_tokens")
+COUPLED = {"pretrain": ("steps", "schedule_steps"), "multitask": _CUT, "finetune": _CUT}
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 

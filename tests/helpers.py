@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from trainables.config import Encoder, Finetune, Pretrain, Recipe, Task
+from trainables.config import Encoder, Finetune, Multitask, Pretrain, Recipe, Task
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 
@@ -57,4 +57,16 @@ def tiny_recipe(folder: Path, pretrain: dict[str, Any] | None = None, **finetune
     stages.append(Finetune(**settings))
     return Recipe(
         tasks={"reviews": tiny_task(folder)}, task="reviews", encoder=tiny_encoder(), stages=tuple(stages), precision="float32"
+    )
+
+
+def multitask_recipe(folder: Path, multitask: dict[str, Any] | None = None, **finetune: Any) -> Recipe:
+    """A recipe on two tasks of unequal size at once and then on `reviews`, in a second or two."""
+    settings = {"epochs": 2, "batch_size": 8, "max_length": 24, "head_tokens": 6, "learning_rate": 1e-3}
+    return Recipe(
+        tasks={"reviews": tiny_task(folder), "places": tiny_task(folder, "sls_yelp", train=32)},
+        task="reviews",
+        encoder=tiny_encoder(),
+        stages=(Multitask(**settings | (multitask or {})), Finetune(**settings | finetune)),
+        precision="float32",
     )

@@ -274,16 +274,56 @@ class Finetune(Optimisation):
 
     @model_validator(mode="after")
     def _head_in_budget(self) -> Finetune:
-        budget = self.max_length - 2
-        if self.truncation == "head+tail" and self.head_tokens >= budget:
-            raise ValueError(
-                f"head_tokens is {self.head_tokens}, but max_length {self.max_length} leaves {budget} pieces beside the special"
-                f" tokens, of which head+tail keeps at least one from the end: head_tokens must be at most {budget - 1}"
-            )
+        _check_head(self)
         return self
 
 
-Stage = Annotated[Pretrain | Finetune, Field(discriminator="kind")]
+class Multitask(Optimisation):
+    """Fine-tuning on several tasks at once: a shared encoder, a linear head for each (Sun et al. 2019, sections 3.3 and 5.5)."""
+
+    name: str = "multitask"
+    """Name of the stage in space and records."""
+    kind: Literal["multitask"] = "multitask"
+    """Kind of stage."""
+    tasks: tuple[str, ...] = ()
+    """Names of tasks: all their training texts, less copies of any task's validation or test texts, whatever `train_share` a later
+    stage has. Empty: all tasks."""
+    sampling: Literal["proportional", "sqrt", "even"] = "proportional"
+    """Every batch is of one task, drawn in proportion to its number of training texts, to the root of that, or each alike."""
+    epochs: Annotated[int, Field(ge=1)] = 4
+    """So many times as many steps as one pass over the training texts of all tasks together takes; validated after each."""
+    max_length: Annotated[int, Field(ge=4)] = 512
+    """Longest sequence, in pieces, special tokens included."""
+    truncation: Literal["head", "tail", "head+tail"] = "head+tail"
+    """What is kept of a text over the budget: its first pieces, its last, both ends."""
+    head_tokens: Annotated[int, Field(ge=1)] = 128
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end."""
+    xi: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
+    xi_variant: Literal["consistent", "published"] = "consistent"
+    """consistent: embeddings one step below the lowest layers. published: embeddings undecayed, as in the paper's code."""
+    pooling: Literal["pooled", "cls", "mean"] = "pooled"
+    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
+    seed: int = 0
+    """Seed of heads, tasks, order and dropout. The trial's own seed does not enter, so that all seeds share the stage."""
+
+    @model_validator(mode="after")
+    def _head_in_budget(self) -> Multitask:
+        _check_head(self)
+        return self
+
+
+def _check_head(stage: Finetune | Multitask) -> None:
+    """Raises ValueError where head+tail has no room for the end of a text."""
+    budget = stage.max_length - 2
+    if stage.truncation == "head+tail" and stage.head_tokens >= budget:
+        raise ValueError(
+            f"head_tokens is {stage.head_tokens}, but max_length {stage.max_length} leaves {budget} pieces beside the special"
+            f" tokens, of which head+tail keeps at least one from the end: head_tokens must be at most {budget - 1}"
+        )
+
+
+Stage = Annotated[Pretrain | Multitask | Finetune, Field(discriminator="kind")]
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
@@ -311,6 +351,7 @@ class Recipe(Model):
         names = [stage.name for stage in self.stages]
         faults += [f"two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1})]
         wanted = [self.task, *(name for stage in self.stages if stage.kind == "pretrain" for name in stage.corpus)]
+        wanted += [name for stage in self.stages if stage.kind == "multitask" for name in stage.tasks]
         faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted if name not in self.tasks]
         if faults:
             raise ValueError("; ".join(faults))

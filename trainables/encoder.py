@@ -312,7 +312,7 @@ class Classifier(nn.Module):
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
         self.join = JOINED[fractions](width) if fractions is not None else None
         self.dropout = Dropout(dropout, per_text=True)
-        self.classifier = nn.Linear(width, classes)
+        self.classifier: nn.Module = nn.Linear(width, classes)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
@@ -528,12 +528,16 @@ def model_state(model: nn.Module) -> dict[str, Tensor]:
     return state | {f"{name}.weight": module.table() for name, module in tables}
 
 
-def load_encoder_weights(model: nn.Module, path: Path) -> None:
+def load_encoder_weights(model: nn.Module, path: Path, head: str | None = None) -> None:
     """Take the encoder (all of it) and whatever else matches from the artifact of an earlier stage.
 
+    Of several tasks' heads a classifier takes the one whose key is `head`, if it is there and fits, and never another task's.
     Raises KeyError naming what an artifact of another encoder lacks.
     """
     stored = load_file(path)
+    if head is not None:
+        prefix = f"classifier.heads.{head}."
+        stored |= {f"classifier.{name.removeprefix(prefix)}": stored[name] for name in list(stored) if name.startswith(prefix)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in stored and stored[name].shape == parameter.shape:

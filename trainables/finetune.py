@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables import optim
-from trainables.config import ConfigError, Finetune
+from trainables.config import ConfigError, Finetune, Multitask
 from trainables.data import Split, TaskData
 from trainables.encoder import Base, Classifier, classifier, depth_of, load_encoder_weights, reinitialise
 from trainables.evaluate import measure, predict, write_predictions
@@ -21,10 +21,10 @@ from trainables.tokenise import Pieces, truncate
 from trainables.vocabulary import train_occurring
 
 
-def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune) -> list[Example]:
+def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune | Multitask) -> list[Example]:
     """The texts of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
     budget = stage.max_length - base.special.count
-    if stage.fractions is not None:
+    if isinstance(stage, Finetune) and stage.fractions is not None:
         return [_in_fractions(pieces[i], int(label), budget, base, stage.max_fractions) for i, label in enumerate(split.labels)]
     kept = (truncate(pieces[i], budget, stage.truncation, stage.head_tokens) for i in range(len(split.labels)))
     return [Example(base.special.wrap(ids), label=int(label)) for ids, label in zip(kept, split.labels, strict=True)]
@@ -61,15 +61,23 @@ def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier
 
 
 def job(
-    stage: Finetune, base: Base, parent: Path | None, data: TaskData, pieces: dict[str, Pieces], seed: int, runtime: Runtime
+    stage: Finetune,
+    base: Base,
+    parent: Path | None,
+    data: TaskData,
+    pieces: dict[str, Pieces],
+    seed: int,
+    runtime: Runtime,
+    head: str | None = None,
 ) -> Job:
-    """Fine-tune `base`, or the weights of a further pre-trained `parent`, on the task.
+    """Fine-tune `base`, or the weights of an earlier stage's `parent`, on the task.
 
-    `data` holds the training texts that the stage uses, `pieces` those of its training and validation split.
+    `data` holds the training texts that the stage uses, `pieces` those of its training and validation split. Of a `parent` that
+    was trained on several tasks the head with the key `head` goes on; without it the head is new.
     """
     model, blocks = model_of(stage, base, len(data.labels), seed), depth_of(stage.layers, base.layers)
     if parent is not None:
-        load_encoder_weights(model, parent)
+        load_encoder_weights(model, parent, head)
     reinitialise(model, base, blocks, stage.reinit_layers, seed)
     train = examples(data.train, pieces["train"], base, stage)
     train_occurring(model.encoder, np.concatenate([example.ids for example in train]))

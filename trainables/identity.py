@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from trainables import checkpoint
-from trainables.config import ConfigError, Encoder, Finetune, Pretrain, Recipe
+from trainables.config import ConfigError, Encoder, Finetune, Multitask, Pretrain, Recipe, Stage
 from trainables.data import Corpus, Split, TaskData, load_corpus, load_task, subset
+from trainables.members import Members, load_members
 from trainables.store import stage_id
 
-NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "finetune": ("name",)}
+NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "multitask": ("name", "tasks"), "finetune": ("name",)}
 LATER = {
     "schedule": "linear",
     "layer_rates": "decay",
@@ -43,26 +44,28 @@ PIECES_PER_WORD = 1.35
 class Node:
     """One stage of a recipe with its place in the stage tree."""
 
-    stage: Pretrain | Finetune
+    stage: Stage
     stage_id: str
     parent_id: str | None
     """Stage that this one starts from; None starts from the encoder itself."""
     trajectory_id: str
-    """Name of the run that leaves this artifact among its milestones; the stage id itself for fine-tuning."""
+    """Name of the run that leaves this artifact among its milestones; the stage id itself for other kinds."""
     steps: int
     """Optimizer steps from the start of the stage to this artifact."""
     tokens_estimate: int
     """Pieces that computing it alone would train on, estimated from words."""
 
 
-def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
+def settings_of(stage: Stage) -> dict[str, Any]:
     """The settings that determine the result. Those that another setting switches off are left out too."""
     settings = stage.canonical()
     for name in NOT_IDENTITY[stage.kind]:
         del settings[name]
+    if not isinstance(stage, Pretrain) and stage.truncation != "head+tail":
+        del settings["head_tokens"]
+    if isinstance(stage, Multitask) and stage.xi == 1:
+        del settings["xi_variant"]
     if isinstance(stage, Finetune):
-        if stage.truncation != "head+tail":
-            del settings["head_tokens"]
         if stage.fractions is None:
             del settings["max_fractions"]
         if stage.layer_rates == "thirds":
@@ -94,6 +97,11 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
             corpus = corpus_of(recipe, stage)
             run = stage_id("pretrain", common | {"data": corpus.digest})
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, _pretrain_tokens(stage, corpus))
+        elif isinstance(stage, Multitask):
+            members = members_of(recipe, stage)
+            run = stage_id("multitask", common | {"data": members.digests()})
+            steps = members.steps_per_epoch(stage.batch_size) * stage.epochs
+            node = Node(stage, run, parent, run, steps, _multitask_tokens(stage, members, steps))
         else:
             data = target_of(recipe)
             digests = [data.digest("train"), data.digest("validation")]
@@ -140,6 +148,11 @@ def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
     return load_corpus(stage.corpus or (recipe.task,), recipe.tasks)
 
 
+def members_of(recipe: Recipe, stage: Multitask) -> Members:
+    """The tasks that a multi-task stage is trained on."""
+    return load_members(stage.tasks or recipe.tasks, recipe.tasks)
+
+
 def encoder_id(recipe: Recipe) -> str:
     """Digest of the encoder that the first stage starts from."""
     digest = checkpoint.digest(recipe.encoder)
@@ -163,11 +176,13 @@ def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The paper's name (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-."""
+    """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-."""
     names = []
     for stage in recipe.stages:
         if isinstance(stage, Finetune):
             names.append("FiT")
+        elif isinstance(stage, Multitask):
+            names.append("MFiT")
         elif stage.steps:
             corpus = set(stage.corpus or (recipe.task,))
             domains = {recipe.tasks[name].domain for name in corpus | {recipe.task}}
@@ -185,6 +200,11 @@ def _finetune_tokens(stage: Finetune, train: Split) -> int:
     lengths, budget = np.array(_lengths(train.texts)), stage.max_length - 2
     fractions = np.minimum(-(-lengths // budget), 1 if stage.fractions is None else stage.max_fractions)
     return stage.epochs * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
+
+
+def _multitask_tokens(stage: Multitask, members: Members, steps: int) -> int:
+    texts = [np.minimum(_lengths(data.train.texts), stage.max_length - 2).mean() + 2 for data in members.tasks.values()]
+    return round(steps * stage.batch_size * float(members.probabilities(stage.sampling) @ texts))
 
 
 def _pretrain_tokens(stage: Pretrain, corpus: Corpus) -> int:

@@ -36,7 +36,7 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Job:
-    """What a stage hands to the loop: `pretrain` and `finetune` differ in nothing else."""
+    """What a stage hands to the loop: `pretrain`, `multitask` and `finetune` differ in nothing else."""
 
     base: Base
     model: Classifier | MaskedLM

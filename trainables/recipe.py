@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import finetune, pretrain
-from trainables.config import Execution, Finetune, Pretrain, Recipe
+from trainables import finetune, multitask, pretrain
+from trainables.config import Execution, Finetune, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
+from trainables.data import TaskData
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measure, predict, write_predictions
 from trainables.identity import (
     Node,
     corpus_of,
+    members_of,
     milestone_id,
     nodes,
     recipe_name,
@@ -31,6 +33,7 @@ from trainables.identity import (
     vocabulary_texts,
 )
 from trainables.loop import Job, Position, Row, Runtime, train
+from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
 from trainables.store import Artifact, Store
@@ -50,8 +53,9 @@ def run(
 ) -> Iterator[Row]:
     """Run a recipe's stages and yield a row per evaluation, those of finished stages and of earlier sittings included.
 
-    `last` stops after the stage of that name; `milestones` are further steps of it at which to leave an artifact. Under
-    torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables of the records name.
+    `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
+    is further pre-training. Under torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables
+    of the records name.
     """
     execution = execution or Execution()
     if execution.threads:
@@ -59,7 +63,7 @@ def run(
     recipe, world = resolved(recipe, execution), current()
     for node in nodes(recipe):
         wanted = {node.steps: node.stage_id}
-        if node.stage.name == last:
+        if node.stage.name == last and isinstance(node.stage, Pretrain):
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
         about = {
             "recipe": recipe_name(recipe),
@@ -71,9 +75,16 @@ def run(
             "precision": recipe.precision,
         }
         for row in _stage(recipe, node, wanted, store, execution, world):
-            yield row | about
+            yield _told(recipe, node, row) | about
         if node.stage.name == last:
             return
+
+
+def _told(recipe: Recipe, node: Node, row: Row) -> Row:
+    """A stage's row in the words of this recipe."""
+    if not isinstance(node.stage, Multitask):
+        return row
+    return multitask.told(row, members_of(recipe, node.stage), head_key(target_of(recipe)))
 
 
 def _stage(
@@ -153,14 +164,24 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
     if isinstance(node.stage, Pretrain):
         corpus = corpus_of(recipe, node.stage)
         return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
-    data = target_of(recipe)
-    data = replace(data, train=train_split(data, node.stage, recipe.seed))
-    cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
-    return finetune.job(node.stage, base, parent, data, cut, recipe.seed, runtime)
+    if isinstance(node.stage, Multitask):
+        members = members_of(recipe, node.stage)
+        each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
+        return multitask.job(node.stage, base, parent, members, each, runtime)
+    whole = target_of(recipe)
+    data = replace(whole, train=train_split(whole, node.stage, recipe.seed))
+    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), recipe.seed, runtime, head_key(whole))
+
+
+def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
+    """Pieces of a task's training and validation split."""
+    return {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
 
 
 def _data_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
-    return corpus_of(recipe, node.stage).notices if isinstance(node.stage, Pretrain) else target_of(recipe).notices
+    if isinstance(node.stage, Pretrain):
+        return corpus_of(recipe, node.stage).notices
+    return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
 
 
 def base_of(recipe: Recipe) -> Base:

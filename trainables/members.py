@@ -1,0 +1,102 @@
+"""The tasks of multi-task fine-tuning (Sun et al. 2019, section 3.3), named by their content. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from trainables.config import ConfigError, Task, near
+from trainables.data import Split, TaskData, load_task, plain
+
+POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
+"""Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Tasks that are trained together, in an order that depends on their content alone."""
+
+    tasks: Mapping[str, TaskData]
+    """{key of its head: a task without the training texts that some task is judged on}."""
+    notices: tuple[str, ...]
+
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """Number of training texts of each task."""
+        return np.array([len(data.train) for data in self.tasks.values()])
+
+    def probabilities(self, sampling: str) -> np.ndarray[Any, Any]:
+        """Probability of each task to be drawn for a step."""
+        weights = self.sizes() ** POWERS[sampling]
+        return np.asarray(weights / weights.sum())
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Optimizer steps in which as many texts are drawn as all tasks have together."""
+        return -(-int(self.sizes().sum()) // batch_size)
+
+    def digests(self) -> list[list[str]]:
+        """What of these data determines a result: keys, training and validation splits."""
+        return [[key, data.digest("train"), data.digest("validation")] for key, data in self.tasks.items()]
+
+
+def head_key(data: TaskData) -> str:
+    """Name of a task's head in an artifact, 16 hex digits: a digest of the task's training and validation split."""
+    return hashlib.sha256((data.digest("train") + data.digest("validation")).encode()).hexdigest()[:16]
+
+
+def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
+    """The named tasks, their training texts less every copy of a validation or test text of ANY of `tasks`, as corpora have it.
+
+    What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
+    names, and a task of which no training text is left.
+    """
+    return _members(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
+
+
+@lru_cache(maxsize=16)
+def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Members:
+    loaded, faults = _loaded(tasks)
+    faults += [f"multitask: {name!r} is not among the tasks{near(name, dict(tasks))}" for name in names if name not in dict(tasks)]
+    if faults:
+        raise ConfigError(faults)
+    chosen: dict[str, TaskData] = {}
+    for data in (loaded[name] for name in names):
+        other = chosen.setdefault(head_key(data), data)
+        if other is not data:
+            faults.append(f"multitask: the tasks {other.name!r} and {data.name!r} hold the same data; name one of them in `tasks`")
+    held_out = {plain(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
+    kept = {key: replace(data, train=without(data.train, held_out)) for key, data in sorted(chosen.items())}
+    notices = []
+    for key, data in kept.items():
+        whole = len(chosen[key].train)
+        if removed := whole - len(data.train):
+            told = f"{removed} of {whole} training texts of {data.name}"
+            notices.append(f"multitask: {told} occur in a validation or test split and were removed")
+        if not len(data.train):
+            faults.append(f"multitask: no training text of {data.name} is left: all {whole} occur in a validation or test split")
+    if faults:
+        raise ConfigError(faults)
+    own = [notice for data in kept.values() for notice in data.notices]
+    return Members(kept, (*own, *notices))
+
+
+def _loaded(tasks: Sequence[tuple[str, Task]]) -> tuple[dict[str, TaskData], list[str]]:
+    """(the tasks that can be loaded, faults of the others)."""
+    loaded: dict[str, TaskData] = {}
+    faults: list[str] = []
+    for name, task in tasks:
+        try:
+            loaded[name] = load_task(name, task, needs_test=False)
+        except ConfigError as error:
+            faults += error.faults
+    return loaded, faults
+
+
+def without(split: Split, texts: set[str]) -> Split:
+    """The split less its texts that are among `texts`, which are plain ones."""
+    kept = [i for i, text in enumerate(split.texts) if plain(text) not in texts]
+    return Split(tuple(split.texts[i] for i in kept), split.labels[kept])
