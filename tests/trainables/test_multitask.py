@@ -1,0 +1,359 @@
+"""Several tasks at once: against a plain torch loop, what a batch holds, resume, what a later stage takes over, identity."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import BertModel, get_linear_schedule_with_warmup
+
+from tests.helpers import multitask_recipe, reviews, tiny_encoder, tiny_task, write_csv
+from tests.trainables.test_identity import change, ids
+from tests.trainables.test_loop import CPU, job_of, losses_of, padded
+from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
+from trainables import recipe as runner
+from trainables.config import ConfigError, Execution, Multitask, Pretrain, Recipe, Task, validate
+from trainables.data import load_task
+from trainables.encoder import model_state
+from trainables.identity import members_of, nodes, recipe_name, target_of
+from trainables.loop import Job
+from trainables.members import head_key
+from trainables.multitask import Heads
+from trainables.store import Store
+from trainables.tokenise import train_wordpiece
+
+
+def heads_of(job: Job) -> Heads:
+    heads = job.model.classifier
+    assert isinstance(heads, Heads)
+    return heads
+
+
+def task_of(job: Job, step: int) -> str:
+    """Key of the head that a step uses."""
+    job.thaw(step)
+    return heads_of(job).used
+
+
+def three_classes(folder: Path) -> Task:
+    """Texts with their length modulo three as label."""
+    files = {
+        split: write_csv(
+            folder / f"thirds-{split}.csv", [(text, str(len(text) % 3)) for text, _ in reviews("sls_amazon", split, 40)]
+        )
+        for split in ("train", "test")
+    }
+    return Task(**files, validation_share=0.25)
+
+
+def start_of(recipe: Recipe, store: Store, index: int) -> Job:
+    """The job of a stage whose parents are in the store, before its first step."""
+    node = nodes(recipe)[index]
+    parent = store.get(node.parent_id) if node.parent_id else None
+    path = parent.path("model.safetensors") if parent is not None else None
+    return runner._job(recipe, node, path, frozenset([node.steps]), store, CPU)
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "even"])
+def test_equals_a_plain_torch_loop_over_10_steps(tmp_path: Path, sampling: str) -> None:
+    """One BertModel, two linear layers of two and three classes, torch's own AdamW; dropout 0, layer-wise decay, clipping."""
+    recipe = multitask_recipe(tmp_path, {"sampling": sampling, "dropout": 0.0, "xi": 0.8, "seed": 2})
+    recipe = recipe.model_copy(update={"tasks": {"reviews": recipe.tasks["reviews"], "thirds": three_classes(tmp_path)}})
+    job = job_of(recipe, Store(str(tmp_path / "store")), 0)
+    config = type(job.base.config).from_dict(
+        job.base.config.to_dict() | dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+    )
+    config._attn_implementation = "eager"
+    bert = BertModel(config).train()
+    state = model_state(job.model)
+    encoder = {name.removeprefix("encoder."): tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    pooler = {f"pooler.dense.{name}": state[f"pooler.{name}"] for name in ("weight", "bias")}
+    bert.load_state_dict(encoder | pooler)
+    heads = {}
+    for key, head in heads_of(job).heads.items():
+        heads[key] = torch.nn.Linear(32, int(head.weight.shape[0]))
+        heads[key].load_state_dict(head.state_dict())
+    assert sorted(head.out_features for head in heads.values()) == [2, 3]
+    places = {"embeddings": 0.8**2, "encoder.layer.0": 0.8, "encoder.layer.1": 1.0, "pooler": 1.0}
+    rates = {
+        name: 1e-3 * next(rate for place, rate in places.items() if name.startswith(place)) for name, _ in bert.named_parameters()
+    }
+    every = [(p, rates[name]) for name, p in bert.named_parameters()] + [
+        (p, 1e-3) for head in heads.values() for p in head.parameters()
+    ]
+    groups = [{"params": [p], "lr": rate, "weight_decay": 0.0 if p.ndim < 2 else 0.01} for p, rate in every]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-6, foreach=False, fused=False)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(job.steps * 0.1), job.steps)
+    expected, used = [], [task_of(job, step) for step in range(10)]
+    for step, key in enumerate(used):
+        examples = job.examples(step)
+        optimizer.zero_grad()
+        logits = heads[key](bert(**padded(examples, 24)).pooler_output)
+        loss = F.cross_entropy(logits, torch.tensor([example.label for example in examples]))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for p, _ in every], 1.0)
+        optimizer.step()
+        schedule.step()
+        expected.append(loss.item())
+    assert len(set(used)) == 2
+    np.testing.assert_allclose(losses_of(job, 10), expected, atol=1e-5)
+    after = model_state(job.model)
+    for name, parameter in bert.named_parameters():
+        ours = name.replace("pooler.dense", "pooler") if name.startswith("pooler") else f"encoder.{name}"
+        torch.testing.assert_close(after[ours], parameter.detach(), rtol=0, atol=1e-5, msg=name)
+    for key, head in heads.items():
+        torch.testing.assert_close(after[f"classifier.heads.{key}.weight"], head.weight.detach(), rtol=0, atol=1e-5)
+
+
+def test_a_batch_is_of_one_task_and_a_pass_holds_every_text_once(tmp_path: Path) -> None:
+    recipe = multitask_recipe(tmp_path, {"epochs": 12, "sampling": "even"})
+    job = job_of(recipe, Store(str(tmp_path / "store")), 0)
+    stage = recipe.stages[0]
+    assert stage.kind == "multitask"
+    seen: dict[str, list[int]] = {}
+    for step in range(job.steps):
+        batch = job.examples(step)
+        assert len(batch) == 8
+        seen.setdefault(task_of(job, step), []).extend(map(id, batch))
+    sizes = {key: len(data.train) for key, data in members_of(recipe, stage).tasks.items()}
+    assert sorted(sizes.values()) == [24, 45]
+    assert seen.keys() == sizes.keys()
+    assert not set.intersection(*map(set, seen.values()))
+    for key, texts in seen.items():
+        passes = [texts[start : start + sizes[key]] for start in range(0, len(texts), sizes[key])]
+        assert len(passes) > 4
+        assert all(len(set(each)) == len(each) for each in passes)
+        assert all(set(each) == set(passes[0]) for each in passes[:-1])
+        assert passes[0] != passes[1]
+
+
+def test_a_step_leaves_the_other_heads_alone(tmp_path: Path) -> None:
+    job = job_of(multitask_recipe(tmp_path), Store(str(tmp_path / "store")), 0)
+    steps = next(step for step in range(1, job.steps) if task_of(job, step) != task_of(job, 0))
+    (other,) = set(heads_of(job).heads) - {task_of(job, 0)}
+    before = heads_of(job).heads[other].weight.detach().clone()
+    losses_of(job, steps)
+    assert torch.equal(before, heads_of(job).heads[other].weight)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Store, list[dict[str, Any]]]:
+    """An undisturbed run: the reference."""
+    folder = tmp_path_factory.mktemp("whole")
+    recipe = multitask_recipe(folder)
+    store = Store(str(folder / "store"))
+    return recipe, store, list(runner.run(recipe, store, ONE_THREAD))
+
+
+def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+    recipe, _, rows = whole
+    assert [(row["stage"], row["epoch"]) for row in rows] == [("multitask", 1), ("multitask", 2), ("finetune", 1), ("finetune", 2)]
+    row = rows[1]
+    assert row["step"] == nodes(recipe)[0].steps == 2 * -(-(45 + 24) // 8)
+    assert {name: scores["examples"] for name, scores in row["by_task"].items()} == {"reviews": 15, "places": 8}
+    assert {key: row[key] for key in row["by_task"]["reviews"]} == row["by_task"]["reviews"]
+    assert row["recipe"] == "BERT-MFiT-FiT"
+    assert row["seed"] == 0
+
+
+def test_rows_are_told_in_the_names_and_for_the_target_of_who_asks(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+    recipe, store, rows = whole
+    scores = rows[0]["by_task"]
+    named = {"plots": recipe.tasks["reviews"], "food": recipe.tasks["places"]}
+    renamed = recipe.model_copy(update={"tasks": named, "task": "food"})
+    row = next(runner.run(renamed, store, ONE_THREAD, last="multitask"))
+    assert row["source"] == "loaded"
+    assert row["by_task"] == {"plots": scores["reviews"], "food": scores["places"]}
+    assert row["error_rate_percent"] == scores["places"]["error_rate_percent"]
+
+
+def test_a_target_that_is_not_among_the_tasks_gets_their_mean(tmp_path: Path) -> None:
+    recipe = multitask_recipe(tmp_path, {"epochs": 1})
+    recipe = recipe.model_copy(update={"tasks": {**recipe.tasks, "thirds": three_classes(tmp_path)}})
+    recipe = change(recipe, 0, tasks=("places", "thirds"))
+    row = next(runner.run(recipe, Store(str(tmp_path / "store")), ONE_THREAD))
+    for key in ("error_rate_percent", "loss"):
+        assert row[key] == pytest.approx(np.mean([scores[key] for scores in row["by_task"].values()]))
+    assert "macro_f1" not in row
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resume_is_bit_for_bit(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, stop_after: int) -> None:
+    recipe, store, rows = whole
+    other = Store(str(tmp_path / "store"))
+    running = runner.run(recipe, other, ONE_THREAD)
+    for _ in range(stop_after):
+        next(running)
+    running.close()
+    assert results(list(runner.run(recipe, other, ONE_THREAD))) == results(rows)
+    for node in nodes(recipe):
+        assert same_bits(weights(store, node.stage_id), weights(other, node.stage_id))
+
+
+def test_resume_in_the_middle_of_an_epoch(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path) -> None:
+    recipe, store, rows = whole
+    arguments = (recipe.canonical(), str(tmp_path / "store"), 7)
+    process = multiprocessing.get_context("spawn").Process(target=_die_at_step, args=arguments)
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    broken = Store(str(tmp_path / "store"))
+    state = broken.load_state(nodes(recipe)[0].trajectory_id)
+    assert state is not None
+    assert state.step == 4  # nine steps are an epoch
+    assert results(list(runner.run(recipe, broken, Execution(threads=1, state_every_steps=4)))) == results(rows)
+    assert same_bits(weights(store, nodes(recipe)[0].stage_id), weights(broken, nodes(recipe)[0].stage_id))
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_micro_batches_do_not_change_the_result(
+    whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, micro_batch: int
+) -> None:
+    recipe, _, rows = whole
+    split = runner.run(recipe, Store(str(tmp_path / "b")), Execution(threads=1, micro_batch=micro_batch), last="multitask")
+    assert [row["train_loss"] for row in split] == pytest.approx([row["train_loss"] for row in rows[:2]], abs=1e-5)
+
+
+def test_fine_tuning_starts_from_the_encoder_and_its_own_head(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+    """Both tasks have two classes, so that the other's head would fit."""
+    recipe, store, _ = whole
+    stored = weights(store, nodes(recipe)[0].stage_id)
+    for target in recipe.tasks:
+        aimed = recipe.model_copy(update={"task": target})
+        state = model_state(start_of(aimed, store, 1).model)
+        for name, tensor in state.items():
+            if not name.startswith("classifier."):
+                assert torch.equal(tensor, stored[name]), name
+        own = f"classifier.heads.{head_key(target_of(aimed))}"
+        assert torch.equal(state["classifier.weight"], stored[f"{own}.weight"])
+        assert torch.equal(state["classifier.bias"], stored[f"{own}.bias"])
+
+
+def test_the_own_head_is_kept_where_fewer_texts_are_used(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+    recipe, store, _ = whole
+    state = model_state(start_of(change(recipe, 1, train_share=0.5), store, 1).model)
+    own = head_key(load_task("reviews", recipe.tasks["reviews"]))
+    assert torch.equal(state["classifier.weight"], weights(store, nodes(recipe)[0].stage_id)[f"classifier.heads.{own}.weight"])
+
+
+def test_no_other_task_s_head_is_taken_over(tmp_path: Path) -> None:
+    recipe, store = multitask_recipe(tmp_path, {"tasks": ("places",), "epochs": 1}), Store(str(tmp_path / "store"))
+    list(runner.run(recipe, store, ONE_THREAD, last="multitask"))  # one task alone is allowed
+    new = model_state(start_of(recipe.model_copy(update={"stages": recipe.stages[1:]}), store, 0).model)
+    state = model_state(start_of(recipe, store, 1).model)
+    assert torch.equal(state["classifier.weight"], new["classifier.weight"])
+    assert not torch.equal(state["pooler.weight"], new["pooler.weight"])
+
+
+def test_it_stands_between_pre_training_and_fine_tuning(tmp_path: Path) -> None:
+    recipe, store = multitask_recipe(tmp_path, {"epochs": 1}), Store(str(tmp_path / "store"))
+    pretrain = Pretrain(schedule_steps=4, steps=4, batch_size=8, max_length=24, corpus=("reviews", "places"), learning_rate=1e-3)
+    recipe = recipe.model_copy(update={"stages": (pretrain, *recipe.stages)})
+    rows = list(runner.run(recipe, store, ONE_THREAD))
+    assert [row["stage"] for row in rows[-3:]] == ["multitask", "finetune", "finetune"]
+    assert rows[-1]["recipe"] == recipe_name(recipe) == "BERT-CDPT-MFiT-FiT"
+    state, stored = model_state(start_of(recipe, store, 1).model), weights(store, nodes(recipe)[0].stage_id)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in state.items() if name.startswith("encoder."))
+    behind = recipe.model_copy(update={"stages": (recipe.stages[1], pretrain, recipe.stages[2])})
+    assert [row["stage"] for row in runner.run(behind, store, ONE_THREAD)][0::5] == ["multitask", "finetune"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"learning_rate": 2e-3},
+        {"batch_size": 4},
+        {"warmup": 0.2},
+        {"schedule": "cosine"},
+        {"weight_decay": 0.0},
+        {"beta1": 0.8},
+        {"beta2": 0.98},
+        {"epsilon": 1e-8},
+        {"clip_norm": 0.5},
+        {"dropout": 0.2},
+        {"tasks": ("reviews",)},
+        {"sampling": "sqrt"},
+        {"epochs": 3},
+        {"max_length": 20},
+        {"truncation": "head"},
+        {"head_tokens": 7},
+        {"xi": 0.9},
+        {"xi_variant": "published"},
+        {"pooling": "mean"},
+        {"seed": 1},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_settings_determine_it_and_what_follows(tmp_path: Path, fields: dict[str, Any]) -> None:
+    recipe = multitask_recipe(tmp_path)
+    assert not set(ids(recipe)) & set(ids(change(recipe, 0, **fields)))
+
+
+def test_every_setting_is_among_those_tested() -> None:
+    mark = next(mark for mark in test_settings_determine_it_and_what_follows.pytestmark if mark.name == "parametrize")
+    tested = {name for fields in mark.args[1] for name in fields}
+    assert tested == set(Multitask.model_fields) - {"name", "kind"}
+
+
+def test_what_does_not_determine_it(tmp_path: Path) -> None:
+    """Names of tasks and stage, the target, the trial's seed, tasks that are there beside it, what another setting switches off."""
+    recipe = multitask_recipe(tmp_path)
+    train_wordpiece([text for text, _ in reviews(limit=60)], 400).save_pretrained(tmp_path / "tokenizer")
+    encoder = tiny_encoder().model_copy(update={"tokenizer": str(tmp_path / "tokenizer")})
+    recipe = recipe.model_copy(update={"encoder": encoder})
+    first = ids(recipe)[0]
+    renamed = {"a": recipe.tasks["places"], "z": recipe.tasks["reviews"]}  # the other way round in every order
+    others = [
+        recipe.model_copy(update={"tasks": renamed, "task": "z"}),
+        recipe.model_copy(update={"task": "places"}),
+        recipe.model_copy(update={"seed": 5}),
+        change(recipe, 0, name="together"),
+        change(recipe, 0, tasks=("places", "reviews")),
+        change(recipe, 1, learning_rate=1e-4),
+        change(
+            recipe.model_copy(update={"tasks": {**recipe.tasks, "thirds": three_classes(tmp_path)}}), 0, tasks=("places", "reviews")
+        ),
+    ]
+    assert [ids(other)[0] for other in others] == [first] * len(others)
+    flat, head = change(recipe, 0, xi=1.0), change(recipe, 0, truncation="head")
+    assert ids(change(flat, 0, xi_variant="published")) == ids(flat)
+    assert ids(change(head, 0, head_tokens=9)) == ids(head)
+
+
+def test_data_determine_it(tmp_path: Path) -> None:
+    recipe = multitask_recipe(tmp_path)
+    (tmp_path / "b").mkdir()
+    found = {ids(recipe)[0]}
+    for changes in ({"train": 33}, {"train": 32, "validation_share": 0.5}):
+        tasks = {**recipe.tasks, "places": tiny_task(tmp_path / "b", "sls_yelp", **changes)}
+        found.add(ids(recipe.model_copy(update={"tasks": tasks}))[0])
+    assert len(found) == 3
+    other = write_csv(tmp_path / "b" / "other-test.csv", reviews("sls_yelp", "test")[50:80])
+    tasks = {**recipe.tasks, "places": recipe.tasks["places"].model_copy(update={"test": other})}
+    assert ids(recipe.model_copy(update={"tasks": tasks})) == ids(recipe)
+
+
+def test_estimates_count_the_work(tmp_path: Path) -> None:
+    recipe = multitask_recipe(tmp_path)
+    node = nodes(recipe)[0]
+    assert (node.steps, node.trajectory_id) == (18, node.stage_id)
+    assert nodes(change(recipe, 0, epochs=4))[0].tokens_estimate == pytest.approx(2 * node.tokens_estimate, abs=2)
+    row = next(runner.run(change(recipe, 0, epochs=1), Store(str(tmp_path / "store")), ONE_THREAD))
+    assert row["tokens"] == pytest.approx(node.tokens_estimate / 2, rel=0.35)
+
+
+def test_tasks_that_are_not_there(tmp_path: Path) -> None:
+    data = multitask_recipe(tmp_path).canonical()
+    data["stages"][0]["tasks"] = ["reviews", "palces"]
+    with pytest.raises(ConfigError, match="'palces' is not among tasks; did you mean 'places'"):
+        validate(Recipe, data)
+
+
+def test_head_tokens_beyond_the_budget(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="head_tokens must be at most 21"):
+        multitask_recipe(tmp_path, {"head_tokens": 22})
