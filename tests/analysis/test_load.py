@@ -28,6 +28,15 @@ def test_trials_are_what_their_records_say_last(finished: Path) -> None:
     assert run.state == "finished"
 
 
+def test_a_curve_is_that_of_fine_tuning(tmp_path: Path) -> None:
+    """A stage on several tasks that a trial computes by itself has validation errors of its own."""
+    told = {"trial": "t000", "stage": "multitask", "stage_id": "several", "split": "validation", "epoch": 1.0, "step": 9}
+    folder = make(tmp_path, edit=lambda s: s.write("evaluation", **told, error_rate_percent=99.0, by_task={"x": {"loss": 1.0}}))
+    run = load(folder)
+    assert not run.problems
+    assert all(error != 99 for _, error in next(trial for trial in run.search if trial.name == "t000").curve)
+
+
 def test_a_trial_that_began_again_is_running(tmp_path: Path) -> None:
     folder = make(tmp_path, part="search", edit=lambda s: s.write("trial", trial="t008", phase="search", status="started"))
     run = load(folder)

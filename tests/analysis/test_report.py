@@ -192,6 +192,14 @@ def test_sharing_is_counted_from_the_records(finished: Path) -> None:
     assert "from the store" in trajectory.children[0].facts
 
 
+def test_a_stage_without_milestones_is_one_run(tmp_path: Path) -> None:
+    from analysis.sharing import tree
+
+    several = {"stage_id": "ab", "trajectory_id": "ab", "kind": "multitask", "name": "multitask", "steps": 18, "status": "computed"}
+    run = load(make(tmp_path, edit=lambda s: s.write("stage", **several)))
+    assert "multitask: one run" in [child.title for child in tree(run).children]
+
+
 BLOCKED = """
 import sys
 

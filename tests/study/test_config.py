@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from study import space as spaces
 from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, tiny_task
-from trainables.config import ConfigError
+from trainables.config import ConfigError, Multitask
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))
@@ -281,6 +282,15 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
             {"recipe": [{"pretrain": {"corpus": ["othre"]}}, {"finetune": {}}]},
             "recipe.0.pretrain.corpus: 'othre' is not among",
         ),
+        (
+            {"recipe": [{"multitask": {"tasks": ["mine", "othre"]}}, {"finetune": {}}]},
+            "recipe.0.multitask.tasks: 'othre' is not among tasks; did you mean 'other'?",
+        ),
+        (
+            {"recipe": [{"multitask": {"sampling": "evn"}}, {"finetune": {}}]},
+            "one of proportional, sqrt, even; did you mean 'even'?",
+        ),
+        ({"recipe": [{"multitask": {}}]}, "recipe: the last stage must be finetune"),
         ({"recipe": {"finetune": {}}}, "recipe: "),
         ({"tasks": ["sls_imbd"], "task": "sls_imdb"}, "tasks.sls_imbd: no known task has this name; did you mean 'sls_imdb'?"),
         ({"tasks": {"mine": {"train": "a.csv", "hub": "b"}}}, "tasks.mine: a task needs exactly one of train, folder, hub"),
@@ -503,6 +513,51 @@ def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
     assert "tasks.yelp" in text
     assert "tasks.imdb.test" in text
     assert "resources.cpus: 1 asked for a trial, but this machine has 0 CPUs" in text
+
+
+def several(names: list[str], **space: Any) -> dict[str, Any]:
+    """The study with a stage on several tasks between pre-training and fine-tuning."""
+    stage = {"multitask": {"tasks": names, "max_length": 24, "head_tokens": 6}}
+    recipe = [STUDY["recipe"][0], stage, STUDY["recipe"][1]]
+    return changed(recipe=recipe, space=STUDY["space"] | {f"multitask.{field}": value for field, value in space.items()})
+
+
+def test_a_stage_on_several_tasks_uses_those_it_can_name() -> None:
+    assert set(load_study(several(["mine"])).used_tasks) == {"mine", "other"}
+    assert set(load_study(several([])).used_tasks) == {"mine", "other", "unused"}
+    choice = {"choice": [["mine"], ["mine", "unused"]]}
+    assert set(load_study(several(["mine"], tasks=choice)).used_tasks) == {"mine", "other", "unused"}
+    study = load_study(several([], sampling={"choice": ["sqrt", "even"]}, learning_rate={"uniform": [1e-5, 1e-4]}))
+    assert load_study(yaml.safe_load(study.to_yaml())) == study
+    params = spaces.any_point(study.space, study.fixed) | {"multitask.sampling": "even"}
+    stage = study.recipe_for(params, 0).stages[1]
+    assert isinstance(stage, Multitask)
+    assert (stage.sampling, stage.tasks) == ("even", ())
+
+
+@pytest.mark.parametrize(
+    ("space", "fault"),
+    [
+        ({"tasks": {"choice": [["mine"], ["othr"]]}}, "space.multitask.tasks: 'othr' is not among tasks; did you mean 'other'?"),
+        ({"max_length": {"choice": [8, 24]}}, "space: multitask.max_length 8: "),
+        ({"smapling": {"choice": ["even"]}}, "stage 'multitask' has no field 'smapling'; did you mean 'sampling'?"),
+    ],
+)
+def test_faulty_spaces_of_several_tasks(space: dict[str, Any], fault: str) -> None:
+    found = faults(several(["mine"], **space))
+    assert any(fault in line for line in found), found
+
+
+def test_check_reads_the_tasks_of_a_stage_on_several(tmp_path: Path) -> None:
+    tasks = {name: tiny_task(tmp_path, f"sls_{name}").canonical() for name in ("imdb", "yelp")}
+    recipe = [{"multitask": {"max_length": 24, "head_tokens": 6}}, {"finetune": {"max_length": 24, "head_tokens": 6}}]
+    data = {"name": "x", "tasks": tasks, "task": "imdb", "encoder": STUDY["encoder"], "recipe": recipe}
+    check(load_study(data))
+    with pytest.raises(ConfigError, match=r"recipe.0.multitask.max_length: 129 given, but the encoder has positions for 128"):
+        check(load_study(data, ["recipe.multitask.max_length=129"]))
+    twice = data | {"tasks": tasks | {"films": tasks["imdb"]}}
+    with pytest.raises(ConfigError, match="the tasks 'films' and 'imdb' hold the same data"):
+        check(load_study(twice))
 
 
 def _fresh(study: Study) -> Study:

@@ -13,10 +13,12 @@ import pytest
 from study import estimate, record
 from study.config import Study, load_study
 from study.plan import Plan, plan, render, show, trajectories, with_precision
+from study.scribe import scored
+from study.work import Work, here
 from tests.helpers import TINY_BERT, tiny_task
 from tests.study.test_config import CONFIGS, ROOT
 from trainables.config import Execution
-from trainables.identity import nodes
+from trainables.identity import milestone_id, nodes
 from trainables.store import Store
 
 SPACE: dict[str, Any] = {
@@ -99,6 +101,44 @@ def test_stages_in_order_are_parents_first(tmp_path: Path) -> None:
         known |= {node.stage_id for node in each.nodes}
     text = show(study, Store(str(tmp_path / "store")))
     assert "│  ├─ task, 2 steps on sls_imdb" in text
+
+
+SEVERAL = [
+    {"pretrain": {"schedule_steps": 4, "steps": 4, "batch_size": 8, "max_length": 24}},
+    {"multitask": {"epochs": 1, "max_length": 24, "head_tokens": 6, "batch_size": 8}},
+    {"finetune": {"max_length": 24, "head_tokens": 6, "epochs": 1, "batch_size": 8}},
+]
+"""A recipe with a stage on several tasks between the others."""
+
+
+def test_a_stage_on_several_tasks_is_shared(tmp_path: Path) -> None:
+    space = {"finetune.learning_rate": SPACE["finetune.learning_rate"], "multitask.sampling": {"choice": ["sqrt", "even"]}}
+    study, store = tiny(tmp_path, space, recipe=SEVERAL), Store(str(tmp_path / "store"))
+    first, *others = trajectories(study)
+    assert (first.name, [each.name for each in others]) == ("pretrain", ["multitask"] * 2)
+    steps = -(-2 * 45 // 8)
+    for each in others:
+        assert each.milestones == (steps,)
+        assert each.nodes[0].parent_id == first.nodes[0].stage_id
+        assert nodes(each.recipe)[2].parent_id == each.nodes[0].stage_id
+    assert f"multitask, {steps} steps on sls_imdb, sls_yelp" in show(study, store)
+    chosen = others[0]
+    for row in here(Work("shared", chosen.recipe, store.url, Execution(threads=1), chosen.name, chosen.milestones)):
+        record.Records(tmp_path / "records.jsonl", study="tiny").append("evaluation", **scored(row))
+    rows, problems = record.read(tmp_path / "records.jsonl")
+    assert not problems
+    assert rows[-1]["by_task"].keys() == {"sls_imdb", "sls_yelp"}
+    assert not chosen.missing(store)
+    assert store.get(milestone_id(chosen.trajectory_id, steps)) is None
+    assert [(stage.kind, stage.cached) for stage in plan(study, store).stages].count(("multitask", True)) == 1
+
+
+def test_what_comes_before_a_range_is_shared_all_the_same(tmp_path: Path) -> None:
+    space = {"multitask.learning_rate": {"log_uniform": [1e-5, 1e-3]}, "pretrain.steps": {"choice": [2, 4]}}
+    study = tiny(tmp_path, space, recipe=SEVERAL)
+    assert [(each.name, each.milestones) for each in trajectories(study)] == [("pretrain", (2, 4))]
+    made = plan(study, Store(str(tmp_path / "store")))
+    assert made.tokens_shared < made.tokens_unshared
 
 
 @pytest.fixture(scope="module")
