@@ -519,7 +519,9 @@ def several(names: list[str], **space: Any) -> dict[str, Any]:
     """The study with a stage on several tasks between pre-training and fine-tuning."""
     stage = {"multitask": {"tasks": names, "max_length": 24, "head_tokens": 6}}
     recipe = [STUDY["recipe"][0], stage, STUDY["recipe"][1]]
-    return changed(recipe=recipe, space=STUDY["space"] | {f"multitask.{field}": value for field, value in space.items()})
+    return changed(
+        search=None, recipe=recipe, space=STUDY["space"] | {f"multitask.{field}": value for field, value in space.items()}
+    )
 
 
 def test_a_stage_on_several_tasks_uses_those_it_can_name() -> None:
