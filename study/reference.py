@@ -85,7 +85,8 @@ def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
         return "`[{finetune: {}}]`"
     if isinstance(value, Model) or (isinstance(value, dict) and value):
         return "see below"
-    return "none" if value is None or value == {} else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "none" if value is None or value == {} else f"`{text}`".replace("|", "\\|")
 
 
 def _allowed(field: dict[str, Any]) -> str:

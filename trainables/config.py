@@ -68,6 +68,10 @@ class Task(Model):
     """Column with the label."""
     labels: tuple[str, ...] | None = None
     """All labels in their order. Without it: the sorted labels of the training split."""
+    multi_label: bool = False
+    """A text may have any number of labels, none included; the column holds lists, or names joined by `label_separator`."""
+    label_separator: Annotated[str, Field(min_length=1)] = "|"
+    """What stands between the labels of a text of a multi-label task."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training split that becomes the validation split where there is none: stratified, seeded."""
     split_seed: int = 0
@@ -221,10 +225,20 @@ class Finetune(Optimisation):
     """Layers whose vectors make up the text vector: 0 is the output of the first block, -1 that of the last."""
     combine: Literal["concat", "mean", "max"] = "concat"
     """How several layers are joined."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What makes logits of the text vector: a linear layer, or two with ReLU and dropout between."""
+    head_width: Annotated[int, Field(ge=1)] = 50
+    """Units between the two layers of the head mlp."""
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout in the head; null: that of `dropout`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Share of the target that is spread evenly over all classes, or over yes and no of each label of a multi-label task."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: texts count in inverse proportion to the size of their class in the training split."""
+    """balanced: texts count in inverse proportion to the size of their class in the training split; in a multi-label task the
+    texts with a label weigh as much as those without."""
+    thresholds: Literal["half", "one", "per-label"] = "one"
+    """From which probability on a label of a multi-label task is given: from .5, or from what makes the F1 on the validation split
+    largest, micro-averaged with one threshold for all, or of each label with its own."""
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training texts that is used: stratified, drawn by the trial's seed, smaller shares within larger ones."""
     train_examples: Annotated[int, Field(ge=2)] | None = None

@@ -304,6 +304,7 @@ class Classifier(nn.Module):
         layers: Sequence[int],
         combine: str,
         fractions: str | None,
+        hidden: int | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -312,7 +313,10 @@ class Classifier(nn.Module):
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
         self.join = JOINED[fractions](width) if fractions is not None else None
         self.dropout = Dropout(dropout, per_text=True)
-        self.classifier = nn.Linear(width, classes)
+        self.classifier: nn.Module = nn.Linear(width, classes)
+        if hidden is not None:
+            inner, out = nn.Linear(width, hidden), nn.Linear(hidden, classes)
+            self.classifier = nn.Sequential(inner, nn.ReLU(), Dropout(dropout, per_text=True), out)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
@@ -389,16 +393,20 @@ def classifier(
     combine: str = "concat",
     fractions: str | None = None,
     frozen: bool = False,
+    hidden: int | None = None,
+    head_dropout: float | None = None,
 ) -> Classifier:
     """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
 
-    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features.
+    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features. With
+    `hidden` units the head has two layers.
     """
     depth = depth_of(layers, base.layers)
     # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
     wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
     encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
-    model = Classifier(encoder, base.hidden_size, classes, pooling, dropout, wanted, combine, fractions)
+    dropped = dropout if head_dropout is None else head_dropout
+    model = Classifier(encoder, base.hidden_size, classes, pooling, dropped, wanted, combine, fractions, hidden)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

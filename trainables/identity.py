@@ -29,6 +29,9 @@ LATER = {
     "unfreeze_layers": 0,
     "reinit_layers": 0,
     "layers": [-1],
+    "head": "linear",
+    "head_dropout": None,
+    "thresholds": "one",
     "label_smoothing": 0.0,
     "class_weights": "none",
     "train_share": 1.0,
@@ -71,6 +74,8 @@ def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
             del settings["xi_variant"]
         if stage.layer_rates == "decay":
             del settings["thirds_factor"]
+        if stage.head == "linear":
+            del settings["head_width"]
         if len(stage.layers) == 1:
             del settings["combine"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
@@ -130,7 +135,7 @@ def train_split(data: TaskData, stage: Finetune, seed: int) -> Split:
         return subset(data.train, count, seed)
     except ValueError:
         place = "train_share" if stage.train_examples is None else "train_examples"
-        given, classes = getattr(stage, place), len(set(data.train.labels.tolist()))
+        given, classes = getattr(stage, place), len(set(data.train.strata.tolist()))
         allowed = f"{data.name} has {whole} training texts in {classes} classes, each of which needs one"
         raise ConfigError([f"{stage.name}.{place}: {given} given, {count} texts, but {allowed}"]) from None
 

@@ -34,8 +34,8 @@ class Example:
 
     ids: np.ndarray
     """Pieces with special tokens, int32 [length]."""
-    label: int | None = None
-    """Class of the text, for fine-tuning."""
+    label: int | np.ndarray | None = None
+    """Class of the text, for fine-tuning; in a multi-label task 0 or 1 for each label, [labels]."""
     masked: tuple[np.ndarray, np.ndarray] | None = None
     """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
     fractions: tuple[int, ...] = ()
@@ -79,7 +79,7 @@ class Batch:
     offsets: Offsets
     """What precedes this micro-batch in its global batch: places the bits of dropout."""
     labels: Tensor | None = None
-    """int64 [b]."""
+    """int64 [b], or of a multi-label task [b, labels]."""
     masked_index: Tensor | None = None
     """int64 [m]: flat positions to predict."""
     masked_targets: Tensor | None = None
@@ -120,7 +120,7 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
     sequences = [sequence for example in examples for sequence in example.sequences]
     offsets = Offsets().after([length for example in before for length in example.lengths], len(before))
     labels = [example.label for example in examples if example.label is not None]
-    about: dict[str, Any] = {"labels": torch.tensor(labels, dtype=torch.int64) if labels else None}
+    about: dict[str, Any] = {"labels": torch.from_numpy(np.array(labels, dtype=np.int64)) if labels else None}
     if any(example.fractions for example in examples):
         chunks = tuple(_chunks(sequences, base, offsets))
         counts = tuple(len(example.lengths) for example in examples)

@@ -18,7 +18,7 @@ from trainables import finetune, pretrain
 from trainables.config import Execution, Finetune, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.encoder import Base, load_base, model_state
-from trainables.evaluate import measure, predict, write_predictions
+from trainables.evaluate import measured, predict, write_predictions
 from trainables.identity import (
     Node,
     corpus_of,
@@ -260,9 +260,10 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
     logits, data, device = _test_logits(recipe, finetuned, store, execution), target_of(recipe), pick_device(execution.device)
-    row: Row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps}
+    tuned = finetuned.manifest["rows"][-1].get("thresholds")
+    row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels)
+        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
     return row | about | {"source": "computed"}

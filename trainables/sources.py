@@ -51,7 +51,7 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
         return {}, list(error.faults)
     for split, table in tables.items():
         try:
-            splits[split] = _rows(table(), columns, task.label)
+            splits[split] = _rows(table(), columns, task.label, task.label_separator if task.multi_label else None)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     return splits, faults
@@ -177,14 +177,23 @@ def read_texts(url: str, columns: Sequence[str]) -> list[str]:
     return texts
 
 
-def _rows(table: Table, columns: Sequence[str], label: str) -> Rows:
-    """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
+def _rows(table: Table, columns: Sequence[str], label: str, separator: str | None) -> Rows:
+    """Texts and labels of a table, with the separator of a multi-label task between several.
+
+    Raises ConfigError for columns that are missing, doubled or of the wrong type.
+    """
+    import pyarrow as pa
+
     faults = _column_faults(table.schema.names, (*columns, label))
     faults += [f"{label!r} is named as both text and label column"] * (label in columns)
     if faults:
         raise ConfigError(faults)
     classes = _class_names(table.schema, label)
-    return Rows(_joined(table, columns), _labels(table.column(label), label, classes), classes)
+    found = table.column(label)
+    if separator is None or pa.types.is_dictionary(found.type) or not pa.types.is_nested(found.type):
+        return Rows(_joined(table, columns), _labels(found, label, classes, whole_numbers=separator is None), classes)
+    names = [[str(each) if classes is None else classes[each] for each in row or ()] for row in found.to_pylist()]
+    return Rows(_joined(table, columns), [separator.join(row) for row in names], classes)
 
 
 def _column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
@@ -212,14 +221,14 @@ def _texts(column: Any, name: str) -> list[str]:
     return [text or "" for text in column.to_pylist()]
 
 
-def _labels(column: Any, name: str, classes: tuple[str, ...] | None) -> list[str | None]:
+def _labels(column: Any, name: str, classes: tuple[str, ...] | None, whole_numbers: bool) -> list[str | None]:
     """Labels as strings: 1, 1.0 and '1' are one label; class numbers become class names."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_nested(column.type):
-        raise ConfigError([f"the column {name!r} holds {column.type}: several labels for one text are not supported"])
+        raise ConfigError([f"the column {name!r} holds {column.type}, several labels for one text: set multi_label"])
     values = column.to_pylist()
     if classes is not None and pa.types.is_integer(column.type):
         return [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values]
@@ -228,7 +237,7 @@ def _labels(column: Any, name: str, classes: tuple[str, ...] | None) -> list[str
             raise ConfigError([f"the column {name!r} holds {odd[0]}: a label is a name or a whole number"])
         return [None if v is None or v != v else str(int(v)) for v in values]
     labels = [None if v is None else str(v).strip() or None for v in values]
-    if all(label is None or _whole(label) for label in labels):
+    if whole_numbers and all(label is None or _whole(label) for label in labels):
         return [None if label is None else label.split(".")[0] for label in labels]
     return labels
 
@@ -249,6 +258,8 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     """The names that `datasets` notes for a ClassLabel column, in its tables and in the parquet files it writes."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = noted.get("info", {}).get("features", {}).get(label, {})
+    if isinstance(feature, dict) and "feature" in feature:  # a list of them
+        feature = feature["feature"]
     return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
 
