@@ -34,7 +34,10 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
     (
         "recipe: pretrain",
         Pretrain,
-        "`recipe: [{pretrain: {corpus: [imdb]}}, {finetune: {}}]`. All trials with the same settings share one trajectory.",
+        (
+            "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
+            " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
+        ),
     ),
     ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
     (
@@ -74,7 +77,7 @@ def _section(title: str, model: type[Model], text: str) -> str:
     for name, field in schema["properties"].items():
         if name != "kind" or "enum" in field:  # the kind of a stage is its key in the file
             default = "required" if name in required else _default(field, model, name)
-            meaning = (model.model_fields[name].description or "").replace("|", "\\|")
+            meaning = " ".join((model.model_fields[name].description or "").split()).replace("|", "\\|")
             lines.append(f"| `{name}` | {meaning} | {_allowed(field)} | {default} |")
     return "\n".join([*lines, ""])
 

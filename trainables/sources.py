@@ -15,15 +15,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError, Task, closest, near
+from trainables.corpus_names import COMPRESSIONS
+from trainables.corpus_names import TABLES as FORMATS
 
 Table = Any
 """A pyarrow.Table."""
-FORMATS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
-COMPRESSIONS = ("gz", "bz2", "xz", "zst", "zip")
 HUB_TIMEOUT_S = 5.0
 
 
@@ -88,11 +89,47 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _format(url: str) -> str:
+def read_documents(url: str) -> tuple[list[str], str]:
+    """(texts without labels, how they were told apart) of a file: a table's column `text`, or plain text.
+
+    Plain text holds one document per line, or documents between blank lines if it has any: their lines are joined by a space.
+    Raises ConfigError that names the file.
+    """
+    if _suffix(url) != "txt":
+        try:
+            return _texts(_column(read_file(url, ("text",))), "text"), "one a row"
+        except ConfigError as error:
+            raise ConfigError([fault if fault.startswith(url) else f"{url}: {fault}" for fault in error.faults]) from None
+    raw = _content(url)
+    _check_utf8(raw, url)
+    lines = [line.strip() for line in raw.decode("utf-8-sig").replace("\r\n", "\n").strip().split("\n")]
+    if lines == [""]:
+        raise ConfigError([f"{url}: the file is empty"])
+    if "" not in lines:
+        return lines, "one a line"
+    blocks = groupby(lines, key=bool)
+    return [" ".join(block) for filled, block in blocks if filled], "separated by blank lines"
+
+
+def _column(table: Table) -> Any:
+    names = table.schema.names
+    if names.count("text") != 1:
+        raise ConfigError(
+            [f"a corpus needs one column `text`; there: {', '.join(names)}; or make the file a task, which names its column"]
+        )
+    return table.column("text")
+
+
+def _suffix(url: str) -> str:
     parts = os.path.basename(url.split("?")[0]).lower().split(".")
-    suffix = parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
+    return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
+
+
+def _format(url: str) -> str:
+    suffix = _suffix(url)
     if suffix not in FORMATS:
-        raise ConfigError([f"{url}: the format {'.' + suffix if len(parts) > 1 else suffix!r} is not one of {', '.join(FORMATS)}"])
+        shown = "." + suffix if "." in os.path.basename(url) else suffix
+        raise ConfigError([f"{url}: the format {shown!r} is not one of {', '.join(FORMATS)}"])
     return suffix
 
 

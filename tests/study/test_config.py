@@ -511,6 +511,53 @@ def _fresh(study: Study) -> Study:
     return study.model_copy(update={"tasks": tasks})
 
 
+CORPORA = {"pretrain.corpus": {"choice": [["within-task"], ["in-domain"], ["cross-domain"], ["more.txt", "s3://b/x.jsonl"]]}}
+
+
+def test_words_and_files_are_corpora(tmp_path: Path) -> None:
+    tasks = {name: {"train": f"{name}.csv", "test": "t.csv", "domain": "s" if name != "c" else "t"} for name in "abc"}
+    data = changed(tasks=tasks, task="a", space=CORPORA, search={"first": [{"pretrain.corpus": ["more.txt", "s3://b/x.jsonl"]}]})
+    data["recipe"][0]["pretrain"]["corpus"] = ["in-domain"]
+    data["recipe"][1]["finetune"]["head_tokens"] = 6
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    study = load_study(tmp_path / "study.yaml")
+    more = str(tmp_path / "more.txt")
+    assert study.space["pretrain.corpus"].choice[-1] == (more, "s3://b/x.jsonl")  # type: ignore[index]
+    assert study.first_points()[0]["pretrain.corpus"] == (more, "s3://b/x.jsonl")
+    assert set(study.used_tasks) == {"a", "b", "c"}
+    assert more in study.local_paths
+    assert not any("s3:" in path for path in study.local_paths)
+    assert load_study(yaml.safe_load(study.to_yaml())) == study
+    narrow = study.model_copy(update={"space": {}})
+    assert set(narrow.used_tasks) == {"a", "b"}, "in-domain alone reads no other domain"
+    moved = study.recipe[0].model_copy(update={"corpus": ("elsewhere/more.txt",)})
+    here = study.recipe[0].model_copy(update={"corpus": (more,)})
+    assert len({narrow.model_copy(update={"recipe": (each, study.recipe[1])}).digest() for each in (moved, here)}) == 1
+
+
+def test_corpora_that_cannot_be_are_refused() -> None:
+    assert "space.pretrain.corpus: in-domain needs the domain of the target task, but 'mine' has none" in "\n".join(
+        faults(changed(space=CORPORA, search=None))
+    )
+    tasks = {"mine": {"train": "a.csv", "domain": "s"}, "other": {"train": "b.csv"}, "cross-domain": {"train": "c.csv"}}
+    found = faults(changed(tasks=tasks, space=CORPORA, search=None))
+    assert found == [
+        "tasks.cross-domain: the name is a word for corpora; give the task another one",
+        "space.pretrain.corpus: in-domain: no other task has the domain 's' of 'mine'; add one, or use within-task",
+    ]
+    near = faults(changed(**{"space__pretrain.corpus": {"choice": [["in-domian"]]}}))
+    assert near == ["space.pretrain.corpus: 'in-domian' is not among tasks; did you mean 'in-domain'?"]
+
+
+def test_check_reads_the_files_of_corpora(tmp_path: Path) -> None:
+    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "more.txt")]]}})
+    with pytest.raises(ConfigError, match=r"corpus: .*more.txt: there is no such file"):
+        check(study)
+    (tmp_path / "other.txt").write_text("One.\nTwo.\n")
+    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "other.txt")]]}})
+    assert "corpus other.txt: 2 documents in other.txt, one a line" in check(study)
+
+
 def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
     study = real_study(tmp_path, **{"space__finetune.max_length": {"choice": [24, 129]}})
     with pytest.raises(ConfigError, match=r"space.finetune.max_length: 129 given, but the encoder has positions for 128 pieces"):

@@ -129,6 +129,17 @@ def test_names_of_recipes(recipe: Recipe, tmp_path: Path) -> None:
     wide = recipe.model_copy(update={"tasks": tasks})
     assert recipe_name(change(wide, 0, corpus=("reviews", "yelp"))) == "BERT-IDPT-FiT"
     assert recipe_name(change(wide, 0, corpus=("reviews", "yelp", "news"))) == "BERT-CDPT-FiT"
+    words = {"within-task": "ITPT", "in-domain": "IDPT", "cross-domain": "CDPT", "more.txt": "CDPT"}
+    assert {word: recipe_name(change(wide, 0, corpus=(word,))) for word in words} == {w: f"BERT-{n}-FiT" for w, n in words.items()}
+
+
+def test_corpora_of_the_same_texts_are_one(recipe: Recipe, tmp_path: Path) -> None:
+    assert ids(change(recipe, 0, corpus=("within-task",))) == ids(recipe) == ids(change(recipe, 0, corpus=("cross-domain",)))
+    (tmp_path / "more.txt").write_text("one\ntwo\n")
+    (tmp_path / "copy.txt").write_text("one\ntwo\n")
+    more, copy = (ids(change(recipe, 0, corpus=("reviews", str(tmp_path / name)))) for name in ("more.txt", "copy.txt"))
+    assert more == copy
+    assert not set(more) & set(ids(recipe))
 
 
 def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
