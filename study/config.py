@@ -289,6 +289,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         for entries in _corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
             gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
+        for place, stage in _paired_stages(study):
+            gather(partial(_pair_notices, study, place, stage))
         faults += _length_faults(study)
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
@@ -308,6 +310,30 @@ def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
         if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
             for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
                 yield tuple(names)
+
+
+def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
+    """(place of the objective, stage) of further pre-training that can come with next-sentence prediction."""
+    for index, stage in enumerate(study.recipe):
+        if not isinstance(stage, Pretrain) or not any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
+            continue
+        path = f"{stage.name}.objective"
+        if "mlm+nsp" in extremes(path, study.space, study.fixed):
+            yield f"space.{path}" if path in study.space else f"recipe.{index}.pretrain.objective", stage
+
+
+def _pair_notices(study: Study, place: str, stage: Pretrain) -> Iterator[str]:
+    """What is to be known of pairs in the stage's corpora. Raises ConfigError for an encoder that cannot be asked about pairs."""
+    from trainables.corpus import load_corpus
+    from trainables.next_sentence import pair_fault
+    from trainables.sentences import split, why_no_pairs
+
+    if fault := pair_fault(encoder_settings(study.encoder)):
+        raise ConfigError([f"{place}: {fault}"])
+    for entries in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+        names, files = corpus_names.members(entries, study.task, study.tasks)
+        if reason := why_no_pairs(split(load_corpus(names, study.used_tasks, files).texts, stage.language)[1]):
+            yield f"corpus {', '.join((*names, *map(corpus_names.short, files)))}: {reason}"
 
 
 def _length_faults(study: Study) -> Iterator[str]:

@@ -159,6 +159,11 @@ class Pretrain(Optimisation):
     tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
     fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
     have a column `text`. Near copies of any task's validation or test texts are taken out."""
+    objective: Literal["mlm", "mlm+nsp"] = "mlm"
+    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained; where nearly all texts
+    are single sentences it is off, with a notice."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
+    """Code of the language whose abbreviations tell where sentences end, for mlm+nsp; `en` serves Chinese as well."""
     steps: Annotated[int, Field(ge=0)] = 100_000
     """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
     schedule_steps: Annotated[int, Field(ge=1)] = 100_000

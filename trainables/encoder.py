@@ -299,7 +299,7 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("encoder."):
-                _draw(name, parameter, base.config, generator)
+                draw_initial(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
         elif model.pooler is not None:
@@ -307,7 +307,7 @@ def classifier(base: Base, classes: int, pooling: str, dropout: float, seed: int
     return model
 
 
-def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
+def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
     """Initial value as transformers gives it: weights normal, norms one, biases zero."""
     if name.endswith("bias"):
         parameter.zero_()
@@ -349,11 +349,14 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
+        return self.logits(hidden_states(self.encoder, batch), batch)
+
+    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
         assert batch.masked_index is not None, "a batch without masked pieces"
         assert batch.masked_targets is not None
-        hidden = hidden_states(self.encoder, batch).index_select(0, batch.masked_index)  # [m, H]
         given = self._given[0]
-        given.hidden = hidden[None]
+        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
         try:
             logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
         finally:
@@ -382,7 +385,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
             if key in own:
                 parameter.copy_(own[key])
             else:
-                _draw(key, parameter, base.config, generator)
+                draw_initial(key, parameter, base.config, generator)
     given = _Given(encoder)
     setattr(whole, name, given)
     model = MaskedLM(encoder, whole, given)

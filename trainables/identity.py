@@ -51,6 +51,8 @@ def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
             del settings["head_tokens"]
         if stage.xi == 1:
             del settings["xi_variant"]
+    elif stage.objective == "mlm":
+        del settings["objective"], settings["language"]
     return settings
 
 

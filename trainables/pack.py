@@ -36,6 +36,10 @@ class Example:
     """Class of the text, for fine-tuning."""
     masked: tuple[np.ndarray, np.ndarray] | None = None
     """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
+    types: np.ndarray | None = None
+    """Token types [length] of a pair of texts; None gives those of a single text."""
+    label_weight: float = 1.0
+    """What the loss over `label` counts, in units of what the batch's loss is a mean over."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Batch:
     """What precedes this micro-batch in its global batch: places the bits of dropout."""
     labels: Tensor | None = None
     """int64 [b]."""
+    label_weights: Tensor | None = None
+    """float32 [b]; None where all are 1."""
     masked_index: Tensor | None = None
     """int64 [m]: flat positions to predict."""
     masked_targets: Tensor | None = None
@@ -101,6 +107,7 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
     starts = np.cumsum(lengths) - lengths
     first = 0 if base.special.prefix else lengths - 1
     labels = [example.label for example in examples if example.label is not None]
+    weights = [example.label_weight for example in examples]
     masked = [example.masked for example in examples]
     predicted = any(pair is not None for pair in masked)
     parts, order = _packed(examples, lengths, base) if base.packable else _padded(examples, lengths, starts, base)
@@ -111,6 +118,7 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
         pool_index=torch.from_numpy(starts + first),
         offsets=Offsets.after([len(example.ids) for example in before]),
         labels=torch.tensor(labels, dtype=torch.int64) if labels else None,
+        label_weights=torch.tensor(weights) if any(weight != 1 for weight in weights) else None,
         masked_index=_joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair]) if predicted else None,
         masked_targets=_joined([pair[1] for pair in masked if pair]) if predicted else None,
     )
@@ -124,7 +132,7 @@ def _packed(examples: Sequence[Example], lengths: np.ndarray, base: Base) -> tup
     """All texts in one row [1, T], positions beginning anew with each."""
     ids = np.concatenate([example.ids for example in examples]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + base.position_start
-    types = np.concatenate([token_types(length, base) for length in lengths]) if base.takes_types else None
+    types = np.concatenate([_types(example, base) for example in examples]) if base.takes_types else None
     part = Part(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
@@ -140,6 +148,10 @@ def token_types(length: int, base: Base) -> np.ndarray:
     special = base.special
     middle = length - len(special.prefix_types) - len(special.suffix_types)
     return np.array([*special.prefix_types, *[special.text_type] * middle, *special.suffix_types], dtype=np.int64)
+
+
+def _types(example: Example, base: Base) -> np.ndarray:
+    return token_types(len(example.ids), base) if example.types is None else example.types
 
 
 def padded_width(length: int) -> int:
@@ -174,7 +186,7 @@ def _group(examples: Sequence[Example], lengths: np.ndarray, members: Sequence[i
         length = int(lengths[text])
         ids[row, :length] = examples[text].ids
         mask[row, :length] = 1
-        types[row, :length] = token_types(length, base)
+        types[row, :length] = _types(examples[text], base)
     return Part(
         input_ids=torch.from_numpy(ids),
         position_ids=None,  # the model's own numbering knows padding

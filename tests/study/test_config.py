@@ -17,7 +17,7 @@ from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, tiny_task
-from trainables.config import ConfigError
+from trainables.config import ConfigError, Encoder
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))
@@ -556,6 +556,18 @@ def test_check_reads_the_files_of_corpora(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("One.\nTwo.\n")
     study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "other.txt")]]}})
     assert "corpus other.txt: 2 documents in other.txt, one a line" in check(study)
+
+
+def test_check_refuses_pairs_for_encoders_without_them_and_tells_where_there_are_none(tmp_path: Path) -> None:
+    study = real_study(tmp_path, **{"space__pretrain.objective": {"choice": ["mlm", "mlm+nsp"]}})
+    (notice,) = [each for each in check(study) if "next-sentence" in each]
+    assert notice.startswith("corpus imdb, yelp: next-sentence prediction is off: 1 of 90 documents")
+    for encoder, types in (({"model_type": "distilbert"}, 0), (TINY_BERT | {"type_vocab_size": 1}, 1)):
+        single = study.model_copy(update={"encoder": Encoder(config=encoder, vocabulary=400)})
+        with pytest.raises(ConfigError, match=f"^space.pretrain.objective: mlm.nsp needs .* has {types} token types; use mlm"):
+            check(single)
+    never = study.model_copy(update={"space": {path: each for path, each in study.space.items() if "pretrain" not in path}})
+    assert not [each for each in check(never) if "next-sentence" in each], "zero steps ask nothing"
 
 
 def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:

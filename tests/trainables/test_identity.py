@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables.config import Encoder, Recipe
-from trainables.identity import nodes, recipe_name
+from trainables.identity import nodes, recipe_name, settings_of
 
 
 def ids(recipe: Recipe) -> list[str]:
@@ -140,6 +140,16 @@ def test_corpora_of_the_same_texts_are_one(recipe: Recipe, tmp_path: Path) -> No
     more, copy = (ids(change(recipe, 0, corpus=("reviews", str(tmp_path / name)))) for name in ("more.txt", "copy.txt"))
     assert more == copy
     assert not set(more) & set(ids(recipe))
+
+
+def test_stage_ids_are_what_they_were(recipe: Recipe) -> None:
+    """Written down, so that a setting that moves them at its default is seen."""
+    assert "objective" not in settings_of(recipe.stages[0])
+    assert "language" not in settings_of(recipe.stages[0])
+    pairs = change(recipe, 0, objective="mlm+nsp")
+    assert not set(ids(pairs)) & set(ids(recipe))
+    assert ids(change(recipe, 0, language="de")) == ids(recipe)
+    assert not set(ids(change(pairs, 0, language="de"))) & set(ids(pairs))
 
 
 def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
