@@ -160,8 +160,8 @@ class Pretrain(Optimisation):
     fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
     have a column `text`. Near copies of any task's validation or test texts are taken out."""
     objective: Literal["mlm", "mlm+nsp"] = "mlm"
-    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained; where nearly all texts
-    are single sentences it is off, with a notice."""
+    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained, and the loss the sum
+    of both; where nearly all texts are single sentences it is off, with a notice."""
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
     """Code of the language whose abbreviations tell where sentences end, for mlm+nsp; `en` serves Chinese as well."""
     steps: Annotated[int, Field(ge=0)] = 100_000

@@ -5,6 +5,7 @@ The same on every machine: a corpus is a function of the content of its tasks an
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,7 +57,7 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     kept = tuple(_once(clean))
     if left > len(kept):
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
-    if again := sum(count - 1 for count in Counter(map(bare, kept)).values()):
+    if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
     return Corpus(kept, digest_of(kept), total - left, tuple(notices))
 
@@ -97,11 +98,16 @@ def _documents(file: str, place: str, notices: list[str]) -> tuple[str, ...]:
 
 def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
     """Texts of all parts; a copy of a text of an earlier part is left out."""
-    earlier: set[str] = set()
+    earlier: set[bytes] = set()
     for texts in parts:
-        mine = [plain(text) for text in texts]
+        mine = [_short(plain(text)) for text in texts]
         yield from (text for text, key in zip(texts, mine, strict=True) if key not in earlier)
         earlier.update(mine)
+
+
+def _short(text: str) -> bytes:
+    """Stands for a text among millions, which would fill the memory a second time."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def bare(text: str) -> str:

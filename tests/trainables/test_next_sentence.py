@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, BertForPreTraining
 
-from tests.helpers import reviews, tiny_recipe
+from tests.helpers import documents_file, reviews, tiny_recipe
 from tests.trainables.encoders import tiny_base, tiny_config
 from tests.trainables.test_loop import job_of, losses_of, padded, reference_losses
 from trainables import recipe as runner
@@ -29,16 +29,8 @@ ONE_THREAD = Execution(threads=1)
 TEXTS = [text for text, _ in reviews()]
 
 
-def corpus_file(folder: Path, *sizes: int) -> str:
-    """Documents of so many reviews each."""
-    ends = np.cumsum(sizes)
-    lines = [" ".join(TEXTS[end - size : end]) for end, size in zip(ends, sizes, strict=True)]
-    (folder / "documents.txt").write_text("\n".join(lines), encoding="utf-8")
-    return str(folder / "documents.txt")
-
-
 def paired_recipe(folder: Path, sizes: tuple[int, ...] = (3, 1, 4, 2, 1, 5) * 6, **settings: Any) -> Recipe:
-    corpus = (corpus_file(folder, *sizes),)
+    corpus = (documents_file(folder, *sizes),)
     return tiny_recipe(folder, pretrain={"corpus": corpus, "objective": "mlm+nsp", "max_length": 48, "steps": 6} | settings)
 
 
@@ -160,7 +152,7 @@ def test_one_token_type_is_no_pair() -> None:
 
 def test_single_sentences_switch_it_off_with_a_notice(tmp_path: Path) -> None:
     """As on TREC: what is left is masked language modelling, bit for bit."""
-    settings = {"corpus": (corpus_file(tmp_path, *[1] * 40),), "steps": 2}
+    settings = {"corpus": (documents_file(tmp_path, *[1] * 40),), "steps": 2}
     off = job_of(tiny_recipe(tmp_path, pretrain=settings | {"objective": "mlm+nsp"}), Store(str(tmp_path / "a")), 0)
     plain = job_of(tiny_recipe(tmp_path, pretrain=settings), Store(str(tmp_path / "b")), 0)
     assert not isinstance(off.model, PairedLM)
