@@ -12,6 +12,7 @@ from study import space as spaces
 from study.search import Search, given_points
 from study.settings import Study
 from study.space import Params
+from trainables.corpus_names import short
 
 if TYPE_CHECKING:
     from trainables.config import Recipe
@@ -201,7 +202,7 @@ def plan(study: Study, store: Store) -> Plan:
 def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[Stage]:
     for each in shared:
         for node in each.nodes:
-            corpus = ", ".join(getattr(node.stage, "corpus", ()) or (study.task,))
+            corpus = ", ".join(map(short, getattr(node.stage, "corpus", ()) or (study.task,)))
             label = f"{each.name}, {node.steps} steps on {corpus}"
             cached = store.get(node.stage_id, digests=False) is not None
             yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)

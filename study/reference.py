@@ -34,7 +34,10 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
     (
         "recipe: pretrain",
         Pretrain,
-        "`recipe: [{pretrain: {corpus: [imdb]}}, {finetune: {}}]`. All trials with the same settings share one trajectory.",
+        (
+            "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
+            " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
+        ),
     ),
     ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
     (

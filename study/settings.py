@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from study import space as spaces
 from study.space import Dimension, Params, Space, Value
+from trainables import corpus_names
 from trainables.config import FLOAT, Encoder, Execution, Finetune, Model, Precision, Pretrain, Recipe, Task, validate
 
 
@@ -162,12 +163,14 @@ class Study(Model):
     @property
     def used_tasks(self) -> dict[str, Task]:
         """The target task and those whose texts some trial reads; others play no part."""
-        return {name: self.tasks[name] for name in sorted({self.task, *corpora(self.recipe, self.space)})}
+        read, _ = corpus_names.members(corpora(self.recipe, self.space), self.task, self.tasks)
+        return {name: self.tasks[name] for name in sorted({self.task, *read})}
 
     @property
     def local_paths(self) -> list[str]:
-        """Files and folders that tasks and encoder are read from: every machine that trains must see them."""
+        """Files and folders that tasks, corpora and encoder are read from: every machine that trains must see them."""
         given = [getattr(task, name) for task in self.used_tasks.values() for name in ("train", "validation", "test", "folder")]
+        given += filter(corpus_names.is_file, corpora(self.recipe, self.space))
         if self.encoder.package is None:
             given.append(self.encoder.folder)
         return sorted({path for path in given if path is not None and "://" not in path})
@@ -208,6 +211,9 @@ class Study(Model):
         tasks = {name: data["tasks"][name] for name in self.used_tasks}
         for settings in (*tasks.values(), *([data["encoder"]] if self.encoder.package is None else [])):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}
+        for stage in data["recipe"]:
+            if "corpus" in stage:
+                stage["corpus"] = [corpus_names.short(entry) for entry in stage["corpus"]]
         return data | {"tasks": tasks}
 
     def digest(self) -> str:
@@ -264,7 +270,7 @@ def _text(leaves: Mapping[str, Any], path: str) -> str:
 
 
 def corpora(recipe: Iterable[Pretrain | Finetune], space: Space) -> dict[str, str]:
-    """{task whose texts some further pre-training reads: the place that names it}."""
+    """{entry of a corpus that some further pre-training reads: the place that names it}."""
     found: dict[str, str] = {}
     for index, stage in enumerate(recipe):
         if isinstance(stage, Pretrain):

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainables import corpus_names
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 M = TypeVar("M", bound=BaseModel)
@@ -152,14 +154,22 @@ class Optimisation(Model):
 
 
 class Pretrain(Optimisation):
-    """Further pre-training with masked language modelling (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
+    """Further pre-training on unlabelled texts (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
 
     name: str = "pretrain"
     """Name of the stage in space and records."""
     kind: Literal["pretrain"] = "pretrain"
     """Kind of stage."""
     corpus: tuple[str, ...] = ()
-    """Names of tasks: their training texts, less validation and exact copies of any test text. Empty: the target task."""
+    """What to read: `within-task` (the target's own training texts; also the meaning of an empty list), `in-domain` (those of all
+    tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
+    fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
+    have a column `text`. Near copies of any task's validation or test texts are taken out."""
+    objective: Literal["mlm", "mlm+nsp"] = "mlm"
+    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained, and the loss the sum
+    of both; where nearly all texts are single sentences it is off, with a notice."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
+    """Code of the language whose abbreviations tell where sentences end, for mlm+nsp; `en` serves Chinese as well."""
     steps: Annotated[int, Field(ge=0)] = 100_000
     """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
     schedule_steps: Annotated[int, Field(ge=1)] = 100_000
@@ -324,8 +334,12 @@ class Recipe(Model):
             faults.append("the last stage must be finetune")
         names = [stage.name for stage in self.stages]
         faults += [f"two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1})]
-        wanted = [self.task, *(name for stage in self.stages if stage.kind == "pretrain" for name in stage.corpus)]
-        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted if name not in self.tasks]
+        corpora = [stage.corpus for stage in self.stages if stage.kind == "pretrain"]
+        named = [name for corpus in corpora for name in corpus_names.unknown(corpus, self.tasks)]
+        wanted = [self.task] * (self.task not in self.tasks) + named
+        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
+        faults += corpus_names.name_faults(self.tasks)
+        faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
         if faults:
             raise ValueError("; ".join(faults))
         return self

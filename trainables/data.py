@@ -1,4 +1,4 @@
-"""Tasks and corpora as texts and labels: cleaned, split and named by their content.
+"""Tasks as texts and labels: cleaned, split and named by their content.
 
 Everything here is a function of the files' content and the task's settings: the same on every machine and in every version of
 every library. Nothing here imports torch.
@@ -47,7 +47,7 @@ class Split:
     @cached_property
     def digest(self) -> str:
         """sha256 of texts and labels."""
-        return _digest(self.texts, self.labels.astype("<i8").tobytes())
+        return digest_of(self.texts, self.labels.astype("<i8").tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +70,6 @@ class TaskData:
         part: Split = {name: getattr(self, name) for name in SPLITS}[split]
         kind = ["multi-label"] if self.task.multi_label else []
         return hashlib.sha256(json.dumps([self.labels, part.digest, *kind]).encode()).hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """Texts for further pre-training."""
-
-    texts: tuple[str, ...]
-    digest: str
-    """sha256 of the texts in their order."""
-    removed: int
-    """Training texts left out because they occur in a test or validation split."""
-    notices: tuple[str, ...]
 
 
 def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
@@ -277,39 +265,8 @@ def plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def load_corpus(names: Sequence[str], tasks: Mapping[str, Task]) -> Corpus:
-    """Training texts of the named tasks, less every copy of a test or validation text of ANY of `tasks`.
-
-    The order of names does not matter. Raises ConfigError for faults of the tasks, unknown names, and when nothing is left.
-    """
-    return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
-
-
-@lru_cache(maxsize=16)
-def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Corpus:
-    faults: list[str] = []
-    loaded: dict[str, TaskData] = {}
-    for name, task in tasks:
-        try:
-            loaded[name] = load_task(name, task, needs_test=False)
-        except ConfigError as error:
-            faults += error.faults
-    faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in dict(tasks)]
-    if faults:
-        raise ConfigError(faults)
-    held_out = {plain(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
-    # By content, so that what a user calls the tasks does not enter the corpus' identity.
-    parts = sorted((loaded[name].train for name in names), key=lambda split: split.digest)
-    texts = [text for part in parts for text in part.texts]
-    kept = tuple(text for text in texts if plain(text) not in held_out)
-    removed = len(texts) - len(kept)
-    if not kept:
-        raise ConfigError([f"corpus {', '.join(names)}: no text is left: all {removed} occur in a test or validation split"])
-    notice = f"corpus {', '.join(names)}: {removed} of {len(texts)} texts occur in a test or validation split and were removed"
-    return Corpus(kept, _digest(kept), removed, (notice,) if removed else ())
-
-
-def _digest(texts: Iterable[str], more: bytes = b"") -> str:
+def digest_of(texts: Iterable[str], more: bytes = b"") -> str:
+    """sha256 of texts in their order."""
     found = hashlib.sha256()
     for text in texts:
         raw = text.encode()

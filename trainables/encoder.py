@@ -411,7 +411,7 @@ def classifier(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("encoder."):
-                _draw(name, parameter, base.config, generator)
+                draw_initial(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
         elif model.pooler is not None and base.folder is not None:
@@ -431,10 +431,10 @@ def reinitialise(model: Classifier, base: Base, blocks: int, count: int, seed: i
     with torch.no_grad():
         for name, parameter in model.encoder.named_parameters():
             if names[name] in chosen:
-                _draw(name, parameter, base.config, generator)
+                draw_initial(name, parameter, base.config, generator)
 
 
-def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
+def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
     """Initial value as transformers gives it: weights normal, norms one, biases zero."""
     if name.endswith("bias"):
         parameter.zero_()
@@ -476,11 +476,14 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
+        return self.logits(hidden_states(self.encoder, batch), batch)
+
+    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
         assert batch.masked_index is not None, "a batch without masked pieces"
         assert batch.masked_targets is not None
-        hidden = hidden_states(self.encoder, batch).index_select(0, batch.masked_index)  # [m, H]
         given = self._given[0]
-        given.hidden = hidden[None]
+        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
         try:
             logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
         finally:
@@ -509,7 +512,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
             if key in own:
                 parameter.copy_(own[key])
             else:
-                _draw(key, parameter, base.config, generator)
+                draw_initial(key, parameter, base.config, generator)
     given = _Given(encoder)
     setattr(whole, name, given)
     model = MaskedLM(encoder, whole, given)

@@ -17,7 +17,9 @@ import numpy as np
 
 from trainables import checkpoint
 from trainables.config import ConfigError, Encoder, Finetune, Pretrain, Recipe
-from trainables.data import Corpus, Split, TaskData, load_corpus, load_task, subset
+from trainables.corpus import Corpus, load_corpus
+from trainables.corpus_names import members
+from trainables.data import Split, TaskData, load_task, subset
 from trainables.store import stage_id
 
 NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "finetune": ("name",)}
@@ -78,6 +80,8 @@ def settings_of(stage: Pretrain | Finetune) -> dict[str, Any]:
             del settings["head_width"]
         if len(stage.layers) == 1:
             del settings["combine"]
+    elif stage.objective == "mlm":
+        del settings["objective"], settings["language"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 
@@ -142,7 +146,8 @@ def train_split(data: TaskData, stage: Finetune, seed: int) -> Split:
 
 def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
     """The texts that a further pre-training stage reads."""
-    return load_corpus(stage.corpus or (recipe.task,), recipe.tasks)
+    names, files = members(stage.corpus, recipe.task, recipe.tasks)
+    return load_corpus(names, recipe.tasks, files)
 
 
 def encoder_id(recipe: Recipe) -> str:
@@ -168,16 +173,19 @@ def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The paper's name (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-."""
+    """The paper's name (Sun et al. 2019, section 5.4): BERT-FiT, BERT-ITPT-FiT (within task), -IDPT- (in domain), -CDPT-.
+
+    It follows from the tasks whose texts are read, however the corpus names them. Text files have no domain: with them it is CDPT.
+    """
     names = []
     for stage in recipe.stages:
         if isinstance(stage, Finetune):
             names.append("FiT")
         elif stage.steps:
-            corpus = set(stage.corpus or (recipe.task,))
-            domains = {recipe.tasks[name].domain for name in corpus | {recipe.task}}
+            read, files = members(stage.corpus, recipe.task, recipe.tasks)
+            domains = {recipe.tasks[name].domain for name in (*read, recipe.task)} | {None for _ in files}
             within_domain = len(domains) == 1 and None not in domains
-            names.append("ITPT" if corpus == {recipe.task} else "IDPT" if within_domain else "CDPT")
+            names.append("ITPT" if (read, files) == ((recipe.task,), ()) else "IDPT" if within_domain else "CDPT")
     return "-".join(["BERT", *names])
 
 

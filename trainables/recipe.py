@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
 def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
-        corpus = corpus_of(recipe, node.stage)
-        return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
+        tokenise = partial(tokens, base=base, store=store)
+        return pretrain.job(node.stage, base, parent, corpus_of(recipe, node.stage), tokenise, steps, runtime)
     data = target_of(recipe)
     data = replace(data, train=train_split(data, node.stage, recipe.seed))
     cut = {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}

@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError, Task, closest, near
+from trainables.corpus_names import COMPRESSIONS
+from trainables.corpus_names import TABLES as FORMATS
 from trainables.tasks import without_hub
 
 Table = Any
 """A pyarrow.Table."""
-FORMATS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
-COMPRESSIONS = ("gz", "bz2", "xz", "zst", "zip")
 HUB_TIMEOUT_S = 5.0
 
 
@@ -89,11 +90,34 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def read_documents(url: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], str]:
+    """(texts without labels, how they were told apart) of a file: the columns of a table joined by a space, or plain text.
+
+    Plain text holds one document per line, or documents between blank lines if it has any: their lines are joined by a space.
+    Raises ConfigError that names the file.
+    """
+    if _suffix(url) != "txt":
+        table = read_file(url, columns)
+        try:
+            return _joined(table, columns), "one a row"
+        except ConfigError as error:
+            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    raw = _content(url)
+    _check_utf8(raw, url)
+    lines = [line.strip() for line in raw.decode("utf-8-sig").replace("\r\n", "\n").strip().split("\n")]
+    if lines == [""]:
+        raise ConfigError([f"{url}: the file is empty"])
+    if "" not in lines:
+        return lines, "one a line"
+    blocks = groupby(lines, key=bool)
+    return [" ".join(block) for filled, block in blocks if filled], "separated by blank lines"
+
+
 def _format(url: str) -> str:
     suffix = _suffix(url)
     if suffix not in FORMATS:
-        dot = "." in os.path.basename(url.split("?")[0])
-        raise ConfigError([f"{url}: the format {'.' + suffix if dot else suffix!r} is not one of {', '.join(FORMATS)}"])
+        shown = "." + suffix if "." in os.path.basename(url) else suffix
+        raise ConfigError([f"{url}: the format {shown!r} is not one of {', '.join(FORMATS)}"])
     return suffix
 
 
@@ -155,26 +179,6 @@ def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
     from pyarrow import json as arrow_json
 
     return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False))
-
-
-def read_texts(url: str, columns: Sequence[str]) -> list[str]:
-    """Texts of a file that needs no labels: of .txt every line, else the named columns joined by a space; no empty ones.
-
-    Raises ConfigError that names the file.
-    """
-    if _suffix(url) == "txt":
-        raw = _content(url)
-        _check_utf8(raw, url)
-        found = raw.decode("utf-8-sig").split("\n")
-    else:
-        table = read_file(url, columns)
-        try:
-            found = _joined(table, columns)
-        except ConfigError as error:
-            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
-    if not (texts := [text for text in found if text.strip()]):
-        raise ConfigError([f"{url}: there is no text in it"])
-    return texts
 
 
 def _rows(table: Table, columns: Sequence[str], label: str, separator: str | None) -> Rows:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import tiny_recipe
+from tests.helpers import documents_file, tiny_recipe
 from trainables import finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, validate
@@ -43,9 +43,12 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-def test_two_workers_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("objective", ["mlm", "mlm+nsp"])
+def test_two_workers_equal_one(tmp_path: Path, objective: str) -> None:
     """Dropout on, a batch that does not split evenly, pre-training and fine-tuning: the same losses and weights to 1e-5."""
-    recipe = tiny_recipe(tmp_path, pretrain={"steps": 3, "batch_size": 7}, learning_rate=2e-4)
+    corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if objective == "mlm+nsp" else ()  # pairs on one rank, on both, on none
+    pretrain = {"steps": 3, "batch_size": 7, "objective": objective, "corpus": corpus}
+    recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4)
     alone = Store(str(tmp_path / "one"))
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
