@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import create_model
 
 from study.estimate import encoder_settings, layers_of
+from study.paths import with_absolute_paths
 from study.reference import document
 from study.settings import (
     STAGE_KINDS,
@@ -28,9 +29,9 @@ from study.space import Space, extremes, fixed_values
 from study.space_faults import faults as space_faults
 from study.space_faults import path_faults, point_faults
 from study.workers import Machine, check_resources
+from trainables import corpus_names
 from trainables.config import (
     ConfigError,
-    Encoder,
     Finetune,
     Model,
     Multitask,
@@ -71,7 +72,7 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     faults += [*more, *_cross_faults(parts, data)]
     if faults:
         raise ConfigError(dict.fromkeys(faults))
-    return Study.model_validate(_with_absolute_paths(parts, folder))
+    return Study.model_validate(with_absolute_paths(parts, folder))
 
 
 def _override(data: dict[str, Any], text: str) -> list[str]:
@@ -240,7 +241,15 @@ def _recipe_faults(recipe: tuple[Stage, ...]) -> Iterator[str]:
 
 
 def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], space: Space) -> Iterator[str]:
-    for name, place in [(task, "task"), *corpora(recipe, space).items(), *members(recipe, space).items()]:
+    if task not in tasks:
+        yield f"task: {task!r} is not among tasks{near(task, tasks)}"
+    yield from corpus_names.name_faults(tasks)
+    places = corpora(recipe, space)
+    for entry in corpus_names.unknown(places, tasks):
+        yield f"{places[entry]}: {entry!r} is not among tasks{near(entry, [*tasks, *corpus_names.WORDS])}"
+    if fault := corpus_names.domain_fault(places, task, tasks):
+        yield f"{places[corpus_names.IN_DOMAIN]}: {fault}"
+    for name, place in members(recipe, space).items():
         if name not in tasks:
             yield f"{place}: {name!r} is not among tasks{near(name, tasks)}"
 
@@ -265,31 +274,14 @@ def _budget_faults(budget: Budget | None, final: Final | None, search: SearchSet
     return faults
 
 
-def _with_absolute_paths(parts: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Local paths made absolute, so that they mean the same in every process and in the copy that a run folder keeps."""
-
-    def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(folder / Path(path).expanduser())
-
-    def located(settings: Any, names: Iterable[str]) -> Any:
-        return settings.model_copy(update={name: absolute(getattr(settings, name)) for name in names})
-
-    encoder: Encoder = parts["encoder"]
-    if encoder.package is None:
-        # A tokenizer may also be a name on the hub.
-        is_local = encoder.tokenizer is not None and (folder / encoder.tokenizer).exists()
-        encoder = located(encoder, ("folder", "tokenizer") if is_local else ("folder",))
-    tasks = {name: located(task, ("train", "validation", "test", "folder")) for name, task in parts["tasks"].items()}
-    return parts | {"tasks": tasks, "encoder": encoder, "store": absolute(parts["store"])}
-
-
 def check(study: Study, machine: Machine | None = None) -> list[str]:
     """Read all data, find the encoder and compare the resources with the machine; returns notices.
 
     Without `machine` resources are not compared: a cluster's are known once it is joined. Raises ConfigError with every fault.
     """
     from trainables import checkpoint
-    from trainables.data import load_corpus, load_task
+    from trainables.corpus import load_corpus
+    from trainables.data import load_task
     from trainables.members import load_members
 
     faults: list[str] = []
@@ -309,8 +301,11 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
 
         gather(partial(_no_notices, check_config, study.encoder.config))
     if not faults:  # corpora are made of the tasks' texts
-        for names in _corpus_choices(study):
-            gather(partial(lambda names: load_corpus(names, study.used_tasks).notices, names))
+        for entries in _corpus_choices(study):
+            names, files = corpus_names.members(entries, study.task, study.tasks)
+            gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
+        for place, stage in _paired_stages(study):
+            gather(partial(_pair_notices, study, place, stage))
         for names in _member_choices(study):
             gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
@@ -331,7 +326,31 @@ def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
     for stage in study.recipe:
         if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
             for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
-                yield tuple(names) or (study.task,)
+                yield tuple(names)
+
+
+def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
+    """(place of the objective, stage) of further pre-training that can come with next-sentence prediction."""
+    for index, stage in enumerate(study.recipe):
+        if not isinstance(stage, Pretrain) or not any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
+            continue
+        path = f"{stage.name}.objective"
+        if "mlm+nsp" in extremes(path, study.space, study.fixed):
+            yield f"space.{path}" if path in study.space else f"recipe.{index}.pretrain.objective", stage
+
+
+def _pair_notices(study: Study, place: str, stage: Pretrain) -> Iterator[str]:
+    """What is to be known of pairs in the stage's corpora. Raises ConfigError for an encoder that cannot be asked about pairs."""
+    from trainables.corpus import load_corpus
+    from trainables.next_sentence import pair_fault
+    from trainables.sentences import split, why_no_pairs
+
+    if fault := pair_fault(encoder_settings(study.encoder)):
+        raise ConfigError([f"{place}: {fault}"])
+    for entries in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+        names, files = corpus_names.members(entries, study.task, study.tasks)
+        if reason := why_no_pairs(split(load_corpus(names, study.used_tasks, files).texts, stage.language)[1]):
+            yield f"corpus {', '.join((*names, *map(corpus_names.short, files)))}: {reason}"
 
 
 def _member_choices(study: Study) -> Iterator[tuple[str, ...]]:

@@ -55,14 +55,16 @@ def compare(arguments: Sequence[str], columns: Sequence[str] = ("text",), form: 
 
 
 def _texts(found: Sequence[Named], columns: Sequence[str]) -> list[list[str]]:
-    from trainables.sources import read, read_texts
+    from trainables.sources import read, read_documents
 
     texts: list[list[str]] = []
     faults: list[str] = []
     for each in found:
         try:
             if each.task is None:
-                texts.append(read_texts(each.file or "", columns))
+                documents = [text for text in read_documents(each.file or "", columns)[0] if text.strip()]
+                faults += [] if documents else [f"{each.file}: there is no text in it"]
+                texts.append(documents)
                 continue
             rows, more = read(each.task)
             faults += [f"tasks.{each.name}.{fault}" for fault in more]

@@ -12,6 +12,7 @@ from study import space as spaces
 from study.search import Search, given_points
 from study.settings import Study
 from study.space import Params
+from trainables.corpus_names import short
 
 if TYPE_CHECKING:
     from trainables.config import Recipe
@@ -219,7 +220,7 @@ def _reads(study: Study, node: Node) -> Iterable[str]:
     """Names of the tasks whose texts a shared stage reads."""
     if node.stage.kind == "multitask":
         return node.stage.tasks or study.used_tasks
-    return getattr(node.stage, "corpus", ()) or (study.task,)
+    return map(short, getattr(node.stage, "corpus", ()) or (study.task,))
 
 
 def _draws(study: Study) -> list[Params]:

@@ -62,6 +62,8 @@ _SCORED = {
     "train_loss": Field(float, "mean training loss since the last evaluation, nats"),
     "learning_rate": Field(float, "learning rate of the top layer at this step"),
     "group_rates": Field(dict, "peak learning rate of every parameter group"),
+    "f1_by_label": Field(dict, "of a multi-label task, label: F1 (0 to 1)"),
+    "thresholds": Field(list, "of a multi-label task, the probability from which on each label is given, tuned on validation"),
     "micro_batch": Field(int, "sequences per forward pass; 0: the whole batch"),
     "wall_s": Field(float, "seconds of training so far"),
     "tokens_per_s": Field(float, "pieces trained on per second"),

@@ -34,7 +34,10 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
     (
         "recipe: pretrain",
         Pretrain,
-        "`recipe: [{pretrain: {corpus: [imdb]}}, {finetune: {}}]`. All trials with the same settings share one trajectory.",
+        (
+            "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
+            " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
+        ),
     ),
     (
         "recipe: multitask",
@@ -94,7 +97,8 @@ def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
         return "`[{finetune: {}}]`"
     if isinstance(value, Model) or (isinstance(value, dict) and value):
         return "see below"
-    return "none" if value is None or value == {} else f"`{value if isinstance(value, str) else json.dumps(value)}`"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "none" if value is None or value == {} else f"`{text}`".replace("|", "\\|")
 
 
 def _allowed(field: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from study import space as spaces
 from study.space import Dimension, Params, Space, Value
+from trainables import corpus_names
 from trainables.config import (
     FLOAT,
     Encoder,
@@ -186,13 +187,15 @@ class Study(Model):
     @property
     def used_tasks(self) -> dict[str, Task]:
         """The target task and those whose texts some trial reads; others play no part."""
-        named = {self.task, *corpora(self.recipe, self.space), *members(self.recipe, self.space)}
+        read, _ = corpus_names.members(corpora(self.recipe, self.space), self.task, self.tasks)
+        named = {self.task, *read, *members(self.recipe, self.space)}
         return {name: self.tasks[name] for name in sorted(self.tasks if takes_all(self.recipe, self.space) else named)}
 
     @property
     def local_paths(self) -> list[str]:
-        """Files and folders that tasks and encoder are read from: every machine that trains must see them."""
+        """Files and folders that tasks, corpora and encoder are read from: every machine that trains must see them."""
         given = [getattr(task, name) for task in self.used_tasks.values() for name in ("train", "validation", "test", "folder")]
+        given += filter(corpus_names.is_file, corpora(self.recipe, self.space))
         if self.encoder.package is None:
             given.append(self.encoder.folder)
         return sorted({path for path in given if path is not None and "://" not in path})
@@ -233,6 +236,9 @@ class Study(Model):
         tasks = {name: data["tasks"][name] for name in self.used_tasks}
         for settings in (*tasks.values(), *([data["encoder"]] if self.encoder.package is None else [])):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}
+        for stage in data["recipe"]:
+            if "corpus" in stage:
+                stage["corpus"] = [corpus_names.short(entry) for entry in stage["corpus"]]
         return data | {"tasks": tasks}
 
     def digest(self) -> str:
@@ -289,7 +295,7 @@ def _text(leaves: Mapping[str, Any], path: str) -> str:
 
 
 def corpora(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
-    """{task whose texts some further pre-training reads: the place that names it}."""
+    """{entry of a corpus that some further pre-training reads: the place that names it}."""
     return _named(recipe, space, Pretrain, "corpus")
 
 
@@ -299,7 +305,7 @@ def members(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
 
 
 def _named(recipe: Iterable[Stage], space: Space, kind: type[Model], field: str) -> dict[str, str]:
-    """{task that this field of the stages of a kind names: the place that names it}."""
+    """{entry of this field of the stages of a kind: the place that names it}."""
     found: dict[str, str] = {}
     for index, stage in enumerate(recipe):
         if isinstance(stage, kind):

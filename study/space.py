@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from trainables.config import ConfigError, Model
+from trainables.corpus_names import short
 
 if TYPE_CHECKING:
     import optuna
@@ -264,7 +265,7 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 def _phrase(field: str, value: Any) -> str:
-    text = "+".join(value) if isinstance(value, list | tuple) else value if isinstance(value, str) else _number(value)
+    text = "+".join(map(short, value)) if isinstance(value, list | tuple) else value if isinstance(value, str) else _number(value)
     if field in _AFTER:
         return f"{text} {_AFTER[field]}"
     return f"{_SHORT.get(field, field)} {text}".strip()

@@ -40,6 +40,14 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] =
     return str(path)
 
 
+def documents_file(folder: Path, *sizes: int) -> str:
+    """Write a text file with documents of so many reviews each, one a line, and return its path."""
+    rows = iter(reviews())
+    lines = [" ".join(next(rows)[0] for _ in range(size)) for size in sizes]
+    (folder / "documents.txt").write_text("\n".join(lines), encoding="utf-8")
+    return str(folder / "documents.txt")
+
+
 def tiny_task(folder: Path, name: str = "sls_imdb", train: int = 60, test: int = 24, **changes: Any) -> Task:
     """A slice of a shipped set as a user's own csv files, a quarter of its training split held out for validation."""
     files = {

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from trainables.data import Split, TaskData
-from trainables.metrics import scores
+from trainables.metrics import label_scores, scores, thresholds_of
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Inverse regularisation strengths that are tried, the simplest model first."""
@@ -24,24 +25,26 @@ def bag_of_words(data: TaskData) -> dict[str, Any]:
     """Fit on train with the strength that errs least on validation (ties: the smaller loss there), then on both for the test.
 
     The encoders of a study do not learn from the validation split: the baseline may, so that nobody finds it weak. Returns c,
-    seconds, for `validation` and `test` the scores and loss, and of both splits `predictions` [n] and `probabilities`
-    [n, classes]; test is None for a task without a test split, which is read once. Deterministic.
+    seconds, for `validation` and `test` the scores and loss, and of both splits `predictions` [n] (of a multi-label task 0/1
+    [n, labels], by the threshold that is best on validation) and `probabilities` [n, classes]; test is None for a task without a
+    test split, which is read once. Deterministic.
     """
     began = time.perf_counter()
     tried = []
     for strength, probabilities in zip(STRENGTHS, _predict(data.train, data.validation, STRENGTHS, len(data.labels)), strict=True):
-        found = _measure(probabilities, data.validation)
-        tried.append((found["error_rate_percent"], found["loss"], strength, probabilities))
-    _, _, strength, probabilities = min(tried, key=lambda fit: fit[:3])
+        thresholds = None if data.validation.labels.ndim == 1 else thresholds_of("one", data.validation.labels, probabilities)
+        found = _measure(probabilities, data.validation, thresholds)
+        tried.append((found["error_rate_percent"], found["loss"], strength, probabilities, thresholds))
+    _, _, strength, probabilities, thresholds = min(tried, key=lambda fit: fit[:3])
     result = {"validation": probabilities}
     if len(data.test):
         both = Split(data.train.texts + data.validation.texts, np.concatenate((data.train.labels, data.validation.labels)))
         result["test"] = _predict(both, data.test, (strength,), len(data.labels))[0]
     return {
         "c": strength,
-        "validation": _measure(result["validation"], data.validation),
-        "test": _measure(result["test"], data.test) if "test" in result else None,
-        "predictions": {split: found.argmax(axis=1) for split, found in result.items()},
+        "validation": _measure(result["validation"], data.validation, thresholds),
+        "test": _measure(result["test"], data.test, thresholds) if "test" in result else None,
+        "predictions": {split: _given(found, thresholds) for split, found in result.items()},
         "probabilities": result,
         "seconds": time.perf_counter() - began,
     }
@@ -51,6 +54,7 @@ def _predict(train: Split, other: Split, strengths: tuple[float, ...], classes: 
     """Probabilities [n, classes] of `other` for every strength; a class that training lacks has probability 0."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
 
     token = WORD if any(re.search(WORD, text) for text in train.texts) else SIGN
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=token, sublinear_tf=True, max_features=FEATURES, dtype=np.float32)
@@ -59,13 +63,26 @@ def _predict(train: Split, other: Split, strengths: tuple[float, ...], classes: 
     for strength in strengths:
         model = LogisticRegression(C=strength, max_iter=1000)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of slow convergence: validation judges what was reached
+            warnings.simplefilter("ignore")  # of slow convergence: validation judges what was reached; of labels that no text has
+            if train.labels.ndim > 1:
+                found.append(OneVsRestClassifier(model).fit(features, train.labels).predict_proba(others))
+                continue
             model.fit(features, train.labels)
         found.append(np.zeros((len(other), classes)))
         found[-1][:, model.classes_] = model.predict_proba(others)
     return found
 
 
-def _measure(probabilities: np.ndarray[Any, Any], split: Split) -> dict[str, float | int]:
+def _given(probabilities: np.ndarray[Any, Any], thresholds: Sequence[float] | None) -> np.ndarray[Any, Any]:
+    """The likeliest class of each text, or 0/1 for each label."""
+    return probabilities.argmax(axis=1) if thresholds is None else (probabilities >= np.array(thresholds)).astype(np.int64)
+
+
+def _measure(probabilities: np.ndarray[Any, Any], split: Split, thresholds: Sequence[float] | None) -> dict[str, Any]:
+    if thresholds is not None:
+        right = np.where(split.labels > 0, probabilities, 1 - probabilities)  # of each decision
+        found = label_scores(split.labels, _given(probabilities, thresholds))
+        found.pop("f1")
+        return {"loss": float(-np.log(np.maximum(right, 1e-12)).mean()), **found}
     loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), split.labels], 1e-12)).mean())
-    return {"loss": loss, **scores(split.labels, probabilities.argmax(axis=1), probabilities.shape[1])}
+    return {"loss": loss, **scores(split.labels, _given(probabilities, None), probabilities.shape[1])}

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from trainables import corpus_names
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 M = TypeVar("M", bound=BaseModel)
@@ -68,6 +70,10 @@ class Task(Model):
     """Column with the label."""
     labels: tuple[str, ...] | None = None
     """All labels in their order. Without it: the sorted labels of the training split."""
+    multi_label: bool = False
+    """A text may have any number of labels, none included; the column holds lists, or names joined by `label_separator`."""
+    label_separator: Annotated[str, Field(min_length=1)] = "|"
+    """What stands between the labels of a text of a multi-label task."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training split that becomes the validation split where there is none: stratified, seeded."""
     split_seed: int = 0
@@ -148,14 +154,22 @@ class Optimisation(Model):
 
 
 class Pretrain(Optimisation):
-    """Further pre-training with masked language modelling (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
+    """Further pre-training on unlabelled texts (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
 
     name: str = "pretrain"
     """Name of the stage in space and records."""
     kind: Literal["pretrain"] = "pretrain"
     """Kind of stage."""
     corpus: tuple[str, ...] = ()
-    """Names of tasks: their training texts, less validation and exact copies of any test text. Empty: the target task."""
+    """What to read: `within-task` (the target's own training texts; also the meaning of an empty list), `in-domain` (those of all
+    tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
+    fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
+    have a column `text`. Near copies of any task's validation or test texts are taken out."""
+    objective: Literal["mlm", "mlm+nsp"] = "mlm"
+    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained, and the loss the sum
+    of both; where nearly all texts are single sentences it is off, with a notice."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
+    """Code of the language whose abbreviations tell where sentences end, for mlm+nsp; `en` serves Chinese as well."""
     steps: Annotated[int, Field(ge=0)] = 100_000
     """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
     schedule_steps: Annotated[int, Field(ge=1)] = 100_000
@@ -221,10 +235,20 @@ class Finetune(Optimisation):
     """Layers whose vectors make up the text vector: 0 is the output of the first block, -1 that of the last."""
     combine: Literal["concat", "mean", "max"] = "concat"
     """How several layers are joined."""
+    head: Literal["linear", "mlp"] = "linear"
+    """What makes logits of the text vector: a linear layer, or two with ReLU and dropout between."""
+    head_width: Annotated[int, Field(ge=1)] = 50
+    """Units between the two layers of the head mlp."""
+    head_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout in the head; null: that of `dropout`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all classes."""
+    """Share of the target that is spread evenly over all classes, or over yes and no of each label of a multi-label task."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: texts count in inverse proportion to the size of their class in the training split."""
+    """balanced: texts count in inverse proportion to the size of their class in the training split; in a multi-label task the
+    texts with a label weigh as much as those without."""
+    thresholds: Literal["half", "one", "per-label"] = "one"
+    """From which probability on a label of a multi-label task is given: from .5, or from what makes the F1 on the validation split
+    largest, micro-averaged with one threshold for all, or of each label with its own."""
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the training texts that is used: stratified, drawn by the trial's seed, smaller shares within larger ones."""
     train_examples: Annotated[int, Field(ge=2)] | None = None
@@ -350,9 +374,13 @@ class Recipe(Model):
             faults.append("the last stage must be finetune")
         names = [stage.name for stage in self.stages]
         faults += [f"two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1})]
-        wanted = [self.task, *(name for stage in self.stages if stage.kind == "pretrain" for name in stage.corpus)]
-        wanted += [name for stage in self.stages if stage.kind == "multitask" for name in stage.tasks]
-        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted if name not in self.tasks]
+        corpora = [stage.corpus for stage in self.stages if stage.kind == "pretrain"]
+        named = [name for corpus in corpora for name in corpus_names.unknown(corpus, self.tasks)]
+        named += [name for stage in self.stages if stage.kind == "multitask" for name in stage.tasks if name not in self.tasks]
+        wanted = [self.task] * (self.task not in self.tasks) + named
+        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
+        faults += corpus_names.name_faults(self.tasks)
+        faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
         if faults:
             raise ValueError("; ".join(faults))
         return self

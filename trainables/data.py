@@ -1,4 +1,4 @@
-"""Tasks and corpora as texts and labels: cleaned, split and named by their content.
+"""Tasks as texts and labels: cleaned, split and named by their content.
 
 Everything here is a function of the files' content and the task's settings: the same on every machine and in every version of
 every library. Nothing here imports torch.
@@ -31,15 +31,23 @@ class Split:
 
     texts: tuple[str, ...]
     labels: Labels
-    """[n], places in `TaskData.labels`."""
+    """[n], places in `TaskData.labels`; of a multi-label task [n, labels], 1 where a text has the label."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @cached_property
+    def strata(self) -> Labels:
+        """[n]: what a share of the texts is stratified by, their class; of several labels the rarest, if a text has any."""
+        if self.labels.ndim == 1:
+            return self.labels
+        order = np.argsort(self.labels.sum(axis=0), kind="stable")
+        return np.where(self.labels.any(axis=1), order[self.labels[:, order].argmax(axis=1)], len(order)).astype(np.int64)
+
+    @cached_property
     def digest(self) -> str:
         """sha256 of texts and labels."""
-        return _digest(self.texts, self.labels.astype("<i8").tobytes())
+        return digest_of(self.texts, self.labels.astype("<i8").tobytes())
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +68,8 @@ class TaskData:
     def digest(self, split: str) -> str:
         """sha256 of what a split holds: texts, labels and the labels' names; the same on every machine."""
         part: Split = {name: getattr(self, name) for name in SPLITS}[split]
-        return hashlib.sha256(json.dumps([self.labels, part.digest]).encode()).hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class Corpus:
-    """Texts for further pre-training."""
-
-    texts: tuple[str, ...]
-    digest: str
-    """sha256 of the texts in their order."""
-    removed: int
-    """Training texts left out because they occur in a test or validation split."""
-    notices: tuple[str, ...]
+        kind = ["multi-label"] if self.task.multi_label else []
+        return hashlib.sha256(json.dumps([self.labels, part.digest, *kind]).encode()).hexdigest()
 
 
 def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
@@ -98,18 +95,23 @@ def _load(name: str, task: Task) -> TaskData:
     notices: list[str] = []
     rows, found = read(task)
     faults = [f"{place}.{fault}" for fault in found]
-    kept = {split: _without_empty(rows[split], f"{place}.{split}", notices, faults) for split in rows}
+    kept = {split: _without_empty(rows[split], task, f"{place}.{split}", notices, faults) for split in rows}
     _stop(faults)
 
     labels = _label_names(task, rows["train"].names, kept["train"])
-    _stop(_label_faults(kept, labels, task.label, place, notices))
+    _stop(_label_faults(kept, labels, task, place, notices))
+    joined = sum(task.label_separator in label for label in labels)
+    if not task.multi_label and 2 * joined > len(labels):
+        several = f"{joined} of {len(labels)} labels hold {task.label_separator!r}"
+        notices.append(f"{place}: {several}; several in one? Then set multi_label")
 
-    splits = {split: _split(pairs, labels) for split, pairs in kept.items()}
+    splits = {split: _split(pairs, labels, task.multi_label) for split, pairs in kept.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
-    small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
-    _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few" for split in small])
-    splits.setdefault("test", _split([], labels))
+    if not task.multi_label:
+        small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
+        _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few" for split in small])
+    splits.setdefault("test", _split([], labels, task.multi_label))
     notices += _shared(place, splits)
     return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices))
 
@@ -123,61 +125,74 @@ def _count(texts: int) -> str:
     return f"{texts} text{'s' * (texts != 1)}"
 
 
-Pairs = list[tuple[str, str]]
-"""(text, label) rows."""
+Pairs = list[tuple[str, tuple[str, ...]]]
+"""(text, its labels) rows; one label each, but in a multi-label task."""
 
 
-def _without_empty(rows: Rows, place: str, notices: list[str], faults: list[str]) -> Pairs:
-    """Rows that have a text. Those without a text are noticed, those without a label are a fault."""
+def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], faults: list[str]) -> Pairs:
+    """Rows that have a text. Those without a text are noticed; those without a label are a fault, but in a multi-label task."""
     filled = [i for i, text in enumerate(rows.texts) if text.strip()]
     if dropped := len(rows.texts) - len(filled):
         notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
     if not filled:
         faults.append(f"{place}: all {len(rows.texts)} texts are empty")
+    if task.multi_label:
+        return [(rows.texts[i], _several(rows.labels[i] or "", task.label_separator)) for i in filled]
     if bare := [i + 1 for i in filled if rows.labels[i] is None]:
         more = f" and {len(bare) - 5} more" if len(bare) > 5 else ""
         numbers = ", ".join(map(str, bare[:5])) + more
         faults.append(f"{place}: no label in row{'s' * (len(bare) > 1)} {numbers} (counted from 1, without the header)")
-    return [(rows.texts[i], rows.labels[i] or "") for i in filled]
+    return [(rows.texts[i], (rows.labels[i] or "",)) for i in filled]
+
+
+def _several(joined: str, separator: str) -> tuple[str, ...]:
+    """The labels of a text of a multi-label task, each once."""
+    return tuple(dict.fromkeys(name for part in joined.split(separator) if (name := part.strip())))
 
 
 def _label_names(task: Task, noted: tuple[str, ...] | None, train: Pairs) -> tuple[str, ...]:
     """As the task says, else as the data set notes, else sorted: numbers by size."""
     if task.labels is not None:
         return task.labels
-    found = {label for _, label in train}
+    found = {label for _, names in train for label in names}
     if noted is not None:
         return tuple(label for label in noted if label in found)
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
     return tuple(sorted(found, key=int if numbers else None))
 
 
-def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], label_column: str, place: str, notices: list[str]) -> list[str]:
+def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], task: Task, place: str, notices: list[str]) -> list[str]:
     """Labels that the task or its training split does not know, doubled ones, a single class; unused ones are noticed."""
-    trained = sorted({label for _, label in kept["train"]})
+    trained = sorted({label for _, names in kept["train"] for label in names})
     notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
     faults = [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
     for split, pairs in kept.items():
         where, known = ("`labels`", labels) if split == "train" else ("the training split", trained)
-        counts = Counter(label for _, label in pairs)
+        counts = Counter(label for _, names in pairs for label in names)
         unknown = sorted(counts.keys() - set(known))
         for label in unknown[:FAULTS]:
             close = closest(label, known)
             hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:FAULTS])}{', ...' * (len(known) > FAULTS)}"
             faults.append(f"{place}.{split}: the label {label!r} ({_count(counts[label])}) is not in {where}; {hint}")
         if len(unknown) > FAULTS:
-            faults.append(
-                f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {label_column!r} the label?"
-            )
-    if len(trained) == 1:
+            faults.append(f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {task.label!r} the label?")
+    if task.multi_label and len({names for _, names in kept["train"]}) < 2:
+        faults.append(f"{place}.train: all texts have the same labels ({', '.join(trained) or 'none'}): there is nothing to learn")
+    elif len(trained) == 1 and not task.multi_label:
         whole = _count(len(kept["train"]))
         faults.append(f"{place}.train: one class only: {whole}, all with the label {trained[0]!r}; a task needs at least two")
     return faults
 
 
-def _split(pairs: Pairs, labels: Sequence[str]) -> Split:
+def _split(pairs: Pairs, labels: Sequence[str], multi_label: bool) -> Split:
     place = {label: i for i, label in enumerate(labels)}
-    return Split(tuple(text for text, _ in pairs), np.array([place[label] for _, label in pairs], dtype=np.int64))
+    texts = tuple(text for text, _ in pairs)
+    if not multi_label:
+        return Split(texts, np.array([place[names[0]] for _, names in pairs], dtype=np.int64))
+    has = np.zeros((len(pairs), len(labels)), dtype=np.int64)
+    for row, (_, names) in enumerate(pairs):
+        has[row, [place[name] for name in names]] = 1
+    return Split(texts, has)
 
 
 def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -186,12 +201,12 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     Who is carved depends on a hash of the text and the seed alone, not on a library's random numbers or the order of rows, so
     that copies of a text stay together as far as the share allows. Every class keeps a text on both sides if it has two.
     """
-    counts = np.bincount(split.labels, minlength=1)
+    counts = np.bincount(split.strata, minlength=1)
     take = _apportion(counts, share)
     order = sorted(range(len(split)), key=lambda i: hashlib.sha256(f"{seed}:{split.texts[i]}".encode()).digest())
     carved = np.zeros(len(split), dtype=bool)
     for i in order:
-        label = split.labels[i]
+        label = split.strata[i]
         if take[label] > 0:
             carved[i], take[label] = True, take[label] - 1
     return _where(split, ~carved), _where(split, carved)
@@ -203,14 +218,14 @@ def subset(split: Split, count: int, seed: int) -> Split:
     Each class is ordered by a hash of text and seed; its texts then take their turns at even distances, the first of each class at
     the very beginning. Raises ValueError where there are fewer texts, or where not every class would have one.
     """
-    sizes = np.bincount(split.labels)
+    sizes = np.bincount(split.strata)
     classes = int((sizes > 0).sum())
     if not classes <= count <= len(split):
         raise ValueError(f"{count} of {len(split)} texts in {classes} classes")
     drawn = [hashlib.sha256(f"{seed}:{text}".encode()).digest() for text in split.texts]
     turn: list[tuple[float, bytes, int]] = []
     for label in range(len(sizes)):
-        mine = sorted(np.flatnonzero(split.labels == label).tolist(), key=lambda i: (drawn[i], i))
+        mine = sorted(np.flatnonzero(split.strata == label).tolist(), key=lambda i: (drawn[i], i))
         turn += [((rank + 0.5) / len(mine) if rank else 0.0, drawn[i], i) for rank, i in enumerate(mine)]
     chosen = np.zeros(len(split), dtype=bool)
     chosen[[i for _, _, i in sorted(turn)[:count]]] = True
@@ -250,39 +265,8 @@ def plain(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def load_corpus(names: Sequence[str], tasks: Mapping[str, Task]) -> Corpus:
-    """Training texts of the named tasks, less every copy of a test or validation text of ANY of `tasks`.
-
-    The order of names does not matter. Raises ConfigError for faults of the tasks, unknown names, and when nothing is left.
-    """
-    return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
-
-
-@lru_cache(maxsize=16)
-def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Corpus:
-    faults: list[str] = []
-    loaded: dict[str, TaskData] = {}
-    for name, task in tasks:
-        try:
-            loaded[name] = load_task(name, task, needs_test=False)
-        except ConfigError as error:
-            faults += error.faults
-    faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in dict(tasks)]
-    if faults:
-        raise ConfigError(faults)
-    held_out = {plain(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
-    # By content, so that what a user calls the tasks does not enter the corpus' identity.
-    parts = sorted((loaded[name].train for name in names), key=lambda split: split.digest)
-    texts = [text for part in parts for text in part.texts]
-    kept = tuple(text for text in texts if plain(text) not in held_out)
-    removed = len(texts) - len(kept)
-    if not kept:
-        raise ConfigError([f"corpus {', '.join(names)}: no text is left: all {removed} occur in a test or validation split"])
-    notice = f"corpus {', '.join(names)}: {removed} of {len(texts)} texts occur in a test or validation split and were removed"
-    return Corpus(kept, _digest(kept), removed, (notice,) if removed else ())
-
-
-def _digest(texts: Iterable[str], more: bytes = b"") -> str:
+def digest_of(texts: Iterable[str], more: bytes = b"") -> str:
+    """sha256 of texts in their order."""
     found = hashlib.sha256()
     for text in texts:
         raw = text.encode()

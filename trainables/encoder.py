@@ -304,6 +304,7 @@ class Classifier(nn.Module):
         layers: Sequence[int],
         combine: str,
         fractions: str | None,
+        hidden: int | None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -313,6 +314,9 @@ class Classifier(nn.Module):
         self.join = JOINED[fractions](width) if fractions is not None else None
         self.dropout = Dropout(dropout, per_text=True)
         self.classifier: nn.Module = nn.Linear(width, classes)
+        if hidden is not None:
+            inner, out = nn.Linear(width, hidden), nn.Linear(hidden, classes)
+            self.classifier = nn.Sequential(inner, nn.ReLU(), Dropout(dropout, per_text=True), out)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
@@ -389,21 +393,25 @@ def classifier(
     combine: str = "concat",
     fractions: str | None = None,
     frozen: bool = False,
+    hidden: int | None = None,
+    head_dropout: float | None = None,
 ) -> Classifier:
     """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
 
-    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features.
+    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features. With
+    `hidden` units the head has two layers.
     """
     depth = depth_of(layers, base.layers)
     # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
     wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
     encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
-    model = Classifier(encoder, base.hidden_size, classes, pooling, dropout, wanted, combine, fractions)
+    dropped = dropout if head_dropout is None else head_dropout
+    model = Classifier(encoder, base.hidden_size, classes, pooling, dropped, wanted, combine, fractions, hidden)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if not name.startswith("encoder."):
-                _draw(name, parameter, base.config, generator)
+                draw_initial(name, parameter, base.config, generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
         elif model.pooler is not None and base.folder is not None:
@@ -423,10 +431,10 @@ def reinitialise(model: Classifier, base: Base, blocks: int, count: int, seed: i
     with torch.no_grad():
         for name, parameter in model.encoder.named_parameters():
             if names[name] in chosen:
-                _draw(name, parameter, base.config, generator)
+                draw_initial(name, parameter, base.config, generator)
 
 
-def _draw(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
+def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
     """Initial value as transformers gives it: weights normal, norms one, biases zero."""
     if name.endswith("bias"):
         parameter.zero_()
@@ -468,11 +476,14 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
+        return self.logits(hidden_states(self.encoder, batch), batch)
+
+    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
         assert batch.masked_index is not None, "a batch without masked pieces"
         assert batch.masked_targets is not None
-        hidden = hidden_states(self.encoder, batch).index_select(0, batch.masked_index)  # [m, H]
         given = self._given[0]
-        given.hidden = hidden[None]
+        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
         try:
             logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
         finally:
@@ -501,7 +512,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
             if key in own:
                 parameter.copy_(own[key])
             else:
-                _draw(key, parameter, base.config, generator)
+                draw_initial(key, parameter, base.config, generator)
     given = _Given(encoder)
     setattr(whole, name, given)
     model = MaskedLM(encoder, whole, given)

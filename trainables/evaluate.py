@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from trainables.data import Split
 from trainables.encoder import Base
 from trainables.loop import Runtime
-from trainables.metrics import scores
+from trainables.metrics import label_scores, scores, thresholds_of
 from trainables.pack import Example, collate
 
 EVALUATION_TOKENS = 8192
@@ -53,19 +54,49 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     return {"loss": loss, **scores(labels, logits.argmax(axis=1), logits.shape[1])}
 
 
+def measure_labels(logits: np.ndarray, has: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> dict[str, Any]:
+    """Mean binary cross-entropy and scores of logits [n, labels] against the labels that texts have, 0/1 [n, labels]."""
+    found = label_scores(has, _sigmoid(logits) >= np.array(thresholds))
+    by_label = dict(zip(names, found.pop("f1").tolist(), strict=True))
+    loss = float(np.logaddexp(0, np.where(has > 0, -logits, logits).astype(np.float64)).mean())
+    return {"loss": loss, **found, "f1_by_label": by_label, "thresholds": list(thresholds)}
+
+
+def measured(
+    logits: np.ndarray, split: Split, names: Sequence[str], how: str, thresholds: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Loss and scores on a split; of a multi-label task with these thresholds, or with those that are best on this very split."""
+    if split.labels.ndim == 1:
+        return measure(logits, split.labels)
+    given = thresholds if thresholds is not None else thresholds_of(how, split.labels, _sigmoid(logits))
+    return measure_labels(logits, split.labels, names, given)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700))))
+
+
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def write_predictions(path: Path, logits: np.ndarray, labels: np.ndarray) -> Path:
-    """One row per example as parquet: index, label, prediction, probabilities [classes]."""
+def write_predictions(path: Path, logits: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None) -> Path:
+    """One row per example as parquet: index, label, prediction, probabilities [classes].
+
+    Of a multi-label task label and prediction are lists: the places of the labels that a text has and is given.
+    """
+    probabilities = np.exp(_log_softmax(logits)) if labels.ndim == 1 else _sigmoid(logits)
+    places = [labels, logits.argmax(axis=1)]
+    if labels.ndim > 1:
+        sets = (labels > 0, probabilities >= np.array(thresholds))
+        places = [[np.flatnonzero(row).tolist() for row in each] for each in sets]
     table = pa.table(
         {
             "index": np.arange(len(labels)),
-            "label": labels,
-            "prediction": logits.argmax(axis=1),
-            "probabilities": list(np.exp(_log_softmax(logits)).astype(np.float32)),
+            "label": pa.array(places[0]),
+            "prediction": pa.array(places[1]),
+            "probabilities": list(probabilities.astype(np.float32)),
         }
     )
     pq.write_table(table, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from trainables import optim
 from trainables.config import ConfigError, Finetune, Multitask
 from trainables.data import Split, TaskData
 from trainables.encoder import Base, Classifier, classifier, depth_of, load_encoder_weights, reinitialise
-from trainables.evaluate import measure, predict, write_predictions
+from trainables.evaluate import measured, predict, write_predictions
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces, truncate
@@ -25,12 +26,12 @@ def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune | Multita
     """The texts of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
     budget = stage.max_length - base.special.count
     if isinstance(stage, Finetune) and stage.fractions is not None:
-        return [_in_fractions(pieces[i], int(label), budget, base, stage.max_fractions) for i, label in enumerate(split.labels)]
+        return [_in_fractions(pieces[i], label, budget, base, stage.max_fractions) for i, label in enumerate(split.labels)]
     kept = (truncate(pieces[i], budget, stage.truncation, stage.head_tokens) for i in range(len(split.labels)))
-    return [Example(base.special.wrap(ids), label=int(label)) for ids, label in zip(kept, split.labels, strict=True)]
+    return [Example(base.special.wrap(ids), label=label) for ids, label in zip(kept, split.labels, strict=True)]
 
 
-def _in_fractions(ids: np.ndarray, label: int, budget: int, base: Base, most: int) -> Example:
+def _in_fractions(ids: np.ndarray, label: Any, budget: int, base: Base, most: int) -> Example:
     """A text as at most `most` sequences of at most `budget` pieces, each with its own special tokens."""
     starts = range(0, max(1, min(len(ids), budget * most)), budget)
     wrapped = [base.special.wrap(ids[start : start + budget]) for start in starts]
@@ -56,8 +57,19 @@ def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier
     """The model of a stage before training, with the encoder's own weights. Raises ConfigError for layers that it lacks."""
     if faults := stage.layer_faults(base.layers):
         raise ConfigError(f"{stage.name}.{fault}" for fault in faults)
-    frozen = stage.freeze == "encoder"
-    return classifier(base, classes, stage.pooling, stage.dropout, seed, stage.layers, stage.combine, stage.fractions, frozen)
+    return classifier(
+        base,
+        classes,
+        stage.pooling,
+        stage.dropout,
+        seed,
+        layers=stage.layers,
+        combine=stage.combine,
+        fractions=stage.fractions,
+        frozen=stage.freeze == "encoder",
+        hidden=stage.head_width if stage.head == "mlp" else None,
+        head_dropout=stage.head_dropout,
+    )
 
 
 def job(
@@ -93,14 +105,16 @@ def job(
         return [train[i] for i in order[index * stage.batch_size : (index + 1) * stage.batch_size]]
 
     latest: list[np.ndarray] = []
+    scores: Row = {}
 
     def evaluate(step: int, model: nn.Module) -> Row:
         latest[:] = [predict(model, base, validation, runtime)]
-        return {"epoch": step // per_epoch, "split": "validation", **measure(latest[0], data.validation.labels)}
+        scores.update(measured(latest[0], data.validation, data.labels, stage.thresholds))
+        return {"epoch": step // per_epoch, "split": "validation", **scores}
 
     def artifact_files(folder: Path) -> dict[str, Path]:
         path = folder / "predictions-validation.parquet"
-        return {path.name: write_predictions(path, latest[0], data.validation.labels)}
+        return {path.name: write_predictions(path, latest[0], data.validation.labels, scores.get("thresholds"))}
 
     optim.freeze(model.encoder, blocks, stage.freeze)
     groups = optim.parameter_groups(
@@ -116,6 +130,7 @@ def job(
     )
     thaw = optim.thaw(model.encoder, blocks, stage.unfreeze_layers) if stage.unfreeze_layers else lambda epoch: None
     weights = class_weights(data.train.labels, len(data.labels)) if stage.class_weights == "balanced" else None
+    several = data.train.labels.ndim > 1
     return Job(
         base=base,
         model=model,
@@ -123,8 +138,8 @@ def job(
         steps=steps,
         rate=lambda step: optim.SCHEDULES[stage.schedule](step, steps, stage.warmup),
         examples=batch,
-        loss=partial(cross_entropy, weights=weights, smoothing=stage.label_smoothing),
-        weight=len if weights is None else lambda batch: sum(float(weights[example.label]) for example in batch),
+        loss=partial(binary_cross_entropy if several else cross_entropy, weights=weights, smoothing=stage.label_smoothing),
+        weight=len if weights is None or several else lambda batch: sum(float(weights[example.label]) for example in batch),
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,
         clip_norm=stage.clip_norm,
@@ -135,7 +150,13 @@ def job(
 
 
 def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
-    """[classes], inverse to the number of texts of a class and 1 in the mean over texts, as scikit-learn's `balanced`."""
+    """[classes], inverse to the number of texts of a class and 1 in the mean over texts, as scikit-learn's `balanced`.
+
+    Of labels [n, labels] the number of texts without each label for one with it: the weight of having it.
+    """
+    if labels.ndim > 1:
+        with_it = labels.sum(axis=0)
+        return torch.from_numpy((len(labels) - with_it) / np.maximum(with_it, 1)).float()
     counts = np.bincount(labels, minlength=classes)
     return torch.from_numpy(len(labels) / (np.maximum(counts, 1) * (counts > 0).sum())).float()
 
@@ -146,3 +167,14 @@ def cross_entropy(model: nn.Module, batch: Batch, weights: torch.Tensor | None =
     logits = model(batch).float()
     weights = None if weights is None else weights.to(logits.device)
     return F.cross_entropy(logits, batch.labels, weights, reduction="sum", label_smoothing=smoothing)
+
+
+def binary_cross_entropy(
+    model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0
+) -> torch.Tensor:
+    """Binary cross-entropy of a micro-batch, a mean over labels summed over its texts; `weights` are those of having a label."""
+    assert batch.labels is not None
+    logits: torch.Tensor = model(batch).float()  # [b, labels]
+    targets = batch.labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
+    weights = None if weights is None else weights.to(logits.device)
+    return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum") / logits.shape[1]

@@ -17,7 +17,9 @@ import numpy as np
 
 from trainables import checkpoint
 from trainables.config import ConfigError, Encoder, Finetune, Multitask, Pretrain, Recipe, Stage
-from trainables.data import Corpus, Split, TaskData, load_corpus, load_task, subset
+from trainables.corpus import Corpus, load_corpus
+from trainables.corpus_names import members
+from trainables.data import Split, TaskData, load_task, subset
 from trainables.members import Members, load_members
 from trainables.store import stage_id
 
@@ -30,6 +32,9 @@ LATER = {
     "unfreeze_layers": 0,
     "reinit_layers": 0,
     "layers": [-1],
+    "head": "linear",
+    "head_dropout": None,
+    "thresholds": "one",
     "label_smoothing": 0.0,
     "class_weights": "none",
     "train_share": 1.0,
@@ -74,8 +79,12 @@ def settings_of(stage: Stage) -> dict[str, Any]:
             del settings["xi_variant"]
         if stage.layer_rates == "decay":
             del settings["thirds_factor"]
+        if stage.head == "linear":
+            del settings["head_width"]
         if len(stage.layers) == 1:
             del settings["combine"]
+    elif isinstance(stage, Pretrain) and stage.objective == "mlm":
+        del settings["objective"], settings["language"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 
@@ -98,10 +107,10 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
             run = stage_id("pretrain", common | {"data": corpus.digest})
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, _pretrain_tokens(stage, corpus))
         elif isinstance(stage, Multitask):
-            members = members_of(recipe, stage)
-            run = stage_id("multitask", common | {"data": members.digests()})
-            steps = members.steps_per_epoch(stage.batch_size) * stage.epochs
-            node = Node(stage, run, parent, run, steps, _multitask_tokens(stage, members, steps))
+            tasks = members_of(recipe, stage)
+            run = stage_id("multitask", common | {"data": tasks.digests()})
+            steps = tasks.steps_per_epoch(stage.batch_size) * stage.epochs
+            node = Node(stage, run, parent, run, steps, _multitask_tokens(stage, tasks, steps))
         else:
             data = target_of(recipe)
             digests = [data.digest("train"), data.digest("validation")]
@@ -138,14 +147,15 @@ def train_split(data: TaskData, stage: Finetune, seed: int) -> Split:
         return subset(data.train, count, seed)
     except ValueError:
         place = "train_share" if stage.train_examples is None else "train_examples"
-        given, classes = getattr(stage, place), len(set(data.train.labels.tolist()))
+        given, classes = getattr(stage, place), len(set(data.train.strata.tolist()))
         allowed = f"{data.name} has {whole} training texts in {classes} classes, each of which needs one"
         raise ConfigError([f"{stage.name}.{place}: {given} given, {count} texts, but {allowed}"]) from None
 
 
 def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
     """The texts that a further pre-training stage reads."""
-    return load_corpus(stage.corpus or (recipe.task,), recipe.tasks)
+    names, files = members(stage.corpus, recipe.task, recipe.tasks)
+    return load_corpus(names, recipe.tasks, files)
 
 
 def members_of(recipe: Recipe, stage: Multitask) -> Members:
@@ -176,7 +186,10 @@ def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-."""
+    """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-.
+
+    It follows from the tasks whose texts are read, however the corpus names them. Text files have no domain: with them it is CDPT.
+    """
     names = []
     for stage in recipe.stages:
         if isinstance(stage, Finetune):
@@ -184,10 +197,10 @@ def recipe_name(recipe: Recipe) -> str:
         elif isinstance(stage, Multitask):
             names.append("MFiT")
         elif stage.steps:
-            corpus = set(stage.corpus or (recipe.task,))
-            domains = {recipe.tasks[name].domain for name in corpus | {recipe.task}}
+            read, files = members(stage.corpus, recipe.task, recipe.tasks)
+            domains = {recipe.tasks[name].domain for name in (*read, recipe.task)} | {None for _ in files}
             within_domain = len(domains) == 1 and None not in domains
-            names.append("ITPT" if corpus == {recipe.task} else "IDPT" if within_domain else "CDPT")
+            names.append("ITPT" if (read, files) == ((recipe.task,), ()) else "IDPT" if within_domain else "CDPT")
     return "-".join(["BERT", *names])
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from trainables.encoder import Base, Classifier, MaskedLM
+from trainables.next_sentence import PairedLM
 from trainables.pack import Batch, Example, collate, dropout_bits
 from trainables.world import World
 
@@ -39,7 +40,7 @@ class Job:
     """What a stage hands to the loop: `pretrain`, `multitask` and `finetune` differ in nothing else."""
 
     base: Base
-    model: Classifier | MaskedLM
+    model: Classifier | MaskedLM | PairedLM
     optimizer: torch.optim.Optimizer
     steps: int
     """Length of the schedule, in optimizer steps."""

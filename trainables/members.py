@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from trainables.config import ConfigError, Task, near
-from trainables.data import Split, TaskData, load_task, plain
+from trainables.corpus import bare
+from trainables.data import Split, TaskData, load_task
 
 POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
 """Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
@@ -49,7 +50,8 @@ def head_key(data: TaskData) -> str:
 
 
 def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
-    """The named tasks, their training texts less every copy of a validation or test text of ANY of `tasks`, as corpora have it.
+    """The named tasks, their training texts less every near copy of a validation or test text of ANY of `tasks`, as
+    corpora have it.
 
     What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
     names, and a task of which no training text is left.
@@ -68,7 +70,7 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
         other = chosen.setdefault(head_key(data), data)
         if other is not data:
             faults.append(f"multitask: the tasks {other.name!r} and {data.name!r} hold the same data; name one of them in `tasks`")
-    held_out = {plain(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
+    held_out = {bare(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
     kept = {key: replace(data, train=without(data.train, held_out)) for key, data in sorted(chosen.items())}
     notices = []
     for key, data in kept.items():
@@ -97,6 +99,6 @@ def _loaded(tasks: Sequence[tuple[str, Task]]) -> tuple[dict[str, TaskData], lis
 
 
 def without(split: Split, texts: set[str]) -> Split:
-    """The split less its texts that are among `texts`, which are plain ones."""
-    kept = [i for i, text in enumerate(split.texts) if plain(text) not in texts]
+    """The split less its texts that are among `texts`, which are bare ones."""
+    kept = [i for i, text in enumerate(split.texts) if bare(text) not in texts]
     return Split(tuple(split.texts[i] for i in kept), split.labels[kept])

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from trainables import finetune, optim
 from trainables.config import Multitask
 from trainables.encoder import Base, Classifier, classifier, load_encoder_weights
-from trainables.evaluate import measure, predict
+from trainables.evaluate import measured, predict
 from trainables.finetune import examples
 from trainables.loop import Job, Row, Runtime
 from trainables.members import Members
-from trainables.pack import Example
+from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces
 from trainables.vocabulary import train_occurring
+
+THRESHOLDS = "one"
+"""From which probability on a multi-label task's texts are given labels in validation: as by default in fine-tuning."""
 
 
 class Heads(nn.Module):
@@ -112,7 +115,7 @@ def job(
         found = {}
         for key, data in members.tasks.items():
             heads.use(key)
-            found[key] = measure(predict(model, base, validation[key], runtime), data.validation.labels)
+            found[key] = measured(predict(model, base, validation[key], runtime), data.validation, data.labels, THRESHOLDS)
         return {"epoch": step // per_epoch, "split": "validation", "by_task": found}
 
     groups = optim.parameter_groups(
@@ -131,7 +134,7 @@ def job(
         steps=steps,
         rate=lambda step: optim.SCHEDULES[stage.schedule](step, steps, stage.warmup),
         examples=batch,
-        loss=finetune.cross_entropy,
+        loss=cross_entropy,
         weight=len,
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,
@@ -139,6 +142,13 @@ def job(
         seed=stage.seed,
         thaw=lambda step: heads.use(keys[drawn[step]]),
     )
+
+
+def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
+    """Loss of a micro-batch, summed over its texts; binary where its task is multi-label."""
+    assert batch.labels is not None
+    of_task = finetune.binary_cross_entropy if batch.labels.ndim > 1 else finetune.cross_entropy
+    return of_task(model, batch)
 
 
 def told(row: Row, members: Members, target: str) -> Row:

@@ -34,10 +34,14 @@ class Example:
 
     ids: np.ndarray
     """Pieces with special tokens, int32 [length]."""
-    label: int | None = None
-    """Class of the text, for fine-tuning."""
+    label: int | np.ndarray | None = None
+    """Class of the text, for fine-tuning; in a multi-label task 0 or 1 for each label, [labels]."""
     masked: tuple[np.ndarray, np.ndarray] | None = None
     """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
+    types: np.ndarray | None = None
+    """Token types [length] of a pair of texts; None gives those of a single text."""
+    label_weight: float = 1.0
+    """What the loss over `label` counts, in units of what the batch's loss is a mean over."""
     fractions: tuple[int, ...] = ()
     """Lengths of the sequences that `ids` is made of, one behind the other; empty for a single one."""
 
@@ -47,9 +51,9 @@ class Example:
         return self.fractions or (len(self.ids),)
 
     @property
-    def sequences(self) -> list[np.ndarray]:
+    def sequences(self) -> list[Example]:
         """What the encoder sees, each by itself."""
-        return np.split(self.ids, np.cumsum(self.fractions)[:-1]) if self.fractions else [self.ids]
+        return [Example(ids) for ids in np.split(self.ids, np.cumsum(self.fractions)[:-1])] if self.fractions else [self]
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,9 @@ class Batch:
     offsets: Offsets
     """What precedes this micro-batch in its global batch: places the bits of dropout."""
     labels: Tensor | None = None
-    """int64 [b]."""
+    """int64 [b], or of a multi-label task [b, labels]."""
+    label_weights: Tensor | None = None
+    """float32 [b]; None where all are 1."""
     masked_index: Tensor | None = None
     """int64 [m]: flat positions to predict."""
     masked_targets: Tensor | None = None
@@ -120,7 +126,9 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
     sequences = [sequence for example in examples for sequence in example.sequences]
     offsets = Offsets().after([length for example in before for length in example.lengths], len(before))
     labels = [example.label for example in examples if example.label is not None]
-    about: dict[str, Any] = {"labels": torch.tensor(labels, dtype=torch.int64) if labels else None}
+    about: dict[str, Any] = {"labels": torch.from_numpy(np.array(labels, dtype=np.int64)) if labels else None}
+    weights = [example.label_weight for example in examples]
+    about["label_weights"] = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
     if any(example.fractions for example in examples):
         chunks = tuple(_chunks(sequences, base, offsets))
         counts = tuple(len(example.lengths) for example in examples)
@@ -133,22 +141,22 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
     return replace(_encoded(sequences, base, offsets), **about)
 
 
-def _encoded(sequences: Sequence[np.ndarray], base: Base, offsets: Offsets) -> Batch:
+def _encoded(sequences: Sequence[Example], base: Base, offsets: Offsets) -> Batch:
     """What the encoder sees of some sequences."""
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+    lengths = np.array([len(sequence.ids) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     first = 0 if base.special.prefix else lengths - 1
     parts, order = _packed(sequences, lengths, base) if base.packable else _padded(sequences, lengths, starts, base)
     return Batch(tuple(lengths.tolist()), parts, order, torch.from_numpy(starts + first), offsets)
 
 
-def _chunks(sequences: Sequence[np.ndarray], base: Base, offsets: Offsets) -> Iterator[Batch]:
+def _chunks(sequences: Sequence[Example], base: Base, offsets: Offsets) -> Iterator[Batch]:
     """Fractions in order, in batches of at most CHUNK tokens."""
-    chunk: list[np.ndarray] = []
+    chunk: list[Example] = []
     for sequence in [*sequences, None]:
-        if chunk and (sequence is None or sum(map(len, chunk)) + len(sequence) > CHUNK):
+        if chunk and (sequence is None or sum(len(each.ids) for each in chunk) + len(sequence.ids) > CHUNK):
             yield _encoded(chunk, base, offsets)
-            offsets = offsets.after([len(each) for each in chunk], texts=0)
+            offsets = offsets.after([len(each.ids) for each in chunk], texts=0)
             chunk = []
         if sequence is not None:
             chunk.append(sequence)
@@ -158,11 +166,11 @@ def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
 
-def _packed(sequences: Sequence[np.ndarray], lengths: np.ndarray, base: Base) -> tuple[tuple[Part, ...], None]:
+def _packed(sequences: Sequence[Example], lengths: np.ndarray, base: Base) -> tuple[tuple[Part, ...], None]:
     """All texts in one row [1, T], positions beginning anew with each."""
-    ids = np.concatenate(sequences).astype(np.int64)
+    ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + base.position_start
-    types = np.concatenate([token_types(length, base) for length in lengths]) if base.takes_types else None
+    types = np.concatenate([_types(sequence, base) for sequence in sequences]) if base.takes_types else None
     part = Part(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
@@ -180,15 +188,17 @@ def token_types(length: int, base: Base) -> np.ndarray:
     return np.array([*special.prefix_types, *[special.text_type] * middle, *special.suffix_types], dtype=np.int64)
 
 
+def _types(example: Example, base: Base) -> np.ndarray:
+    return token_types(len(example.ids), base) if example.types is None else example.types
+
+
 def padded_width(length: int) -> int:
     """Positions of a text in a padded group: its length and less than eight or a quarter more, whatever stands beside it."""
     step = max(8, 1 << max(0, int(length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 
-def _padded(
-    sequences: Sequence[np.ndarray], lengths: np.ndarray, starts: np.ndarray, base: Base
-) -> tuple[tuple[Part, ...], Tensor]:
+def _padded(sequences: Sequence[Example], lengths: np.ndarray, starts: np.ndarray, base: Base) -> tuple[tuple[Part, ...], Tensor]:
     """Texts of like length side by side [texts, L], and where each token of each text then lies."""
     widths: dict[int, list[int]] = {}
     for text, length in enumerate(lengths.tolist()):
@@ -206,15 +216,15 @@ def _padded(
     return tuple(parts), torch.from_numpy(order)
 
 
-def _group(sequences: Sequence[np.ndarray], lengths: np.ndarray, members: Sequence[int], width: int, base: Base) -> Part:
+def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, base: Base) -> Part:
     ids = np.full((len(members), width), base.special.pad, dtype=np.int64)
     mask = np.zeros((len(members), width), dtype=np.int64)
     types = np.zeros((len(members), width), dtype=np.int64)
     for row, text in enumerate(members):
         length = int(lengths[text])
-        ids[row, :length] = sequences[text]
+        ids[row, :length] = sequences[text].ids
         mask[row, :length] = 1
-        types[row, :length] = token_types(length, base)
+        types[row, :length] = _types(sequences[text], base)
     return Part(
         input_ids=torch.from_numpy(ids),
         position_ids=None,  # the model's own numbering knows padding

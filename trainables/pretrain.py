@@ -1,18 +1,25 @@
-"""Further pre-training with masked language modelling: what the loop needs for it (Sun et al. 2019, section 5.4)."""
+"""Further pre-training: what the loop needs for it (Sun et al. 2019, section 5.4).
+
+Masked language modelling, and where asked for next-sentence prediction beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainables import optim
-from trainables.config import Pretrain
-from trainables.encoder import Base, load_encoder_weights, masked_lm
+from trainables import next_sentence, optim, pairs, sentences
+from trainables.config import ConfigError, Pretrain
+from trainables.corpus import Corpus
+from trainables.data import digest_of
+from trainables.encoder import Base, MaskedLM, load_encoder_weights, masked_lm
 from trainables.loop import Job, Row, Runtime
 from trainables.masking import chunks, corrupt
 from trainables.pack import Batch, Example
@@ -20,35 +27,60 @@ from trainables.tokenise import Pieces
 
 EVALUATIONS = 20
 """How often along the schedule the loss is reported and the state saved, besides the milestones."""
+Tokenise = Callable[[Sequence[str], str], Pieces]
+"""Pieces of texts with a digest."""
 
 
-def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milestones: frozenset[int], runtime: Runtime) -> Job:
-    """Go on pre-training `base`, or the weights of `parent`, on the texts in `pieces`."""
-    model = masked_lm(base, stage.dropout, stage.seed)
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt from a corpus."""
+
+    model: MaskedLM | next_sentence.PairedLM
+    sequences: int
+    """Sequences that one pass over the corpus visits."""
+    example: Callable[[int, np.random.Generator], Example]
+    """A sequence by its number as one visit sees it."""
+    loss: Callable[[nn.Module, Batch], torch.Tensor]
+
+
+def job(
+    stage: Pretrain,
+    base: Base,
+    parent: Path | None,
+    corpus: Corpus,
+    tokenise: Tokenise,
+    milestones: frozenset[int],
+    runtime: Runtime,
+) -> Job:
+    """Go on pre-training `base`, or the weights of `parent`, on a corpus.
+
+    Raises ConfigError for an encoder without what the objective needs, and for a corpus without a single piece.
+    """
+    objective = _objective(stage, base, corpus, tokenise)
+    model, sequences = objective.model, objective.sequences
+    if not sequences:
+        raise ConfigError(["corpus: the tokenizer finds no pieces in its texts"])
     if parent is not None:
         load_encoder_weights(model, parent)
     model.to(runtime.device)
-    sequences = chunks(pieces, stage.max_length - base.special.count)
 
     def batch(step: int) -> list[Example]:
         # Endless passes over the corpus, each in its own order; a batch may span two passes.
         start = step * stage.batch_size
-        return [example(start + i) for i in range(stage.batch_size)]
+        return pairs.weighed([example(start + i) for i in range(stage.batch_size)])
 
     orders: dict[int, np.ndarray] = {}
 
     def example(position: int) -> Example:
-        epoch, index = divmod(position, len(sequences))
+        epoch, index = divmod(position, sequences)
         if epoch not in orders:
             orders.clear()
-            orders[epoch] = np.random.default_rng((stage.seed, epoch)).permutation(len(sequences))
+            orders[epoch] = np.random.default_rng((stage.seed, epoch)).permutation(sequences)
         rng = np.random.default_rng((stage.seed, 1, position))  # fresh masks at every visit (dynamic masking)
-        ids, words = sequences[int(orders[epoch][index])]
-        inputs, places, targets = corrupt(ids, base.special, stage.mask_share, rng, words if stage.whole_word else None)
-        return Example(base.special.wrap(inputs), masked=(places + len(base.special.prefix), targets))
+        return objective.example(int(orders[epoch][index]), rng)
 
     def evaluate(step: int, model: nn.Module) -> Row:
-        return {"split": "train", "epoch": step * stage.batch_size / len(sequences)}
+        return {"split": "train", "epoch": step * stage.batch_size / sequences}
 
     groups = optim.parameter_groups(
         model, model.encoder, base.layers, learning_rate=stage.learning_rate, weight_decay=stage.weight_decay
@@ -61,7 +93,7 @@ def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milest
         steps=stage.schedule_steps,
         rate=lambda step: optim.SCHEDULES[stage.schedule](step, stage.schedule_steps, stage.warmup),
         examples=batch,
-        loss=masked_cross_entropy,
+        loss=objective.loss,
         weight=predicted_pieces,
         evaluate_at=milestones | frozenset(range(every, stage.schedule_steps + 1, every)),
         evaluate=evaluate,
@@ -70,9 +102,48 @@ def job(stage: Pretrain, base: Base, parent: Path | None, pieces: Pieces, milest
     )
 
 
+def _objective(stage: Pretrain, base: Base, corpus: Corpus, tokenise: Tokenise) -> Objective:
+    """The stage's objective; without next-sentence prediction where the corpus has no pairs to learn from, with a notice."""
+    if stage.objective == "mlm":
+        return _masked(stage, base, tokenise(corpus.texts, corpus.digest))
+    found, counts = sentences.split(corpus.texts, stage.language)
+    if (reason := sentences.why_no_pairs(counts)) is None:
+        return _paired(stage, base, pairs.documents(tokenise(found, digest_of(found)), counts))
+    objective = _masked(stage, base, tokenise(corpus.texts, corpus.digest))
+    objective.model.notices += (reason,)
+    return objective
+
+
+def _masked(stage: Pretrain, base: Base, pieces: Pieces) -> Objective:
+    """Masked language modelling on documents cut into sequences."""
+    sequences = chunks(pieces, stage.max_length - base.special.count)
+
+    def example(index: int, rng: np.random.Generator) -> Example:
+        ids, words = sequences[index]
+        inputs, places, targets = corrupt(ids, base.special, stage.mask_share, rng, words if stage.whole_word else None)
+        return Example(base.special.wrap(inputs), masked=(places + len(base.special.prefix), targets))
+
+    return Objective(masked_lm(base, stage.dropout, stage.seed), len(sequences), example, masked_cross_entropy)
+
+
+def _paired(stage: Pretrain, base: Base, documents: pairs.Documents) -> Objective:
+    """Both objectives on pairs from chunks of sentences."""
+    cut = pairs.chunks(documents, stage.max_length - base.special.count - len(base.special.suffix))
+
+    def example(index: int, rng: np.random.Generator) -> Example:
+        chunk: Any = cut[index].tolist()
+        parts, label = pairs.draw(documents, chunk, base.special, stage.max_length, rng)
+        whole = pairs.joined(parts)
+        inputs, *masked = corrupt(whole.ids, base.special, stage.mask_share, rng, whole.words if stage.whole_word else None)
+        return pairs.wrapped(base.special, inputs, (masked[0], masked[1]), parts, label)
+
+    model = next_sentence.paired_lm(base, stage.dropout, stage.seed)
+    return Objective(model, len(cut), example, next_sentence.paired_cross_entropy)
+
+
 def predicted_pieces(batch: Sequence[Example]) -> int:
-    """Number of pieces that a batch predicts."""
-    return sum(len(example.masked[1]) for example in batch if example.masked)
+    """Number of pieces that a batch predicts, at least 1: texts may hold nothing that can be predicted."""
+    return max(1, sum(len(example.masked[1]) for example in batch if example.masked))
 
 
 def masked_cross_entropy(model: nn.Module, batch: Batch) -> torch.Tensor:

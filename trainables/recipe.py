@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainables.config import Execution, Finetune, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.data import TaskData
 from trainables.encoder import Base, load_base, model_state
-from trainables.evaluate import measure, predict, write_predictions
+from trainables.evaluate import measured, predict, write_predictions
 from trainables.identity import (
     Node,
     corpus_of,
@@ -162,8 +163,8 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
 def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
-        corpus = corpus_of(recipe, node.stage)
-        return pretrain.job(node.stage, base, parent, tokens(corpus.texts, corpus.digest, base, store), steps, runtime)
+        tokenise = partial(tokens, base=base, store=store)
+        return pretrain.job(node.stage, base, parent, corpus_of(recipe, node.stage), tokenise, steps, runtime)
     if isinstance(node.stage, Multitask):
         members = members_of(recipe, node.stage)
         each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
@@ -281,9 +282,10 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
     logits, data, device = _test_logits(recipe, finetuned, store, execution), target_of(recipe), pick_device(execution.device)
-    row: Row = measure(logits, data.test.labels) | {"device": device_name(device), "step": node.steps}
+    tuned = finetuned.manifest["rows"][-1].get("thresholds")
+    row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels)
+        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
     return row | about | {"source": "computed"}

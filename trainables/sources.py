@@ -15,16 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from trainables.config import ConfigError, Task, closest, near
+from trainables.corpus_names import COMPRESSIONS
+from trainables.corpus_names import TABLES as FORMATS
 from trainables.tasks import without_hub
 
 Table = Any
 """A pyarrow.Table."""
-FORMATS = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
-COMPRESSIONS = ("gz", "bz2", "xz", "zst", "zip")
 HUB_TIMEOUT_S = 5.0
 
 
@@ -51,7 +52,7 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
         return {}, list(error.faults)
     for split, table in tables.items():
         try:
-            splits[split] = _rows(table(), columns, task.label)
+            splits[split] = _rows(table(), columns, task.label, task.label_separator if task.multi_label else None)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     return splits, faults
@@ -89,11 +90,34 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
     return table
 
 
+def read_documents(url: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], str]:
+    """(texts without labels, how they were told apart) of a file: the columns of a table joined by a space, or plain text.
+
+    Plain text holds one document per line, or documents between blank lines if it has any: their lines are joined by a space.
+    Raises ConfigError that names the file.
+    """
+    if _suffix(url) != "txt":
+        table = read_file(url, columns)
+        try:
+            return _joined(table, columns), "one a row"
+        except ConfigError as error:
+            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    raw = _content(url)
+    _check_utf8(raw, url)
+    lines = [line.strip() for line in raw.decode("utf-8-sig").replace("\r\n", "\n").strip().split("\n")]
+    if lines == [""]:
+        raise ConfigError([f"{url}: the file is empty"])
+    if "" not in lines:
+        return lines, "one a line"
+    blocks = groupby(lines, key=bool)
+    return [" ".join(block) for filled, block in blocks if filled], "separated by blank lines"
+
+
 def _format(url: str) -> str:
     suffix = _suffix(url)
     if suffix not in FORMATS:
-        dot = "." in os.path.basename(url.split("?")[0])
-        raise ConfigError([f"{url}: the format {'.' + suffix if dot else suffix!r} is not one of {', '.join(FORMATS)}"])
+        shown = "." + suffix if "." in os.path.basename(url) else suffix
+        raise ConfigError([f"{url}: the format {shown!r} is not one of {', '.join(FORMATS)}"])
     return suffix
 
 
@@ -157,34 +181,23 @@ def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
     return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False))
 
 
-def read_texts(url: str, columns: Sequence[str]) -> list[str]:
-    """Texts of a file that needs no labels: of .txt every line, else the named columns joined by a space; no empty ones.
+def _rows(table: Table, columns: Sequence[str], label: str, separator: str | None) -> Rows:
+    """Texts and labels of a table, with the separator of a multi-label task between several.
 
-    Raises ConfigError that names the file.
+    Raises ConfigError for columns that are missing, doubled or of the wrong type.
     """
-    if _suffix(url) == "txt":
-        raw = _content(url)
-        _check_utf8(raw, url)
-        found = raw.decode("utf-8-sig").split("\n")
-    else:
-        table = read_file(url, columns)
-        try:
-            found = _joined(table, columns)
-        except ConfigError as error:
-            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
-    if not (texts := [text for text in found if text.strip()]):
-        raise ConfigError([f"{url}: there is no text in it"])
-    return texts
+    import pyarrow as pa
 
-
-def _rows(table: Table, columns: Sequence[str], label: str) -> Rows:
-    """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
     faults = _column_faults(table.schema.names, (*columns, label))
     faults += [f"{label!r} is named as both text and label column"] * (label in columns)
     if faults:
         raise ConfigError(faults)
     classes = _class_names(table.schema, label)
-    return Rows(_joined(table, columns), _labels(table.column(label), label, classes), classes)
+    found = table.column(label)
+    if separator is None or pa.types.is_dictionary(found.type) or not pa.types.is_nested(found.type):
+        return Rows(_joined(table, columns), _labels(found, label, classes, whole_numbers=separator is None), classes)
+    names = [[str(each) if classes is None else classes[each] for each in row or ()] for row in found.to_pylist()]
+    return Rows(_joined(table, columns), [separator.join(row) for row in names], classes)
 
 
 def _column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
@@ -212,14 +225,14 @@ def _texts(column: Any, name: str) -> list[str]:
     return [text or "" for text in column.to_pylist()]
 
 
-def _labels(column: Any, name: str, classes: tuple[str, ...] | None) -> list[str | None]:
+def _labels(column: Any, name: str, classes: tuple[str, ...] | None, whole_numbers: bool) -> list[str | None]:
     """Labels as strings: 1, 1.0 and '1' are one label; class numbers become class names."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_nested(column.type):
-        raise ConfigError([f"the column {name!r} holds {column.type}: several labels for one text are not supported"])
+        raise ConfigError([f"the column {name!r} holds {column.type}, several labels for one text: set multi_label"])
     values = column.to_pylist()
     if classes is not None and pa.types.is_integer(column.type):
         return [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values]
@@ -228,7 +241,7 @@ def _labels(column: Any, name: str, classes: tuple[str, ...] | None) -> list[str
             raise ConfigError([f"the column {name!r} holds {odd[0]}: a label is a name or a whole number"])
         return [None if v is None or v != v else str(int(v)) for v in values]
     labels = [None if v is None else str(v).strip() or None for v in values]
-    if all(label is None or _whole(label) for label in labels):
+    if whole_numbers and all(label is None or _whole(label) for label in labels):
         return [None if label is None else label.split(".")[0] for label in labels]
     return labels
 
@@ -249,6 +262,8 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     """The names that `datasets` notes for a ClassLabel column, in its tables and in the parquet files it writes."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = noted.get("info", {}).get("features", {}).get(label, {})
+    if isinstance(feature, dict) and "feature" in feature:  # a list of them
+        feature = feature["feature"]
     return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
 

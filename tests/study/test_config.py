@@ -18,7 +18,7 @@ from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, tiny_task
-from trainables.config import ConfigError, Multitask
+from trainables.config import ConfigError, Encoder, Multitask
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))
@@ -566,6 +566,65 @@ def _fresh(study: Study) -> Study:
     """The study under other task settings, so that data already loaded in this process do not hide what is on disk."""
     tasks = {name: task.model_copy(update={"split_seed": 5}) for name, task in study.tasks.items()}
     return study.model_copy(update={"tasks": tasks})
+
+
+CORPORA = {"pretrain.corpus": {"choice": [["within-task"], ["in-domain"], ["cross-domain"], ["more.txt", "s3://b/x.jsonl"]]}}
+
+
+def test_words_and_files_are_corpora(tmp_path: Path) -> None:
+    tasks = {name: {"train": f"{name}.csv", "test": "t.csv", "domain": "s" if name != "c" else "t"} for name in "abc"}
+    data = changed(tasks=tasks, task="a", space=CORPORA, search={"first": [{"pretrain.corpus": ["more.txt", "s3://b/x.jsonl"]}]})
+    data["recipe"][0]["pretrain"]["corpus"] = ["in-domain"]
+    data["recipe"][1]["finetune"]["head_tokens"] = 6
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    study = load_study(tmp_path / "study.yaml")
+    more = str(tmp_path / "more.txt")
+    assert study.space["pretrain.corpus"].choice[-1] == (more, "s3://b/x.jsonl")  # type: ignore[index]
+    assert study.first_points()[0]["pretrain.corpus"] == (more, "s3://b/x.jsonl")
+    assert set(study.used_tasks) == {"a", "b", "c"}
+    assert more in study.local_paths
+    assert not any("s3:" in path for path in study.local_paths)
+    assert load_study(yaml.safe_load(study.to_yaml())) == study
+    narrow = study.model_copy(update={"space": {}})
+    assert set(narrow.used_tasks) == {"a", "b"}, "in-domain alone reads no other domain"
+    moved = study.recipe[0].model_copy(update={"corpus": ("elsewhere/more.txt",)})
+    here = study.recipe[0].model_copy(update={"corpus": (more,)})
+    assert len({narrow.model_copy(update={"recipe": (each, study.recipe[1])}).digest() for each in (moved, here)}) == 1
+
+
+def test_corpora_that_cannot_be_are_refused() -> None:
+    assert "space.pretrain.corpus: in-domain needs the domain of the target task, but 'mine' has none" in "\n".join(
+        faults(changed(space=CORPORA, search=None))
+    )
+    tasks = {"mine": {"train": "a.csv", "domain": "s"}, "other": {"train": "b.csv"}, "cross-domain": {"train": "c.csv"}}
+    found = faults(changed(tasks=tasks, space=CORPORA, search=None))
+    assert found == [
+        "tasks.cross-domain: the name is a word for corpora; give the task another one",
+        "space.pretrain.corpus: in-domain: no other task has the domain 's' of 'mine'; add one, or use within-task",
+    ]
+    near = faults(changed(**{"space__pretrain.corpus": {"choice": [["in-domian"]]}}))
+    assert near == ["space.pretrain.corpus: 'in-domian' is not among tasks; did you mean 'in-domain'?"]
+
+
+def test_check_reads_the_files_of_corpora(tmp_path: Path) -> None:
+    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "more.txt")]]}})
+    with pytest.raises(ConfigError, match=r"corpus: .*more.txt: there is no such file"):
+        check(study)
+    (tmp_path / "other.txt").write_text("One.\nTwo.\n")
+    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "other.txt")]]}})
+    assert "corpus other.txt: 2 documents in other.txt, one a line" in check(study)
+
+
+def test_check_refuses_pairs_for_encoders_without_them_and_tells_where_there_are_none(tmp_path: Path) -> None:
+    study = real_study(tmp_path, **{"space__pretrain.objective": {"choice": ["mlm", "mlm+nsp"]}})
+    (notice,) = [each for each in check(study) if "next-sentence" in each]
+    assert notice.startswith("corpus imdb, yelp: next-sentence prediction is off: 1 of 90 documents")
+    for encoder, types in (({"model_type": "distilbert"}, 0), (TINY_BERT | {"type_vocab_size": 1}, 1)):
+        single = study.model_copy(update={"encoder": Encoder(config=encoder, vocabulary=400)})
+        with pytest.raises(ConfigError, match=f"^space.pretrain.objective: mlm.nsp needs .* has {types} token types; use mlm"):
+            check(single)
+    never = study.model_copy(update={"space": {path: each for path, each in study.space.items() if "pretrain" not in path}})
+    assert not [each for each in check(never) if "next-sentence" in each], "zero steps ask nothing"
 
 
 def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:

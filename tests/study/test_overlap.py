@@ -91,7 +91,7 @@ def test_wrong_input_is_named_all_at_once(tmp_path: Path, sources: list[str], ca
         (["sls_imdb"], ["1 sources given; it compares 2 to 18"]),
         (
             [blank, *sources, tmp_path / "missing.txt"],
-            ["blank.txt: there is no text in it", "table.csv: there is no column 'text'", "missing.txt: there is no such file"],
+            ["blank.txt: the file is empty", "table.csv: there is no column 'text'", "missing.txt: there is no such file"],
         ),
         (["sls_imdb", "sls_yelp", "--top", 0], ["--top"]),
         (["sls_imdb", "sls_yelp", "--form", "papr"], ["papr"]),

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.helpers import reviews, tiny_task, write_csv
+from tests.helpers import reviews, write_csv
 from trainables.config import ConfigError, Task
-from trainables.data import Split, carve, load_corpus, load_task
-from trainables.tasks import KNOWN
+from trainables.corpus import load_corpus
+from trainables.data import Split, carve, load_task
 
 Rows = list[tuple[str, str]]
 GOOD: Rows = [(f"text {i}", "ab"[i % 2]) for i in range(20)]
@@ -112,7 +112,7 @@ def test_digests_are_the_same_in_another_process(tmp_path: Path) -> None:
 
 def test_importing_it_is_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "datasets", "pandas", "ray"}
-    modules = "trainables.data, trainables.tasks, trainables.tokenise, trainables.masking, trainables.baseline"
+    modules = "trainables.data, trainables.corpus, trainables.tasks, trainables.tokenise, trainables.masking, trainables.baseline"
     code = f"import sys, {modules}; print([*{heavy} & {{*sys.modules}}])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
@@ -174,7 +174,7 @@ def test_missing_doubled_and_confused_columns(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ('{"text": 3, "label": 1}', "the column 'text' holds int64, not text"),
-        ('{"text": "x", "label": [1, 2]}', "several labels for one text are not supported"),
+        ('{"text": "x", "label": [1, 2]}', "several labels for one text: set multi_label"),
         ('{"text": "x", "label": 0.37}', "the column 'label' holds 0.37: a label is a name or a whole number"),
     ],
 )
@@ -239,41 +239,3 @@ def test_without_a_test_split_a_task_is_only_a_corpus(tmp_path: Path) -> None:
     assert faults_of(task) == ("tasks.mine.test: the task has no test split; give one that is read once, at the end",)
     assert len(load_task("mine", task, needs_test=False).test) == 0
     assert len(load_corpus(["mine"], {"mine": task}).texts) == 18
-
-
-# Corpora
-
-
-def test_a_corpus_is_training_text_without_copies_of_any_held_out_text(tmp_path: Path) -> None:
-    (tmp_path / "b").mkdir()
-    a = task_of(tmp_path, [*GOOD, ("seen before", "a"), ("v", "b")], validation=[("val 1", "a"), ("val 2", "b")])
-    b = task_of(tmp_path / "b", [(f"b {i}", "xy"[i % 2]) for i in range(10)], [("V", "x"), ("q", "y")], [("b 1", "x"), ("r", "y")])
-    corpus = load_corpus(["a"], {"a": a, "b": b})
-    assert corpus.texts == (*(text for text, _ in GOOD), "seen before")  # "v" is a test text of b, which is no part of the corpus
-    assert corpus.removed == 1
-    assert corpus.notices == ("corpus a: 1 of 22 texts occur in a test or validation split and were removed",)
-    both = load_corpus(["b", "a"], {"a": a, "b": b})
-    assert both.removed == 2
-    assert set(both.texts) == {*corpus.texts, *(f"b {i}" for i in range(10) if i != 1)}
-
-
-def test_a_corpus_is_named_by_content_alone() -> None:
-    tasks = {name: KNOWN[name] for name in ("sls_imdb", "sls_yelp", "sls_amazon")}
-    corpus = load_corpus(list(tasks), tasks)
-    assert corpus.digest == load_corpus(list(reversed(tasks)), tasks).digest
-    assert corpus.digest == load_corpus(["x", "y", "z"], dict(zip("xyz", tasks.values(), strict=True))).digest
-    assert corpus.digest != load_corpus(["sls_imdb"], tasks).digest
-    assert len(corpus.texts) + corpus.removed == sum(len(load_task(name, task).train) for name, task in tasks.items())
-
-
-def test_faults_of_a_corpus(tmp_path: Path) -> None:
-    tasks = {"good": tiny_task(tmp_path), "bad": Task(train="nowhere.csv")}
-    with pytest.raises(ConfigError) as error:
-        load_corpus(["good", "other"], tasks)
-    assert error.value.faults == (
-        "tasks.bad.train: nowhere.csv: there is no such file",
-        "corpus: 'other' is not among the tasks",
-    )
-    task = task_of(tmp_path, test=GOOD, validation=TEST)
-    with pytest.raises(ConfigError, match="no text is left: all 20 occur"):
-        load_corpus(["mine"], {"mine": task})

@@ -45,7 +45,7 @@ def test_fractions_equal_the_naive_loop(kind: str, join: str) -> None:
         found = model(collate(texts_of(base), base))
         rows = []
         for text in texts_of(base):
-            vectors = torch.cat([model.vectors(collate([Example(ids)], base)) for ids in text.sequences])  # [fractions, 2 H]
+            vectors = torch.cat([model.vectors(collate([sequence], base)) for sequence in text.sequences])  # [fractions, 2 H]
             if join == "attention":
                 inner, score = model.join.inner, model.join.score  # a = softmax(u' tanh(W x + b) + c), sum of a x
                 scores = torch.stack([score.weight[0] @ torch.tanh(inner.weight @ x + inner.bias) + score.bias[0] for x in vectors])
@@ -117,10 +117,10 @@ def test_how_a_text_is_divided(length: int, most: int, expected: list[int]) -> N
     stage = Finetune(max_length=24, truncation="hier-mean", max_fractions=most)
     ids = np.arange(10, 10 + length, dtype=np.int32)
     (made,) = examples(Split(("text",), np.array([1])), [ids], base, stage)  # type: ignore[arg-type]
-    inner = [sequence[1:-1] for sequence in made.sequences]
+    inner = [sequence.ids[1:-1] for sequence in made.sequences]
     assert [len(part) for part in inner] == expected
     assert np.array_equal(np.concatenate(inner), ids[: 22 * most])
-    assert all(sequence[0] == 3 and sequence[-1] == 2 for sequence in made.sequences)
+    assert all(sequence.ids[0] == 3 and sequence.ids[-1] == 2 for sequence in made.sequences)
     assert made.label == 1
 
 

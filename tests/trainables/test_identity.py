@@ -153,6 +153,27 @@ def test_names_of_recipes(recipe: Recipe, tmp_path: Path) -> None:
     wide = recipe.model_copy(update={"tasks": tasks})
     assert recipe_name(change(wide, 0, corpus=("reviews", "yelp"))) == "BERT-IDPT-FiT"
     assert recipe_name(change(wide, 0, corpus=("reviews", "yelp", "news"))) == "BERT-CDPT-FiT"
+    words = {"within-task": "ITPT", "in-domain": "IDPT", "cross-domain": "CDPT", "more.txt": "CDPT"}
+    assert {word: recipe_name(change(wide, 0, corpus=(word,))) for word in words} == {w: f"BERT-{n}-FiT" for w, n in words.items()}
+
+
+def test_corpora_of_the_same_texts_are_one(recipe: Recipe, tmp_path: Path) -> None:
+    assert ids(change(recipe, 0, corpus=("within-task",))) == ids(recipe) == ids(change(recipe, 0, corpus=("cross-domain",)))
+    (tmp_path / "more.txt").write_text("one\ntwo\n")
+    (tmp_path / "copy.txt").write_text("one\ntwo\n")
+    more, copy = (ids(change(recipe, 0, corpus=("reviews", str(tmp_path / name)))) for name in ("more.txt", "copy.txt"))
+    assert more == copy
+    assert not set(more) & set(ids(recipe))
+
+
+def test_what_determines_further_pre_training(recipe: Recipe) -> None:
+    """Written down, so that a setting that moves the names of stages at its default is seen."""
+    known = "learning_rate batch_size warmup weight_decay beta1 beta2 epsilon clip_norm dropout kind schedule_steps max_length"
+    assert set(settings_of(recipe.stages[0])) == {*known.split(), "mask_share", "whole_word", "seed"}
+    pairs = change(recipe, 0, objective="mlm+nsp")
+    assert not set(ids(pairs)) & set(ids(recipe))
+    assert ids(change(recipe, 0, language="de")) == ids(recipe)
+    assert not set(ids(change(pairs, 0, language="de"))) & set(ids(pairs))
 
 
 def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:

@@ -48,7 +48,7 @@ def tasks(tmp_path: Path) -> dict[str, Task]:
 
 
 def test_texts_that_another_task_is_judged_on_are_removed_and_counted(tasks: dict[str, Task], tmp_path: Path) -> None:
-    test = write_csv(tmp_path / "shared.csv", [(text.upper() + " ", label) for text, label in reviews(limit=10)])
+    test = write_csv(tmp_path / "shared.csv", [(text.upper() + " !", label) for text, label in reviews(limit=10)])
     tasks["places"] = tasks["places"].model_copy(update={"test": test})
     before = load_task("reviews", tasks["reviews"])
     held_out = {text.casefold().strip() for text, _ in reviews(limit=10)}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from trainables.metrics import scores
 
@@ -23,6 +23,7 @@ def test_scores_are_those_of_scikit_learn(case: tuple[int, list[tuple[int, int]]
     assert found["error_rate_percent"] == pytest.approx(100 * (1 - accuracy_score(labels, predictions)))
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predictions, average="macro", zero_division=0))
     assert found["micro_f1"] == pytest.approx(f1_score(labels, predictions, average="micro", zero_division=0))
+    assert found["mcc"] == pytest.approx(matthews_corrcoef(labels, predictions))
     assert found["examples"] == len(pairs)
 
 

@@ -24,6 +24,7 @@ from trainables.identity import members_of, nodes, recipe_name, target_of
 from trainables.loop import Job
 from trainables.members import head_key
 from trainables.multitask import Heads
+from trainables.pack import collate
 from trainables.store import Store
 from trainables.tokenise import train_wordpiece
 
@@ -248,6 +249,42 @@ def test_no_other_task_s_head_is_taken_over(tmp_path: Path) -> None:
     state = model_state(start_of(recipe, store, 1).model)
     assert torch.equal(state["classifier.weight"], new["classifier.weight"])
     assert not torch.equal(state["pooler.weight"], new["pooler.weight"])
+
+
+def test_a_head_of_another_form_is_new(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+    recipe, store, _ = whole
+    two_layers = change(recipe, 1, head="mlp")
+    alone = two_layers.model_copy(update={"stages": two_layers.stages[1:]})
+    state, new = (model_state(start_of(each, store, index).model) for each, index in ((two_layers, 1), (alone, 0)))
+    names = [name for name in state if name.startswith("classifier.")]
+    assert len(names) == 4
+    assert all(torch.equal(state[name], new[name]) for name in names)
+
+
+def test_a_task_with_several_labels_is_one_of_them(tmp_path: Path) -> None:
+    """Its loss is binary; each step's equals that of its task alone."""
+    labels = ["good;long", "good", "long", ""]
+    rows = {
+        split: [(text, labels[i % 4]) for i, (text, _) in enumerate(reviews("sls_yelp", split, 32))] for split in ("train", "test")
+    }
+    files = {split: write_csv(tmp_path / f"labels-{split}.csv", rows[split]) for split in rows}
+    several = Task(**files, multi_label=True, label_separator=";", validation_share=0.25)
+    recipe = multitask_recipe(tmp_path, {"dropout": 0.0, "sampling": "even"})
+    recipe = recipe.model_copy(update={"tasks": {"reviews": recipe.tasks["reviews"], "several": several}, "task": "several"})
+    job = job_of(recipe, Store(str(tmp_path / "store")), 0)
+    own, step = head_key(target_of(recipe)), 0
+    while task_of(job, step) != own:
+        step += 1
+    examples = job.examples(step)
+    batch = collate(examples, job.base)
+    logits = job.model(batch)
+    targets = torch.tensor(np.stack([example.label for example in examples]), dtype=torch.float32)
+    expected = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / 2
+    torch.testing.assert_close(job.loss(job.model, batch), expected)
+    row, *_, last = runner.run(recipe, Store(str(tmp_path / "store")), ONE_THREAD)
+    assert row["by_task"]["several"].keys() > row["by_task"]["reviews"].keys() - {"mcc"}
+    assert row["f1_by_label"] == row["by_task"]["several"]["f1_by_label"]
+    assert last["stage"] == "finetune"
 
 
 def test_it_stands_between_pre_training_and_fine_tuning(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import multitask_recipe, tiny_recipe
+from tests.helpers import documents_file, multitask_recipe, tiny_recipe
 from trainables import finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, validate
@@ -43,13 +43,15 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["pretrain", "multitask"])
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask"])
 def test_two_workers_equal_one(tmp_path: Path, first: str) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5."""
-    if first == "pretrain":
-        recipe = tiny_recipe(tmp_path, pretrain={"steps": 3, "batch_size": 7}, learning_rate=2e-4)
-    else:
+    if first == "multitask":
         recipe = multitask_recipe(tmp_path, {"batch_size": 7, "learning_rate": 2e-4}, learning_rate=2e-4)
+    else:
+        corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
+        pretrain = {"steps": 3, "batch_size": 7, "objective": first, "corpus": corpus}
+        recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4)
     alone = Store(str(tmp_path / "one"))
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
