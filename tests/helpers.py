@@ -78,3 +78,14 @@ def multitask_recipe(folder: Path, multitask: dict[str, Any] | None = None, **fi
         stages=(Multitask(**settings | (multitask or {})), Finetune(**settings | finetune)),
         precision="float32",
     )
+
+
+def three_classes(folder: Path) -> Task:
+    """Texts with their length modulo three as label."""
+    files = {
+        split: write_csv(
+            folder / f"thirds-{split}.csv", [(text, str(len(text) % 3)) for text, _ in reviews("sls_amazon", split, 40)]
+        )
+        for split in ("train", "test")
+    }
+    return Task(**files, validation_share=0.25)
