@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +22,7 @@ import pytest
 from study import parts
 from study.scribe import hours_spent, ranking
 from study.workers import this_machine
+from tests.helpers import reviews, write_csv
 from tests.study.conftest import Run
 from tests.study.tiny import ROOT, begin, environment, records, study, trial_actor, wait_for, write_study
 
@@ -320,3 +322,45 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
         parts.write_whole(path, text)
         assert path.read_text() == text
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
+    """Pairs in further pre-training, then several tasks, both shared under Ray Train; then fractions, few texts, several labels."""
+    tasks: dict[str, Any] = {"several": {"multi_label": True}, "reviews": {}}
+    for name, task in tasks.items():
+        for split, count in (("train", 60), ("test", 24)):
+            more = "|all" if name == "several" else ""
+            rows = [(f"{text} It is {label}.", label + more) for text, label in reviews("sls_imdb", split, count)]
+            task[split] = write_csv(tmp_path / f"{name}-{split}.csv", rows)
+    path = write_study(
+        tmp_path,
+        tasks={name: task | {"domain": "film", "validation_share": 0.25} for name, task in tasks.items()},
+        task="several",
+        recipe=[
+            {
+                "pretrain": {
+                    "corpus": ["in-domain"],
+                    "objective": "mlm+nsp",
+                    "schedule_steps": 4,
+                    "steps": 4,
+                    "batch_size": 8,
+                    "max_length": 24,
+                }
+            },
+            {"multitask": {"epochs": 1, "batch_size": 8, "max_length": 24, "head_tokens": 6}},
+            {"finetune": {"epochs": 2, "batch_size": 8, "max_length": 16, "head_tokens": 6, "train_examples": 30}},
+        ],
+        space={"finetune.truncation": {"choice": ["head", "hier-attention"]}},
+        search={"sampler": "grid"},
+        budget={"trials": 2},
+        final={"top_k": 1, "seeds": 1},
+    )
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = records(tmp_path / "run", "stage")
+    assert [(row["kind"], row["status"]) for row in stages] == [("pretrain", "computed"), ("multitask", "computed")]
+    assert {row["status"] for row in records(tmp_path / "run", "trial") if row["status"] != "started"} == {"complete"}
+    (test,) = [row for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"]
+    assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
+    assert test["recipe"] == "BERT-IDPT-MFiT-FiT"
+    assert (tmp_path / "run" / "report" / "report.html").exists()
