@@ -37,8 +37,9 @@ from transformers import logging as transformers_logging
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from trainables import memory, optim
+from trainables.classifier import classifier
 from trainables.config import Encoder
-from trainables.encoder import Base, classifier, load_base
+from trainables.encoder import Base, load_base
 from trainables.finetune import cross_entropy
 from trainables.loop import Job, Position, Runtime, train
 from trainables.pack import Example

@@ -1,4 +1,4 @@
-"""Encoders and their heads: loaded once per process, proved packable or not, copied for each trial.
+"""Encoders: loaded once per process, proved packable or not, copied for each trial.
 
 Any transformers encoder will do: nothing here knows a family by name. Weights are float32 whatever the checkpoint holds, come from
 safetensors alone, and no code comes from a checkpoint.
@@ -7,7 +7,7 @@ safetensors alone, and no code comes from a checkpoint.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,23 +18,19 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.initialization import no_init_weights
-from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging
 
 from trainables import attention, checkpoint, memory, probe
 from trainables.config import ConfigError, Encoder, near
-from trainables.dropout import Dropout, in_parts, replaced_dropout
-from trainables.optim import layer_names
+from trainables.dropout import Dropout, replaced_dropout
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
 from trainables.vocabulary import OccurringEmbedding
 
 POOLER = "pooler"
 """Name under which transformers' base models keep their dense layer over the first token."""
-NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer stands in its place"
-NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied to the embeddings"
 OTHER_HEADS = ("classif", "qa", "summary")
 """Dropout rates of heads that are not ours."""
 
@@ -209,7 +205,7 @@ def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
     config = with_dropout(base.config, dropout)
     if depth is None or depth == base.layers:
         with no_init_weights():
-            return _prepared(AutoModel.from_config(config), base)
+            return prepared(AutoModel.from_config(config), base)
     with no_init_weights():
         model = AutoModel.from_config(with_depth(config, depth))
     behind = False
@@ -217,7 +213,7 @@ def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
         if behind and any(True for _ in child.parameters()):
             setattr(model, name, nn.Identity())
         behind |= any(isinstance(module, nn.ModuleList) for module in child.modules())
-    return _prepared(model, base)
+    return prepared(model, base)
 
 
 def with_depth(config: Any, depth: int) -> Any:
@@ -227,7 +223,7 @@ def with_depth(config: Any, depth: int) -> Any:
     return type(config).from_dict(fields | cut | {config.attribute_map.get("num_hidden_layers", "num_hidden_layers"): depth})
 
 
-def _prepared(model: Any, base: Base) -> Any:
+def prepared(model: Any, base: Base) -> Any:
     """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
     if getattr(model, POOLER, None) is not None:
         setattr(model, POOLER, nn.Identity())
@@ -288,150 +284,9 @@ def _inputs(part: Any) -> dict[str, Tensor]:
     return {name: value for name in names if (value := getattr(part, name)) is not None}
 
 
-class Classifier(nn.Module):
-    """An encoder with a linear layer over the vector of each text."""
-
-    notices: tuple[str, ...] = ()
-    """What the user should know about the head."""
-
-    def __init__(
-        self,
-        encoder: nn.Module,
-        hidden_size: int,
-        classes: int,
-        pooling: str,
-        dropout: float,
-        layers: Sequence[int],
-        combine: str,
-        fractions: str | None,
-        hidden: int | None,
-    ) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.pooling, self.layers, self.combine = pooling, tuple(layers), combine
-        width = hidden_size * (len(self.layers) if combine == "concat" else 1)
-        self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
-        self.join = JOINED[fractions](width) if fractions is not None else None
-        self.dropout = Dropout(dropout, per_text=True)
-        self.classifier: nn.Module = nn.Linear(width, classes)
-        if hidden is not None:
-            inner, out = nn.Linear(width, hidden), nn.Linear(hidden, classes)
-            self.classifier = nn.Sequential(inner, nn.ReLU(), Dropout(dropout, per_text=True), out)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits [b, classes] in float32."""
-        if self.join is None:
-            vectors = self.vectors(batch)
-        else:
-            vectors = self.join(torch.cat(in_parts(self.vectors, batch.chunks)), batch.counts)
-        logits: Tensor = self.classifier(self.dropout(vectors))
-        return logits.float()
-
-    def vectors(self, batch: Batch) -> Tensor:
-        """The vector of each text or fraction, [b, H], or [b, layers * H] for several layers side by side."""
-        states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
-        if self.pooling == "mean":
-            found = [mean_over_texts(state, batch.lengths) for state in states]
-        else:
-            found = [state.index_select(0, batch.pool_index) for state in states]
-        vectors = COMBINED[self.combine](found)
-        return vectors if self.pooler is None else torch.tanh(self.pooler(vectors))
-
-
-COMBINED: dict[str, Callable[[list[Tensor]], Tensor]] = {
-    "concat": lambda found: torch.cat(found, dim=-1),
-    "mean": lambda found: torch.stack(found).mean(0),
-    "max": lambda found: torch.stack(found).amax(0),
-}
-"""How the vectors of several layers are joined (Sun et al. 2019, section 5.3.2)."""
-
-
-class JoinedBy(nn.Module):
-    """The vectors of each text's fractions, [fractions, H], as one by a function of their first dimension: [b, H]."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
-        return torch.stack([self.function(text) for text in vectors.split(list(counts))])
-
-
-class SelfAttention(nn.Module):
-    """Sum of each text's fractions, weighted by softmax over u' tanh(W x) (Lin et al. 2017, with one head)."""
-
-    def __init__(self, width: int, inner: int = 128) -> None:
-        super().__init__()
-        self.inner, self.score = nn.Linear(width, inner), nn.Linear(inner, 1)
-
-    def forward(self, vectors: Tensor, counts: Sequence[int]) -> Tensor:
-        scores = self.score(torch.tanh(self.inner(vectors))).float()  # [fractions, 1]
-        texts = zip(vectors.split(list(counts)), scores.split(list(counts)), strict=True)
-        return torch.stack([(weight.softmax(0) * text).sum(0) for text, weight in texts])
-
-
-JOINED: dict[str, Callable[[int], nn.Module]] = {
-    "mean": lambda width: JoinedBy(lambda text: text.mean(0)),
-    "max": lambda width: JoinedBy(lambda text: text.amax(0)),
-    "attention": SelfAttention,
-}
-"""How the vectors of a text's fractions are joined (Sun et al. 2019, section 5.3.1), for vectors of a width."""
-
-
-def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Mean of [T, H] over the tokens of each text: [b, H]."""
-    return torch.stack([text.mean(0, dtype=torch.float32) for text in hidden.split(list(lengths))])
-
-
-def classifier(
-    base: Base,
-    classes: int,
-    pooling: str,
-    dropout: float,
-    seed: int,
-    layers: Sequence[int] = (-1,),
-    combine: str = "concat",
-    fractions: str | None = None,
-    frozen: bool = False,
-    hidden: int | None = None,
-    head_dropout: float | None = None,
-) -> Classifier:
-    """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
-
-    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features. With
-    `hidden` units the head has two layers.
-    """
-    depth = depth_of(layers, base.layers)
-    # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
-    wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
-    encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
-    dropped = dropout if head_dropout is None else head_dropout
-    model = Classifier(encoder, base.hidden_size, classes, pooling, dropped, wanted, combine, fractions, hidden)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.startswith("encoder."):
-                draw_initial(name, parameter, base.config, generator)
-        if model.pooler is not None and base.pooler is not None:
-            model.pooler.load_state_dict(base.pooler)
-        elif model.pooler is not None and base.folder is not None:
-            model.notices = (f"{base.config.model_type}: {NEW_POOLER}",)
-    return model
-
-
 def depth_of(layers: Sequence[int], blocks: int) -> int:
     """How many of an encoder's blocks it takes to reach the highest of `layers`."""
     return max(layer % blocks for layer in layers) + 1
-
-
-def reinitialise(model: Classifier, base: Base, blocks: int, count: int, seed: int) -> None:
-    """New random weights for the topmost `count` of the encoder's `blocks` (Zhang et al. 2021, section 5)."""
-    names, generator = layer_names(model.encoder, blocks), torch.Generator().manual_seed(seed)
-    chosen = {f"layer {i}" for i in range(blocks - count, blocks)}
-    with torch.no_grad():
-        for name, parameter in model.encoder.named_parameters():
-            if names[name] in chosen:
-                draw_initial(name, parameter, base.config, generator)
 
 
 def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
@@ -442,94 +297,6 @@ def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Gen
         parameter.fill_(1.0)
     else:
         parameter.normal_(0.0, getattr(config, "initializer_range", 0.02), generator=generator)
-
-
-class _Given(nn.Module):
-    """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
-
-    hidden: Tensor | None = None
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self._encoder = [encoder]  # in a list: no child of this module
-
-    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.hidden)
-
-    @property
-    def embeddings(self) -> Any:
-        """Some heads ask the encoder for the weights that they are tied to."""
-        return self._encoder[0].embeddings
-
-
-class MaskedLM(nn.Module):
-    """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
-
-    notices: tuple[str, ...] = ()
-    """What the user should know about the head."""
-
-    def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-        self._given = [given]  # in a list: no child of this module, it is the head's
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Logits [m, vocabulary] at the masked positions."""
-        return self.logits(hidden_states(self.encoder, batch), batch)
-
-    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
-        assert batch.masked_index is not None, "a batch without masked pieces"
-        assert batch.masked_targets is not None
-        given = self._given[0]
-        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
-        try:
-            logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
-        finally:
-            given.hidden = None
-        return logits
-
-
-def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
-    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`.
-
-    Raises ConfigError for a family without such a head.
-    """
-    if type(base.config) not in AutoModelForMaskedLM._model_mapping:
-        raise ConfigError([f"further pre-training: {base.config.model_type} encoders have no masked-language-modelling head"])
-    with no_init_weights():
-        whole: Any = AutoModelForMaskedLM.from_config(with_dropout(base.config, dropout))
-    whole.tie_weights()
-    name = whole.base_model_prefix
-    encoder = _prepared(getattr(whole, name), base)
-    own, generator = _own_head(base.folder), torch.Generator().manual_seed(seed)
-    tied = {id(parameter) for parameter in encoder.parameters()}
-    with torch.no_grad():
-        for key, parameter in whole.named_parameters():
-            if id(parameter) in tied:
-                continue
-            if key in own:
-                parameter.copy_(own[key])
-            else:
-                draw_initial(key, parameter, base.config, generator)
-    given = _Given(encoder)
-    setattr(whole, name, given)
-    model = MaskedLM(encoder, whole, given)
-    if not own and base.folder is not None:
-        model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
-    return model
-
-
-@lru_cache(maxsize=4)
-def _own_head(folder: Path | None) -> dict[str, Tensor]:
-    """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
-    if folder is None:
-        return {}
-    whole, missing = read_model(AutoModelForMaskedLM, folder)
-    prefix = f"{whole.base_model_prefix}."
-    head = {name: value.detach() for name, value in whole.named_parameters() if not name.startswith(prefix)}
-    return {} if missing & head.keys() else head
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:

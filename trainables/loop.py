@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.encoder import Base, Classifier, MaskedLM
+from trainables.classifier import Classifier
+from trainables.encoder import Base
+from trainables.masked_lm import MaskedLM
 from trainables.next_sentence import PairedLM
 from trainables.pack import Batch, Example, collate, dropout_bits
 from trainables.world import World

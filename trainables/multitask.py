@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables import finetune, optim
+from trainables.classifier import Classifier, classifier
 from trainables.config import Multitask
-from trainables.encoder import Base, Classifier, classifier, load_encoder_weights
+from trainables.encoder import Base, load_encoder_weights
 from trainables.evaluate import measured, predict
 from trainables.finetune import examples
 from trainables.loop import Job, Row, Runtime

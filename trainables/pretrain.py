@@ -19,8 +19,9 @@ from trainables import next_sentence, optim, pairs, sentences
 from trainables.config import ConfigError, Pretrain
 from trainables.corpus import Corpus
 from trainables.data import digest_of
-from trainables.encoder import Base, MaskedLM, load_encoder_weights, masked_lm
+from trainables.encoder import Base, load_encoder_weights
 from trainables.loop import Job, Row, Runtime
+from trainables.masked_lm import MaskedLM, masked_lm
 from trainables.masking import chunks, corrupt
 from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces

@@ -19,9 +19,10 @@ from torch.nn import functional as F
 from tests.helpers import tiny_recipe
 from tests.trainables.encoders import FAMILIES, examples_of, tiny_base
 from trainables import recipe as runner
+from trainables.classifier import classifier, reinitialise
 from trainables.config import ConfigError, Execution, Finetune, Recipe
 from trainables.data import Split, subset
-from trainables.encoder import classifier, layer_states, reinitialise
+from trainables.encoder import layer_states
 from trainables.finetune import class_weights, cross_entropy
 from trainables.identity import nodes
 from trainables.pack import collate, token_types

@@ -14,9 +14,9 @@ from tests.helpers import tiny_recipe
 from tests.trainables.encoders import examples_of, tiny_base
 from trainables import pack
 from trainables import recipe as runner
+from trainables.classifier import Classifier, classifier
 from trainables.config import Execution, Finetune
 from trainables.data import Split
-from trainables.encoder import Classifier, classifier
 from trainables.finetune import examples
 from trainables.identity import nodes
 from trainables.pack import Example, collate, dropout_bits

@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from trainables.metrics import scores
 
 
+@pytest.mark.filterwarnings("ignore:A single label")
 @given(
     st.integers(2, 6).flatmap(
         lambda k: st.tuples(st.just(k), st.lists(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1))

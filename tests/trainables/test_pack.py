@@ -15,8 +15,9 @@ from torch import Tensor
 
 from tests.trainables.encoders import examples_of, tiny_base
 from trainables import attention, dropout
+from trainables.classifier import classifier
 from trainables.dropout import LEVELS, Offsets, Stream, scale, threshold
-from trainables.encoder import Base, classifier
+from trainables.encoder import Base
 from trainables.pack import Batch, Example, collate, dropout_bits, padded_width
 
 
