@@ -277,6 +277,33 @@ with ray_session(asked, sys.argv[1]) as machine:
 """
 
 
+SEEN = """
+import sys, types
+from study.workers import check_seen, ray_session
+from trainables.config import ConfigError
+from trainables.store import Store
+resources = types.SimpleNamespace(cpus=1, gpus=0, workers=1, concurrent=None, wait_minutes=0)
+store = Store(sys.argv[2])
+with ray_session(resources, sys.argv[1]):
+    check_seen(store, [sys.executable])
+    assert store.files.names("seen") == []
+    try:
+        check_seen(store, [sys.executable, "/not/there.csv"])
+    except ConfigError as error:
+        print(*error.faults, sep="\\n")
+"""
+
+
+def test_what_the_nodes_of_a_cluster_do_not_see_is_said(tmp_path: Path) -> None:
+    with two_nodes() as (address, token):
+        arguments = [sys.executable, "-c", SEEN, address, str(tmp_path / "store")]
+        done = subprocess.run(arguments, capture_output=True, text=True, env=environment(**token), timeout=120, check=True)
+    *faults, hint = done.stdout.strip().splitlines()
+    assert len(faults) == 2
+    assert all("/not/there.csv: node " in fault and "does not see it" in fault for fault in faults)
+    assert "--store" in hint
+
+
 def test_a_cluster_that_grows_is_waited_for() -> None:
     with two_nodes(late=12) as (address, token):
         for minutes, code in ((0, 1), (3, 0)):
