@@ -32,7 +32,7 @@ types: .venv/dev
 	@$(BIN)/mypy
 
 tests: .venv/dev browser
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A checkout that was moved or copied needs a new environment: its scripts name their interpreter by its full path.
 ifneq ($(shell cat .venv/place 2>/dev/null),$(CURDIR))

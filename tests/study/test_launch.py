@@ -180,7 +180,7 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
         budget={"trials": 3},
         final={"top_k": 1, "seeds": 1},
         space={"finetune.learning_rate": {"choice": [1e-2, 1e-3, 1e-6]}},
-        recipe=[{"finetune": {"epochs": 25, "batch_size": 8, "max_length": 24, "head_tokens": 6}}],  # time enough to be killed in
+        recipe=[{"finetune": {"epochs": 12, "batch_size": 8, "max_length": 24, "head_tokens": 6}}],  # time enough to be killed in
     )
     folder = tmp_path / "run"
     process = begin("run", path, "--out", folder, "--store", tmp_path / "store")
