@@ -57,6 +57,12 @@ class Scribe:
     pruned: set[tuple[str, str]] = field(default_factory=set)
     """(stage, status) of trials whose weights or states have been dropped."""
 
+    said: set[str] = field(init=False)
+    """Texts of all notices so far."""
+
+    def __post_init__(self) -> None:
+        self.said = {str(row.get("text")) for row in self.rows if row["event"] == "notice"}
+
     def write(self, event: str, **fields: Any) -> None:
         """Append one record, unless it is an evaluation that is there already."""
         if self.records.append(event, **fields):
@@ -64,16 +70,15 @@ class Scribe:
 
     def note(self, text: str) -> None:
         """Something the user should know."""
+        self.said.add(text)
         self.write("notice", text=text, source="launch")
         self.screen.say(f"note: {text}")
 
     def notices(self, row: Row) -> None:
         """What a stage has to say of its encoder and data, once for the whole run."""
-        said = {each.get("text") for each in self.rows if each["event"] == "notice"}
         for text in row.get("notices") or ():
-            if text not in said:
+            if text not in self.said:
                 self.note(text)
-                said.add(text)
 
     def starts(self, trial: Trial) -> None:
         """A trial begins, or begins again in a later session or after its process died."""

@@ -47,8 +47,8 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     loaded, read = _read(names, dict(tasks), files, place, notices)
     # By content, so that what a user calls the tasks does not enter the corpus' identity.
     sources = sorted((*(loaded[name].train.texts for name in names), *read), key=digest_of)
-    held_out = {bare(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
-    clean = [[text for text in texts if bare(text) not in held_out] for texts in sources]
+    forbidden = held_out(loaded)
+    clean = [[text for text in texts if bare(text) not in forbidden] for texts in sources]
     total, left = (sum(map(len, parts)) for parts in (sources, clean))
     if not left:
         raise ConfigError([f"{place}: no text is left: all {total} occur in a test or validation split"])
@@ -66,14 +66,8 @@ def _read(
     names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
 ) -> tuple[dict[str, TaskData], list[tuple[str, ...]]]:
     """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
-    faults: list[str] = []
-    loaded: dict[str, TaskData] = {}
+    loaded, faults = load_all(tasks)
     read: list[tuple[str, ...]] = []
-    for name, task in tasks.items():
-        try:
-            loaded[name] = load_task(name, task, needs_test=False)
-        except ConfigError as error:
-            faults += error.faults
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
     for file in files:
         try:
@@ -83,6 +77,23 @@ def _read(
     if faults:
         raise ConfigError(faults)
     return loaded, read
+
+
+def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]:
+    """(the tasks that can be loaded, faults of the others)."""
+    loaded: dict[str, TaskData] = {}
+    faults: list[str] = []
+    for name, task in tasks.items():
+        try:
+            loaded[name] = load_task(name, task, needs_test=False)
+        except ConfigError as error:
+            faults += error.faults
+    return loaded, faults
+
+
+def held_out(loaded: Mapping[str, TaskData]) -> set[str]:
+    """Validation and test texts of all these tasks, bare: what nothing else may be trained on."""
+    return {bare(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
 
 
 def _documents(file: str, place: str, notices: list[str]) -> tuple[str, ...]:

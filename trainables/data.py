@@ -212,6 +212,7 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     return _where(split, ~carved), _where(split, carved)
 
 
+@lru_cache(maxsize=16)
 def subset(split: Split, count: int, seed: int) -> Split:
     """`count` texts, stratified, in the order of the file; a smaller subset of the same seed is part of a larger one.
 

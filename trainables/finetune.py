@@ -41,9 +41,11 @@ def _in_fractions(ids: np.ndarray, label: Any, budget: int, base: Base, most: in
 
 def _cut_notices(stage: Finetune, pieces: dict[str, Pieces], base: Base) -> tuple[str, ...]:
     """How many texts have more fractions than are read."""
+    if stage.fractions is None:
+        return ()
     limit = stage.max_fractions * (stage.max_length - base.special.count)
     cut = {name: int((split.lengths > limit).sum()) for name, split in pieces.items()}
-    if stage.fractions is None or not sum(cut.values()):
+    if not sum(cut.values()):
         return ()
     told = " and ".join(f"{count} of {len(pieces[name])} {name} texts" for name, count in cut.items() if count)
     return (f"{stage.name}.max_fractions: {told} have more than {stage.max_fractions} fractions and are cut",)
@@ -135,15 +137,12 @@ def job(
     return Job(
         base=base,
         model=model,
-        optimizer=optim.adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
-        steps=steps,
-        rate=lambda step: optim.SCHEDULES[stage.schedule](step, steps, stage.warmup),
+        **optim.for_job(stage, groups, steps),
         examples=batch,
-        loss=partial(binary_cross_entropy if several else cross_entropy, weights=weights, smoothing=stage.label_smoothing),
+        loss=partial(task_loss, weights=weights, smoothing=stage.label_smoothing),
         weight=len if weights is None or several else lambda batch: sum(float(weights[example.label]) for example in batch),
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,
-        clip_norm=stage.clip_norm,
         seed=seed,
         thaw=lambda step: thaw(step // per_epoch),
         artifact_files=artifact_files,
@@ -160,6 +159,13 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
         return torch.from_numpy((len(labels) - with_it) / np.maximum(with_it, 1)).float()
     counts = np.bincount(labels, minlength=classes)
     return torch.from_numpy(len(labels) / (np.maximum(counts, 1) * (counts > 0).sum())).float()
+
+
+def task_loss(model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0) -> torch.Tensor:
+    """Loss of a micro-batch, summed over its texts; binary where their task is multi-label."""
+    assert batch.labels is not None
+    of_task = binary_cross_entropy if batch.labels.ndim > 1 else cross_entropy
+    return of_task(model, batch, weights=weights, smoothing=smoothing)
 
 
 def cross_entropy(model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0) -> torch.Tensor:

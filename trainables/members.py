@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from trainables.config import ConfigError, Task, near
-from trainables.corpus import bare
-from trainables.data import Split, TaskData, load_task
+from trainables.corpus import bare, held_out, load_all
+from trainables.data import Split, TaskData
 
 POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
 """Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
@@ -61,7 +61,7 @@ def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
 
 @lru_cache(maxsize=16)
 def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Members:
-    loaded, faults = _loaded(tasks)
+    loaded, faults = load_all(dict(tasks))
     faults += [f"multitask: {name!r} is not among the tasks{near(name, dict(tasks))}" for name in names if name not in dict(tasks)]
     if faults:
         raise ConfigError(faults)
@@ -70,8 +70,8 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
         other = chosen.setdefault(head_key(data), data)
         if other is not data:
             faults.append(f"multitask: the tasks {other.name!r} and {data.name!r} hold the same data; name one of them in `tasks`")
-    held_out = {bare(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
-    kept = {key: replace(data, train=without(data.train, held_out)) for key, data in sorted(chosen.items())}
+    forbidden = held_out(loaded)
+    kept = {key: replace(data, train=without(data.train, forbidden)) for key, data in sorted(chosen.items())}
     notices = []
     for key, data in kept.items():
         whole = len(chosen[key].train)
@@ -84,18 +84,6 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
         raise ConfigError(faults)
     own = [notice for data in kept.values() for notice in data.notices]
     return Members(kept, (*own, *notices))
-
-
-def _loaded(tasks: Sequence[tuple[str, Task]]) -> tuple[dict[str, TaskData], list[str]]:
-    """(the tasks that can be loaded, faults of the others)."""
-    loaded: dict[str, TaskData] = {}
-    faults: list[str] = []
-    for name, task in tasks:
-        try:
-            loaded[name] = load_task(name, task, needs_test=False)
-        except ConfigError as error:
-            faults += error.faults
-    return loaded, faults
 
 
 def without(split: Split, texts: set[str]) -> Split:

@@ -23,7 +23,7 @@ from trainables.evaluate import measured, predict
 from trainables.finetune import examples
 from trainables.loop import Job, Row, Runtime
 from trainables.members import Members
-from trainables.pack import Batch, Example
+from trainables.pack import Example
 from trainables.tokenise import Pieces
 from trainables.vocabulary import train_occurring
 
@@ -131,25 +131,15 @@ def job(
     return Job(
         base=base,
         model=model,
-        optimizer=optim.adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
-        steps=steps,
-        rate=lambda step: optim.SCHEDULES[stage.schedule](step, steps, stage.warmup),
+        **optim.for_job(stage, groups, steps),
         examples=batch,
-        loss=cross_entropy,
+        loss=finetune.task_loss,
         weight=len,
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,
-        clip_norm=stage.clip_norm,
         seed=stage.seed,
         thaw=lambda step: heads.use(keys[drawn[step]]),
     )
-
-
-def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    """Loss of a micro-batch, summed over its texts; binary where its task is multi-label."""
-    assert batch.labels is not None
-    of_task = finetune.binary_cross_entropy if batch.labels.ndim > 1 else finetune.cross_entropy
-    return of_task(model, batch)
 
 
 def told(row: Row, members: Members, target: str) -> Row:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+
+from trainables.config import Optimisation
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 
@@ -120,6 +123,17 @@ def rates(groups: list[dict[str, object]]) -> dict[str, float]:
 def adamw(groups: list[dict[str, object]], *, beta1: float, beta2: float, epsilon: float) -> torch.optim.AdamW:
     """AdamW with decoupled weight decay (Loshchilov and Hutter 2019), one fused kernel per step."""
     return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=epsilon, fused=True)
+
+
+def for_job(stage: Optimisation, groups: list[dict[str, object]], steps: int) -> dict[str, Any]:
+    """What a loop's job takes of a stage's settings: the optimizer of these groups, its schedule over `steps`, clipping."""
+    schedule = SCHEDULES[stage.schedule]
+    return {
+        "optimizer": adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
+        "steps": steps,
+        "rate": lambda step: schedule(step, steps, stage.warmup),
+        "clip_norm": stage.clip_norm,
+    }
 
 
 def climb(step: int, total: int, warmup: float) -> float | None:

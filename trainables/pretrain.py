@@ -90,15 +90,12 @@ def job(
     return Job(
         base=base,
         model=model,
-        optimizer=optim.adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),
-        steps=stage.schedule_steps,
-        rate=lambda step: optim.SCHEDULES[stage.schedule](step, stage.schedule_steps, stage.warmup),
+        **optim.for_job(stage, groups, stage.schedule_steps),
         examples=batch,
         loss=objective.loss,
         weight=predicted_pieces,
         evaluate_at=milestones | frozenset(range(every, stage.schedule_steps + 1, every)),
         evaluate=evaluate,
-        clip_norm=stage.clip_norm,
         seed=stage.seed,
     )
 

@@ -153,7 +153,7 @@ def test_a_corpus_is_named_by_content_alone() -> None:
     [
         ("a.txt", "one\r\ntwo two\n", ("one", "two two"), "2 documents in a.txt, one a line"),
         ("b.txt", "One.\nTwo.\n\n \nThree.\n\n", ("One. Two.", "Three."), "2 documents in b.txt, separated by blank lines"),
-        ("c.txt.gz", gzip.compress("\ufeff好。\n".encode()), ("好。",), "1 document in c.txt.gz, one a line"),
+        ("c.txt.gz", gzip.compress("\ufeff好。\n".encode(), mtime=0), ("好。",), "1 document in c.txt.gz, one a line"),
         ("d.csv", 'id,text\n1,"a, b"\n2,\n', ("a, b",), "1 document in d.csv, one a row"),
         ("e.jsonl", '{"text": "x", "more": 1}\n{"text": null}\n{"text": "y"}\n', ("x", "y"), "2 documents in e.jsonl, one a row"),
     ],

@@ -11,6 +11,27 @@ from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables.config import Encoder, Finetune, Pretrain, Recipe
 from trainables.identity import LATER, nodes, recipe_name, settings_of
 
+OF_CLASSIFIERS = [
+    {"learning_rate": 2e-3},
+    {"batch_size": 4},
+    {"warmup": 0.2},
+    {"weight_decay": 0.0},
+    {"beta1": 0.8},
+    {"beta2": 0.98},
+    {"epsilon": 1e-8},
+    {"clip_norm": 0.5},
+    {"dropout": 0.2},
+    {"epochs": 3},
+    {"max_length": 20},
+    {"truncation": "head"},
+    {"head_tokens": 7},
+    {"xi": 0.9},
+    {"xi_variant": "published"},
+    {"pooling": "mean"},
+    {"schedule": "cosine"},
+]
+"""Settings of every stage that trains on labelled texts, each changed."""
+
 
 def ids(recipe: Recipe) -> list[str]:
     return [node.stage_id for node in nodes(recipe)]
@@ -30,23 +51,7 @@ def recipe(tmp_path: Path) -> Recipe:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"learning_rate": 2e-3},
-        {"batch_size": 4},
-        {"warmup": 0.2},
-        {"weight_decay": 0.0},
-        {"beta1": 0.8},
-        {"beta2": 0.98},
-        {"epsilon": 1e-8},
-        {"clip_norm": 0.5},
-        {"dropout": 0.2},
-        {"epochs": 3},
-        {"max_length": 20},
-        {"truncation": "head"},
-        {"head_tokens": 7},
-        {"xi": 0.9},
-        {"xi_variant": "published"},
-        {"pooling": "mean"},
-        {"schedule": "cosine"},
+        *OF_CLASSIFIERS,
         {"layer_rates": "thirds"},
         {"head_learning_rate": 1e-4},
         {"freeze": 1},

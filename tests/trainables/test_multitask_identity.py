@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import multitask_recipe, reviews, three_classes, tiny_encoder, tiny_task, write_csv
-from tests.trainables.test_identity import change, ids
+from tests.trainables.test_identity import OF_CLASSIFIERS, change, ids
 from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
 from trainables.config import ConfigError, Multitask, Recipe, validate
@@ -20,25 +20,9 @@ from trainables.tokenise import train_wordpiece
 @pytest.mark.parametrize(
     "fields",
     [
-        {"learning_rate": 2e-3},
-        {"batch_size": 4},
-        {"warmup": 0.2},
-        {"schedule": "cosine"},
-        {"weight_decay": 0.0},
-        {"beta1": 0.8},
-        {"beta2": 0.98},
-        {"epsilon": 1e-8},
-        {"clip_norm": 0.5},
-        {"dropout": 0.2},
+        *OF_CLASSIFIERS,
         {"tasks": ("reviews",)},
         {"sampling": "sqrt"},
-        {"epochs": 3},
-        {"max_length": 20},
-        {"truncation": "head"},
-        {"head_tokens": 7},
-        {"xi": 0.9},
-        {"xi_variant": "published"},
-        {"pooling": "mean"},
         {"seed": 1},
     ],
     ids=lambda fields: next(iter(fields)),
