@@ -99,7 +99,7 @@ def status(run_dir: Path) -> int:
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
 def report(run_dir: Path, out: Path | None) -> int:
     """Remake tables, figures and the page of a run from its records."""
-    from trainables.config import ConfigError
+    from trainables.faults import ConfigError
 
     if not (run_dir / "records.jsonl").exists():
         raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
@@ -215,7 +215,7 @@ class Unexpected(Exception):
 def _exit_code(error: BaseException) -> int | None:
     """The exit code of an error that has an answer; None for the unexpected."""
     from study.lock import RunInUse
-    from trainables.config import ConfigError
+    from trainables.faults import ConfigError
 
     if isinstance(error, RunInUse):
         return IN_USE

@@ -30,19 +30,8 @@ from study.space_faults import faults as space_faults
 from study.space_faults import path_faults, point_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
-from trainables.config import (
-    ConfigError,
-    Finetune,
-    Model,
-    Multitask,
-    Pretrain,
-    Stage,
-    Task,
-    near,
-    parse_yaml,
-    read_yaml,
-    validate,
-)
+from trainables.config import Finetune, Model, Multitask, Pretrain, Stage, Task
+from trainables.faults import ConfigError, near, parse_yaml, read_yaml, validate
 
 __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from study.workers import quiet, ray_session, this_machine
-from trainables.config import ConfigError, Encoder
+from trainables.config import Encoder
+from trainables.faults import ConfigError
 
 GIB = 2**30
 HUB = "huggingface.co"

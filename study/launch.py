@@ -22,7 +22,7 @@ from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
 from study.workers import Interrupts, check_seen, quiet, ray_session, this_machine
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.store import Store, StoreError
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "finetune-study")

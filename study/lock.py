@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.lease import Process, this_process
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from textwrap import wrap
 from typing import Any
 
 from study.tasks import Named, named
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 WIDTH = 80
 MOST = 18

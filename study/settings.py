@@ -14,20 +14,8 @@ from pydantic import Field, model_validator
 from study import space as spaces
 from study.space import Dimension, Params, Space, Value
 from trainables import corpus_names
-from trainables.config import (
-    FLOAT,
-    Encoder,
-    Execution,
-    Finetune,
-    Model,
-    Multitask,
-    Precision,
-    Pretrain,
-    Recipe,
-    Stage,
-    Task,
-    validate,
-)
+from trainables.config import Encoder, Execution, Finetune, Model, Multitask, Precision, Pretrain, Recipe, Stage, Task
+from trainables.faults import FLOAT, validate
 
 
 class FixedPretrain(Pretrain):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from trainables.config import ConfigError, Model
+from trainables.config import Model
 from trainables.corpus_names import short
+from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
     import optuna

@@ -25,7 +25,8 @@ from study.space import (
     shown,
     with_params,
 )
-from trainables.config import ConfigError, Model, closest, near, validate
+from trainables.config import Model
+from trainables.faults import ConfigError, closest, near, validate
 
 _CUT = ("max_length", "truncation", "head_tokens")
 COUPLED = {"pretrain": ("steps", "schedule_steps"), "multitask": _CUT, "finetune": _CUT}

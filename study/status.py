@@ -11,7 +11,7 @@ from study.lock import running
 from study.screen import duration, number
 from study.scribe import OVER, Row, ranking, trials
 from study.space import describe
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 
 def show(run_dir: Path) -> str:

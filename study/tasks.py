@@ -9,7 +9,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from trainables.config import ConfigError, Encoder, Task, near
+from trainables.config import Encoder, Task
+from trainables.faults import ConfigError, near
 from trainables.tasks import KNOWN, PAPERS, TABLE, TEXTS, Known, instructions, resolve
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
     from trainables.store import Store

@@ -148,7 +148,7 @@ def test_shipped_study_is_valid(path: Path) -> None:
 
 
 def load_study_text(text: str) -> Any:
-    from trainables.config import parse_yaml
+    from trainables.faults import parse_yaml
 
     return load_study(parse_yaml(text))
 
@@ -316,7 +316,7 @@ def parse(group: click.Group, words: list[str]) -> str:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_studies_in_documents_are_valid(path: Path) -> None:
     """A ```yaml block with a task is a whole study file."""
-    from trainables.config import parse_yaml
+    from trainables.faults import parse_yaml
 
     for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S):
         data = parse_yaml(block, path.name)

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainables.config import ConfigError, Execution, Recipe, read_yaml, validate
+from trainables.config import Execution, Recipe
+from trainables.faults import ConfigError, read_yaml, validate
 from trainables.tasks import resolve
 
 

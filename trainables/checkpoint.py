@@ -17,8 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from trainables.config import ConfigError, Encoder, closest
+from trainables.config import Encoder
 from trainables.contents import canonical
+from trainables.faults import ConfigError, closest
 from trainables.files import sha256
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"

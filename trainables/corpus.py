@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.corpus_names import short
 from trainables.data import TaskData, digest_of, load_task, plain
+from trainables.faults import ConfigError
 from trainables.sources import read_documents
 
 

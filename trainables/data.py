@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from trainables.config import ConfigError, Task, closest
+from trainables.config import Task
+from trainables.faults import ConfigError, closest
 from trainables.sources import Rows, read
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]

@@ -23,8 +23,9 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from trainables import attention, checkpoint, memory, probe
-from trainables.config import ConfigError, Encoder, near
+from trainables.config import Encoder
 from trainables.dropout import Dropout, replaced_dropout
+from trainables.faults import ConfigError, near
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
 from trainables.vocabulary import OccurringEmbedding

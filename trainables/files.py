@@ -8,8 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.config import ConfigError, closest
 from trainables.disk import LocalFiles, sha256
+from trainables.faults import ConfigError, closest
 from trainables.remote import RemoteFiles
 
 __all__ = ["Files", "LocalFiles", "RemoteFiles", "StoreError", "explained", "open_files", "sha256"]

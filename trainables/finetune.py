@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from trainables import optim
 from trainables.classifier import Classifier, classifier, reinitialise
-from trainables.config import ConfigError, Finetune, Multitask
+from trainables.config import Finetune, Multitask
 from trainables.data import Split, TaskData
 from trainables.encoder import Base, depth_of, load_encoder_weights
 from trainables.evaluate import measured, predict, write_predictions
+from trainables.faults import ConfigError
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces, truncate

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from trainables import checkpoint
-from trainables.config import ConfigError, Encoder, Finetune, Multitask, Pretrain, Recipe, Stage
+from trainables.config import Encoder, Finetune, Multitask, Pretrain, Recipe, Stage
 from trainables.corpus import Corpus, load_corpus
 from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
+from trainables.faults import ConfigError
 from trainables.members import Members, load_members
 from trainables.store import stage_id
 

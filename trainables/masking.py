@@ -11,7 +11,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.tokenise import Ids, Pieces, Special
 
 Places = np.ndarray[Any, np.dtype[np.int64]]

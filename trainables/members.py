@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from trainables.config import ConfigError, Task, near
+from trainables.config import Task
 from trainables.corpus import bare, held_out, load_all
 from trainables.data import Split, TaskData
+from trainables.faults import ConfigError, near
 
 POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
 """Each sampling draws a task of n training texts with a probability in proportion to n to this power."""

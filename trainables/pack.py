@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.config import ConfigError
 from trainables.dropout import Offsets, dropout_bits
+from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
     from trainables.encoder import Base

@@ -16,10 +16,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables import next_sentence, optim, pairs, sentences
-from trainables.config import ConfigError, Pretrain
+from trainables.config import Pretrain
 from trainables.corpus import Corpus
 from trainables.data import digest_of
 from trainables.encoder import Base, load_encoder_weights
+from trainables.faults import ConfigError
 from trainables.loop import Job, Row, Runtime
 from trainables.masked_lm import MaskedLM, masked_lm
 from trainables.masking import chunks, corrupt

@@ -19,9 +19,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainables.config import ConfigError, Task, closest, near
+from trainables.config import Task
 from trainables.corpus_names import COMPRESSIONS
 from trainables.corpus_names import TABLES as FORMATS
+from trainables.faults import ConfigError, closest, near
 from trainables.tasks import without_hub
 
 Table = Any

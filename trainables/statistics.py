@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from trainables.config import ConfigError, Encoder, Task
+from trainables.config import Encoder, Task
 from trainables.data import SPLITS, plain
+from trainables.faults import ConfigError
 from trainables.sources import Rows, read
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.config import ConfigError, Task, near
+from trainables.config import Task
+from trainables.faults import ConfigError, near
 
 TEXTS = Path(__file__).resolve().parent / "texts"
 PARQUET = "refs/convert/parquet"

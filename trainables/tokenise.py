@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 Tokenizer = Any
 """A transformers tokenizer. It must not change after its first use here."""

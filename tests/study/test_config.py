@@ -18,7 +18,8 @@ from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, tiny_task
-from trainables.config import ConfigError, Encoder, Multitask
+from trainables.config import Encoder, Multitask
+from trainables.faults import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))

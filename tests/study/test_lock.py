@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from study.lock import RunInUse, RunLock, holder, running
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.lease import this_process
 
 PROCESSES = multiprocessing.get_context("spawn")

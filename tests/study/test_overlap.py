@@ -11,7 +11,7 @@ import pytest
 from study.overlap import MOST, Overlap, compare, show, svg
 from tests.helpers import write_csv
 from tests.study.test_tasks import answer, fits, run
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from study.space import Dimension, any_point, complete, describe, extremes, grid, is_active, ordered, setting_id, suggest, to_optuna
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 SPACE = {
     "finetune.learning_rate": Dimension(log_uniform=(1e-5, 2e-4)),

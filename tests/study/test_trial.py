@@ -12,7 +12,8 @@ from study.trial import persistent, resources
 from study.tune_adapters import InTurn
 from study.work import Ended, Layout, Work, ended, here
 from tests.helpers import tiny_recipe
-from trainables.config import ConfigError, Execution
+from trainables.config import Execution
+from trainables.faults import ConfigError
 from trainables.loop import Diverged
 from trainables.store import Store
 

@@ -8,7 +8,7 @@ import pytest
 
 from study.settings import Resources
 from study.workers import Machine, check_resources
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 
 Nodes = tuple[tuple[float, float], ...]
 

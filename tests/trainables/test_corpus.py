@@ -10,10 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import tiny_task, write_csv
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.corpus import bare, load_corpus
 from trainables.corpus_names import WORDS, domain_fault, is_file, members, name_faults, unknown
 from trainables.data import load_task, plain
+from trainables.faults import ConfigError
 from trainables.tasks import KNOWN
 
 Rows = list[tuple[str, str]]

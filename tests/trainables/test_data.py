@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers import reviews, write_csv
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.corpus import load_corpus
 from trainables.data import Split, carve, load_task
+from trainables.faults import ConfigError
 
 Rows = list[tuple[str, str]]
 GOOD: Rows = [(f"text {i}", "ab"[i % 2]) for i in range(20)]

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, BertModel
 from tests.helpers import reviews, tiny_encoder
 from tests.trainables.encoders import FAMILIES, PACKABLE, PADDED, examples_of, special_of, tiny_base, tiny_config
 from trainables.classifier import classifier
-from trainables.config import ConfigError, Encoder
+from trainables.config import Encoder
 from trainables.encoder import (
     Base,
     base_of,
@@ -27,6 +27,7 @@ from trainables.encoder import (
     model_state,
     read_model,
 )
+from trainables.faults import ConfigError
 from trainables.masked_lm import masked_lm
 from trainables.pack import collate, dropout_bits
 from trainables.tokenise import train_wordpiece

@@ -20,9 +20,10 @@ from tests.helpers import tiny_recipe
 from tests.trainables.encoders import FAMILIES, examples_of, tiny_base
 from trainables import recipe as runner
 from trainables.classifier import classifier, reinitialise
-from trainables.config import ConfigError, Execution, Finetune, Recipe
+from trainables.config import Execution, Finetune, Recipe
 from trainables.data import Split, subset
 from trainables.encoder import layer_states
+from trainables.faults import ConfigError
 from trainables.finetune import class_weights, cross_entropy
 from trainables.identity import nodes
 from trainables.pack import collate, token_types

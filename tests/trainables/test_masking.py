@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import reviews
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.masking import chunks, corrupt
 from trainables.tokenise import Pieces, Special, pieces, special_tokens, train_wordpiece
 

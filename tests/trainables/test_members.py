@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.helpers import reviews, tiny_task, write_csv
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import Split, TaskData, load_task
+from trainables.faults import ConfigError
 from trainables.members import Members, load_members
 from trainables.multitask import drawn_tasks
 

@@ -11,7 +11,8 @@ from tests.helpers import multitask_recipe, reviews, three_classes, tiny_encoder
 from tests.trainables.test_identity import OF_CLASSIFIERS, change, ids
 from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
-from trainables.config import ConfigError, Multitask, Recipe, validate
+from trainables.config import Multitask, Recipe
+from trainables.faults import ConfigError, validate
 from trainables.identity import nodes
 from trainables.store import Store
 from trainables.tokenise import train_wordpiece

@@ -17,8 +17,9 @@ from tests.trainables.encoders import tiny_base, tiny_config
 from tests.trainables.test_loop import job_of, losses_of, padded, reference_losses
 from trainables import recipe as runner
 from trainables.classifier import classifier
-from trainables.config import ConfigError, Encoder, Execution, Recipe
+from trainables.config import Encoder, Execution, Recipe
 from trainables.encoder import load_base, load_encoder_weights, model_state
+from trainables.faults import ConfigError
 from trainables.identity import nodes
 from trainables.next_sentence import NEW_HEAD, PairedLM, pair_fault, paired_lm
 from trainables.pack import collate

@@ -124,7 +124,7 @@ def _die_at_step(recipe: dict[str, Any], store: str, step: int) -> None:
     import os
 
     from trainables import loop
-    from trainables.config import validate
+    from trainables.faults import validate
 
     ahead = loop._ahead
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError
 from trainables.sources import read, read_file
 
 ROWS = [("good film", "yes"), ('bad, "very" bad', "no"), ("two\nlines", "yes"), ("naïve 電影 🎬", "no")]

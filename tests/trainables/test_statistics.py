@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import reviews, tiny_encoder, write_csv
-from trainables.config import ConfigError, Encoder, Task
+from trainables.config import Encoder, Task
+from trainables.faults import ConfigError
 from trainables.statistics import QUICKSTART, Ruler, measure, ruler, statistics
 from trainables.tasks import KNOWN
 from trainables.tokenise import special_tokens, train_wordpiece

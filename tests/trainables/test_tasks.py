@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from trainables.config import ConfigError, Task, parse_yaml, validate
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError, parse_yaml, validate
 from trainables.tasks import KNOWN, PAPERS, TABLE, instructions, resolve, without_hub
 
 SUN = {"imdb", "yelp_polarity", "yelp_full", "trec", "yahoo_answers", "ag_news", "dbpedia", "sogou"}

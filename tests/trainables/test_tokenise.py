@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import reviews
 from trainables import tokenise
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.tokenise import Pieces, pieces, special_tokens, tokenizer_digest, train_wordpiece, truncate
 
 TEXTS = [text for text, _ in reviews()]

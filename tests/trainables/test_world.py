@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from tests.helpers import documents_file, multitask_recipe, tiny_recipe
 from trainables import finetune
 from trainables import recipe as runner
-from trainables.config import Execution, Recipe, validate
+from trainables.config import Execution, Recipe
+from trainables.faults import validate
 from trainables.identity import nodes
 from trainables.pack import Batch
 from trainables.store import Store
