@@ -1,0 +1,192 @@
+"""What can be said of a mean error over seeds and test texts, and of the difference of two.
+
+A score has two sources of noise: the seed, and which texts happen to be in the test split. Every seed is tested on the same texts,
+so the two are crossed. With seeds s and texts i the error is y(s, i) = mean + seed(s) + text(i) + rest(s, i), and the variance of
+the mean over S seeds and N texts is var(seed)/S + var(text)/N + var(rest)/(S N): a two-way random-effects analysis of variance
+(Searle, Casella and McCulloch 1992, chapter 4). Its mean squares estimate the sum without bias, and Satterthwaite's (1946) degrees
+of freedom make the t interval honest for three seeds, where a bootstrap over seeds is too narrow by construction (Owen 2007).
+`benchmarks/coverage.py` measures how often the intervals cover what they should.
+
+All functions take errors per text in any unit, 0/1 for right and wrong; means and intervals are in the same unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+LEVEL = 0.95
+MOST_SEEDS = 1000
+"""More seeds than these nobody will run: a difference that needs them is one that seeds do not decide."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a difference of two, with what its uncertainty is made of."""
+
+    value: float
+    seeds: int
+    """Of the setting with the fewest."""
+    texts: int
+    part_seeds: float
+    """Variance that more seeds would lessen; 0 for one seed, where it is unknown."""
+    part_texts: float
+    """Variance that more test texts would lessen."""
+    part_rest: float
+    """What the two parts above both hold, of seed and text together."""
+    freedom: float
+    """Degrees of freedom of the variance; 0 where it is unknown."""
+
+    @property
+    def variance(self) -> float:
+        """Of the value, over draws of seeds and of texts."""
+        return max(self.part_seeds + self.part_texts - self.part_rest, self.part_seeds, self.part_texts)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Interval of the level LEVEL; None for a single seed: no interval is invented."""
+        if not self.freedom:
+            return None
+        half = _t(0.5 + LEVEL / 2, self.freedom) * math.sqrt(self.variance)
+        return self.value - half, self.value + half
+
+    @property
+    def p_value(self) -> float | None:
+        """Of the value being zero, two-sided; None for a single seed."""
+        if not self.freedom:
+            return None
+        if self.variance == 0:
+            return 1.0 if self.value == 0 else 0.0
+        from scipy.stats import t
+
+        return float(2 * t.sf(abs(self.value) / math.sqrt(self.variance), self.freedom))
+
+
+def mean(errors: Array) -> Estimate:
+    """Mean of errors [seeds, texts]. Raises ValueError for no seeds or no texts."""
+    return _estimate([_filled(errors)], [1.0])
+
+
+def difference(one: Array, other: Array) -> Estimate:
+    """Mean of `one` [seeds, texts] less that of `other` [seeds, texts], paired over the texts; the seeds are independent draws.
+
+    Raises ValueError for no seeds, no texts, and another number of texts.
+    """
+    one, other = _filled(one), _filled(other)
+    if one.shape[1] != other.shape[1]:
+        raise ValueError(f"{one.shape[1]} texts and {other.shape[1]}: a paired difference needs the same texts")
+    return _estimate([one, other], [1.0, -1.0])
+
+
+def _filled(errors: Array) -> Array:
+    errors = np.asarray(errors, dtype=float)
+    if errors.ndim != 2 or not errors.size:
+        raise ValueError(f"errors of shape {errors.shape}, where [seeds, texts] are needed")
+    return errors
+
+
+def _estimate(groups: Sequence[Array], signs: Sequence[float]) -> Estimate:
+    """Of a signed sum of means of errors [seeds, texts] on the same texts."""
+    texts, seeds = groups[0].shape[1], min(len(group) for group in groups)
+    by_text = sum(sign * group.mean(axis=0) for group, sign in zip(groups, signs, strict=True))  # [texts]
+    value = float(np.mean(by_text))
+    part_texts = float(np.var(by_text, ddof=1)) / texts if texts > 1 else 0.0
+    if seeds < 2 or texts < 2:
+        return Estimate(value, seeds, texts, 0.0, part_texts, 0.0, 0.0)
+    of_seeds = [(float(np.var(group.mean(axis=1), ddof=1)) / len(group), len(group) - 1) for group in groups]
+    rests = [_rest(group) for group in groups]
+    squares = [*of_seeds, (part_texts, texts - 1), *rests]
+    found = Estimate(value, seeds, texts, sum(v for v, _ in of_seeds), part_texts, sum(v for v, _ in rests), 1.0)
+    spread = sum(variance**2 / freedom for variance, freedom in squares)
+    freedom = found.variance**2 / spread if spread else float(texts - 1)
+    return Estimate(**(vars(found) | {"freedom": max(1.0, freedom)}))
+
+
+def _rest(errors: Array) -> tuple[float, int]:
+    """(variance of the mean [seeds, texts] that comes from seed and text together, its degrees of freedom)."""
+    seeds, texts = errors.shape
+    rest = errors - errors.mean(axis=1, keepdims=True) - errors.mean(axis=0, keepdims=True) + errors.mean()
+    freedom = (seeds - 1) * (texts - 1)
+    return float((rest**2).sum()) / freedom / (seeds * texts), freedom
+
+
+def seeds_to_decide(found: Estimate) -> int | None:
+    """How many seeds of each setting would put zero outside the interval, if the difference stays what it is.
+
+    None where none would: the test texts alone leave it open, or the difference is zero, or the spread over seeds is unknown.
+    """
+    if found.value == 0 or not found.freedom:
+        return None
+    rest_of_seed = max(0.0, found.part_seeds - found.part_rest) * found.seeds  # variances of a single seed
+    rest_of_both = found.part_rest * found.seeds
+    texts = max(0.0, found.part_texts - found.part_rest)
+    for seeds in range(2, MOST_SEEDS + 1):
+        variance = texts + (rest_of_seed + rest_of_both) / seeds
+        freedom = variance**2 / (((rest_of_seed + rest_of_both) / seeds) ** 2 / (2 * (seeds - 1)) + texts**2 / (found.texts - 1))
+        if _t(0.5 + LEVEL / 2, max(1.0, freedom)) * math.sqrt(variance) < abs(found.value):
+            return seeds
+    return None
+
+
+def bootstrap(score: Callable[[Array, Array], Array], seeds: Sequence[int], texts: int, draws: int = 2000, seed: int = 0) -> Array:
+    """Bootstrap draws [draws] of any score of settings over seeds and texts together (the pigeonhole bootstrap, Owen 2007).
+
+    Every draw takes the texts anew, the same for all settings and seeds, and of each setting its seeds anew. `score` is given the
+    weights of the seeds [sum(seeds)], setting after setting, adding to 1 within each, and those of the texts [texts], adding to 1.
+    The spread over few seeds comes out too small by (n - 1)/n, which the draws are corrected for: each setting's weights of seeds
+    are drawn apart by the root of n/(n - 1).
+    """
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(draws):
+        parts = []
+        for count in seeds:
+            drawn = rng.multinomial(count, np.full(count, 1 / count)) / count
+            apart = math.sqrt(count / (count - 1)) if count > 1 else 0.0
+            parts.append(1 / count + apart * (drawn - 1 / count))
+        found.append(score(np.concatenate(parts), rng.multinomial(texts, np.full(texts, 1 / texts)) / texts))
+    return np.array(found)
+
+
+def mcnemar(one: Array, other: Array) -> float:
+    """Exact p value of McNemar's (1947) test for 0/1 errors [texts] of two runs on the same texts."""
+    from scipy.stats import binomtest
+
+    one, other = np.asarray(one, dtype=bool), np.asarray(other, dtype=bool)
+    if one.shape != other.shape:
+        raise ValueError(f"{one.shape} errors and {other.shape}: the test needs the same texts")
+    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
+    return float(binomtest(only_one, only_one + only_other).pvalue) if only_one + only_other else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values corrected for there being several (Holm 1979), in their order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def expected_best(errors: Sequence[float]) -> Array:
+    """Expected smallest validation error of n random trials, for n = 1 .. the number of trials (Dodge et al. 2019, section 3.1).
+
+    `errors` are those of trials drawn independently; under a sampler that learns, or early stopping, it is a description only.
+    """
+    ordered = np.sort(np.asarray(errors, dtype=float))
+    budgets = np.arange(1, len(ordered) + 1)[:, None]
+    at_least = (len(ordered) - np.arange(len(ordered) + 1)) / max(1, len(ordered))  # share of trials that are no better
+    chance = at_least[None, :-1] ** budgets - at_least[None, 1:] ** budgets  # that the smallest of n is this one
+    return np.asarray(chance @ ordered)
+
+
+def _t(share: float, freedom: float) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf(share, freedom))
