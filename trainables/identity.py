@@ -84,6 +84,9 @@ def settings_of(stage: Stage) -> dict[str, Any]:
             del settings["head_width"]
         if len(stage.layers) == 1:
             del settings["combine"]
+        if stage.pooling != "bilstm":
+            for name in ("lstm_width", "attention_width", "attention_hops", "attention_penalty"):
+                del settings[name]
     elif isinstance(stage, Pretrain) and stage.objective == "mlm":
         del settings["objective"], settings["language"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}

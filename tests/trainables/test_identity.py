@@ -62,6 +62,7 @@ def recipe(tmp_path: Path) -> Recipe:
         {"class_weights": "balanced"},
         {"train_share": 0.5},
         {"train_examples": 20},
+        {"pooling": "bilstm"},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -120,6 +121,11 @@ def test_settings_that_are_switched_off_do_not_matter(recipe: Recipe) -> None:
     thirds = change(recipe, 1, layer_rates="thirds")
     assert ids(change(thirds, 1, xi=0.5)) == ids(thirds) != ids(change(thirds, 1, thirds_factor=3.0))
     assert ids(change(recipe, 1, thirds_factor=3.0)) == ids(change(recipe, 1, combine="max")) == ids(recipe)
+    for field, value in {"lstm_width": 4, "attention_width": 5, "attention_hops": 6, "attention_penalty": 0.5}.items():
+        assert ids(change(recipe, 1, **{field: value})) == ids(recipe), field
+        read = change(recipe, 1, pooling="bilstm")
+        assert ids(change(read, 1, **{field: value}))[0] == ids(read)[0]
+        assert ids(change(read, 1, **{field: value}))[1] != ids(read)[1], field
     several = change(recipe, 1, layers=(0, 1), combine="mean")
     assert ids(change(several, 1, combine="max")) != ids(several)
 
