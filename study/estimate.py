@@ -25,11 +25,14 @@ GPU_FLOPS = 5e13
 
 
 def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
-    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products."""
+    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products.
+
+    Stages that train on features tell nothing of the encoder's.
+    """
     machine = this_machine()
     parallel = machine.trials(study.resources)
     measured = []
-    for stage_id in dict.fromkeys(node.stage_id for node in known):
+    for stage_id in dict.fromkeys(node.stage_id for node in known if not getattr(node.stage, "fixed_encoder", False)):
         artifact = store.get(stage_id, digests=False)
         rows = artifact.manifest.get("rows", []) if artifact is not None else []
         measured += [row["tokens_per_s"] for row in rows if row.get("tokens_per_s")]

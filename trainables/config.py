@@ -254,6 +254,11 @@ class Finetune(Optimisation):
         """How the vectors of a text's fractions are joined: mean, max, attention; None where texts are cut."""
         return self.truncation.removeprefix("hier-") if self.truncation.startswith("hier-") else None
 
+    @property
+    def fixed_encoder(self) -> bool:
+        """Whether the encoder says the same in every epoch and trial: none of it is trained or drawn at random."""
+        return self.freeze == "encoder" and not self.reinit_layers
+
     def layer_faults(self, blocks: int) -> list[str]:
         """What of these settings an encoder of so many blocks lacks, each fault beginning with the field."""
         wrong = [layer for layer in self.layers if not -blocks <= layer < blocks]

@@ -104,11 +104,6 @@ class Features:
             self.store.publish(name, {"kind": "features", **about}, {FEATURES: path}, move=True)
 
 
-def fixed(stage: Finetune) -> bool:
-    """Whether the encoder says the same in every epoch and trial: none of it is trained or drawn at random."""
-    return stage.freeze == "encoder" and not stage.reinit_layers
-
-
 def _computed(examples: Sequence[Example], model: Classifier, base: Base, runtime: Runtime) -> Iterator[np.ndarray]:
     """Rows of the texts in order, part by part, the same on every rank: in each round every rank computes one."""
     world, parts = runtime.world, parts_of(range(len(examples)), examples)

@@ -20,7 +20,7 @@ from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.data import TaskData
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
-from trainables.features import Features, fixed
+from trainables.features import Features
 from trainables.identity import (
     Node,
     corpus_of,
@@ -170,7 +170,7 @@ def _features(recipe: Recipe, node: Node, store: Store) -> Features | None:
     """Where what the encoder says is kept, if that is the same for every trial; None where it has to be run."""
     assert isinstance(node.stage, Finetune)
     source = node.parent_id or encoder_id(recipe)
-    return Features(node.stage, source, recipe.precision, store) if fixed(node.stage) else None
+    return Features(node.stage, source, recipe.precision, store) if node.stage.fixed_encoder else None
 
 
 def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:

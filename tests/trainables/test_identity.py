@@ -156,6 +156,7 @@ def test_encoder_matters(recipe: Recipe) -> None:
 def test_names_of_recipes(recipe: Recipe, tmp_path: Path) -> None:
     assert recipe_name(recipe) == "BERT-ITPT-FiT"
     assert recipe_name(change(recipe, 0, steps=0)) == "BERT-FiT"
+    assert recipe_name(change(change(recipe, 0, steps=0), 1, freeze="encoder", pooling="bilstm")) == "BERT-Feat"
     tasks = {
         "reviews": recipe.tasks["reviews"].model_copy(update={"domain": "sentiment"}),
         "yelp": tiny_task(tmp_path, "sls_yelp", domain="sentiment"),
@@ -192,3 +193,4 @@ def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
     assert (pretrain.steps, finetune.steps) == (4, 2 * -(-45 // 8))
     assert nodes(change(recipe, 0, steps=8))[0].tokens_estimate == pytest.approx(2 * pretrain.tokens_estimate, abs=2)
     assert nodes(change(recipe, 1, epochs=4))[1].tokens_estimate == 2 * finetune.tokens_estimate
+    assert nodes(change(recipe, 1, epochs=4, freeze="encoder"))[1].tokens_estimate == finetune.tokens_estimate / 2, "once"

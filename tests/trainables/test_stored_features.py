@@ -71,7 +71,7 @@ def test_training_on_features_equals_training_on_the_encoder(
     stored, running = Store(tmp_path / "stored"), Store(tmp_path / "running")
     rows = [*run(made, stored, ONE_THREAD), evaluate_test(made, stored, ONE_THREAD)]
     once = sum(encoded)
-    monkeypatch.setattr(recipe, "fixed", lambda stage: False)
+    monkeypatch.setattr(recipe, "_features", lambda recipe, node, store: None)
     others = [*run(made, running, ONE_THREAD), evaluate_test(made, running, ONE_THREAD)]
     assert len(kept(stored)) == 3
     assert not kept(running)
@@ -279,6 +279,6 @@ def test_few_texts_have_features_of_their_own(tmp_path: Path, encoded: list[int]
 
 
 def test_what_makes_an_encoder_fixed() -> None:
-    assert features.fixed(Finetune(freeze="encoder"))
+    assert Finetune(freeze="encoder").fixed_encoder
     for stage in (Finetune(), Finetune(freeze="embeddings"), Finetune(freeze=12), Finetune(freeze="encoder", reinit_layers=1)):
-        assert not features.fixed(stage)
+        assert not stage.fixed_encoder
