@@ -55,6 +55,7 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
+        self.penalty = 0.0  # and with it goes what memory the last pass held
         if self.join is None:
             vectors = self.vectors(batch)
         else:

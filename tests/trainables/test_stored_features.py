@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +245,34 @@ def test_damaged_features_are_made_again(tmp_path: Path, encoded: list[int]) -> 
     list(run(frozen(tmp_path, pooling="cls", learning_rate=5e-3), store, ONE_THREAD))
     assert before < sum(encoded) < 2 * before
     assert any("is damaged" in line for line in said)
+
+
+def test_what_another_process_computes_is_waited_for(tmp_path: Path, encoded: list[int]) -> None:
+    made, said = frozen(tmp_path, pooling="cls"), []  # type: ignore[var-annotated]
+    there, store = Store(tmp_path / "there"), Store(tmp_path / "store", notice=said.append)
+    list(run(made, there, ONE_THREAD))
+    name, claimed = id_of(there, made), threading.Event()
+    encoded.clear()
+
+    def other() -> None:
+        other_store = Store(tmp_path / "store")
+        with other_store.claim(name) as claim:
+            assert claim is not None
+            claimed.set()
+            for _ in range(3000):
+                if said:
+                    break
+                time.sleep(0.01)
+            other_store.publish(name, {}, {FEATURES: kept(there)[name].path(FEATURES)})
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(other)
+        assert claimed.wait(30)
+        rows = list(run(made, store, ONE_THREAD))
+        done.result()
+    assert f"waiting for stage {name}" in said[0]
+    assert sum(encoded) == 15, "the validation split alone"
+    assert [row["train_loss"] for row in rows] == [row["train_loss"] for row in run(made, there, ONE_THREAD)]
 
 
 def test_features_that_nobody_uses_are_collected(tmp_path: Path) -> None:
