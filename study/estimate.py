@@ -25,11 +25,14 @@ GPU_FLOPS = 5e13
 
 
 def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
-    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products."""
+    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products.
+
+    Stages that train on features tell nothing of the encoder's.
+    """
     machine = this_machine()
     parallel = machine.trials(study.resources)
     measured = []
-    for stage_id in dict.fromkeys(node.stage_id for node in known):
+    for stage_id in dict.fromkeys(node.stage_id for node in known if not getattr(node.stage, "fixed_encoder", False)):
         artifact = store.get(stage_id, digests=False)
         rows = artifact.manifest.get("rows", []) if artifact is not None else []
         measured += [row["tokens_per_s"] for row in rows if row.get("tokens_per_s")]
@@ -96,14 +99,28 @@ def _width(settings: dict[str, Any]) -> int:
     return int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
 
 
-def disk(study: Study, milestones: int, finals: int, trials: int) -> tuple[int, str]:
+def features_bytes(study: Study, nodes: Iterable[Node], others: int) -> int:
+    """Size of what a frozen encoder says of every piece, for these stages: float32, of the training texts and so many others."""
+    width, sizes = _width(encoder_settings(study.encoder)), {}
+    for node in nodes:
+        stage = node.stage
+        if stage.kind == "finetune" and stage.fixed_encoder and stage.pooling == "bilstm":
+            texts = node.steps // stage.epochs * stage.batch_size
+            vectors = len(stage.layers) if stage.combine == "concat" else 1
+            what = (node.parent_id, texts, stage.layers, stage.combine, stage.max_length, stage.truncation, stage.head_tokens)
+            sizes[what] = round(4 * width * vectors * node.tokens_estimate * (1 + others / texts))
+    return sum(sizes.values())
+
+
+def disk(study: Study, milestones: int, finals: int, trials: int, features: int = 0) -> tuple[int, str]:
     """(bytes that the study leaves in the store, how reckoned)."""
     weights = weights_bytes(study.encoder)
     settings = finals // max(1, study.final.seeds - 1) if study.final.seeds > 1 else study.final.top_k
     kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
     text = f"{milestones} milestones and {kept} fine-tuned encoders of {size_text(weights)} each"
+    text += f", {size_text(features)} of features" if features else ""
     running = this_machine().trials(study.resources)
-    return weights * (milestones + kept + 3 * running), f"{text}, and the states of {running} running"
+    return weights * (milestones + kept + 3 * running) + features, f"{text}, and the states of {running} running"
 
 
 def encoder_name(encoder: Encoder) -> str:

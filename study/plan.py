@@ -185,8 +185,9 @@ def plan(study: Study, store: Store) -> Plan:
     least = missing - last * trials * (1 - _survival(study))
     target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
     rate, source = estimate.rate(study, store, [node for each in drawn for node in each])
-    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trials)
     data = target_of(target)
+    features = estimate.features_bytes(study, [node for each in drawn for node in each], len(data.validation) + len(data.test))
+    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trials, features)
     return Plan(
         study=study.name,
         recipe=recipe_name(shared[-1].recipe if shared else target),

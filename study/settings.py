@@ -37,6 +37,10 @@ class FixedFinetune(Finetune):
     def _head_in_budget(self) -> FixedFinetune:
         return self
 
+    @model_validator(mode="after")
+    def _pieces_in_one_row(self) -> FixedFinetune:
+        return self
+
 
 class FixedMultitask(Multitask):
     """Fixed settings of a multi-task stage; what they must be together is checked with the space over them."""

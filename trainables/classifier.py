@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.bilstm import BiLSTM
 from trainables.dropout import Dropout, in_parts
 from trainables.encoder import Base, depth_of, draw_initial, fresh_encoder, layer_states
 from trainables.optim import layer_names
@@ -20,6 +23,8 @@ class Classifier(nn.Module):
 
     notices: tuple[str, ...] = ()
     """What the user should know about the head."""
+    penalty: Tensor | float = 0.0
+    """What the last forward pass adds to the loss, summed over its texts."""
 
     def __init__(
         self,
@@ -32,12 +37,15 @@ class Classifier(nn.Module):
         combine: str,
         fractions: str | None,
         hidden: int | None,
+        lstm: Mapping[str, Any],
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling, self.layers, self.combine = pooling, tuple(layers), combine
         width = hidden_size * (len(self.layers) if combine == "concat" else 1)
         self.pooler = nn.Linear(hidden_size, hidden_size) if pooling == "pooled" else None
+        self.reader = BiLSTM(width, **lstm) if pooling == "bilstm" else None
+        width = width if self.reader is None else self.reader.vector_size
         self.join = JOINED[fractions](width) if fractions is not None else None
         self.dropout = Dropout(dropout, per_text=True)
         self.classifier: nn.Module = nn.Linear(width, classes)
@@ -47,22 +55,31 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
+        self.penalty = 0.0  # and with it goes what memory the last pass held
         if self.join is None:
             vectors = self.vectors(batch)
         else:
-            vectors = self.join(torch.cat(in_parts(self.vectors, batch.chunks)), batch.counts)
+            vectors = self.join(torch.cat(in_parts(self.vectors, batch.chunks or (batch,))), batch.counts)
         logits: Tensor = self.classifier(self.dropout(vectors))
         return logits.float()
 
     def vectors(self, batch: Batch) -> Tensor:
         """The vector of each text or fraction, [b, H], or [b, layers * H] for several layers side by side."""
+        features = self.features(batch) if batch.features is None else batch.features
+        if self.reader is not None:
+            features, self.penalty = self.reader(features, batch.lengths)
+        return features if self.pooler is None else torch.tanh(self.pooler(features))
+
+    def features(self, batch: Batch) -> Tensor:
+        """What the encoder alone says: a row for each text or fraction, under bilstm for each of their pieces, [T, H]."""
+        if batch.chunks:
+            return torch.cat([self.features(chunk) for chunk in batch.chunks])
         states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
         if self.pooling == "mean":
-            found = [mean_over_texts(state, batch.lengths) for state in states]
-        else:
-            found = [state.index_select(0, batch.pool_index) for state in states]
-        vectors = COMBINED[self.combine](found)
-        return vectors if self.pooler is None else torch.tanh(self.pooler(vectors))
+            states = [mean_over_texts(state, batch.lengths) for state in states]
+        elif self.pooling != "bilstm":
+            states = [state.index_select(0, batch.pool_index) for state in states]
+        return COMBINED[self.combine](states)
 
 
 COMBINED: dict[str, Callable[[list[Tensor]], Tensor]] = {
@@ -122,23 +139,26 @@ def classifier(
     frozen: bool = False,
     hidden: int | None = None,
     head_dropout: float | None = None,
+    lstm: Mapping[str, Any] = MappingProxyType({}),
 ) -> Classifier:
     """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
 
     Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features. With
-    `hidden` units the head has two layers.
+    `hidden` units the head has two layers. `lstm` holds what a BiLSTM takes, for pooling bilstm.
     """
     depth = depth_of(layers, base.layers)
     # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
     wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
     encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
     dropped = dropout if head_dropout is None else head_dropout
-    model = Classifier(encoder, base.hidden_size, classes, pooling, dropped, wanted, combine, fractions, hidden)
+    model = Classifier(encoder, base.hidden_size, classes, pooling, dropped, wanted, combine, fractions, hidden, lstm)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if not name.startswith("encoder."):
+            if not name.startswith(("encoder.", "reader.")):
                 draw_initial(name, parameter, base.config, generator)
+        if model.reader is not None:
+            model.reader.draw(generator)
         if model.pooler is not None and base.pooler is not None:
             model.pooler.load_state_dict(base.pooler)
         elif model.pooler is not None and base.folder is not None:

@@ -215,8 +215,17 @@ class Finetune(Optimisation):
     from the top, at last the embeddings. 0 trains all from the start."""
     reinit_layers: Annotated[int, Field(ge=0)] = 0
     """Topmost layers that begin with new random weights (Zhang et al. 2021, section 5)."""
-    pooling: Literal["pooled", "cls", "mean"] = "pooled"
-    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
+    pooling: Literal["pooled", "cls", "mean", "bilstm"] = "pooled"
+    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], the mean over the pieces, or what a biLSTM with
+    self-attention reads in all pieces, special tokens included (Lin et al. 2017). With `freeze: encoder` bilstm is BERT-Feat."""
+    lstm_width: Annotated[int, Field(ge=1)] = 300
+    """Units of the biLSTM in each direction: u of Lin et al. 2017, section 4."""
+    attention_width: Annotated[int, Field(ge=1)] = 350
+    """Units within the biLSTM's self-attention: d_a of Lin et al."""
+    attention_hops: Annotated[int, Field(ge=1)] = 30
+    """Weighted sums of a text's pieces that stand side by side in its vector: r of Lin et al."""
+    attention_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Weight in the loss of each text's ||A A' - I||^2, which keeps the hops apart (Lin et al., section 2.2)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
     """Layers whose vectors make up the text vector: 0 is the output of the first block, -1 that of the last."""
     combine: Literal["concat", "mean", "max"] = "concat"
@@ -245,6 +254,11 @@ class Finetune(Optimisation):
         """How the vectors of a text's fractions are joined: mean, max, attention; None where texts are cut."""
         return self.truncation.removeprefix("hier-") if self.truncation.startswith("hier-") else None
 
+    @property
+    def fixed_encoder(self) -> bool:
+        """Whether the encoder says the same in every epoch and trial: none of it is trained or drawn at random."""
+        return self.freeze == "encoder" and not self.reinit_layers
+
     def layer_faults(self, blocks: int) -> list[str]:
         """What of these settings an encoder of so many blocks lacks, each fault beginning with the field."""
         wrong = [layer for layer in self.layers if not -blocks <= layer < blocks]
@@ -265,6 +279,15 @@ class Finetune(Optimisation):
             raise ValueError(
                 f"layers {', '.join(map(str, self.layers))} with combine concat are wider than what pooling pooled, the encoder's"
                 " own pooler, takes: use pooling cls or mean, or combine mean or max"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_in_one_row(self) -> Finetune:
+        if self.pooling == "bilstm" and self.fractions is not None:
+            raise ValueError(
+                f"pooling bilstm reads all pieces of a text in a row, but truncation {self.truncation} makes fractions and joins a"
+                " vector of each: use truncation head, tail or head+tail, or pooling pooled, cls or mean"
             )
         return self
 

@@ -28,14 +28,15 @@ def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: 
     _, mine = runtime.world.share(order)
     found: list[tuple[int, np.ndarray]] = []
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
-        for part in _parts(mine, examples):
+        for part in parts_of(mine, examples):
             logits = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
             found += zip(part, logits, strict=True)
     everyone = [pair for rank in runtime.world.gather(found) for pair in rank]
     return np.stack([logits for _, logits in sorted(everyone, key=lambda pair: pair[0])])
 
 
-def _parts(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
+def parts_of(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
+    """The texts in this order, as many together as go through an encoder in one pass without gradients."""
     parts: list[list[int]] = []
     size = 0
     for i in order:

@@ -18,6 +18,7 @@ from trainables.data import Split, TaskData
 from trainables.encoder import Base, depth_of, load_encoder_weights
 from trainables.evaluate import measured, predict, write_predictions
 from trainables.faults import ConfigError
+from trainables.features import Features
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
 from trainables.tokenise import Pieces, truncate
@@ -73,6 +74,12 @@ def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier
         frozen=stage.freeze == "encoder",
         hidden=stage.head_width if stage.head == "mlp" else None,
         head_dropout=stage.head_dropout,
+        lstm={
+            "width": stage.lstm_width,
+            "attention_width": stage.attention_width,
+            "hops": stage.attention_hops,
+            "penalty": stage.attention_penalty,
+        },
     )
 
 
@@ -85,11 +92,13 @@ def job(
     seed: int,
     runtime: Runtime,
     head: str | None = None,
+    kept: Features | None = None,
 ) -> Job:
     """Fine-tune `base`, or the weights of an earlier stage's `parent`, on the task.
 
     `data` holds the training texts that the stage uses, `pieces` those of its training and validation split. Of a `parent` that
-    was trained on several tasks the head with the key `head` goes on; without it the head is new.
+    was trained on several tasks the head with the key `head` goes on; without it the head is new. `kept` knows what a
+    frozen encoder says; without it the encoder is run at each step.
     """
     model, blocks = model_of(stage, base, len(data.labels), seed), depth_of(stage.layers, base.layers)
     if parent is not None:
@@ -100,6 +109,10 @@ def job(
     model.to(runtime.device)
     model.notices += _cut_notices(stage, pieces, base)
     validation = examples(data.validation, pieces["validation"], base, stage)
+    if kept is not None:
+        train, validation = (
+            kept.of(split, texts, model, base, runtime) for split, texts in ((data.train, train), (data.validation, validation))
+        )
     per_epoch = steps_per_epoch(len(train), stage.batch_size)
     steps = per_epoch * stage.epochs
 
@@ -163,10 +176,10 @@ def class_weights(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 
 def task_loss(model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0) -> torch.Tensor:
-    """Loss of a micro-batch, summed over its texts; binary where their task is multi-label."""
+    """Loss of a micro-batch, summed over its texts; binary where their task is multi-label. With the model's own penalty."""
     assert batch.labels is not None
     of_task = binary_cross_entropy if batch.labels.ndim > 1 else cross_entropy
-    return of_task(model, batch, weights=weights, smoothing=smoothing)
+    return of_task(model, batch, weights=weights, smoothing=smoothing) + model.penalty  # type: ignore[operator]
 
 
 def cross_entropy(model: nn.Module, batch: Batch, weights: torch.Tensor | None = None, smoothing: float = 0.0) -> torch.Tensor:

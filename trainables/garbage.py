@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainables import lease
-from trainables.contents import parse_marker
+from trainables.contents import FEATURES, parse_marker
 from trainables.files import Files, LocalFiles
 
 SCRATCH = ("writing", "fetched")
 """Local folders whose entries belong to one process, or can be fetched again."""
+MARKER = "COMPLETE.json"
+USED = "USED.json"
+"""Written beside files that can be made again whenever they are used."""
 RAY = "ray"
 """Folder of the store where Ray Train on several nodes keeps its books, in one folder for each sitting."""
 
@@ -21,7 +26,7 @@ class CollectReport:
     """What was removed."""
 
     attempts: int = 0
-    """Artifacts half-written, replaced or damaged."""
+    """Artifacts half-written, replaced or damaged, and features that nobody uses any more."""
     leases: int = 0
     """Leases whose owners are gone."""
     states: int = 0
@@ -30,6 +35,12 @@ class CollectReport:
     """Entries of scratch folders, and of Ray's, that their makers left behind."""
     bytes: int = 0
     """Space that this gave back."""
+
+
+def used(files: Files, folder: str) -> None:
+    """Note that what lies in the folder is in use, where the store may be written."""
+    with contextlib.suppress(Exception):
+        files.write(f"{folder}/{USED}", b"{}")
 
 
 def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> CollectReport:
@@ -47,7 +58,11 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
     for name in set(files.names("artifacts")) - held:
         folder = f"artifacts/{name}"
         marker = _marker(files, folder)
-        dead = [attempt for attempt in files.names(folder) if attempt not in ("COMPLETE.json", marker)]
+        if marker is not None and FEATURES in marker["files"] and files.age_s(folder) > older_than_s:
+            files.remove(f"{folder}/{MARKER}")
+            marker = None
+        kept = (MARKER, marker and marker["attempt"])
+        dead = [attempt for attempt in files.names(folder) if attempt not in kept]
         report.attempts += sum(old(files, f"{folder}/{attempt}") for attempt in dead)
         files.prune(folder)
     for name in set(files.names("states")) - held:
@@ -61,13 +76,12 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
     return report
 
 
-def _marker(files: Files, folder: str) -> str | None:
-    """The attempt that readers see."""
+def _marker(files: Files, folder: str) -> dict[str, Any] | None:
+    """The marker that readers see."""
     try:
-        marker = parse_marker(files.read(f"{folder}/COMPLETE.json"))
+        return parse_marker(files.read(f"{folder}/{MARKER}"))
     except FileNotFoundError:
         return None
-    return marker["attempt"] if marker else None
 
 
 def _leases(files: Files, report: CollectReport) -> set[str]:

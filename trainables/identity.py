@@ -59,7 +59,7 @@ class Node:
     steps: int
     """Optimizer steps from the start of the stage to this artifact."""
     tokens_estimate: int
-    """Pieces that computing it alone would train on, estimated from words."""
+    """Pieces that computing it alone would send through the encoder, estimated from words."""
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:
@@ -84,6 +84,9 @@ def settings_of(stage: Stage) -> dict[str, Any]:
             del settings["head_width"]
         if len(stage.layers) == 1:
             del settings["combine"]
+        if stage.pooling != "bilstm":
+            for name in ("lstm_width", "attention_width", "attention_hops", "attention_penalty"):
+                del settings[name]
     elif isinstance(stage, Pretrain) and stage.objective == "mlm":
         del settings["objective"], settings["language"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
@@ -187,14 +190,14 @@ def vocabulary_texts(recipe: Recipe) -> tuple[str, ...]:
 
 
 def recipe_name(recipe: Recipe) -> str:
-    """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-.
+    """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-Feat, -FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-.
 
     It follows from the tasks whose texts are read, however the corpus names them. Text files have no domain: with them it is CDPT.
     """
     names = []
     for stage in recipe.stages:
         if isinstance(stage, Finetune):
-            names.append("FiT")
+            names.append("Feat" if stage.freeze == "encoder" and stage.pooling == "bilstm" else "FiT")
         elif isinstance(stage, Multitask):
             names.append("MFiT")
         elif stage.steps:
@@ -213,7 +216,8 @@ def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
 def _finetune_tokens(stage: Finetune, train: Split) -> int:
     lengths, budget = np.array(_lengths(train.texts)), stage.max_length - 2
     fractions = np.minimum(-(-lengths // budget), 1 if stage.fractions is None else stage.max_fractions)
-    return stage.epochs * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
+    passes = 1 if stage.fixed_encoder else stage.epochs
+    return passes * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
 
 
 def _multitask_tokens(stage: Multitask, members: Members, steps: int) -> int:

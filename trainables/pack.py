@@ -44,6 +44,8 @@ class Example:
     """What the loss over `label` counts, in units of what the batch's loss is a mean over."""
     fractions: tuple[int, ...] = ()
     """Lengths of the sequences that `ids` is made of, one behind the other; empty for a single one."""
+    features: np.ndarray | None = None
+    """What a frozen encoder says of it, float32, read from the disk when it is used; None where the encoder is to be run."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -94,6 +96,8 @@ class Batch:
     """Fractions of each text; empty where texts are whole."""
     chunks: tuple[Batch, ...] = ()
     """The fractions in order, in batches of their own that are small enough for the memory."""
+    features: Tensor | None = None
+    """What a frozen encoder says of them, float32, a row for each text, fraction or piece; there are no `parts` then."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The batch on a device; from pinned memory the copy overlaps with what the device computes."""
@@ -129,6 +133,11 @@ def collate(examples: Sequence[Example], base: Base, before: Sequence[Example] =
     about: dict[str, Any] = {"labels": torch.from_numpy(np.array(labels, dtype=np.int64)) if labels else None}
     weights = [example.label_weight for example in examples]
     about["label_weights"] = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
+    features = [example.features for example in examples if example.features is not None]
+    if features:
+        about["counts"] = tuple(len(example.lengths) for example in examples)
+        about["features"] = torch.from_numpy(np.concatenate(features))
+        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, **about)
     if any(example.fractions for example in examples):
         chunks = tuple(_chunks(sequences, base, offsets))
         counts = tuple(len(example.lengths) for example in examples)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,11 @@ from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.data import TaskData
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
+from trainables.features import Features
 from trainables.identity import (
     Node,
     corpus_of,
+    encoder_id,
     members_of,
     milestone_id,
     nodes,
@@ -94,7 +95,7 @@ def _stage(
     """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
     missing = _missing(wanted, store, world)
     while missing:
-        with _claimed(store, node.trajectory_id, world) as owned:
+        with world.claimed(store, node.trajectory_id) as owned:
             missing = _missing(wanted, store, world)
             if missing and owned:
                 yield from _compute(recipe, node, {step: wanted[step] for step in missing}, store, execution, world)
@@ -107,16 +108,6 @@ def _stage(
 
 def _missing(wanted: Mapping[int, str], store: Store, world: World) -> list[int]:
     return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and store.get(name) is None))
-
-
-@contextmanager
-def _claimed(store: Store, name: str, world: World) -> Iterator[bool]:
-    """Rank 0 claims for all ranks; False when someone else finished meanwhile."""
-    if not world.leads:
-        yield world.broadcast(False)
-        return
-    with store.claim(name) as claim:
-        yield world.broadcast(claim is not None)
 
 
 def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
@@ -171,7 +162,15 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
         return multitask.job(node.stage, base, parent, members, each, runtime)
     whole = target_of(recipe)
     data = replace(whole, train=train_split(whole, node.stage, recipe.seed))
-    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), recipe.seed, runtime, head_key(whole))
+    kept = _features(recipe, node, store)
+    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), recipe.seed, runtime, head_key(whole), kept)
+
+
+def _features(recipe: Recipe, node: Node, store: Store) -> Features | None:
+    """Where what the encoder says is kept, if that is the same for every trial; None where it has to be run."""
+    assert isinstance(node.stage, Finetune)
+    source = node.parent_id or encoder_id(recipe)
+    return Features(node.stage, source, recipe.precision, store) if node.stage.fixed_encoder else None
 
 
 def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
@@ -299,6 +298,8 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
     test = finetune.examples(data.test, tokens(data.test.texts, data.digest("test"), base, store), base, stage)
+    if (kept := _features(recipe, nodes(recipe)[-1], store)) is not None:
+        test = kept.of(data.test, test, model, base, runtime)
     return predict(model, base, test, runtime)
 
 

@@ -5,12 +5,16 @@ The global batch is the same whatever their number: every rank takes its share o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+if TYPE_CHECKING:
+    from trainables.store import Store
 
 T = TypeVar("T")
 
@@ -56,6 +60,15 @@ class World:
         value = torch.tensor([float(flag)])
         dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.host_group)
         return bool(value.item())
+
+    @contextmanager
+    def claimed(self, store: Store, name: str) -> Iterator[bool]:
+        """Rank 0 claims a stage for all ranks; False when someone else finished it meanwhile."""
+        if not self.leads:
+            yield self.broadcast(False)
+            return
+        with store.claim(name) as claim:
+            yield self.broadcast(claim is not None)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
         """Sum gradients over the ranks, in flat buckets of about `bucket` elements."""

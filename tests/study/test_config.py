@@ -171,7 +171,7 @@ def test_faulty_dimensions(dimension: Any, fault: str) -> None:
         ),
         ("finetune.name", {"choice": ["a"]}, "space.finetune.name"),
         ("finetune.epochs", {"uniform": [1, 4]}, "takes whole numbers only; use int: [1, 4]"),
-        ("finetune.pooling", {"choice": ["cls", "men"]}, "'men' is not one of pooled, cls, mean; did you mean 'mean'?"),
+        ("finetune.pooling", {"choice": ["cls", "men"]}, "'men' is not one of pooled, cls, mean, bilstm; did you mean 'mean'?"),
         ("finetune.batch_size", {"int": [8, 30], "step": 8}, "no whole number of steps of 8 above 8; the last value is 24"),
         ("pretrain.corpus", {"choice": [["mine"], ["mine", "othr"]]}, "'othr' is not among tasks; did you mean 'other'?"),
     ],
@@ -221,6 +221,14 @@ def test_combinations_that_a_stage_refuses() -> None:
     load_study(data)
     data["space"]["finetune.max_length"] = {"choice": [16, 24]}
     assert any("finetune.max_length 16" in line and "head_tokens 21" in line for line in faults(data))
+    data = changed(space={"finetune.pooling": {"choice": ["cls", "bilstm"]}}, search=None)
+    data["recipe"][1]["finetune"]["truncation"] = "hier-mean"
+    (fault,) = faults(data)
+    assert fault.startswith(
+        "space: finetune.pooling bilstm: pooling bilstm reads all pieces of a text in a row, but truncation hier-m"
+    )
+    data["space"]["finetune.truncation"] = {"choice": ["head", "tail"]}
+    load_study(data)
     (fault,) = faults(changed(space=None, search=None))
     assert fault.startswith("recipe.finetune: head_tokens is 128, but max_length 24 leaves 22 pieces")
 

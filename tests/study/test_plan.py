@@ -207,6 +207,34 @@ def test_what_is_in_the_store_is_not_missing(tmp_path: Path) -> None:
     assert render(after).count("cached") == 3
 
 
+def test_a_frozen_encoder_reads_once_and_its_features_take_room(tmp_path: Path) -> None:
+    from trainables import recipe
+
+    store = Store(str(tmp_path / "store"))
+    frozen = {"max_length": 24, "head_tokens": 6, "epochs": 4, "batch_size": 8, "freeze": "encoder", "lstm_width": 8}
+    space = {"finetune.learning_rate": SPACE["finetune.learning_rate"]}
+    vectors, pieces, several = (
+        tiny(tmp_path, space, recipe=[{"finetune": frozen | fields}])
+        for fields in ({"pooling": "cls"}, {"pooling": "bilstm"}, {"pooling": "bilstm", "layers": [0, 1]})
+    )
+    trained = tiny(tmp_path, space, recipe=[{"finetune": frozen | {"freeze": "none"}}])
+    made = plan(pieces, store)
+    assert made.recipe == "BERT-Feat"
+    assert plan(trained, store).tokens_missing == 4 * made.tokens_missing
+    estimated = made.disk_bytes - plan(vectors, store).disk_bytes
+    assert plan(several, store).disk_bytes - plan(vectors, store).disk_bytes == 2 * estimated
+    assert "of features" in made.disk_from
+    target = pieces.recipe_for({"finetune.learning_rate": 1e-3}, 0)
+    for _ in recipe.run(target, store, Execution(device="cpu")):
+        pass
+    recipe.evaluate_test(target, store, Execution(device="cpu"))
+    found = sum(path.stat().st_size for path in (tmp_path / "store").rglob("features.safetensors"))
+    assert estimated == pytest.approx(found, rel=0.3)
+    assert "formula" in estimate.rate(pieces, store, nodes(target))[1], (
+        "what trained on features tells nothing of the encoder's rate"
+    )
+
+
 def test_counting_trials(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     space = {"pretrain.steps": {"choice": [0, 8]}, "finetune.truncation": {"choice": ["head", "tail"]}}

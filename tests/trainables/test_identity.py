@@ -62,6 +62,7 @@ def recipe(tmp_path: Path) -> Recipe:
         {"class_weights": "balanced"},
         {"train_share": 0.5},
         {"train_examples": 20},
+        {"pooling": "bilstm"},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -120,6 +121,11 @@ def test_settings_that_are_switched_off_do_not_matter(recipe: Recipe) -> None:
     thirds = change(recipe, 1, layer_rates="thirds")
     assert ids(change(thirds, 1, xi=0.5)) == ids(thirds) != ids(change(thirds, 1, thirds_factor=3.0))
     assert ids(change(recipe, 1, thirds_factor=3.0)) == ids(change(recipe, 1, combine="max")) == ids(recipe)
+    for field, value in {"lstm_width": 4, "attention_width": 5, "attention_hops": 6, "attention_penalty": 0.5}.items():
+        assert ids(change(recipe, 1, **{field: value})) == ids(recipe), field
+        read = change(recipe, 1, pooling="bilstm")
+        assert ids(change(read, 1, **{field: value}))[0] == ids(read)[0]
+        assert ids(change(read, 1, **{field: value}))[1] != ids(read)[1], field
     several = change(recipe, 1, layers=(0, 1), combine="mean")
     assert ids(change(several, 1, combine="max")) != ids(several)
 
@@ -150,6 +156,7 @@ def test_encoder_matters(recipe: Recipe) -> None:
 def test_names_of_recipes(recipe: Recipe, tmp_path: Path) -> None:
     assert recipe_name(recipe) == "BERT-ITPT-FiT"
     assert recipe_name(change(recipe, 0, steps=0)) == "BERT-FiT"
+    assert recipe_name(change(change(recipe, 0, steps=0), 1, freeze="encoder", pooling="bilstm")) == "BERT-Feat"
     tasks = {
         "reviews": recipe.tasks["reviews"].model_copy(update={"domain": "sentiment"}),
         "yelp": tiny_task(tmp_path, "sls_yelp", domain="sentiment"),
@@ -186,3 +193,4 @@ def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
     assert (pretrain.steps, finetune.steps) == (4, 2 * -(-45 // 8))
     assert nodes(change(recipe, 0, steps=8))[0].tokens_estimate == pytest.approx(2 * pretrain.tokens_estimate, abs=2)
     assert nodes(change(recipe, 1, epochs=4))[1].tokens_estimate == 2 * finetune.tokens_estimate
+    assert nodes(change(recipe, 1, epochs=4, freeze="encoder"))[1].tokens_estimate == finetune.tokens_estimate / 2, "once"

@@ -13,20 +13,25 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import documents_file, multitask_recipe, tiny_recipe
-from trainables import finetune
+from trainables import evaluate, finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
+from trainables.contents import FEATURES
 from trainables.faults import validate
 from trainables.identity import nodes
 from trainables.pack import Batch
 from trainables.store import Store
 from trainables.world import World
 
+PASS = 150
+"""Pieces in a pass without gradients: so few that there are several passes for each rank."""
+
 
 def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any, interrupted_at: int) -> None:
     """Both ranks stop in the middle of an epoch, go on, and then find everything done."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
+    evaluate.EVALUATION_TOKENS = PASS
     loss, calls = finetune.cross_entropy, iter(range(1, 10**6))
 
     def interrupted(model: torch.nn.Module, batch: Batch, **more: Any) -> torch.Tensor:
@@ -44,11 +49,17 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask"])
-def test_two_workers_equal_one(tmp_path: Path, first: str) -> None:
-    """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5."""
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask", "features"])
+def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
+
+    Features are computed by both, and are the same bits as those of one.
+    """
+    monkeypatch.setattr(evaluate, "EVALUATION_TOKENS", PASS)
     if first == "multitask":
         recipe = multitask_recipe(tmp_path, {"batch_size": 7, "learning_rate": 2e-4}, learning_rate=2e-4)
+    elif first == "features":
+        recipe = tiny_recipe(tmp_path, freeze="encoder", pooling="bilstm", attention_penalty=0.1, lstm_width=8, learning_rate=2e-4)
     else:
         corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
         pretrain = {"steps": 3, "batch_size": 7, "objective": first, "corpus": corpus}
@@ -78,6 +89,16 @@ def test_two_workers_equal_one(tmp_path: Path, first: str) -> None:
     ours, theirs = load_file(one.path("model.safetensors")), load_file(two.path("model.safetensors"))
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=name)
+    shared = Store(str(tmp_path / "two"))
+    names = set(alone.files.names("artifacts"))
+    assert names == set(shared.files.names("artifacts"))
+    features = [name for name in names if (artifact := alone.get(name)) is not None and artifact.has(FEATURES)]
+    assert len(features) == (2 if first == "features" else 0)
+    for name in features:
+        made, also = alone.get(name), shared.get(name)
+        assert made is not None
+        assert also is not None
+        assert made.files == also.files
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
