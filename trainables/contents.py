@@ -19,6 +19,8 @@ SUFFIXES = (".safetensors", ".json", ".parquet")
 """Nothing else is kept, so that nothing has to be unpickled."""
 WEIGHTS, PREDICTIONS = "model.safetensors", "predictions-test.parquet"
 """What stages leave: a model's parameters; a fine-tuned one's logits on the test split."""
+MARKS, CHOSEN = "marks.parquet", "chosen.parquet"
+"""Words of the task's texts with scores and marks; words of a corpus with what selective masking chose."""
 MARKERS = ("COMPLETE.json", "STATE.json")
 Facts = Mapping[str, Any]
 """`size` in bytes and `sha256` of a file."""
