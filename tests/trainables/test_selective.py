@@ -16,16 +16,15 @@ from sklearn.metrics import f1_score
 from torch.nn import functional as F
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
-from tests.helpers import marks_recipe, reviews, write_csv
-from tests.trainables.test_identity import change, ids
+from tests.helpers import marks_recipe
+from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU
 from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
 from trainables import recipe as runner
 from trainables import selective
-from trainables.config import Execution, Marks, Pretrain, Recipe, Task
+from trainables.config import Execution, Marks, Pretrain, Recipe
 from trainables.contents import CHOSEN, MARKS
 from trainables.encoder import model_state
-from trainables.faults import ConfigError, validate
 from trainables.finetune import model_of
 from trainables.identity import logits_id, nodes, recipe_name, scores_id, target_of
 from trainables.loop import Job
@@ -201,7 +200,7 @@ def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
 
 def test_the_scorer_is_an_ordinary_artifact(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
     """A study that fine-tunes with these very settings loads it."""
-    recipe, store, rows = whole
+    recipe, store, _ = whole
     alone = recipe.model_copy(update={"stages": (stage_of(recipe).scorer,)})
     assert nodes(alone)[0].stage_id == nodes(recipe)[0].stage_id
     assert [row["source"] for row in runner.run(alone, store, ONE_THREAD)] == ["loaded"] * 2
