@@ -131,13 +131,13 @@ def coloured(found: Sequence[Shown]) -> Text:
     """For a terminal: marked words underlined and in colour."""
     from rich.text import Text
 
-    text = Text(LEGEND + "\n", style="dim")
+    text = Text().append(LEGEND + "\n", style="dim")
     for each in found:
-        text.append(f"\n{each.title}\n", style="bold not dim").append(f"{each.about}\n\n")
+        text.append(f"\n{each.title}\n", style="bold").append(f"{each.about}\n\n")
         for words in each.texts:
             text.append("- ")
             for word in words:
-                text.append(word.text, style="bold underline yellow not dim" if word.marked else "not dim")
+                text.append(word.text, style="bold underline yellow" if word.marked else "")
                 text.append(f"{_scored(word) if word.marked else ''} ")
             text.append("\n")
     return text
