@@ -116,6 +116,31 @@ def report(run_dir: Path, out: Path | None) -> int:
 
 
 @cli.command(epilog=EPILOG)
+@RUN
+@click.option("--out", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a page instead.")
+@click.option("--texts", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Most texts of each set.")
+@STORE
+def marks(run_dir: Path, out: Path | None, texts: int, store: str | None) -> int:
+    """Show which words a run with selective masking marked: in the task's texts, with scores, and in its corpora.
+
+    In colour on a terminal, else as plain text.
+    """
+    from study import marks as words
+
+    found = words.load(run_dir, store, texts)
+    if out:
+        words.write(found, words.name_of(run_dir), out)
+        click.echo(f"marks: {out}")
+    elif sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(words.coloured(found))
+    else:
+        click.echo(words.plain(found))
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
 @click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
 @STORE
 def doctor(study_file: Path | None, store: str | None) -> int:

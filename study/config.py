@@ -30,7 +30,7 @@ from study.space_faults import faults as space_faults
 from study.space_faults import path_faults, point_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
-from trainables.config import Finetune, Model, Multitask, Pretrain, Stage, Task
+from trainables.config import Finetune, Marks, Model, Multitask, Pretrain, Stage, Task, marks_faults, scoring_faults
 from trainables.faults import ConfigError, near, parse_yaml, read_yaml, validate
 
 __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
@@ -203,7 +203,7 @@ def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
     else:
         stages = {stage.name: stage for stage in recipe}
         found = space_faults(space, stages)
-        faults += found
+        faults += found or _marks_faults(recipe, space, stages)
         if search is not None:
             faults += _search_faults(search, space, stages if not found else None)
     return faults + _budget_faults(parts.get("budget"), parts.get("final"), search)
@@ -229,6 +229,16 @@ def _recipe_faults(recipe: tuple[Stage, ...]) -> Iterator[str]:
     yield from (f"recipe: the name {name!r} must not be empty or hold a dot" for name in names if not name or "." in name)
 
 
+def _marks_faults(recipe: Sequence[Stage], space: Space, stages: Mapping[str, Model]) -> list[str]:
+    """Masking by marks, as some trial may have it, without marks before it; marks that no trial can use."""
+    fixed = fixed_values(stages)
+
+    def selects(stage: Pretrain) -> bool:
+        return any(masking != "random" for masking in extremes(f"{stage.name}.masking", space, fixed))
+
+    return [f"recipe.{fault}" for fault in marks_faults(recipe, selects)]
+
+
 def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], space: Space) -> Iterator[str]:
     if task not in tasks:
         yield f"task: {task!r} is not among tasks{near(task, tasks)}"
@@ -238,6 +248,7 @@ def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], 
         yield f"{places[entry]}: {entry!r} is not among tasks{near(entry, [*tasks, *corpus_names.WORDS])}"
     if fault := corpus_names.domain_fault(places, task, tasks):
         yield f"{places[corpus_names.IN_DOMAIN]}: {fault}"
+    yield from (f"recipe.{fault}" for fault in scoring_faults(recipe, tasks.get(task)))
     for name, place in members(recipe, space).items():
         if name not in tasks:
             yield f"{place}: {name!r} is not among tasks{near(name, tasks)}"
@@ -373,16 +384,16 @@ def _layer_faults(study: Study) -> Iterator[str]:
 def _subset_faults(study: Study) -> Iterator[str]:
     """Fewer training texts than asked for, or than there are classes."""
     from trainables.data import load_task
-    from trainables.identity import train_split
+    from trainables.identity import scored_texts, train_split
 
     data = load_task(study.task, study.tasks[study.task])
     for stage in study.recipe:
-        if isinstance(stage, Finetune):
-            for corner, place in _corners(study, stage, ("train_share", "train_examples")):
-                try:
-                    train_split(data, corner, study.seed)
-                except ConfigError as error:
-                    yield from (f"{place}: {fault.partition(': ')[2]}" for fault in error.faults)
+        fields = {"finetune": ("train_share", "train_examples"), "marks": ("scored_texts",)}.get(stage.kind, ())
+        for corner, place in _corners(study, stage, fields):
+            try:
+                scored_texts(corner, data) if isinstance(corner, Marks) else train_split(data, corner, study.seed)
+            except ConfigError as error:
+                yield from (f"{place}: {fault.partition(': ')[2]}" for fault in error.faults)
 
 
 def _length_faults(study: Study) -> Iterator[str]:

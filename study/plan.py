@@ -118,7 +118,8 @@ def with_precision(study: Study) -> Study:
 
 
 def trajectories(study: Study) -> list[Trajectory]:
-    """The shared stages of a study, parents first: every run of pre-training or of several tasks that some trial can ask for.
+    """The shared stages of a study, parents first: every run of pre-training, of several tasks, or for marks, that some trial can
+    ask for.
 
     Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials, and all after them.
     The study's precision must be resolved.
@@ -130,14 +131,14 @@ def trajectories(study: Study) -> list[Trajectory]:
     early, settings = _shared_settings(study)
     for params in settings:
         recipe = study.recipe_for(params, study.seed)
-        for depth, node in enumerate(node for node in nodes(recipe) if node.stage.name in early):
+        for depth, node in enumerate(node for node in nodes(recipe) if node.whole.name in early):
             found.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
             order[node.trajectory_id] = depth
     made = []
     for trajectory_id in sorted(found, key=lambda each: (order[each], each)):
         milestones = [found[trajectory_id][steps] for steps in sorted(found[trajectory_id])]
         last, recipe = milestones[-1]
-        made.append(Trajectory(trajectory_id, last.stage.name, last.stage.kind, recipe, tuple(node for node, _ in milestones)))
+        made.append(Trajectory(trajectory_id, last.stage.name, last.whole.kind, recipe, tuple(node for node, _ in milestones)))
     return made
 
 

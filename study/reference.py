@@ -7,7 +7,7 @@ from typing import Any
 
 from study.settings import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
 from study.space import Dimension
-from trainables.config import Encoder, Finetune, Model, Multitask, Pretrain, Task
+from trainables.config import Encoder, Finetune, Marks, Model, Multitask, Pretrain, Task
 
 HEAD = """# Study file
 
@@ -46,6 +46,15 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
             "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
             " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
             " the same settings share it."
+        ),
+    ),
+    (
+        "recipe: marks",
+        Marks,
+        (
+            "`recipe: [{marks: {}}, {pretrain: {masking: selective, corpus: [reviews.txt], max_length: 256, learning_rate: 2e-5,"
+            " warmup: 0.2}}, {finetune: {}}]`, as in the paper; `space: {pretrain.masking: {choice: [random, matched, selective]}}`"
+            " compares it with its controls. `study marks RUN` shows the words."
         ),
     ),
     ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),

@@ -133,7 +133,7 @@ class Screen:
         else:
             line.epoch, line.loss, line.error, line.speed = row.get("epoch") or 0, loss, error, speed
             where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
-        if row.get("stage") in ("pretrain", "multitask"):
+        if row.get("stage") in ("pretrain", "multitask", "marks"):
             line.settings = f"{row['stage_name']}, step {row['step']}"
         if self._live is None:
             said = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]

@@ -147,7 +147,7 @@ class Scribe:
             stage_id=node.stage_id,
             parent_id=node.parent_id,
             trajectory_id=node.trajectory_id,
-            kind=node.stage.kind,
+            kind=node.whole.kind,
             name=node.stage.name,
             steps=node.steps,
             status=status,

@@ -14,7 +14,20 @@ from pydantic import Field, model_validator
 from study import space as spaces
 from study.space import Dimension, Params, Space, Value
 from trainables import corpus_names
-from trainables.config import Encoder, Execution, Finetune, Model, Multitask, Precision, Pretrain, Recipe, Stage, Task
+from trainables.config import (
+    Encoder,
+    Execution,
+    Finetune,
+    Marks,
+    Model,
+    Multitask,
+    Precision,
+    Pretrain,
+    Recipe,
+    Stage,
+    Task,
+    marks_of,
+)
 from trainables.faults import FLOAT, validate
 
 
@@ -25,6 +38,10 @@ class FixedPretrain(Pretrain):
 
     @model_validator(mode="after")
     def _within_schedule(self) -> FixedPretrain:
+        return self
+
+    @model_validator(mode="after")
+    def _pieces_by_marks(self) -> FixedPretrain:
         return self
 
 
@@ -52,8 +69,13 @@ class FixedMultitask(Multitask):
         return self
 
 
-FixedStage = Annotated[FixedPretrain | FixedMultitask | FixedFinetune, Field(discriminator="kind")]
-STAGE_KINDS: dict[str, type[Model]] = {"pretrain": FixedPretrain, "multitask": FixedMultitask, "finetune": FixedFinetune}
+FixedStage = Annotated[FixedPretrain | FixedMultitask | Marks | FixedFinetune, Field(discriminator="kind")]
+STAGE_KINDS: dict[str, type[Model]] = {
+    "pretrain": FixedPretrain,
+    "multitask": FixedMultitask,
+    "marks": Marks,
+    "finetune": FixedFinetune,
+}
 
 
 class EarlyStopping(Model):
@@ -145,8 +167,8 @@ class Study(Model):
     encoder: Encoder
     """Where training starts."""
     recipe: tuple[FixedStage, ...] = (FixedFinetune(),)
-    """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}` or `{finetune: {...}}` with its fixed settings; the last one
-    is finetune."""
+    """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}`, `{marks: {...}}` or `{finetune: {...}}` with its fixed
+    settings; the last one is finetune."""
     precision: Precision = "auto"
     """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
     seed: int = 0
@@ -193,8 +215,11 @@ class Study(Model):
         return sorted({path for path in given if path is not None and "://" not in path})
 
     def recipe_for(self, params: Params, seed: int) -> Recipe:
-        """The recipe of one trial: fixed settings with the trial's over them."""
-        stages = [spaces.with_params(stage.name, stage, params) for stage in self.recipe]
+        """The recipe of one trial: fixed settings with the trial's over them, without marks that nothing in it uses."""
+        masked = {stage.name: params.get(f"{stage.name}.masking", getattr(stage, "masking", None)) for stage in self.recipe}
+        used = marks_of(self.recipe, lambda stage: masked[stage.name] != "random").values()
+        kept = [stage for stage in self.recipe if not isinstance(stage, Marks) or stage.name in used]
+        stages = [spaces.with_params(stage.name, stage, params) for stage in kept]
         tasks = {name: task.canonical() for name, task in self.used_tasks.items()}
         data = {"tasks": tasks, "task": self.task, "encoder": self.encoder.canonical(), "stages": stages}
         return validate(Recipe, data | {"seed": seed, "precision": self.precision})

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from trainables.config import Encoder, Finetune, Multitask, Pretrain, Recipe, Task
+from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Task
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 
@@ -89,3 +89,23 @@ def three_classes(folder: Path) -> Task:
         for split in ("train", "test")
     }
     return Task(**files, validation_share=0.25)
+
+
+def marks_recipe(
+    folder: Path, marks: dict[str, Any] | None = None, pretrain: dict[str, Any] | None = None, **finetune: Any
+) -> Recipe:
+    """A recipe with selective masking on a tiny task, in a few seconds."""
+    shared = {"batch_size": 8, "max_length": 24, "learning_rate": 1e-3}
+    learnt = {"epochs": 3, "scorer_epochs": 2, "scorer_learning_rate": 1e-3, "held_out_share": 0.25}
+    masked = {"schedule_steps": 6, "steps": 6, "masking": "selective"}
+    return Recipe(
+        tasks={"reviews": tiny_task(folder)},
+        task="reviews",
+        encoder=tiny_encoder(),
+        stages=(
+            Marks(**shared | learnt | (marks or {})),
+            Pretrain(**shared | masked | (pretrain or {})),
+            Finetune(**shared | {"epochs": 2, "head_tokens": 6} | finetune),
+        ),
+        precision="float32",
+    )

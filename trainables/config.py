@@ -6,6 +6,7 @@ where it has one. The same models validate study files, document them and give t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -170,6 +171,10 @@ class Pretrain(Optimisation):
     """Share of the pieces that are predicted: 80 % become [MASK], 10 % a random piece, 10 % stay."""
     whole_word: bool = False
     """Draw whole words instead of single pieces."""
+    masking: Literal["random", "selective", "matched"] = "random"
+    """random: random pieces are predicted. selective: those that the `marks` stage before this one marks (Gu et al. 2020); of more
+    than `mask_share` of a sequence those with the largest logits, but at least one. matched: the control, as many random pieces of
+    each sequence. Under both, sequences without a marked piece are left out."""
     seed: int = 0
     """Seed of masks, order and dropout. The trial's own seed does not enter, so that all seeds share the trajectory."""
 
@@ -178,6 +183,60 @@ class Pretrain(Optimisation):
         if self.steps > self.schedule_steps:
             raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
         return self
+
+    @model_validator(mode="after")
+    def _pieces_by_marks(self) -> Pretrain:
+        if self.masking == "random":
+            return self
+        if self.objective != "mlm":
+            raise ValueError(
+                f"masking {self.masking} goes with objective mlm alone: marks are those of whole texts, not of pairs of chunks"
+            )
+        if self.whole_word:
+            raise ValueError(f"whole_word draws words, but masking {self.masking} takes pieces by their marks: give one of them")
+        return self
+
+
+class Marks(Optimisation):
+    """Which words matter to the task, for selective masking (Gu et al. 2020). It leaves marks, not weights: what follows starts
+    from where this stage itself started. A scorer is fine-tuned on the task and scores the words of its training texts, then a
+    marker, which classifies pieces, learns which of them are important."""
+
+    name: str = "marks"
+    """Name of the stage in space and records."""
+    kind: Literal["marks"] = "marks"
+    """Kind of stage."""
+    scorer_epochs: Annotated[int, Field(ge=1)] = 4
+    """Passes of the scorer over all training texts of the task, whatever `train_share` a later stage has."""
+    scorer_learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
+    """Peak learning rate of the scorer."""
+    threshold: Annotated[float, Field(gt=-1, le=1)] = 0.05
+    """The paper's delta: a word is important if the text's class loses less than this in probability where only the words before it
+    that are not important, and itself, are left of the text. The paper has .05, its scripts .01."""
+    scored_texts: Annotated[int, Field(ge=2)] | None = None
+    """Number of training texts that are scored, drawn by `seed`; null: all."""
+    stop_words: Literal["english", "none"] = "english"
+    """Words that are never important: scikit-learn's list for English, or none."""
+    max_length: Annotated[int, Field(ge=4)] = 256
+    """Longest sequence, in pieces, special tokens included: scorer and marker see the beginning of a longer text."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
+    """Peak learning rate of the marker."""
+    epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes of the marker over as many texts as are scored and not held out; it learns from those alone that the scorer
+    classifies correctly. Of the weights after each pass those with the best F1 of important pieces on the held-out texts stay."""
+    held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of those texts that is held out to choose these weights, drawn by `seed`."""
+    mark_weight: Positive = 3.0
+    """What an important piece counts in the marker's loss; another counts 1."""
+    seed: int = 0
+    """Seed of scorer, marker and draws. The trial's own seed does not enter, so that all seeds share the stage."""
+
+    @property
+    def scorer(self) -> Finetune:
+        """The fine-tuning stage that leaves the scorer: what is not the marker's own, as this stage has it."""
+        own = {name: getattr(self, name) for name in Optimisation.model_fields}
+        changed = {"learning_rate": self.scorer_learning_rate, "epochs": self.scorer_epochs, "max_length": self.max_length}
+        return Finetune(**own | changed | {"name": f"{self.name}.scorer", "truncation": "head"})
 
 
 class Finetune(Optimisation):
@@ -356,8 +415,43 @@ def _check_head(stage: Finetune | Multitask) -> None:
         )
 
 
-Stage = Annotated[Pretrain | Multitask | Finetune, Field(discriminator="kind")]
+Stage = Annotated[Pretrain | Multitask | Marks | Finetune, Field(discriminator="kind")]
 Precision = Literal["float32", "bfloat16", "auto"]
+
+
+def by_marks(stage: Pretrain) -> bool:
+    """Whether a stage masks by marks."""
+    return stage.masking != "random"
+
+
+def marks_of(stages: Iterable[Stage], selects: Callable[[Pretrain], bool] = by_marks) -> dict[str, str | None]:
+    """{name of each further pre-training that masks by marks: name of the nearest `marks` stage before it, or None}."""
+    found, latest = {}, None
+    for stage in stages:
+        if isinstance(stage, Marks):
+            latest = stage.name
+        elif isinstance(stage, Pretrain) and selects(stage):
+            found[stage.name] = latest
+    return found
+
+
+def marks_faults(stages: Iterable[Stage], selects: Callable[[Pretrain], bool] = by_marks) -> list[str]:
+    """Masking by marks that nothing makes, and marks that nothing uses, with the ways out."""
+    stages = tuple(stages)
+    used = marks_of(stages, selects)
+    way = "put {marks: {}} before it, or use masking random"
+    faults = [f"{name}: masking by marks needs a stage that marks: {way}" for name, marks in used.items() if marks is None]
+    unused = [stage.name for stage in stages if isinstance(stage, Marks) and stage.name not in used.values()]
+    way = "give a pretrain stage behind it masking selective or matched, or leave it out"
+    return faults + [f"{name}: nothing uses these marks: {way}" for name in unused]
+
+
+def scoring_faults(stages: Iterable[Stage], task: Task | None) -> list[str]:
+    """Why the words of a task cannot be scored where they should be, with the way out."""
+    if task is None or not task.multi_label:
+        return []
+    why = "a word is scored by the probability of its text's one class, but the target task is multi-label"
+    return [f"{stage.name}: {why}; use masking random" for stage in stages if isinstance(stage, Marks)]
 
 
 class Recipe(Model):
@@ -390,6 +484,7 @@ class Recipe(Model):
         faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
         faults += corpus_names.name_faults(self.tasks)
         faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
+        faults += [*marks_faults(self.stages), *scoring_faults(self.stages, self.tasks.get(self.task))]
         if faults:
             raise ValueError("; ".join(faults))
         return self

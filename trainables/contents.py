@@ -21,6 +21,8 @@ WEIGHTS, PREDICTIONS = "model.safetensors", "predictions-test.parquet"
 """What stages leave: a model's parameters; a fine-tuned one's logits on the test split."""
 FEATURES = "features.safetensors"
 """What a frozen encoder says of texts; can be made again, so it goes when nobody has used it for long."""
+MARKS, CHOSEN = "marks.parquet", "chosen.parquet"
+"""Words of the task's texts with scores and marks; words of a corpus with what selective masking chose."""
 MARKERS = ("COMPLETE.json", "STATE.json")
 Facts = Mapping[str, Any]
 """`size` in bytes and `sha256` of a file."""

@@ -23,16 +23,27 @@ EVALUATION_TOKENS = 8192
 
 
 def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime) -> np.ndarray:
-    """Logits of every example, float32 [len(examples), classes], the same on every rank. Long texts go first."""
+    """Logits of every example, float32 [len(examples), classes], the same on every rank."""
+    return np.stack(outputs(model, base, examples, runtime))
+
+
+def outputs(
+    model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime, of_pieces: bool = False
+) -> list[np.ndarray]:
+    """What a model gives out for every example, float32, the same on every rank. Long texts go first.
+
+    One row of its output belongs to an example, or, where it is one `of_pieces`, as many as it has pieces: [length, ...].
+    """
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
     _, mine = runtime.world.share(order)
     found: list[tuple[int, np.ndarray]] = []
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
         for part in parts_of(mine, examples):
-            logits = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
-            found += zip(part, logits, strict=True)
+            rows = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
+            ends = np.cumsum([len(examples[i].ids) for i in part])[:-1]
+            found += zip(part, np.split(rows, ends) if of_pieces else rows, strict=True)
     everyone = [pair for rank in runtime.world.gather(found) for pair in rank]
-    return np.stack([logits for _, logits in sorted(everyone, key=lambda pair: pair[0])])
+    return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
 
 
 def parts_of(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainables import garbage
 from trainables.classifier import Classifier
 from trainables.config import Finetune
 from trainables.contents import FEATURES, stage_id
 from trainables.data import Split, digest_of
+from trainables.derived import once
 from trainables.encoder import Base
 from trainables.evaluate import parts_of
 from trainables.loop import Runtime
@@ -50,18 +48,18 @@ class Features:
 
         All ranks ask together: they share the work, and rank 0 writes.
         """
-        determines, world = self.determines(split, base), runtime.world
-        name = stage_id("features", determines)
-        while world.broadcast(world.leads and self.store.get(name) is None):
-            with world.claimed(self.store, name) as owned:
-                if owned:
-                    self._compute(name, determines, examples, model, base, runtime)
-        artifact = self.store.get(name)
-        assert artifact is not None, f"artifact {name} vanished from the store"
-        garbage.used(self.store.files, artifact.folder)
-        rows = read(artifact.path(FEATURES))
+        determines = self.determines(split, base)
+        tokens = sum(len(example.ids) for example in examples)
+        about = {"kind": "features", "settings": determines, "texts": len(examples), "tokens": tokens}
+
+        def make(folder: Path) -> dict[str, Path]:
+            log.info("features: %d texts go through the encoder once", len(examples))
+            count = sum(map(self.rows_of, examples))
+            return {FEATURES: write(folder / FEATURES, count, _computed(examples, model, base, runtime))}
+
+        rows = read(once(self.store, runtime.world, stage_id("features", determines), about, FEATURES, make))
         ends = np.cumsum([self.rows_of(example) for example in examples])
-        assert ends[-1] == len(rows), f"artifact {name} has {len(rows)} rows, not {ends[-1]}"
+        assert ends[-1] == len(rows), f"features of {ends[-1]} rows have {len(rows)}"
         return [replace(each, features=part) for each, part in zip(examples, np.split(rows, ends[:-1]), strict=True)]
 
     def rows_of(self, example: Example) -> int:
@@ -85,23 +83,6 @@ class Features:
             "combine": stage.combine if len(stage.layers) > 1 else None,
             "rows": {"bilstm": "pieces", "mean": "means"}.get(stage.pooling, "firsts"),
         }
-
-    def _compute(
-        self, name: str, determines: dict[str, Any], examples: Sequence[Example], model: Classifier, base: Base, runtime: Runtime
-    ) -> None:
-        """Publish the features of texts."""
-        began, count = time.perf_counter(), sum(map(self.rows_of, examples))
-        log.info("features %s: %d texts go through the encoder once", name, len(examples))
-        parts = _computed(examples, model, base, runtime)
-        if not runtime.world.leads:
-            for _ in parts:
-                pass
-            return
-        with tempfile.TemporaryDirectory(dir=self.store.local_cache("writing")) as folder:
-            path = write(Path(folder) / FEATURES, count, parts)
-            tokens = sum(len(example.ids) for example in examples)
-            about = {"settings": determines, "texts": len(examples), "tokens": tokens, "seconds": time.perf_counter() - began}
-            self.store.publish(name, {"kind": "features", **about}, {FEATURES: path}, move=True)
 
 
 def _computed(examples: Sequence[Example], model: Classifier, base: Base, runtime: Runtime) -> Iterator[np.ndarray]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from trainables import checkpoint
-from trainables.config import Encoder, Finetune, Multitask, Pretrain, Recipe, Stage
+from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Stage, by_marks, marks_of
 from trainables.corpus import Corpus, load_corpus
 from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
@@ -24,7 +24,7 @@ from trainables.faults import ConfigError
 from trainables.members import Members, load_members
 from trainables.store import stage_id
 
-NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "multitask": ("name", "tasks"), "finetune": ("name",)}
+NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "multitask": ("name", "tasks"), "marks": ("name",), "finetune": ("name",)}
 LATER = {
     "schedule": "linear",
     "layer_rates": "decay",
@@ -36,6 +36,7 @@ LATER = {
     "head": "linear",
     "head_dropout": None,
     "thresholds": "one",
+    "masking": "random",
     "label_smoothing": 0.0,
     "class_weights": "none",
     "train_share": 1.0,
@@ -48,7 +49,7 @@ PIECES_PER_WORD = 1.35
 
 @dataclass(frozen=True)
 class Node:
-    """One stage of a recipe with its place in the stage tree."""
+    """One stage of a recipe, or one part of it, with its place in the stage tree."""
 
     stage: Stage
     stage_id: str
@@ -60,6 +61,17 @@ class Node:
     """Optimizer steps from the start of the stage to this artifact."""
     tokens_estimate: int
     """Pieces that computing it alone would send through the encoder, estimated from words."""
+    seed: int
+    """Seed of head, order and dropout."""
+    reads: str | None = None
+    """Artifact that it reads beside its parent: the marker the scorer's, masking by marks the marker's."""
+    part_of: Stage | None = None
+    """The stage of the recipe that it is a part of, where it is not all of it."""
+
+    @property
+    def whole(self) -> Stage:
+        """The stage as the recipe has it."""
+        return self.part_of or self.stage
 
 
 def settings_of(stage: Stage) -> dict[str, Any]:
@@ -67,7 +79,7 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     settings = stage.canonical()
     for name in NOT_IDENTITY[stage.kind]:
         del settings[name]
-    if not isinstance(stage, Pretrain) and stage.truncation != "head+tail":
+    if isinstance(stage, Multitask | Finetune) and stage.truncation != "head+tail":
         del settings["head_tokens"]
     if isinstance(stage, Multitask) and stage.xi == 1:
         del settings["xi_variant"]
@@ -102,28 +114,72 @@ def nodes(recipe: Recipe) -> list[Node]:
 def _walk(recipe: Recipe) -> Iterator[Node]:
     parent: str | None = None
     root = encoder_id(recipe)
-    for stage in recipe.stages:
+    stages = [stage for stage in recipe.stages if not (isinstance(stage, Pretrain) and stage.steps == 0)]
+    used = marks_of(stages)
+    markers: dict[str, str] = {}
+    for stage in stages:
         common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision}
         if isinstance(stage, Pretrain):
-            if stage.steps == 0:
-                continue
             corpus = corpus_of(recipe, stage)
-            run = stage_id("pretrain", common | {"data": corpus.digest})
-            node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, _pretrain_tokens(stage, corpus))
+            marker = markers[used[stage.name] or ""] if by_marks(stage) else None
+            common |= {"data": corpus.digest} | ({} if marker is None else {"marker": marker})
+            run = stage_id("pretrain", common)
+            tokens = _pretrain_tokens(stage, corpus)
+            node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, tokens, stage.seed, marker)
         elif isinstance(stage, Multitask):
             tasks = members_of(recipe, stage)
             run = stage_id("multitask", common | {"data": tasks.digests()})
             steps = tasks.steps_per_epoch(stage.batch_size) * stage.epochs
-            node = Node(stage, run, parent, run, steps, _multitask_tokens(stage, tasks, steps))
+            node = Node(stage, run, parent, run, steps, _multitask_tokens(stage, tasks, steps), stage.seed)
+        elif isinstance(stage, Marks):
+            if stage.name in used.values():
+                scorer = _finetune_node(recipe, stage.scorer, parent, root, stage.seed)
+                yield replace(scorer, part_of=stage)
+                marker = stage_id("marks", common | {"data": target_of(recipe).digest("train"), "scorer": scorer.stage_id})
+                whole, texts = len(target_of(recipe).train), len(scored_texts(stage, target_of(recipe)))
+                steps = -(-(texts - held_out(stage, texts)) // stage.batch_size) * stage.epochs
+                tokens = scorer.tokens_estimate * stage.epochs * texts // (stage.scorer_epochs * whole)
+                yield Node(stage, marker, parent, marker, steps, tokens, stage.seed, scorer.stage_id)
+                markers[stage.name] = marker
+            continue  # what follows starts from where it started
         else:
-            data = target_of(recipe)
-            digests = [data.digest("train"), data.digest("validation")]
-            run = stage_id("finetune", common | {"data": digests, "seed": recipe.seed})
-            train = train_split(data, stage, recipe.seed)
-            steps = -(-len(train) // stage.batch_size) * stage.epochs
-            node = Node(stage, run, parent, run, steps, _finetune_tokens(stage, train))
+            node = _finetune_node(recipe, stage, parent, root, recipe.seed)
         parent = node.stage_id
         yield node
+
+
+def _finetune_node(recipe: Recipe, stage: Finetune, parent: str | None, root: str, seed: int) -> Node:
+    data = target_of(recipe)
+    common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision, "seed": seed}
+    run = stage_id("finetune", common | {"data": [data.digest("train"), data.digest("validation")]})
+    train = train_split(data, stage, seed)
+    steps = -(-len(train) // stage.batch_size) * stage.epochs
+    return Node(stage, run, parent, run, steps, _finetune_tokens(stage, train), seed)
+
+
+def scored_texts(stage: Marks, data: TaskData) -> np.ndarray[Any, Any]:
+    """Places of the training texts whose words are scored, in random order. Raises ConfigError where there are not as many."""
+    whole = len(data.train)
+    if (count := stage.scored_texts or whole) > whole or whole < 2:
+        least = "" if count > whole else ", and one must be held out"
+        raise ConfigError([f"{stage.name}.scored_texts: {count} given, but {data.name} has {whole} training texts{least}"])
+    return np.random.default_rng((stage.seed, 2)).permutation(whole)[:count]
+
+
+def held_out(stage: Marks, texts: int) -> int:
+    """How many of so many texts, at least two, are held out of the marker's training."""
+    return min(texts - 1, max(1, round(stage.held_out_share * texts)))
+
+
+def scores_id(stage: Marks, scorer: str) -> str:
+    """Name of the scores that a scorer gives to the words of the task's texts."""
+    determines = {name: getattr(stage, name) for name in ("threshold", "scored_texts", "max_length", "seed")}
+    return stage_id("scores", determines | {"scorer": scorer})
+
+
+def logits_id(marker: str, corpus: Corpus) -> str:
+    """Name of the logits that a marker gives to the pieces of a corpus."""
+    return stage_id("logits", {"marker": marker, "data": corpus.digest})
 
 
 def milestone_id(trajectory_id: str, step: int) -> str:
@@ -193,6 +249,7 @@ def recipe_name(recipe: Recipe) -> str:
     """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-Feat, -FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-.
 
     It follows from the tasks whose texts are read, however the corpus names them. Text files have no domain: with them it is CDPT.
+    Masking by marks stands behind it: ITPT(selective).
     """
     names = []
     for stage in recipe.stages:
@@ -200,11 +257,12 @@ def recipe_name(recipe: Recipe) -> str:
             names.append("Feat" if stage.freeze == "encoder" and stage.pooling == "bilstm" else "FiT")
         elif isinstance(stage, Multitask):
             names.append("MFiT")
-        elif stage.steps:
+        elif isinstance(stage, Pretrain) and stage.steps:
             read, files = members(stage.corpus, recipe.task, recipe.tasks)
             domains = {recipe.tasks[name].domain for name in (*read, recipe.task)} | {None for _ in files}
             within_domain = len(domains) == 1 and None not in domains
-            names.append("ITPT" if (read, files) == ((recipe.task,), ()) else "IDPT" if within_domain else "CDPT")
+            name = "ITPT" if (read, files) == ((recipe.task,), ()) else "IDPT" if within_domain else "CDPT"
+            names.append(name + (f"({stage.masking})" if by_marks(stage) else ""))
     return "-".join(["BERT", *names])
 
 

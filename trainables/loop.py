@@ -21,6 +21,7 @@ from torch import nn
 
 from trainables.classifier import Classifier
 from trainables.encoder import Base
+from trainables.marker import Marker
 from trainables.masked_lm import MaskedLM
 from trainables.next_sentence import PairedLM
 from trainables.pack import Batch, Example, collate, dropout_bits
@@ -39,10 +40,10 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Job:
-    """What a stage hands to the loop: `pretrain`, `multitask` and `finetune` differ in nothing else."""
+    """What a stage hands to the loop: `pretrain`, `multitask`, `marker` and `finetune` differ in nothing else."""
 
     base: Base
-    model: Classifier | MaskedLM | PairedLM
+    model: Classifier | MaskedLM | PairedLM | Marker
     optimizer: torch.optim.Optimizer
     steps: int
     """Length of the schedule, in optimizer steps."""
@@ -64,6 +65,9 @@ class Job:
     """Before a step: makes trainable what is to be trained from then on."""
     artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
     """Writes what belongs into the artifact beside weights, such as predictions, into a folder: {name: file}."""
+    best: str | None = None
+    """Score of the rows by which the artifact's weights are chosen: those after the first evaluation where it is largest; None: the
+    last."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ Masks are drawn afresh at every visit (dynamic masking: Liu et al. 2019, section
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -27,9 +28,13 @@ def corrupt(
     In the mean exactly `share` of the pieces is predicted, and at least one; with `word_ids` [n], whole words. Pieces that stand
     for no text ([SEP] written out in a text) are never predicted. Raises ConfigError for a tokenizer without a mask token.
     """
+    return corrupt_at(_draw(np.flatnonzero(~np.isin(pieces, special.reserved)), word_ids, share, rng), pieces, special, rng)
+
+
+def corrupt_at(positions: Places, pieces: Ids, special: Special, rng: np.random.Generator) -> tuple[Ids, Places, Places]:
+    """The same where the positions to predict are given."""
     if special.mask is None:
         raise ConfigError(["the tokenizer has no mask token: this encoder cannot be pre-trained with masked language modelling"])
-    positions = _draw(np.flatnonzero(~np.isin(pieces, special.reserved)), word_ids, share, rng)
     inputs, targets = pieces.copy(), pieces[positions].astype(np.int64)
     fate = rng.random(len(positions))
     replaced = (fate >= MASKED) & (fate < MASKED + REPLACED)
@@ -56,6 +61,19 @@ def _draw(candidates: Places, word_ids: Ids | None, share: float, rng: np.random
     return candidates[taken[words]]
 
 
+def marked(logits: np.ndarray[Any, Any], share: float) -> Places:
+    """Positions of a sequence's marked pieces, ascending: those with a logit [n] above 0, of more than `share` of all that can be
+    predicted the largest, and never less than one (Gu et al. 2020). What can never be predicted has the logit -inf."""
+    found = np.flatnonzero(logits > 0)
+    most = max(1, int(share * np.isfinite(logits).sum() + 1e-9))
+    return np.sort(found[np.argsort(-logits[found], kind="stable")[:most]])
+
+
+def as_many(logits: np.ndarray[Any, Any], share: float, rng: np.random.Generator) -> Places:
+    """Random positions of a sequence, ascending, as many as are `marked`: the control."""
+    return np.sort(rng.choice(np.flatnonzero(np.isfinite(logits)), len(marked(logits, share)), replace=False))
+
+
 class Chunks(Sequence[tuple[Ids, Ids]]):
     """(pieces, word numbers) of every sequence, cut from the documents when asked for."""
 
@@ -76,10 +94,14 @@ class Chunks(Sequence[tuple[Ids, Ids]]):
     def __getitem__(self, index: int | slice) -> tuple[Ids, Ids] | list[tuple[Ids, Ids]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        document, part = int(self.document[index]), int(self.part[index])
-        ids = self.pieces[document]
-        start, end = (len(ids) * k // int(self.parts[document]) for k in (part, part + 1))
-        return ids[start:end], self.pieces.words(document, start, end)
+        document, start, end = (int(each[index]) for each in self.places)
+        return self.pieces[document][start:end], self.pieces.words(document, start, end)
+
+    @cached_property
+    def places(self) -> tuple[Places, Places, Places]:
+        """(document, first piece, piece after the last) of every sequence, each [sequences]."""
+        length, parts = self.pieces.lengths[self.document], self.parts[self.document]
+        return self.document, length * self.part // parts, length * (self.part + 1) // parts
 
 
 def chunks(pieces: Pieces, budget: int) -> Chunks:

@@ -23,8 +23,9 @@ from trainables.encoder import Base, load_encoder_weights
 from trainables.faults import ConfigError
 from trainables.loop import Job, Row, Runtime
 from trainables.masked_lm import MaskedLM, masked_lm
-from trainables.masking import chunks, corrupt
+from trainables.masking import as_many, chunks, corrupt, corrupt_at, marked
 from trainables.pack import Batch, Example
+from trainables.selective import Logits, write_chosen
 from trainables.tokenise import Pieces
 
 EVALUATIONS = 20
@@ -43,6 +44,8 @@ class Objective:
     example: Callable[[int, np.random.Generator], Example]
     """A sequence by its number as one visit sees it."""
     loss: Callable[[nn.Module, Batch], torch.Tensor]
+    artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
+    """What belongs into the artifact beside weights."""
 
 
 def job(
@@ -53,12 +56,13 @@ def job(
     tokenise: Tokenise,
     milestones: frozenset[int],
     runtime: Runtime,
+    marks: Path | None = None,
 ) -> Job:
-    """Go on pre-training `base`, or the weights of `parent`, on a corpus.
+    """Go on pre-training `base`, or the weights of `parent`, on a corpus, masked at random or by its `marks`, a file of logits.
 
     Raises ConfigError for an encoder without what the objective needs, and for a corpus without a single piece.
     """
-    objective = _objective(stage, base, corpus, tokenise)
+    objective = _objective(stage, base, corpus, tokenise, marks)
     model, sequences = objective.model, objective.sequences
     if not sequences:
         raise ConfigError(["corpus: the tokenizer finds no pieces in its texts"])
@@ -98,11 +102,14 @@ def job(
         evaluate_at=milestones | frozenset(range(every, stage.schedule_steps + 1, every)),
         evaluate=evaluate,
         seed=stage.seed,
+        artifact_files=objective.artifact_files,
     )
 
 
-def _objective(stage: Pretrain, base: Base, corpus: Corpus, tokenise: Tokenise) -> Objective:
+def _objective(stage: Pretrain, base: Base, corpus: Corpus, tokenise: Tokenise, marks: Path | None) -> Objective:
     """The stage's objective; without next-sentence prediction where the corpus has no pairs to learn from, with a notice."""
+    if marks is not None:
+        return _by_marks(stage, base, tokenise(corpus.texts, corpus.digest), Logits(marks))
     if stage.objective == "mlm":
         return _masked(stage, base, tokenise(corpus.texts, corpus.digest))
     found, counts = sentences.split(corpus.texts, stage.language)
@@ -123,6 +130,38 @@ def _masked(stage: Pretrain, base: Base, pieces: Pieces) -> Objective:
         return Example(base.special.wrap(inputs), masked=(places + len(base.special.prefix), targets))
 
     return Objective(masked_lm(base, stage.dropout, stage.seed), len(sequences), example, masked_cross_entropy)
+
+
+def _by_marks(stage: Pretrain, base: Base, pieces: Pieces, logits: Logits) -> Objective:
+    """Masked language modelling at the marked pieces (Gu et al. 2020), or at as many random ones, of the sequences that have any.
+
+    Raises ConfigError where none has.
+    """
+    sequences = chunks(pieces, stage.max_length - base.special.count)
+    document, first, last = sequences.places
+    starts = (np.cumsum(pieces.lengths) - pieces.lengths)[document]  # of the documents, among all pieces
+    used = np.flatnonzero(logits.any_marked(starts + first))
+    if len(sequences) and not len(used):
+        raise ConfigError([f"{stage.name}: the marker marks no piece of the corpus; give the marks a higher threshold"])
+
+    def logits_of(index: int) -> np.ndarray:
+        return logits[int(starts[index] + first[index]) : int(starts[index] + last[index])]
+
+    def example(index: int, rng: np.random.Generator) -> Example:
+        ids, found = sequences[int(used[index])][0], logits_of(int(used[index]))
+        share = stage.mask_share
+        wanted = marked(found, share) if stage.masking == "selective" else as_many(found, share, rng)
+        inputs, places, targets = corrupt_at(wanted, ids, base.special, rng)
+        return Example(base.special.wrap(inputs), masked=(places + len(base.special.prefix), targets))
+
+    def artifact_files(folder: Path) -> dict[str, Path]:
+        texts = ((sequences[index], marked(logits_of(index), stage.mask_share)) for index in range(len(sequences)))
+        return write_chosen(folder, base, texts) if stage.masking == "selective" else {}
+
+    model = masked_lm(base, stage.dropout, stage.seed)
+    if left := len(sequences) - len(used):
+        model.notices += (f"{stage.name}: {left} of {len(sequences)} sequences have no marked piece and are left out",)
+    return Objective(model, len(used), example, masked_cross_entropy, artifact_files)
 
 
 def _paired(stage: Pretrain, base: Base, documents: pairs.Documents) -> Objective:

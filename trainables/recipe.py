@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import finetune, multitask, pretrain
-from trainables.config import Execution, Finetune, Multitask, Pretrain, Recipe
+from trainables import finetune, multitask, pretrain, selective
+from trainables.config import Execution, Finetune, Marks, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.data import TaskData
+from trainables.derived import once
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
 from trainables.features import Features
@@ -25,16 +26,20 @@ from trainables.identity import (
     Node,
     corpus_of,
     encoder_id,
+    logits_id,
     members_of,
     milestone_id,
     nodes,
     recipe_name,
+    scored_texts,
+    scores_id,
     target_of,
     test_id,
     train_split,
     vocabulary_texts,
 )
 from trainables.loop import Job, Position, Row, Runtime, train
+from trainables.marker import marker
 from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
@@ -43,6 +48,8 @@ from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current
 
 log = logging.getLogger(__name__)
+BEST = "best.safetensors"
+"""In a state: the weights of the best evaluation so far, where a stage keeps these."""
 
 
 def resolved(recipe: Recipe, execution: Execution) -> Recipe:
@@ -69,11 +76,11 @@ def run(
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
         about = {
             "recipe": recipe_name(recipe),
-            "stage": node.stage.kind,
+            "stage": node.whole.kind,
             "stage_name": node.stage.name,
             "stage_id": node.stage_id,
             "task": recipe.task,
-            "seed": recipe.seed if node.stage.kind == "finetune" else node.stage.seed,
+            "seed": node.seed,
             "precision": recipe.precision,
         }
         for row in _stage(recipe, node, wanted, store, execution, world):
@@ -93,10 +100,11 @@ def _stage(
     recipe: Recipe, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
 ) -> Iterator[Row]:
     """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
-    missing = _missing(wanted, store, world)
+    needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
+    missing = _missing(wanted, store, world, needs)
     while missing:
-        with world.claimed(store, node.trajectory_id) as owned:
-            missing = _missing(wanted, store, world)
+        with world.claimed(store, node.trajectory_id, needs) as owned:
+            missing = _missing(wanted, store, world, needs)
             if missing and owned:
                 yield from _compute(recipe, node, {step: wanted[step] for step in missing}, store, execution, world)
                 return
@@ -106,8 +114,8 @@ def _stage(
         yield row | {"source": "loaded"}
 
 
-def _missing(wanted: Mapping[int, str], store: Store, world: World) -> list[int]:
-    return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and store.get(name) is None))
+def _missing(wanted: Mapping[int, str], store: Store, world: World, needs: Sequence[str]) -> list[int]:
+    return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and store.get(name, needs) is None))
 
 
 def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
@@ -129,20 +137,22 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
-    at = _restore(job, store, node.trajectory_id, min(wanted), world)
+    at, best = _restore(job, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
             return
         if at.rows and at.rows[-1]["step"] == at.step:
             at.rows[-1].update(about)
+            if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
+                best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
             if at.step in wanted:
-                _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder))
+                _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder), best)
             if at.step == job.steps:
                 store.drop_state(node.trajectory_id)
             else:
-                files = _state_files(job, Path(folder))
+                files = _state_files(job, Path(folder), best)
                 store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
 
     for row in at.rows:
@@ -155,15 +165,59 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
         tokenise = partial(tokens, base=base, store=store)
-        return pretrain.job(node.stage, base, parent, corpus_of(recipe, node.stage), tokenise, steps, runtime)
+        marks = _logits(recipe, node.stage, node.reads, store, runtime) if node.reads else None
+        return pretrain.job(node.stage, base, parent, corpus_of(recipe, node.stage), tokenise, steps, runtime, marks)
+    if isinstance(node.stage, Marks):
+        scores, train = _scores(recipe, node, store, runtime), _pieces(target_of(recipe), base, store)["train"]
+        return selective.job(node.stage, base, parent, train, scores, node.steps, runtime)
     if isinstance(node.stage, Multitask):
         members = members_of(recipe, node.stage)
         each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
         return multitask.job(node.stage, base, parent, members, each, runtime)
     whole = target_of(recipe)
-    data = replace(whole, train=train_split(whole, node.stage, recipe.seed))
+    data = replace(whole, train=train_split(whole, node.stage, node.seed))
     kept = _features(recipe, node, store)
-    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), recipe.seed, runtime, head_key(whole), kept)
+    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), node.seed, runtime, head_key(whole), kept)
+
+
+def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
+    """The scores that a marker learns from: made once for all markers of this threshold."""
+    stage, data, base = node.stage, target_of(recipe), base_of(recipe)
+    assert isinstance(stage, Marks)
+    assert node.reads is not None
+    scorer = node.reads
+
+    def make(folder: Path) -> dict[str, Path]:
+        model = finetune.model_of(stage.scorer, base, len(data.labels), node.seed)
+        _put_weights(model, store, scorer, runtime)
+        pieces = _pieces(data, base, store)["train"]
+        return selective.write_scores(folder, stage, model, base, pieces, data.train.labels, scored_texts(stage, data), runtime)
+
+    about = {"kind": "scores", "parent": scorer}
+    return once(store, runtime.world, scores_id(stage, scorer), about, selective.SCORES, make)
+
+
+def _logits(recipe: Recipe, stage: Pretrain, marks: str, store: Store, runtime: Runtime) -> Path:
+    """The marker's logits on a corpus: made once for all stages that are masked by them."""
+    base, corpus = base_of(recipe), corpus_of(recipe, stage)
+
+    def make(folder: Path) -> dict[str, Path]:
+        artifact = store.get(marks)
+        assert artifact is not None, f"artifact {marks} vanished from the store"
+        model, length = marker(base, 0.0, 0), artifact.manifest["settings"]["max_length"]
+        _put_weights(model, store, marks, runtime)
+        return selective.write_logits(folder, model, length, base, tokens(corpus.texts, corpus.digest, base, store), runtime)
+
+    about = {"kind": "logits", "parent": marks}
+    return once(store, runtime.world, logits_id(marks, corpus), about, selective.LOGITS, make)
+
+
+def _put_weights(model: torch.nn.Module, store: Store, name: str, runtime: Runtime) -> None:
+    """Give a model the weights of an artifact, for evaluation."""
+    artifact = store.get(name)
+    assert artifact is not None, f"artifact {name} vanished from the store"
+    _copy(load_file(artifact.path(WEIGHTS)), dict(model.named_parameters()))
+    model.to(runtime.device).eval()
 
 
 def _features(recipe: Recipe, node: Node, store: Store) -> Features | None:
@@ -194,12 +248,15 @@ def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Piece
     return pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
 
 
-def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> Position:
-    """Put weights and moments where the saved state stands, unless that is past what is wanted. All ranks read the same state."""
+def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> tuple[Position, dict[str, torch.Tensor]]:
+    """Put weights and moments where the saved state stands, unless that is past what is wanted. All ranks read the same state.
+
+    (the position, the best weights so far of a job that keeps these).
+    """
     state = store.load_state(name)
     step = world.broadcast(state.step if state else 0)
     if state is None or step > first_wanted:
-        return Position()
+        return Position(), {}
     assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
     _copy(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
     moments = load_file(state.path("optimizer.safetensors"))
@@ -209,7 +266,8 @@ def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World)
             for key in ("step", "exp_avg", "exp_avg_sq")
             if f"{index}.{key}" in moments
         }
-    return Position(**state.meta["position"])
+    at = Position(**state.meta["position"])
+    return at, load_file(state.path(BEST)) if job.best and at.rows else {}
 
 
 def _optimised(job: Job) -> list[tuple[dict[str, Any], torch.nn.Parameter]]:
@@ -222,7 +280,7 @@ def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Para
             parameter.copy_(source[name])
 
 
-def _state_files(job: Job, folder: Path) -> dict[str, Path]:
+def _state_files(job: Job, folder: Path, best: Mapping[str, torch.Tensor]) -> dict[str, Path]:
     """Weights and moments: with the position, everything that a bit-for-bit resume needs."""
     moments = {
         f"{index}.{key}": value.contiguous()
@@ -233,6 +291,7 @@ def _state_files(job: Job, folder: Path) -> dict[str, Path]:
     return {
         WEIGHTS: _saved(dict(job.model.named_parameters()), folder / "state.safetensors"),
         "optimizer.safetensors": _saved(moments, folder / "optimizer.safetensors"),
+        **({BEST: _saved(best, folder / BEST)} if best else {}),
     }
 
 
@@ -242,11 +301,19 @@ def _saved(tensors: Mapping[str, torch.Tensor], path: Path) -> Path:
 
 
 def _publish(
-    job: Job, recipe: Recipe, node: Node, name: str, at: Position, store: Store, execution: Execution, folder: Path
+    job: Job,
+    recipe: Recipe,
+    node: Node,
+    name: str,
+    at: Position,
+    store: Store,
+    execution: Execution,
+    folder: Path,
+    best: Mapping[str, torch.Tensor],
 ) -> None:
     files = job.artifact_files(folder)
-    if node.stage.kind != "finetune" or execution.keep_weights:
-        files[WEIGHTS] = _saved(model_state(job.model), folder / WEIGHTS)
+    if node.whole.kind != "finetune" or execution.keep_weights:
+        files[WEIGHTS] = _saved(best or model_state(job.model), folder / WEIGHTS)
     manifest = {
         "kind": node.stage.kind,
         "settings": node.stage.canonical(),
@@ -255,7 +322,7 @@ def _publish(
         "rows": at.rows,
         "tokens": at.tokens,
         "seconds": at.seconds,
-        "seed": recipe.seed,
+        "seed": node.seed,
         "precision": recipe.precision,
     }
     store.publish(name, manifest, files, move=True)

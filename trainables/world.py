@@ -62,12 +62,12 @@ class World:
         return bool(value.item())
 
     @contextmanager
-    def claimed(self, store: Store, name: str) -> Iterator[bool]:
-        """Rank 0 claims a stage for all ranks; False when someone else finished it meanwhile."""
+    def claimed(self, store: Store, name: str, needs: Sequence[str] = ()) -> Iterator[bool]:
+        """Rank 0 claims a stage for all ranks; False when someone else finished it meanwhile, with the files that it `needs`."""
         if not self.leads:
             yield self.broadcast(False)
             return
-        with store.claim(name) as claim:
+        with store.claim(name, needs=needs) as claim:
             yield self.broadcast(claim is not None)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:

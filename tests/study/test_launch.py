@@ -391,3 +391,37 @@ def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
     assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
     assert test["recipe"] == "BERT-IDPT-MFiT-FiT"
     assert (tmp_path / "run" / "report" / "report.html").exists()
+
+
+def test_selective_masking_goes_through_a_study(tmp_path: Path) -> None:
+    """Scorer, marker and what is masked by it are shared under Ray Train; then the words are shown."""
+    shared = {"batch_size": 8, "max_length": 24, "learning_rate": 1e-3}
+    path = write_study(
+        tmp_path,
+        recipe=[
+            {"marks": shared | {"epochs": 2, "scorer_epochs": 1, "scorer_learning_rate": 1e-3}},
+            {"pretrain": shared | {"schedule_steps": 4, "steps": 4, "masking": "selective"}},
+            {"finetune": shared | {"epochs": 1, "head_tokens": 6}},
+        ],
+        space={},
+        search={},
+        budget={"trials": 1},
+        final={"top_k": 1, "seeds": 1},
+    )
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = [(row["kind"], row["name"], row["status"]) for row in records(tmp_path / "run", "stage")]
+    names = [("marks", "marks.scorer"), ("marks", "marks"), ("pretrain", "pretrain")]
+    assert stages == [(*name, "computed") for name in names]
+    evaluations = records(tmp_path / "run", "evaluation")
+    marked = [row for row in evaluations if row["stage_name"] == "marks"]
+    assert [(row["split"], row["epoch"]) for row in marked] == [("heldout", 1), ("heldout", 2)]
+    assert all(0 <= row["mark_f1"] <= 1 for row in marked)
+    assert {row["recipe"] for row in evaluations if row.get("trial")} == {"BERT-ITPT(selective)-FiT"}
+    (trial,) = [row for row in records(tmp_path / "run", "trial") if row["phase"] == "search" and row["status"] != "started"]
+    assert (trial["status"], len(trial["stage_ids"])) == ("complete", 4)
+    shown = study("marks", tmp_path / "run", "--store", tmp_path / "store", "--texts", 2)
+    assert shown.returncode == 0, shown.stderr
+    assert "marks: words of the task's training texts" in shown.stdout
+    assert "pretrain: what was masked in the corpus" in shown.stdout
+    assert "marks.scorer" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import documents_file, multitask_recipe, tiny_recipe
+from tests.helpers import documents_file, marks_recipe, multitask_recipe, tiny_recipe
 from trainables import evaluate, finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
@@ -49,7 +49,7 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask", "features"])
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask", "features", "marks"])
 def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
 
@@ -60,6 +60,9 @@ def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.M
         recipe = multitask_recipe(tmp_path, {"batch_size": 7, "learning_rate": 2e-4}, learning_rate=2e-4)
     elif first == "features":
         recipe = tiny_recipe(tmp_path, freeze="encoder", pooling="bilstm", attention_penalty=0.1, lstm_width=8, learning_rate=2e-4)
+    elif first == "marks":  # every word is marked, so that no score lies so near the threshold that rounding decides
+        marks = {"batch_size": 7, "learning_rate": 2e-4, "scorer_learning_rate": 2e-4, "threshold": 0.9, "stop_words": "none"}
+        recipe = marks_recipe(tmp_path, marks, {"batch_size": 7, "masking": "matched"}, learning_rate=2e-4)
     else:
         corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
         pretrain = {"steps": 3, "batch_size": 7, "objective": first, "corpus": corpus}
@@ -79,7 +82,7 @@ def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.M
     for _, shared, sources in answers:
         assert set(sources) == {"loaded"}
         for one, two in zip(rows, shared, strict=True):
-            for key in ("step", "tokens", "split", "stage_id", "error_rate_percent"):
+            for key in ("step", "tokens", "split", "stage_id", "error_rate_percent", "mark_f1"):
                 assert one.get(key) == two.get(key), key
             assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
     two = Store(str(tmp_path / "two")).get(nodes(recipe)[-1].stage_id)
