@@ -27,6 +27,10 @@ class FixedPretrain(Pretrain):
     def _within_schedule(self) -> FixedPretrain:
         return self
 
+    @model_validator(mode="after")
+    def _selectable(self) -> FixedPretrain:
+        return self
+
 
 class FixedFinetune(Finetune):
     """Fixed settings of the fine-tuning stage; what they must be together is checked with the space over them."""
