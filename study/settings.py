@@ -146,7 +146,8 @@ class Study(Model):
     """Where training starts."""
     recipe: tuple[FixedStage, ...] = (FixedFinetune(),)
     """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}` or `{finetune: {...}}` with its fixed settings; the last one
-    is finetune."""
+    is finetune. Or a recipe of the papers by its name, `TAPT`, or `{TAPT: {finetune.epochs: 3}}` with settings over it: see
+    [named recipes](recipes.md)."""
     precision: Precision = "auto"
     """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
     seed: int = 0

@@ -122,7 +122,7 @@ def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for name, stage in stages.items():
         paths = [f"{name}.{field}" for field in COUPLED.get(getattr(stage, "kind", ""), ())]
-        for params in _corners(space, fixed_values(stages), paths):
+        for params in combinations(space, fixed_values(stages), paths):
             try:
                 validate(_checked(type(stage)), with_params(name, stage, params))
             except ConfigError as error:
@@ -142,7 +142,7 @@ def _checked(stage: type[Model]) -> type[Model]:
     return getattr(stage, "checked", stage)
 
 
-def _corners(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
+def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
     """Combinations of the extreme values of `paths` and of what they depend on."""
     relevant: list[str] = []
     todo = [path for path in paths if path in space]

@@ -200,8 +200,15 @@ class Pretrain(Optimisation):
 
     @model_validator(mode="after")
     def _within_schedule(self) -> Pretrain:
-        if self.epochs is None and self.steps > self.schedule_steps:
-            raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
+        if self.epochs is None:
+            if self.steps > self.schedule_steps:
+                raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
+            return self
+        for name in ("steps", "schedule_steps"):
+            if (given := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place: leave one out (epochs: null)"
+                )
         return self
 
     @model_validator(mode="after")
