@@ -15,7 +15,7 @@ from typing import Any
 
 from study.settings import STAGE_KINDS
 from study.space import NOT_SEARCHED
-from trainables.faults import near
+from trainables.faults import closest, near
 
 Entry = dict[str, dict[str, Any]]
 """A stage as a study file writes it: {kind: settings}."""
@@ -134,7 +134,7 @@ def stages_of(recipe: str | dict[str, Any]) -> tuple[str | None, list[Entry], li
     name, given = _asked(recipe)
     if name not in RECIPES:
         kinds = ", ".join(STAGE_KINDS)
-        stage = f"; a stage stands in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else near(str(name), RECIPES)
+        stage = f"; a stage stands in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else _near(str(name))
         what = (
             f"no recipe is called {name!r}{stage}" if name else f"{recipe!r:.80} given; it should be one name, or a list of {kinds}"
         )
@@ -144,6 +144,13 @@ def stages_of(recipe: str | dict[str, Any]) -> tuple[str | None, list[Entry], li
         example = f"{{{_stage_names(stages)[-1]}.learning_rate: 3e-5}}"
         return name, stages, [f"recipe.{name}: {given!r:.80} given; it should be settings by their paths, such as {example}"]
     return name, stages, list(_set_all(name, stages, given or {}))
+
+
+def _near(name: str) -> str:
+    """The recipe that is meant, whatever its case, else all of them."""
+    folded = {each.casefold(): each for each in RECIPES}
+    close = closest(name.casefold(), folded)
+    return f"; did you mean {folded[close]!r}?" if close else f"; allowed: {', '.join(RECIPES)}"
 
 
 def _asked(recipe: str | dict[str, Any]) -> tuple[str | None, Any]:
@@ -202,7 +209,7 @@ def show() -> str:
     for name, recipe in RECIPES.items():
         lines += [f"{name}: {' -> '.join(_stage_names(recipe.stages))}", *_indented(f"{recipe.what} ({recipe.source})")]
         lines += _indented(_line(name)) if recipe.needs else []
-    return "\n".join([*lines, "", "docs/recipes.md has their settings; own ones go over them: recipe: {TAPT: {tapt.epochs: 10}}"])
+    return "\n".join([*lines, "", "Settings: docs/recipes.md. Own ones over them: recipe: {TAPT: {tapt.epochs: 10}}"])
 
 
 def _indented(text: str) -> list[str]:

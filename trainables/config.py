@@ -206,9 +206,7 @@ class Pretrain(Optimisation):
             return self
         for name in ("steps", "schedule_steps"):
             if (given := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(
-                    f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place: leave one out (epochs: null)"
-                )
+                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place; for steps set epochs: null")
         return self
 
     @model_validator(mode="after")

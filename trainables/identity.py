@@ -103,12 +103,13 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
     parent: str | None = None
     root = encoder_id(recipe)
     for stage in recipe.stages:
+        if isinstance(stage, Pretrain) and stage.trains:
+            stage = stage.counted(len(corpus_of(recipe, stage).texts))
         common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision}
         if isinstance(stage, Pretrain):
             if not stage.trains:
                 continue
             corpus = corpus_of(recipe, stage)
-            stage = stage.counted(len(corpus.texts))
             read = corpus.digest if stage.select == "all" else pool_of(recipe, stage).digests
             run = stage_id("pretrain", common | {"data": read})
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, _pretrain_tokens(stage, corpus))
