@@ -248,7 +248,7 @@ def test_torn_vectors_are_computed_again(tmp_path: Path, store: Store) -> None:
 
 
 def test_epochs_are_steps(tmp_path: Path) -> None:
-    """45 training texts, 8 a batch: 6 steps a pass. The same as those steps written out; half passes too, never less than a step."""
+    """45 training texts, 8 a batch: 6 steps a pass. The same as those steps written out; half passes too, never no step."""
 
     def node(**pretrain: Any) -> Any:
         return nodes(tiny_recipe(tmp_path, pretrain=pretrain))[0]

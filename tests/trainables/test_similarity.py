@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tracemalloc
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,12 +77,27 @@ def test_cosines_do_not_depend_on_the_size_of_chunks() -> None:
         assert nearest(q, c, 7, block=2, chunk=chunk).tolist() == expected
 
 
-def test_takes_a_mapped_file(tmp_path: object) -> None:
+def test_takes_a_mapped_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = unit(rng.normal(size=(50, 8))).astype(np.float32)
-    np.save(f"{tmp_path}/rows.npy", rows)
-    mapped = np.load(f"{tmp_path}/rows.npy", mmap_mode="r")
+    np.save(tmp_path / "rows.npy", rows)
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
     assert nearest(mapped[:5], mapped, 3, chunk=7).tolist() == nearest(rows[:5], rows, 3).tolist()
+
+
+def test_memory_does_not_grow_with_the_candidates(tmp_path: Path) -> None:
+    """Candidates in a mapped file; what grows is a byte each, which marks the chosen ones."""
+    rng = np.random.default_rng(0)
+    rows = unit(rng.normal(size=(40_000, 16))).astype(np.float32)
+    np.save(tmp_path / "rows.npy", rows)
+    mapped, queries = np.load(tmp_path / "rows.npy", mmap_mode="r"), rows[:40].copy()
+    peaks = []
+    for count in (5_000, 40_000):
+        tracemalloc.start()
+        nearest(queries, mapped[:count], 10, block=16, chunk=500)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 60_000 < 2**21
 
 
 def test_tfidf_is_scikit_learns() -> None:
