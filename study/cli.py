@@ -188,6 +188,15 @@ def tasks(
 
 
 @cli.command(epilog=EPILOG)
+def recipes() -> int:
+    """List the papers' recipes, each of which a study file can name in one line: `recipe: TAPT`."""
+    from study import recipes as table
+
+    click.echo(table.show())
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
 @click.argument("sources", metavar="TASK|FILE...", nargs=-1, required=True)
 @TEXT
 @click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Unigrams of a vocabulary.")

@@ -13,6 +13,7 @@ from pydantic import create_model
 
 from study.estimate import encoder_settings, layers_of
 from study.paths import with_absolute_paths
+from study.recipes import missing_texts, stages_of
 from study.reference import document
 from study.settings import (
     STAGE_KINDS,
@@ -26,8 +27,8 @@ from study.settings import (
     members,
 )
 from study.space import Space, extremes, fixed_values
+from study.space_faults import combinations, path_faults, point_faults
 from study.space_faults import faults as space_faults
-from study.space_faults import path_faults, point_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
 from trainables.config import Finetune, Marks, Model, Multitask, Pretrain, Stage, Task, marks_faults, scoring_faults
@@ -55,7 +56,14 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
         raise ConfigError([f"{source}: {'empty' if data is None else 'a study file is a mapping of fields to values'}"])
     if isinstance(data.get("tasks"), list):
         data["tasks"] = dict.fromkeys(map(str, data["tasks"]), "known")
-    faults = [fault for override in overrides for fault in _override(data, override)]
+    name, faults = _expand_name(data)
+    for override in overrides:
+        faults += _override(data, override)
+        if override.partition("=")[0].strip() == "recipe":
+            name, more = _expand_name(data)
+            faults += more
+    if name is not None:
+        faults += missing_texts(name, data["recipe"], data.get("space"))
     faults += [*_expand_tasks(data), *_expand_recipe(data), *_expand_search(data)]
     parts, more = _sections(data)
     faults += [*more, *_cross_faults(parts, data)]
@@ -130,6 +138,14 @@ def _expand_tasks(data: dict[str, Any]) -> Iterator[str]:
             del tasks[name]
             unknown = f"no known task has this name{near(str(name), TABLE)}"
             yield f"tasks.{name}: {instructions(name) if name in TABLE else unknown}"
+
+
+def _expand_name(data: dict[str, Any]) -> tuple[str | None, list[str]]:
+    """Write out the stages of a recipe that is given by a name. Returns (the name, faults)."""
+    if not isinstance(data.get("recipe"), str | dict):
+        return None, []
+    name, data["recipe"], faults = stages_of(data["recipe"])
+    return name, faults
 
 
 def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:
@@ -304,6 +320,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         for entries in _corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
             gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
+        for _, stage in _pretraining(study):
+            gather(partial(_selection_notices, study, stage))
         for place, stage in _paired_stages(study):
             gather(partial(_pair_notices, study, place, stage))
         for names in _member_choices(study):
@@ -323,17 +341,38 @@ def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str,
 
 def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
     """The corpora that further pre-training can read in this study."""
-    for stage in study.recipe:
-        if isinstance(stage, Pretrain) and any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
-            for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
-                yield tuple(names)
+    for _, stage in _pretraining(study):
+        for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+            yield tuple(names)
+
+
+def _pretraining(study: Study) -> Iterator[tuple[int, Pretrain]]:
+    """(place in the recipe, stage) of further pre-training that some trial does."""
+    for index, stage in enumerate(study.recipe):
+        if isinstance(stage, Pretrain):
+            lengths = [extremes(f"{stage.name}.{field}", study.space, study.fixed) for field in ("steps", "epochs")]
+            if any(map(any, lengths)):
+                yield index, stage
+
+
+def _selection_notices(study: Study, stage: Pretrain) -> Iterator[str]:
+    """What is to be known of what a stage can select from. Raises ConfigError where that is nothing."""
+    from trainables.corpus import load_corpus
+    from trainables.data import load_task
+    from trainables.selection import pool
+
+    target = load_task(study.task, study.tasks[study.task])
+    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours")]
+    for params in combinations(study.space, study.fixed, paths):
+        select, corpus, neighbours = ({**study.fixed, **params}[path] for path in paths)
+        if select != "all":
+            names, files = corpus_names.members(corpus, study.task, study.tasks)
+            yield from pool(load_corpus(names, study.used_tasks, files), target, study.task in names).notices(neighbours)
 
 
 def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
     """(place of the objective, stage) of further pre-training that can come with next-sentence prediction."""
-    for index, stage in enumerate(study.recipe):
-        if not isinstance(stage, Pretrain) or not any(extremes(f"{stage.name}.steps", study.space, study.fixed)):
-            continue
+    for index, stage in _pretraining(study):
         path = f"{stage.name}.objective"
         if "mlm+nsp" in extremes(path, study.space, study.fixed):
             yield f"space.{path}" if path in study.space else f"recipe.{index}.pretrain.objective", stage

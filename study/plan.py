@@ -213,7 +213,7 @@ def plan(study: Study, store: Store) -> Plan:
 def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[Stage]:
     for each in shared:
         for node in each.nodes:
-            label = f"{each.name}, {node.steps} steps on {', '.join(_reads(study, node))}"
+            label = f"{each.name}, {node.steps} steps on {', '.join(_reads(study, node))}{_selects(node)}"
             cached = store.get(node.stage_id, digests=False) is not None
             yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
 
@@ -223,6 +223,12 @@ def _reads(study: Study, node: Node) -> Iterable[str]:
     if node.stage.kind == "multitask":
         return node.stage.tasks or study.used_tasks
     return map(short, getattr(node.stage, "corpus", ()) or (study.task,))
+
+
+def _selects(node: Node) -> str:
+    """What a shared stage takes of its corpus, where that is not all."""
+    how = getattr(node.stage, "select", "all")
+    return "" if how == "all" else f", {how} {getattr(node.stage, 'neighbours', '')}"
 
 
 def _draws(study: Study) -> list[Params]:

@@ -44,6 +44,10 @@ class FixedPretrain(Pretrain):
     def _pieces_by_marks(self) -> FixedPretrain:
         return self
 
+    @model_validator(mode="after")
+    def _selectable(self) -> FixedPretrain:
+        return self
+
 
 class FixedFinetune(Finetune):
     """Fixed settings of the fine-tuning stage; what they must be together is checked with the space over them."""
@@ -168,7 +172,8 @@ class Study(Model):
     """Where training starts."""
     recipe: tuple[FixedStage, ...] = (FixedFinetune(),)
     """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}`, `{marks: {...}}` or `{finetune: {...}}` with its fixed
-    settings; the last one is finetune."""
+    settings; the last one is finetune. Or a recipe of the papers by its name, `TAPT`, or `{TAPT: {finetune.epochs: 3}}` with
+    settings over it: see [named recipes](recipes.md)."""
     precision: Precision = "auto"
     """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
     seed: int = 0

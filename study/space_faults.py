@@ -30,7 +30,8 @@ from trainables.faults import ConfigError, closest, near, validate
 
 _CUT = ("max_length", "truncation", "head_tokens")
 _CORRUPTED = ("objective", "whole_word", "masking")
-COUPLED = {"pretrain": ("steps", "schedule_steps", *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, "pooling")}
+_READ = ("steps", "schedule_steps", "epochs", "select", "corpus")
+COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, "pooling")}
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 
@@ -123,7 +124,7 @@ def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for name, stage in stages.items():
         paths = [f"{name}.{field}" for field in COUPLED.get(getattr(stage, "kind", ""), ())]
-        for params in _corners(space, fixed_values(stages), paths):
+        for params in combinations(space, fixed_values(stages), paths):
             try:
                 validate(_checked(type(stage)), with_params(name, stage, params))
             except ConfigError as error:
@@ -143,7 +144,7 @@ def _checked(stage: type[Model]) -> type[Model]:
     return getattr(stage, "checked", stage)
 
 
-def _corners(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
+def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
     """Combinations of the extreme values of `paths` and of what they depend on."""
     relevant: list[str] = []
     todo = [path for path in paths if path in space]

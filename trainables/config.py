@@ -152,6 +152,15 @@ class Pretrain(Optimisation):
     tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
     fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
     have a column `text`. Near copies of any task's validation or test texts are taken out."""
+    select: Literal["all", "nearest", "random"] = "all"
+    """What of the corpus is read (Gururangan et al. 2020, section 5.2): all of it; of the texts that are not the target's own those
+    that are nearest to the target's training texts; or as many of them as that, drawn at random by `seed`, as control. The
+    target's own texts are read beside the selected ones where the corpus names them, such as `[within-task, pool.txt]`."""
+    neighbours: Annotated[int, Field(ge=1)] = 50
+    """How many nearest texts each training text of the target selects, by cosine; the union is read. The paper has 50, 150, 500."""
+    embeddings: Literal["tfidf", "encoder"] = "tfidf"
+    """Vectors that are compared: TF-IDF of words; or the mean over a text's pieces of the last layer of the encoder that the
+    recipe starts from, which also serves languages without spaces."""
     objective: Literal["mlm", "mlm+nsp"] = "mlm"
     """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained, and the loss the sum
     of both; where nearly all texts are single sentences it is off, with a notice."""
@@ -161,6 +170,10 @@ class Pretrain(Optimisation):
     """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
     schedule_steps: Annotated[int, Field(ge=1)] = 100_000
     """Length of the schedule, in optimizer steps. All values of `steps` are milestones of this one trajectory."""
+    epochs: Positive | None = None
+    """Passes over the corpus, in place of `steps` and `schedule_steps`: as many steps as such passes take with a sequence a text
+    and a short last batch each. Texts that are cut into several sequences make it fewer passes, a corpus smaller than a batch more,
+    since batches are always full. Each value is a trajectory of its own. null: `steps` counts."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate."""
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -178,10 +191,43 @@ class Pretrain(Optimisation):
     seed: int = 0
     """Seed of masks, order and dropout. The trial's own seed does not enter, so that all seeds share the trajectory."""
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is a step to take."""
+        return self.epochs is not None or self.steps > 0
+
+    def counted(self, texts: int) -> Pretrain:
+        """The stage with its steps in place of `epochs`, on a corpus of so many texts."""
+        if self.epochs is None:
+            return self
+        steps = max(1, round(-(-texts // self.batch_size) * self.epochs))
+        return self.model_copy(update={"steps": steps, "schedule_steps": steps, "epochs": None})
+
     @model_validator(mode="after")
     def _within_schedule(self) -> Pretrain:
-        if self.steps > self.schedule_steps:
-            raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
+        if self.epochs is None:
+            if self.steps > self.schedule_steps:
+                raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
+            return self
+        for name in ("steps", "schedule_steps"):
+            if (given := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place; for steps set epochs: null")
+        return self
+
+    @model_validator(mode="after")
+    def _selectable(self) -> Pretrain:
+        if self.select == "all":
+            return self
+        if self.epochs is not None:
+            raise ValueError(
+                f"epochs is {self.epochs:g}, but how many texts select {self.select} leaves is known only when they are selected:"
+                " give steps and schedule_steps"
+            )
+        if set(self.corpus) <= {corpus_names.WITHIN_TASK}:
+            raise ValueError(
+                f"select is {self.select}, but the corpus holds the target's own texts alone: name what to select from, such as"
+                " corpus: [within-task, pool.txt]"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """What determines the result of a stage, hashed to its id. Imports no torch.
 
 Left out by name, because the result does not depend on it: a stage's `name`, how far one goes along a trajectory (`steps`:
-its milestones have ids of their own), everything in `Execution`, and names and paths of data, for which a digest of their
-content stands.
+its milestones have ids of their own; `epochs` amount to steps), everything in `Execution`, and names and paths of data, for which a
+digest of their content stands.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
 from trainables.faults import ConfigError
 from trainables.members import Members, load_members
+from trainables.selection import Pool, pool
 from trainables.store import stage_id
 
-NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "multitask": ("name", "tasks"), "marks": ("name",), "finetune": ("name",)}
+NOT_IDENTITY = {
+    "pretrain": ("name", "steps", "epochs", "corpus"),
+    "multitask": ("name", "tasks"),
+    "marks": ("name",),
+    "finetune": ("name",),
+}
 LATER = {
     "schedule": "linear",
     "layer_rates": "decay",
@@ -101,6 +107,8 @@ def settings_of(stage: Stage) -> dict[str, Any]:
                 del settings[name]
     elif isinstance(stage, Pretrain) and stage.objective == "mlm":
         del settings["objective"], settings["language"]
+    if isinstance(stage, Pretrain) and stage.select == "all":
+        del settings["select"], settings["neighbours"], settings["embeddings"]
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 
@@ -114,16 +122,18 @@ def nodes(recipe: Recipe) -> list[Node]:
 def _walk(recipe: Recipe) -> Iterator[Node]:
     parent: str | None = None
     root = encoder_id(recipe)
-    stages = [stage for stage in recipe.stages if not (isinstance(stage, Pretrain) and stage.steps == 0)]
+    stages = [stage for stage in recipe.stages if not (isinstance(stage, Pretrain) and not stage.trains)]
     used = marks_of(stages)
     markers: dict[str, str] = {}
     for stage in stages:
+        if isinstance(stage, Pretrain):
+            stage = stage.counted(len(corpus_of(recipe, stage).texts))
         common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision}
         if isinstance(stage, Pretrain):
             corpus = corpus_of(recipe, stage)
             marker = markers[used[stage.name] or ""] if by_marks(stage) else None
-            common |= {"data": corpus.digest} | ({} if marker is None else {"marker": marker})
-            run = stage_id("pretrain", common)
+            read = corpus.digest if stage.select == "all" else pool_of(recipe, stage).digests
+            run = stage_id("pretrain", common | {"data": read} | ({} if marker is None else {"marker": marker}))
             tokens = _pretrain_tokens(stage, corpus)
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, tokens, stage.seed, marker)
         elif isinstance(stage, Multitask):
@@ -218,6 +228,12 @@ def corpus_of(recipe: Recipe, stage: Pretrain) -> Corpus:
     return load_corpus(names, recipe.tasks, files)
 
 
+def pool_of(recipe: Recipe, stage: Pretrain) -> Pool:
+    """What a stage that selects has to select from. Which texts that will be is found out when it is computed."""
+    names, _ = members(stage.corpus, recipe.task, recipe.tasks)
+    return pool(corpus_of(recipe, stage), target_of(recipe), recipe.task in names)
+
+
 def members_of(recipe: Recipe, stage: Multitask) -> Members:
     """The tasks that a multi-task stage is trained on."""
     return load_members(stage.tasks or recipe.tasks, recipe.tasks)
@@ -249,7 +265,8 @@ def recipe_name(recipe: Recipe) -> str:
     """The name of Sun et al. 2019, sections 5.4 and 5.5: BERT-Feat, -FiT, -ITPT- (within task), -IDPT- (in domain), -CDPT-, -MFiT-.
 
     It follows from the tasks whose texts are read, however the corpus names them. Text files have no domain: with them it is CDPT.
-    Masking by marks stands behind it: ITPT(selective).
+    Selected texts have the names of Gururangan et al. 2020: -kNN-TAPT- and -RAND-TAPT-. Masking by marks stands behind it:
+    ITPT(selective).
     """
     names = []
     for stage in recipe.stages:
@@ -257,11 +274,12 @@ def recipe_name(recipe: Recipe) -> str:
             names.append("Feat" if stage.freeze == "encoder" and stage.pooling == "bilstm" else "FiT")
         elif isinstance(stage, Multitask):
             names.append("MFiT")
-        elif isinstance(stage, Pretrain) and stage.steps:
+        elif isinstance(stage, Pretrain) and stage.trains:
             read, files = members(stage.corpus, recipe.task, recipe.tasks)
             domains = {recipe.tasks[name].domain for name in (*read, recipe.task)} | {None for _ in files}
             within_domain = len(domains) == 1 and None not in domains
             name = "ITPT" if (read, files) == ((recipe.task,), ()) else "IDPT" if within_domain else "CDPT"
+            name = {"nearest": "kNN-TAPT", "random": "RAND-TAPT"}.get(stage.select, name)
             names.append(name + (f"({stage.masking})" if by_marks(stage) else ""))
     return "-".join(["BERT", *names])
 

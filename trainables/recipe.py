@@ -17,8 +17,10 @@ from safetensors.torch import load_file, save_file
 from trainables import finetune, multitask, pretrain, selective
 from trainables.config import Execution, Finetune, Marks, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
+from trainables.corpus import Corpus
 from trainables.data import TaskData
 from trainables.derived import once
+from trainables.embeddings import embedded
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
 from trainables.features import Features
@@ -30,6 +32,7 @@ from trainables.identity import (
     members_of,
     milestone_id,
     nodes,
+    pool_of,
     recipe_name,
     scored_texts,
     scores_id,
@@ -43,6 +46,8 @@ from trainables.marker import marker
 from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
+from trainables.selection import selected
+from trainables.similarity import Rows
 from trainables.store import Artifact, Store
 from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current
@@ -131,7 +136,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
-    notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node)]
+    notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node, store, device)]
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -165,8 +170,9 @@ def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int],
     base = base_of(recipe)
     if isinstance(node.stage, Pretrain):
         tokenise = partial(tokens, base=base, store=store)
-        marks = _logits(recipe, node.stage, node.reads, store, runtime) if node.reads else None
-        return pretrain.job(node.stage, base, parent, corpus_of(recipe, node.stage), tokenise, steps, runtime, marks)
+        corpus = corpus_read(recipe, node.stage, store, runtime.device)
+        marks = _logits(recipe, corpus, node.reads, store, runtime) if node.reads else None
+        return pretrain.job(node.stage, base, parent, corpus, tokenise, steps, runtime, marks)
     if isinstance(node.stage, Marks):
         scores, train = _scores(recipe, node, store, runtime), _pieces(target_of(recipe), base, store)["train"]
         return selective.job(node.stage, base, parent, train, scores, node.steps, runtime)
@@ -197,9 +203,9 @@ def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
     return once(store, runtime.world, scores_id(stage, scorer), about, selective.SCORES, make)
 
 
-def _logits(recipe: Recipe, stage: Pretrain, marks: str, store: Store, runtime: Runtime) -> Path:
+def _logits(recipe: Recipe, corpus: Corpus, marks: str, store: Store, runtime: Runtime) -> Path:
     """The marker's logits on a corpus: made once for all stages that are masked by them."""
-    base, corpus = base_of(recipe), corpus_of(recipe, stage)
+    base = base_of(recipe)
 
     def make(folder: Path) -> dict[str, Path]:
         artifact = store.get(marks)
@@ -232,9 +238,21 @@ def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
     return {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
 
 
-def _data_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
+def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
+    """The texts that further pre-training reads: its corpus, or what it selects of it, from the store where that is there."""
+    if stage.select == "all":
+        return corpus_of(recipe, stage)
+    name = encoder_id(recipe)
+
+    def embed(texts: Sequence[str], digest: str) -> Rows:
+        return embedded(texts, digest, base_of(recipe), name, store, device)
+
+    return selected(stage, pool_of(recipe, stage), store, name, embed)
+
+
+def _data_notices(recipe: Recipe, node: Node, store: Store, device: torch.device) -> tuple[str, ...]:
     if isinstance(node.stage, Pretrain):
-        return corpus_of(recipe, node.stage).notices
+        return corpus_read(recipe, node.stage, store, device).notices
     return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
 
 

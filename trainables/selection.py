@@ -1,0 +1,120 @@
+"""Texts of a corpus that resemble the target task's: automatically selected TAPT (Gururangan et al. 2020, section 5.2).
+
+Each training text of the task selects its k (`neighbours`) nearest candidates, and the union is read: kNN-TAPT. As many candidates
+drawn at random are RAND-TAPT, its control. Candidates are the texts of the corpus that are not the task's own, each once, as in the
+paper. What is selected is found out when the stage is computed, by one of all that ask, and kept in the store. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from trainables import similarity
+from trainables.config import Pretrain
+from trainables.corpus import Corpus, bare
+from trainables.data import TaskData, digest_of
+from trainables.faults import ConfigError
+from trainables.similarity import Indices, Rows
+from trainables.store import Store, stage_id
+
+CHOSEN = "chosen.json"
+Embed = Callable[[Sequence[str], str], Rows]
+"""Vectors of texts with a digest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """A corpus, taken apart for a target task."""
+
+    corpus: Corpus
+    own: Indices
+    """Places of the texts that are read in any case: the task's own, where the corpus names them."""
+    places: Indices
+    """Places of the candidates."""
+    queries: tuple[str, ...]
+    """The task's training texts, each once, sorted."""
+
+    @cached_property
+    def candidates(self) -> tuple[str, ...]:
+        """Texts to select from."""
+        return _texts(self.corpus, self.places)
+
+    @cached_property
+    def digests(self) -> tuple[str, str, str]:
+        """sha256 of own texts, candidates and queries."""
+        return digest_of(_texts(self.corpus, self.own)), digest_of(self.candidates), digest_of(self.queries)
+
+    def notices(self, neighbours: int) -> tuple[str, ...]:
+        """What a user should know before anything is selected."""
+        if neighbours < len(self.places):
+            return ()
+        return (f"neighbours: {neighbours} given, but there are {len(self.places)} texts to select from: all are selected",)
+
+
+def _texts(corpus: Corpus, places: Indices) -> tuple[str, ...]:
+    return tuple(corpus.texts[place] for place in places.tolist())
+
+
+@lru_cache(maxsize=16)
+def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
+    """What there is to select from. A near copy of a training text of the target is its own text, wherever it stands.
+
+    Raises ConfigError where no other text is left.
+    """
+    mine = {bare(text) for text in target.train.texts}
+    own: list[int] = []
+    others: dict[str, int] = {}
+    for place, text in enumerate(corpus.texts):
+        if (key := bare(text)) in mine:
+            own.append(place)
+        else:
+            others.setdefault(key, place)
+    if not others:
+        count, name = len(corpus.texts), target.name
+        raise ConfigError(
+            [f"corpus: nothing to select from: all {count} texts are those of {name!r}; name another task or a text file too"]
+        )
+    queries = tuple(sorted(set(target.train.texts)))
+    return Pool(corpus, np.array(own if keeps_own else [], dtype=np.int64), np.array([*others.values()], dtype=np.int64), queries)
+
+
+def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Corpus:
+    """The texts that a stage reads: from the store if someone selected them before.
+
+    `encoder` names what `embed` takes the vectors from; it is asked only where the stage compares those.
+    """
+    chosen = _nearest(stage, pool, store, encoder, embed)
+    count, total = len(chosen), len(pool.places)
+    if stage.select == "random":
+        chosen = np.random.default_rng(stage.seed).permutation(total)[:count]
+    texts = _texts(pool.corpus, pool.own) + _texts(pool.corpus, pool.places[np.sort(chosen)])
+    how = f"the {stage.neighbours} nearest of each of {len(pool.queries)} training texts, by {stage.embeddings}"
+    how = how if stage.select == "nearest" else f"drawn at random, as many as are {how}"
+    beside = f"; {len(pool.own)} of the target's own are read beside them" if len(pool.own) else ""
+    notice = f"{count} of {total} texts selected: {how}{beside}"
+    notices = (*pool.corpus.notices, *pool.notices(stage.neighbours), notice)
+    return Corpus(texts, digest_of(texts), pool.corpus.removed, notices)
+
+
+def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:
+    """Numbers of the candidates that are nearest, ascending: computed by one of all that ask."""
+    _, candidates, queries = pool.digests
+    about = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
+    name = stage_id("selection", about | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
+    while (artifact := store.get(name, needs=(CHOSEN,))) is None:
+        with store.claim(name, needs=(CHOSEN,)) as claim:
+            if claim is None:
+                continue
+            if stage.embeddings == "tfidf":
+                vectors = similarity.tfidf(pool.candidates, pool.queries)
+            else:
+                vectors = embed(pool.candidates, candidates), embed(pool.queries, queries)
+            chosen = similarity.nearest(vectors[1], vectors[0], stage.neighbours)
+            content = json.dumps(chosen.tolist()).encode()
+            store.publish(name, {"kind": "selection", "rows": [], **about, "chosen": len(chosen)}, {CHOSEN: content})
+    return np.array(json.loads(artifact.path(CHOSEN).read_bytes()), dtype=np.int64)
