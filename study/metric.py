@@ -29,6 +29,11 @@ class Metric(NamedTuple):
         """Whether it is a share of the texts: binomial."""
         return self.field == ERROR
 
+    @property
+    def least(self) -> float:
+        """The smallest score that is possible, percent."""
+        return -100.0 if self.name == "mcc" else 0.0
+
     def loss(self, row: Mapping[str, Any]) -> float | None:
         """What the search makes small, percent, from a record's scores; None where they lack it."""
         value = row.get(self.field)

@@ -131,7 +131,7 @@ def _record_baseline(s: Session, pending: Any) -> None:
     given, folder = found["predictions"]["test"], s.run_dir / "predictions"
     folder.mkdir(exist_ok=True)
     target = load_task(s.study.task, s.study.tasks[s.study.task])
-    predictions.write(folder / BAG_OF_WORDS, target.test.labels, given, found["probabilities"]["test"])
+    predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
     for split in ("validation", "test"):
         about = {"recipe": "bag of words", "task": s.study.task, "split": split, "c": found["c"], "seconds": found.get("seconds")}
         s.scribe.write("baseline", **(scored(found[split], "baseline") | about))

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
-BAG_OF_WORDS = "bag-of-words-test.parquet"
-"""Its test predictions in the run folder's `predictions`, beside those of the finals."""
+BAG_OF_WORDS = "bag-of-words"
+"""What stands in the place of a trial's name in the file of its test predictions."""
 
 
 class Field(NamedTuple):
