@@ -46,15 +46,15 @@ def head(run: Run) -> Line:
     return Line(
         "setting",
         "what differs",
-        f"validation {run.metric.label} %",
-        f"test {run.metric.label} %",
+        f"validation {run.metric.label}{NARROW}%",
+        f"test {run.metric.label}{NARROW}%",
         "seeds",
         "95 % over seeds",
         "95 % over texts",
         "trials",
         "tokens",
         "time",
-        tuple(f"{metric.label} %" for metric in others(run)),
+        tuple(f"test {metric.label}{NARROW}%" for metric in others(run)),
     )
 
 
@@ -315,7 +315,7 @@ def result_text(run: Run | str | Path) -> str:
         labels = ["setting", *(plain(line.label, max(room, 4)) for line in found)]
         marks = ["  ", *("* " if line.chosen else "  " for line in found)]
         table = _aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])
-        parts += [f"{run.metric.label}{', more is better' if run.metric.higher else ''}\n{table}"]
+        parts += [f"{run.metric.label} in percent{', more is better' if run.metric.higher else ''}\n{table}"]
         parts += ["\n".join(_wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
         parts += ["\n".join(_wrapped(text) for text in _also(run, found))]
     said = comparisons(run)

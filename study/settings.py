@@ -229,7 +229,7 @@ class Study(Model):
         """What makes it this study: all but MAY_CHANGE, unused tasks, and the folders that files lie in."""
         data = {key: value for key, value in self.canonical().items() if key not in MAY_CHANGE}
         tasks = {name: data["tasks"][name] | {"metric": None} for name in self.used_tasks}
-        tasks[self.task]["metric"] = self.metric.field  # however it is shown, this steers the search
+        tasks[self.task]["metric"] = "error_rate" if self.metric.share else self.metric.name  # whichever way it is shown
         for settings in (*tasks.values(), *([data["encoder"]] if self.encoder.package is None else [])):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}
         for stage in data["recipe"]:
