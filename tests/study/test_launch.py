@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import shutil
@@ -399,8 +400,8 @@ def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
     assert set(stages[1]["by_task"]) == {"several", "reviews"}
     joint = [row for row in records(tmp_path / "run", "evaluation") if row["stage"] == "multitask"]
     assert stages[1]["by_task"] == joint[-1]["by_task"]
-    tasks_csv = (tmp_path / "run" / "report" / "tasks.csv").read_text().splitlines()[1:]
-    assert sorted(line.split(",")[1] for line in tasks_csv) == ["reviews", "several"]
+    with open(tmp_path / "run" / "report" / "tasks.csv", encoding="utf-8", newline="") as file:
+        assert sorted(row["task"] for row in csv.DictReader(file)) == ["reviews", "several"]
     assert test["recipe"] == "BERT-IDPT-MFiT-FiT"
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
