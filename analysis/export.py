@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from analysis import labels, select
 from analysis.load import Run, plain
 
 RESULT_COLUMNS = (
@@ -14,8 +15,13 @@ RESULT_COLUMNS = (
     *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", "error_rate_percent", "macro_f1", "micro_f1", "mcc"),
     *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
 )
-TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "validation_error_rate_percent",
-                 "test_error_rate_percent", "tokens", "seconds", "source")  # fmt: skip
+TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "metric", "validation_percent",
+                 "test_percent", "validation_error_rate_percent", "test_error_rate_percent", "test_macro_f1", "test_micro_f1",
+                 "tokens", "seconds", "source")  # fmt: skip
+LABEL_COLUMNS = ("setting", "setting_label", "seeds", "label", "texts", "given", "threshold", "precision_percent", "recall_percent",
+                 "f1_percent", "f1_sd_percent", "bag_of_words_f1_percent")  # fmt: skip
+CONFUSION_COLUMNS = ("setting", "setting_label", "label", "given", "texts", "share_percent")
+TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
 
 
 def results_csv(run: Run) -> str:
@@ -37,16 +43,50 @@ def trials_csv(run: Run) -> str:
             name: getattr(trial, name)
             for name in ("phase", "label", "setting", "seed", "status", "reason", "tokens", "seconds", "source")
         }
-        test = trial.test["error_rate_percent"] if trial.test else None
+        test = trial.test or {}
         epochs = trial.curve[-1][0] if trial.curve else 0
         row |= {
             "trial": trial.name,
             "epochs": epochs,
+            "metric": run.metric.name,
+            "validation_percent": trial.score,
+            "test_percent": run.metric.score(test),
             "validation_error_rate_percent": trial.error,
-            "test_error_rate_percent": test,
+            "test_error_rate_percent": test.get("error_rate_percent"),
+            "test_macro_f1": test.get("macro_f1"),
+            "test_micro_f1": test.get("micro_f1"),
         }
         rows.append(row | _params(run, trial.params))
     return _csv((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def labels_csv(run: Run) -> str:
+    """One row per setting of the finals and class, or label of a task with several, on the test split: the mean over seeds."""
+    rows = []
+    for setting in select.settings(run):
+        about = {"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}
+        for each in labels.of_setting(run, setting):
+            row = {"label": each.name, "texts": each.texts, "given": each.given, "threshold": each.threshold}
+            row |= {"precision_percent": each.precision, "recall_percent": each.recall, "bag_of_words_f1_percent": each.baseline}
+            rows.append(about | row | {"f1_percent": select.mean(each.f1), "f1_sd_percent": select.sd(each.f1)})
+    return _csv(LABEL_COLUMNS, rows)
+
+
+def confusions_csv(run: Run) -> str:
+    """One row per setting of the finals and pair of classes that it confuses on the test split: the mean over seeds."""
+    rows = []
+    for setting in select.settings(run):
+        about = {"setting": setting.key, "setting_label": setting.label}
+        rows += [
+            about | {"label": each.name, "given": each.instead, "texts": each.texts, "share_percent": each.share}
+            for each in labels.confusions(run, setting)
+        ]
+    return _csv(CONFUSION_COLUMNS, rows)
+
+
+def tasks_csv(run: Run) -> str:
+    """One row per stage on several tasks and task: its validation scores at the end of the stage."""
+    return _csv(TASK_COLUMNS, [scores | {"stage": stage, "task": task} for stage, task, scores in labels.by_task(run)])
 
 
 def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ colour says is also said by a shape or a line style.
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -30,9 +31,9 @@ MARKS = {
 
 
 def result(run: Run) -> Figure | None:
-    """Test error of each final setting with its seeds and intervals, and the bag of words."""
+    """Test score of each final setting with its seeds and intervals, and the bag of words."""
     settings = [setting for setting in select.settings(run) if setting.test]
-    baseline = run.baseline.get("test", {}).get("error_rate_percent")
+    baseline, label = run.metric.score(run.baseline.get("test", {})), run.metric.label
     if not settings:
         return None
     names = [plain(setting.label, 26) for setting in settings] + ["bag of words"] * (baseline is not None)
@@ -46,43 +47,35 @@ def result(run: Run) -> Figure | None:
             if setting.seeds_interval:
                 axes.plot(setting.seeds_interval, [y, y], color=COLOURS[colour], linewidth=5, alpha=0.3, solid_capstyle="butt")
             tips[f"seeds-{y}"] = [
-                f"{plain(setting.label)}, seed {t.seed}: {t.test['error_rate_percent']:.2f} %" for t in setting.trials if t.test
+                f"{plain(setting.label)}, seed {t.seed}: {number(run.metric.score(t.test))} %" for t in setting.trials if t.test
             ]
             axes.scatter(setting.test, [y + 0.24] * len(setting.test), s=9, color=COLOURS["muted"], linewidths=0, gid=f"seeds-{y}")
             axes.plot([statistics.fmean(setting.test)], [y], marker=marker, color=COLOURS[colour], markersize=7)
         if baseline is not None:
-            examples = run.baseline["test"].get("examples")
-            if examples:
-                axes.plot(
-                    select.wilson(baseline, examples),
-                    [len(settings)] * 2,
-                    color=COLOURS["muted"],
-                    linewidth=1,
-                    marker="|",
-                    markersize=6,
-                )
+            if bounds := select.baseline_interval(run):
+                axes.plot(bounds, [len(settings)] * 2, color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
             axes.plot([baseline], [len(settings)], marker="P", color=COLOURS["muted"], markersize=7)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xlim(left=0)
+        if not run.metric.higher:
+            axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["fg"])
-        axes.set_xlabel("test error, %")
+        axes.set_xlabel(f"test {label}, %")
 
     said = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
     said += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
-    caption = (
-        "Test error: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over texts (line)."
-    )
-    return figure("result", "Test error of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
+    caption = f"Test {label}: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over texts"
+    caption += " (line)."
+    return figure("result", f"Test {label} of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
 
 
 def curves(run: Run) -> Figure | None:
-    """Validation error per epoch, one line per trial of the search."""
+    """Validation score per epoch, one line per trial of the search."""
     trials = [trial for trial in run.search if trial.curve]
     if not trials:
         return None
-    best = _best(trials)
+    best = _best(run, trials)
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
@@ -93,24 +86,25 @@ def curves(run: Run) -> Figure | None:
             axes.plot(*zip(*trial.curve, strict=True), linestyle="-" if trial.status == "complete" else (0, (3, 2)), **style)
             _mark(axes, [trial.curve[-1]], trial.status, size=22 if trial.status != "complete" or trial is best else 7)
             tips[f"line-{trial.name}"] = [tip(trial, run.space)]
-        _epochs(axes, trials)
+        _epochs(axes, trials, run.metric.label)
 
     counts = [
         f"{sum(t.status == status for t in trials)} {MARKS[status][3]}"
         for status in MARKS
         if any(t.status == status for t in trials)
     ]
-    said = f"Validation error by epoch of {len(trials)} trials: {', '.join(counts)}."
-    said += f" The best, {best.name}, ends at {best.error:.2f} %." if best is not None and best.error is not None else ""
+    said = f"Validation {run.metric.label} by epoch of {len(trials)} trials: {', '.join(counts)}."
+    said += f" The best, {best.name}, ends at {number(best.score)} %." if best is not None else ""
     legend = [("best", _line("accent", 2.4)), ("complete", _line("accent", 1))][: 2 if best else 0] + _legend(
         trials, leave=("complete",)
     )
-    caption = "Search: validation error after each epoch, one line per trial; the mark shows where and how a trial ended."
+    caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
+    caption += " ended."
     return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
 
 
 def finals(run: Run) -> Figure | None:
-    """Validation error per epoch of the final settings: mean over seeds, with the range."""
+    """Validation score per epoch of the final settings: mean over seeds, with the range."""
     settings = [setting for setting in select.settings(run) if any(trial.curve for trial in setting.trials)]
     if not settings:
         return None
@@ -120,58 +114,58 @@ def finals(run: Run) -> Figure | None:
         for index, setting in enumerate(settings):
             colour, marker, style = SERIES[index % len(SERIES)]
             epochs = sorted({epoch for trial in setting.trials for epoch, _ in trial.curve})
-            errors = [[error for trial in setting.trials for at, error in trial.curve if at == epoch] for epoch in epochs]
+            scores = [[score for trial in setting.trials for at, score in trial.curve if at == epoch] for epoch in epochs]
             axes.fill_between(
-                epochs, list(map(min, errors)), list(map(max, errors)), color=COLOURS[colour], alpha=0.13, linewidth=0
+                epochs, list(map(min, scores)), list(map(max, scores)), color=COLOURS[colour], alpha=0.13, linewidth=0
             )
-            means = [statistics.fmean(each) for each in errors]
+            means = [statistics.fmean(each) for each in scores]
             axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
-        _epochs(axes, [trial for setting in settings for trial in setting.trials])
+        _epochs(axes, [trial for setting in settings for trial in setting.trials], run.metric.label)
 
     for index, setting in enumerate(settings):
         colour, marker, style = SERIES[index % len(SERIES)]
         legend.append((plain(setting.label, 24), _line(colour, 1.8, marker, style)))
     seeds = max(len(setting.validation) for setting in settings)
     said = "; ".join(f"{plain(s.label)} ends at {number(select.mean(s.validation))} %" for s in settings)
-    caption = f"Finals: validation error after each epoch, mean over {seeds} seeds (line) and their range (band)."
-    caption = caption if seeds > 1 else "Finals: validation error after each epoch, one seed."
+    caption = f"Finals: validation {run.metric.label} after each epoch, "
+    caption += f"mean over {seeds} seeds (line) and their range (band)." if seeds > 1 else "one seed."
     return figure("finals", "Learning curves of the finals", said, caption, draw, {}, legend)
 
 
 def history(run: Run) -> Figure | None:
-    """Validation error by order of the trials, with the best so far."""
+    """Validation score by order of the trials, with the best so far."""
     trials = run.search
-    known = [trial for trial in trials if trial.error is not None]
+    known = [trial.score for trial in trials if trial.score is not None]
     if not known:
         return None
     tips: dict[str, list[str]] = {}
     places = {trial.name: index for index, trial in enumerate(trials)}
+    steps = _best_so_far(run)
 
     def draw(axes: Any) -> None:
-        low, high = min(t.error or 0 for t in known), max(t.error or 0 for t in known)
-        top = high + 0.12 * max(high - low, 0.5)
+        room = 0.12 * max(max(known) - min(known), 0.5)
+        edge = min(known) - room if run.metric.higher else max(known) + room
         for status in MARKS:
             some = [trial for trial in trials if trial.status == status]
             if some:
-                points = [(places[t.name], top if t.error is None else t.error) for t in some]
+                points = [(places[t.name], edge if t.score is None else t.score) for t in some]
                 _mark(axes, points, status, gid=f"status-{status}")
                 tips[f"status-{status}"] = [tip(trial, run.space) for trial in some]
-        steps = _best_so_far(trials)
         if steps:
             axes.step([x for x, _ in steps], [y for _, y in steps], where="post", color=COLOURS["green"], linewidth=1.6, zorder=1)
         axes.set_xlabel("trial")
-        axes.set_ylabel("validation error, %")
+        axes.set_ylabel(f"validation {run.metric.label}, %")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(-0.7, len(trials) - 0.3)
 
-    steps = _best_so_far(trials)
     said = f"{len(trials)} trials." + (
-        f" Best validation error so far goes from {steps[0][1]:.2f} to {steps[-1][1]:.2f} %." if steps else ""
+        f" Best validation {run.metric.label} so far goes from {steps[0][1]:.2f} to {steps[-1][1]:.2f} %." if steps else ""
     )
-    lost = sum(trial.error is None for trial in trials)
-    caption = "Search history: last validation error of each trial in the order asked, and the best complete one so far (line)."
-    caption += " One without any value lies at the upper edge." if lost == 1 else ""
-    caption += f" {lost} without any value lie at the upper edge." if lost > 1 else ""
+    lost, side = len(trials) - len(known), "lower" if run.metric.higher else "upper"
+    caption = f"Search history: last validation {run.metric.label} of each trial in the order asked, and the best complete one so"
+    caption += " far (line)."
+    caption += f" One without any value lies at the {side} edge." if lost == 1 else ""
+    caption += f" {lost} without any value lie at the {side} edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", _line("green", 1.6))] if steps else [])
     return figure("history", "Search history", said, caption, draw, tips, legend)
 
@@ -201,9 +195,9 @@ def importances(run: Run, found: Importance) -> Figure | None:
 
 
 def dimension(run: Run, index: int) -> Figure | None:
-    """Validation error against one dimension, for trials that have it and a value."""
+    """Validation score against one dimension, for trials that have it and a value."""
     about = run.space[index]
-    spots = [(trial, position(about, trial.params.get(about.path))) for trial in run.search if trial.error is not None]
+    spots = [(trial, position(about, trial.params.get(about.path))) for trial in run.search if trial.score is not None]
     placed = [(trial, at) for trial, at in spots if at is not None]
     if not placed:
         return None
@@ -215,7 +209,7 @@ def dimension(run: Run, index: int) -> Figure | None:
             some = [(trial, at) for trial, at in placed if trial.status == status]
             if some:
                 points = [
-                    ((_strip(trial, at) if category else 10**at if about.kind == "log" else at), trial.error or 0.0)
+                    ((_strip(trial, at) if category else 10**at if about.kind == "log" else at), trial.score or 0.0)
                     for trial, at in some
                 ]
                 _mark(axes, points, status, gid=f"status-{status}")
@@ -225,38 +219,41 @@ def dimension(run: Run, index: int) -> Figure | None:
         elif about.kind == "log":
             _log_axis(axes)
         axes.set_xlabel(about.name + (" (log axis)" if about.kind == "log" else ""))
-        axes.set_ylabel("validation error, %")
+        axes.set_ylabel(f"validation {run.metric.label}, %")
 
     without = len(spots) - len(placed)
-    caption = f"{about.name[:1].upper()}{about.name[1:]}: last validation error of each trial against it."
+    caption = f"{about.name[:1].upper()}{about.name[1:]}: last validation {run.metric.label} of each trial against it."
     caption += " The bar is the median of complete trials." if category else ""
     caption += f" {without} trials do not have it." if without > 1 else " One trial does not have it." if without else ""
-    best = _best([trial for trial, _ in placed])
+    best = _best(run, [trial for trial, _ in placed])
     said = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[about.path])}." if best else "")
-    return figure(f"dimension-{index}", f"Error against {about.name}", said, caption, draw, tips, _legend([t for t, _ in placed]))
+    title = f"{run.metric.label[:1].upper()}{run.metric.label[1:]} against {about.name}"
+    return figure(f"dimension-{index}", title, said, caption, draw, tips, _legend([t for t, _ in placed]))
 
 
 def tip(trial: Trial, space: Sequence[Dimension]) -> str:
     """What a mark says when the pointer rests on it."""
     status = MARKS[trial.status][3] + (f": {trial.reason}" if trial.status in ("diverged", "failed") and trial.reason else "")
-    error = f"{trial.error:.2f} %, " if trial.error is not None else ""
-    return f"{trial.name}: {error}{status}; {settings_text(trial.params, space)}"
+    score = f"{trial.score:.2f} %, " if trial.score is not None else ""
+    return f"{trial.name}: {score}{status}; {settings_text(trial.params, space)}"
 
 
 # Parts of figures ----------------------------------------------------------------------------------------------------------------
 
 
-def _best(trials: Iterable[Trial]) -> Trial | None:
-    complete = [trial for trial in trials if trial.status == "complete" and trial.error is not None]
-    return min(complete, key=lambda trial: trial.error or 0.0, default=None)
+def _best(run: Run, trials: Iterable[Trial]) -> Trial | None:
+    complete = [trial for trial in trials if trial.status == "complete" and trial.score is not None]
+    return min(complete, key=run.loss, default=None)
 
 
-def _best_so_far(trials: Sequence[Trial]) -> list[tuple[float, float]]:
+def _best_so_far(run: Run) -> list[tuple[float, float]]:
     steps: list[tuple[float, float]] = []
-    for x, trial in enumerate(trials):
-        if trial.status == "complete" and trial.error is not None and (not steps or trial.error < steps[-1][1]):
-            steps.append((float(x), trial.error))
-    return [*steps, (len(trials) - 0.5, steps[-1][1])] if steps else []
+    least = math.inf
+    for x, trial in enumerate(run.search):
+        if trial.status == "complete" and trial.score is not None and run.loss(trial) < least:
+            least = run.loss(trial)
+            steps.append((float(x), trial.score))
+    return [*steps, (len(run.search) - 0.5, steps[-1][1])] if steps else []
 
 
 def _mark(axes: Any, points: Sequence[tuple[float, float]], status: str, size: float = 26, gid: str | None = None) -> None:
@@ -289,9 +286,9 @@ def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[st
     return made
 
 
-def _epochs(axes: Any, trials: Sequence[Trial]) -> None:
+def _epochs(axes: Any, trials: Sequence[Trial], label: str) -> None:
     axes.set_xlabel("epoch")
-    axes.set_ylabel("validation error, %")
+    axes.set_ylabel(f"validation {label}, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     last = max((epoch for trial in trials for epoch, _ in trial.curve), default=1)
     axes.set_xlim(min(0.8, last - 0.5), last + 0.2)
@@ -305,9 +302,9 @@ def _strip(trial: Trial, at: float) -> float:
 
 def _strips(axes: Any, about: Dimension, placed: Sequence[tuple[Trial, float]]) -> None:
     for index in range(len(about.values)):
-        errors = [t.error for t, at in placed if at == index and t.status == "complete" and t.error is not None]
-        if errors:
-            axes.plot([index - 0.3, index + 0.3], [statistics.median(errors)] * 2, color=COLOURS["fg"], linewidth=1.4, zorder=2)
+        scores = [t.score for t, at in placed if at == index and t.status == "complete" and t.score is not None]
+        if scores:
+            axes.plot([index - 0.3, index + 0.3], [statistics.median(scores)] * 2, color=COLOURS["fg"], linewidth=1.4, zorder=2)
     names = [plain(value, 14 if len(about.values) < 5 else 8) for value in about.values]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)

@@ -1,7 +1,7 @@
 """How much each dimension of the search matters, as far as its trials can tell.
 
 Trials are compared at the last epoch that all of them reached: those that early stopping let finish are a choice, and what made
-them finish would hardly vary among them. A random forest (Breiman 2001) learns validation error from the settings. Each trial is
+them finish would hardly vary among them. A random forest (Breiman 2001) learns validation scores from the settings. Each trial is
 predicted by a forest that has not seen it; then one of its settings is replaced by that of every other trial in turn. How much the
 squared error grows is the dimension's importance (permutation importance, with all replacements instead of random ones). Where the
 forest predicts no better than the mean of the trials nothing can be said, and the report says so.
@@ -48,16 +48,16 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
     done = [trial for trial in trials if trial.status in ("complete", "stopped") and trial.curve][-MOST:]
     epoch = min((trial.curve[-1][0] for trial in done), default=0)
     done = [trial for trial in done if epoch in dict(trial.curve)]
-    errors = np.array([dict(trial.curve)[epoch] for trial in done], dtype=float)
+    scores = np.array([dict(trial.curve)[epoch] for trial in done], dtype=float)
     if len(done) < FEWEST:
         return Importance({}, len(done), why=f"Too few validated trials to tell: {len(done)}, where {FEWEST} are needed.")
-    if np.ptp(errors) == 0:
-        return Importance({}, len(done), why="All trials have the same validation error: no dimension made a difference.")
+    if np.ptp(scores) == 0:
+        return Importance({}, len(done), why="All trials have the same score on validation: no dimension made a difference.")
     features, active = encode(done, space)
     varies = [j for j in range(len(space)) if len(np.unique(features[:, j])) > 1]
     if not varies:
         return Importance({}, len(done), why="All trials have the same settings.")
-    explained, growth = _permute(features, active, errors)
+    explained, growth = _permute(features, active, scores)
     if explained <= 0 or growth.max(initial=0.0) <= 0:
         why = f"From {len(done)} trials, a model of the settings predicts an unseen one no better than their mean does."
         why += " No dimension stands out."
@@ -94,7 +94,7 @@ def position(dimension: Dimension, value: Any) -> float | None:
     return float(value)
 
 
-def _permute(features: Array, active: Array, errors: Array) -> tuple[float, Array]:
+def _permute(features: Array, active: Array, scores: Array) -> tuple[float, Array]:
     """(share of variance explained on unseen trials, growth of the mean squared error per dimension)."""
     from sklearn.ensemble import RandomForestRegressor
 
@@ -103,20 +103,20 @@ def _permute(features: Array, active: Array, errors: Array) -> tuple[float, Arra
     predicted, growth = np.zeros(count), np.zeros(dimensions)
     for fold in np.array_split(order, min(FOLDS, count)):
         seen = np.setdiff1d(order, fold)
-        forest = RandomForestRegressor(TREES, random_state=0, n_jobs=1).fit(features[seen], errors[seen])
+        forest = RandomForestRegressor(TREES, random_state=0, n_jobs=1).fit(features[seen], scores[seen])
         predicted[fold] = forest.predict(features[fold])
         for j in range(dimensions):
-            growth[j] += _growth(forest, features, active[:, j], errors, fold, predicted, j)
-    residual = float(np.mean((errors - predicted) ** 2))
-    return 1 - residual / float(np.var(errors)), growth / count
+            growth[j] += _growth(forest, features, active[:, j], scores, fold, predicted, j)
+    residual = float(np.mean((scores - predicted) ** 2))
+    return 1 - residual / float(np.var(scores)), growth / count
 
 
-def _growth(forest: Any, features: Array, active: Array, errors: Array, fold: Array, predicted: Array, j: int) -> float:
+def _growth(forest: Any, features: Array, active: Array, scores: Array, fold: Array, predicted: Array, j: int) -> float:
     """Growth of the squared error, summed over the fold, when dimension j takes the values of all other trials that have it."""
     rows, others = fold[active[fold]], np.flatnonzero(active)
     if not len(rows) or len(others) < 2:
         return 0.0
     replaced = np.repeat(features[rows], len(others), axis=0)
     replaced[:, j] = np.tile(features[others, j], len(rows))
-    squared = (forest.predict(replaced).reshape(len(rows), -1) - errors[rows, None]) ** 2
-    return float((squared.mean(axis=1) - (predicted[rows] - errors[rows]) ** 2).sum())
+    squared = (forest.predict(replaced).reshape(len(rows), -1) - scores[rows, None]) ** 2
+    return float((squared.mean(axis=1) - (predicted[rows] - scores[rows]) ** 2).sum())

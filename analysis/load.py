@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from analysis import predictions
+from analysis.predictions import Array, Predictions
 from study import record
+from study.metric import Metric, objective, of_run
 
 Row = dict[str, Any]
 STATUSES = ("complete", "stopped", "diverged", "failed", "running")
@@ -58,8 +64,10 @@ class Trial:
     source: str = ""
     error: float | None = None
     """Last validation error, percent."""
+    score: float | None = None
+    """Last on validation by the run's metric, percent."""
     curve: list[tuple[float, float]] = field(default_factory=list)
-    """(epoch, validation error in percent)."""
+    """(epoch, score on validation in percent)."""
     test: Row | None = None
     """The evaluation of its test split."""
 
@@ -74,6 +82,7 @@ class Run:
     config: dict[str, Any]
     """The resolved study file; empty where it is missing or unreadable."""
     config_text: str = ""
+    _predictions: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
 
     def of(self, event: str) -> list[Row]:
         """Records of one event, in order."""
@@ -87,7 +96,26 @@ class Run:
     @cached_property
     def trials(self) -> list[Trial]:
         """All trials, those of the search first, each phase in order."""
-        return _trials(self.rows)
+        return _trials(self.rows, self.metric)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """What trials are compared by, and what is shown."""
+        return of_run(self.rows)
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Names of the target task's classes in order; empty where the records are older than that."""
+        return [plain(name, 60) for name in next((plan["labels"] for plan in reversed(self.of("plan")) if plan.get("labels")), [])]
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether a text may have several labels."""
+        return any(row.get("f1_by_label") for row in [*self.of("evaluation"), *self.of("baseline")])
+
+    def loss(self, trial: Trial) -> float:
+        """Of a trial, smaller for the better; infinite without a score."""
+        return math.inf if trial.score is None else self.metric.turned(trial.score)
 
     @property
     def search(self) -> list[Trial]:
@@ -145,22 +173,21 @@ class Run:
                 spans.setdefault(row.get("session") or 0, []).append(at)
         return sum(max(times) - min(times) for times in spans.values())
 
-    def errors_by_example(self, trial: str) -> dict[int, bool] | None:
-        """{index of the test text: whether the trial got it wrong}; None where predictions are not kept."""
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", trial):
-            return None
-        path = self.folder / "predictions" / f"{trial}-test.parquet"
-        if not path.is_file():
-            return None
-        import pyarrow.parquet as pq
+    def predictions(self, name: str) -> Predictions | None:
+        """Test predictions of a trial, or of the bag of words; None where they are not kept."""
+        if name not in self._predictions:
+            path = self.folder / "predictions" / f"{name}-test.parquet"
+            named = re.fullmatch(r"[A-Za-z0-9_.-]+", name)
+            self._predictions[name] = predictions.read(path, len(self.labels)) if named else None
+        return self._predictions[name]
 
-        try:
-            columns = pq.read_table(path, columns=["index", "label", "prediction"]).to_pydict()
-        except (OSError, ValueError, KeyError):
+    def influence(self, names: Sequence[str]) -> tuple[Array, Array] | None:
+        """(numbers of the test texts, how much each moves the mean score of these trials); None without predictions of all."""
+        found = [self.predictions(name) for name in names]
+        known = [each for each in found if each is not None and np.array_equal(each.index, (found[0] or each).index)]
+        if not known or len(known) < len(found) or len(known[0].index) < 2:
             return None
-        return {
-            i: label != found for i, label, found in zip(columns["index"], columns["label"], columns["prediction"], strict=True)
-        }
+        return known[0].index, np.mean([each.influence(self.metric) for each in known], axis=0)
 
 
 def load(folder: str | Path) -> Run:
@@ -216,17 +243,17 @@ def _seconds(utc: str | None) -> float | None:
         return None
 
 
-def _trials(rows: Iterable[Row]) -> list[Trial]:
+def _trials(rows: Iterable[Row], metric: Metric) -> list[Trial]:
     found: dict[str, Trial] = {}
     for row in rows:
         if row["event"] == "trial":
-            _last_word(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row)
+            _last_word(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row, metric)
         elif row["event"] == "evaluation" and row.get("trial"):
-            _evaluation(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row)
+            _evaluation(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row, metric)
     for trial in found.values():
         trial.curve.sort()
-        if trial.error is None and trial.curve:
-            trial.error = trial.curve[-1][1]
+        if trial.score is None and trial.curve:
+            trial.score = trial.curve[-1][1]
     order = {"search": 0, "final": 1}
     return sorted(found.values(), key=lambda trial: (order.get(trial.phase, 2), _natural(trial.name)))
 
@@ -237,7 +264,7 @@ def _natural(name: str) -> tuple[str, int, str]:
     return (match[1], int(match[2]), match[3]) if match else (name, -1, "")
 
 
-def _last_word(trial: Trial, row: Row) -> None:
+def _last_word(trial: Trial, row: Row, metric: Metric) -> None:
     """The newest record of a trial says how it stands."""
     trial.status = row["status"] if row["status"] in STATUSES else "running"
     trial.params = row.get("params") or trial.params
@@ -248,18 +275,20 @@ def _last_word(trial: Trial, row: Row) -> None:
     trial.reason = plain(row.get("reason") or "", 300)
     trial.source = row.get("source") or trial.source
     trial.error = row.get("error_rate_percent") if row.get("error_rate_percent") is not None else trial.error
+    trial.score = metric.turned(loss) if (loss := objective(row)) is not None else trial.score
     trial.tokens = max(trial.tokens, row.get("tokens") or 0)
     trial.seconds = trial.seconds or row.get("seconds") or 0.0
 
 
-def _evaluation(trial: Trial, row: Row) -> None:
+def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
     trial.setting = trial.setting or row.get("setting") or ""
     trial.seed = row.get("seed") if trial.seed is None else trial.seed
-    error = row.get("error_rate_percent")
+    score = metric.score(row)
     if row["split"] == "test":
-        trial.test = row if error is not None else trial.test
-    elif row["split"] == "validation" and error is not None and row.get("stage") in (None, "finetune"):
-        trial.curve.append((row.get("epoch") or len(trial.curve) + 1, error))
+        trial.test = row if score is not None else trial.test
+    elif row["split"] == "validation" and score is not None and row.get("stage") in (None, "finetune"):
+        trial.curve.append((row.get("epoch") or len(trial.curve) + 1, score))
+        trial.error = row.get("error_rate_percent")
         trial.tokens = max(trial.tokens, row.get("tokens") or 0)
         trial.seconds = row.get("wall_s") or trial.seconds
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import export, figures, select, sharing, tables
+from analysis import export, figures, labels, select, sharing, tables
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
 from analysis.select import Difference, Setting
 from analysis.svg import COLOURS, Figure
+from study.metric import METRICS
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -30,6 +31,8 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     drawn = draw(found, matter)
     texts = {"report.html": page(found, matter, drawn)}
     texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
+    texts |= {"labels.csv": export.labels_csv(found), "confusions.csv": export.confusions_csv(found)}
+    texts |= {"tasks.csv": export.tasks_csv(found)}
     texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
     for name, text in texts.items():
@@ -57,20 +60,33 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
     )
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     headline, sentence = answer(run)
-    return environment.get_template("report.html").render(
+    best = [setting for setting in select.settings(run)[:1] if setting.test]
+    every = labels.of_setting(run, best[0]) if best else []
+    shown, mixed = labels.shown(every), labels.confusions(run, best[0]) if best else []
+    return environment.get_template(
+        "report.html"
+    ).render(
         run=run,
         headline=headline,
         sentence=sentence,
         chosen_settings=chosen_settings(run),
         tiles=tiles(run),
         lines=tables.lines(run),
-        head=tables.HEAD,
+        head=tables.head(run),
         facts=tables.facts(run),
         missing=tables.missing(run),
         figures=drawn,
         inline={name: Markup(figure.inline) for name, figure in drawn.items()},  # our own drawing; its texts are escaped
         importance=matter,
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
+        labels=shown,
+        all_labels=len(every),
+        confusions=mixed[: labels.MOST],
+        all_confusions=len(mixed),
+        number=tables.number,
+        spread=tables.spread,
+        by_task=labels.by_task(run),
+        metrics=[METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1")],
         tree=sharing.tree(run),
         saved=sharing.saved(run),
         trials=[_trial_row(run, trial) for trial in _ordered(run)],
@@ -92,10 +108,10 @@ def answer(run: Run) -> tuple[str, str]:
     if not found or not found[0].test:
         return _no_answer(run, where, found)
     best = found[0]
-    error = select.mean(best.test) or 0.0
+    score = select.mean(best.test) or 0.0
     seeds = f"{len(best.test)} seeds" if len(best.test) > 1 else "one seed"
     settled = select.is_settled(run)
-    headline = f"{error:.1f} % test error with the {'chosen' if settled else 'best'} setting"
+    headline = f"{score:.1f} % test {run.metric.label} with the {'chosen' if settled else 'best'} setting"
     bounds = []
     if best.seeds_interval:
         bounds.append(f"{tables.interval(best.seeds_interval)} over {seeds}")
@@ -103,7 +119,11 @@ def answer(run: Run) -> tuple[str, str]:
         bounds.append(f"{tables.interval(best.examples_interval)} over the {best.examples:,} test texts")
     interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
     interval += "" if best.seeds_interval else "; one seed" if len(best.test) == 1 else f"; {seeds}, all equal"
-    said = f"{where}{tables.named(best.label)} errs on {error:.2f} % of the test texts ({interval})"
+    said = f"{where}{tables.named(best.label)} "
+    if run.metric.higher:
+        said += f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
+    else:
+        said += f"errs on {score:.2f} % of the test texts ({interval})"
     return headline, said + _versus(run, found) + "."
 
 
@@ -120,7 +140,7 @@ def _versus(run: Run, found: list[Setting]) -> str:
 
 
 def _gaps(run: Run, found: list[Setting]) -> list[tuple[Setting, Difference]]:
-    """The chosen setting's test error less that of the reference, where that is another setting."""
+    """The chosen setting's test score less that of the reference, where that is another setting."""
     gaps = [(other, select.difference(run, found[0], other)) for other in found[1:] if other.reference]
     return [(other, gap) for other, gap in gaps if gap is not None]
 
@@ -134,17 +154,17 @@ def chosen_settings(run: Run) -> str:
 def _no_answer(run: Run, where: str, found: list[Setting]) -> tuple[str, str]:
     if found:
         best = found[0]
-        name, error = tables.named(best.label), tables.spread(best.validation)
-        said = f"{where}{name} ({settings_text(best.trials[0].params, run.space)}) leads with {error} % on validation"
+        name, score = tables.named(best.label), f"{tables.spread(best.validation)} % validation {run.metric.label}"
+        said = f"{where}{name} ({settings_text(best.trials[0].params, run.space)}) leads with {score}"
         return "No test result yet", f"{said}; the test split has not been read."
-    complete = [trial for trial in run.search if trial.status == "complete" and trial.error is not None]
-    best_trial = min(complete, key=lambda trial: trial.error or 0.0, default=None)
+    complete = [trial for trial in run.search if trial.status == "complete" and trial.score is not None]
+    best_trial = min(complete, key=run.loss, default=None)
     if best_trial is None:
         return "No result yet", f"{where}no trial has come to a result{_tally(run)}."
     said = (
         f"{where}the best of {len(complete)} complete trials is {best_trial.name} ({settings_text(best_trial.params, run.space)})"
     )
-    return "No test result yet", f"{said} with {best_trial.error:.2f} % on validation; finals have not been run."
+    return "No test result yet", f"{said} with {best_trial.score:.2f} % validation {run.metric.label}; finals have not been run."
 
 
 def _tally(run: Run) -> str:
@@ -162,7 +182,7 @@ class Tile:
 
 
 def tiles(run: Run) -> list[Tile]:
-    """Test error, differences, what sharing saved."""
+    """Test score, differences, what sharing saved."""
     made: list[Tile] = []
     found = select.settings(run)
     if found and found[0].test:
@@ -170,7 +190,9 @@ def tiles(run: Run) -> list[Tile]:
         texts = tables.interval(best.examples_interval)
         seeds = f"95 %: {tables.interval(best.seeds_interval)} over {len(best.test)} seeds" if best.seeds_interval else "one seed"
         seeds = f"{len(best.test)} seeds, all equal" if len(best.test) > 1 and not best.seeds_interval else seeds
-        made.append(Tile("test error", f"{select.mean(best.test) or 0.0:.2f}", "%", f"{seeds}\n95 %: {texts} over texts"))
+        made.append(
+            Tile(f"test {run.metric.label}", f"{select.mean(best.test) or 0.0:.2f}", "%", f"{seeds}\n95 %: {texts} over texts")
+        )
         made += [_gap_tile(f"against {tables.named(other.label)}", gap) for other, gap in _gaps(run, found)]
         if (baseline := select.against_baseline(run, best)) is not None:
             made.append(_gap_tile("against the bag of words", baseline))
@@ -190,12 +212,12 @@ def _gap_tile(name: str, gap: Difference) -> Tile:
 
 def _ordered(run: Run) -> list[Trial]:
     """Best on validation first; those without a value last."""
-    return sorted(run.trials, key=lambda trial: (trial.error is None, trial.error or 0.0))
+    return sorted(run.trials, key=run.loss)
 
 
 def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
     """Cells of the table of trials: (text, value to sort by)."""
-    test = trial.test["error_rate_percent"] if trial.test else None
+    test = run.metric.score(trial.test) if trial.test else None
     epochs = trial.curve[-1][0] if trial.curve else 0
     return {
         "name": trial.name,
@@ -204,7 +226,7 @@ def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
         "state": figures.MARKS[trial.status][3],
         "reason": trial.reason if trial.status in ("diverged", "failed") else "",
         "params": [_cell(trial.params.get(dimension.path)) for dimension in run.space],
-        "errors": [(tables.number(trial.error), trial.error), (tables.number(test), test)],
+        "scores": [(tables.number(trial.score), trial.score), (tables.number(test), test)],
         "effort": [
             (tables.DASH if trial.seed is None else str(trial.seed), trial.seed),
             (f"{epochs:g}", epochs),

@@ -1,6 +1,6 @@
 """The final settings: which one is chosen, on validation, and what the test split says of it and of the others.
 
-Two things make a test error uncertain: the seed, and which texts happen to be in the test split. Both intervals are given, each by
+Two things make a test score uncertain: the seed, and which texts happen to be in the test split. Both intervals are given, each by
 its name; a difference of two settings takes both into account.
 """
 
@@ -10,10 +10,15 @@ import math
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from analysis.load import Run, Trial
+from analysis.predictions import Array
+from study.metric import ERROR_RATE, Metric
+from study.record import BAG_OF_WORDS
 
 LEVEL = 0.95
 Interval = tuple[float, float]
@@ -21,7 +26,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Setting:
-    """One setting of the finals over its seeds. Errors and intervals are in percent."""
+    """One setting of the finals over its seeds. Scores, by the run's metric, and intervals are in percent."""
 
     key: str
     label: str
@@ -30,16 +35,19 @@ class Setting:
     """By mean validation error; 1 is the chosen one, where all finals are there."""
     reference: bool
     """Whether it is the study's reference, the papers' setting."""
+    metric: Metric = ERROR_RATE
+    text_variance: Part | None = None
+    """For a metric that is no share: variance of the mean test score over texts; None where predictions are not kept."""
 
     @property
     def validation(self) -> list[float]:
-        """Validation error of each seed."""
-        return [trial.error for trial in self.trials if trial.error is not None]
+        """Validation score of each seed."""
+        return [trial.score for trial in self.trials if trial.score is not None]
 
     @property
     def test(self) -> list[float]:
-        """Test error of each seed that has one."""
-        return [trial.test["error_rate_percent"] for trial in self.trials if trial.test]
+        """Test score of each seed that has one."""
+        return [score for trial in self.trials if trial.test and (score := self.metric.score(trial.test)) is not None]
 
     @property
     def examples(self) -> int | None:
@@ -47,14 +55,26 @@ class Setting:
         return next((trial.test["examples"] for trial in self.trials if trial.test and trial.test.get("examples")), None)
 
     @property
+    def variance(self) -> Part | None:
+        """Of the mean test score, as far as it comes from the choice of test texts; None where it is not known."""
+        return _share_variance(self.test, self.examples) if self.metric.share else self.text_variance
+
+    @property
     def seeds_interval(self) -> Interval | None:
-        """t interval of the test error over seeds; None for fewer than two or equal ones."""
-        return t_interval(self.test)
+        """t interval of the test score over seeds; None for fewer than two or equal ones."""
+        return t_interval(self.test, least=self.metric.least)
 
     @property
     def examples_interval(self) -> Interval | None:
-        """Wilson interval of the mean test error over the texts of the test split."""
-        return wilson(statistics.fmean(self.test), self.examples) if self.test and self.examples else None
+        """Interval of the mean test score over the texts of the test split: Wilson's, for other scores than shares Student's."""
+        if not self.test:
+            return None
+        if self.metric.share:
+            return wilson(statistics.fmean(self.test), self.examples) if self.examples else None
+        if self.variance is None:
+            return None
+        low, high = _welch(statistics.fmean(self.test), [self.variance])
+        return max(self.metric.least, low), min(100.0, high)
 
     @property
     def tokens(self) -> int:
@@ -69,11 +89,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Difference:
-    """Test error of one setting less that of another, in points of percent."""
+    """Test score of one setting less that of another, in points of percent."""
 
     points: float
     interval: Interval | None
-    """None where the number of test texts is unknown."""
+    """None where what the choice of test texts does is unknown."""
     method: str
 
     @property
@@ -89,13 +109,16 @@ def settings(run: Run) -> list[Setting]:
     labels = {trial.setting: trial.label for trial in run.finals} | {each["setting"]: str(each.get("label")) for each in selected}
     wanted = [each["setting"] for each in selected] or list(labels)
     groups = {key: [t for t in run.finals if t.setting == key and t.status == "complete"] for key in wanted}
-    groups = {key: trials for key, trials in groups.items() if any(trial.error is not None for trial in trials)}
+    groups = {key: trials for key, trials in groups.items() if any(trial.score is not None for trial in trials)}
     ranks = {each["setting"]: each["rank"] for each in selected if isinstance(each.get("rank"), int)}
-    order = sorted(groups, key=lambda key: (ranks.get(key, len(groups) + 1), _mean_validation(groups[key]), wanted.index(key)))
-    return [
-        Setting(key, labels[key] or key, tuple(groups[key]), rank, is_reference(run, labels[key]))
-        for rank, key in enumerate(order, 1)
-    ]
+    order = sorted(groups, key=lambda key: (ranks.get(key, len(groups) + 1), _mean_loss(run, groups[key]), wanted.index(key)))
+    return [_setting(run, key, labels[key], groups[key], rank) for rank, key in enumerate(order, 1)]
+
+
+def _setting(run: Run, key: str, label: str, trials: Sequence[Trial], rank: int) -> Setting:
+    made = Setting(key, label or key, tuple(trials), rank, is_reference(run, label), run.metric)
+    moved = None if run.metric.share else run.influence([trial.name for trial in trials if trial.test])
+    return made if moved is None else replace(made, text_variance=_text_variance(moved[1]))
 
 
 def is_reference(run: Run, label: str) -> bool:
@@ -110,8 +133,8 @@ def is_settled(run: Run) -> bool:
     return bool(run.of("selection"))
 
 
-def _mean_validation(trials: Sequence[Trial]) -> float:
-    return statistics.fmean(trial.error for trial in trials if trial.error is not None)
+def _mean_loss(run: Run, trials: Sequence[Trial]) -> float:
+    return statistics.fmean(run.loss(trial) for trial in trials if trial.score is not None)
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -124,8 +147,8 @@ def sd(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None:
-    """Student's interval of a mean error in percent, kept within 0 to 100.
+def t_interval(values: Sequence[float], level: float = LEVEL, least: float = 0.0) -> Interval | None:
+    """Student's interval of a mean score in percent, kept within what is possible.
 
     None for fewer than two values, and for equal ones: no width at all would claim a certainty that nobody has.
     """
@@ -133,7 +156,7 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval | None
         return None
     half = _t(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
     middle = statistics.fmean(values)
-    return max(0.0, middle - half), min(100.0, middle + half)
+    return max(least, middle - half), min(100.0, middle + half)
 
 
 def wilson(error: float, examples: int, level: float = LEVEL) -> Interval:
@@ -146,61 +169,71 @@ def wilson(error: float, examples: int, level: float = LEVEL) -> Interval:
 
 
 def difference(run: Run, one: Setting, other: Setting) -> Difference | None:
-    """Test error of `one` less that of `other`; None unless both have test scores."""
+    """Test score of `one` less that of `other`; None unless both have test scores."""
     if not one.test or not other.test:
         return None
     points = statistics.fmean(one.test) - statistics.fmean(other.test)
-    paired = _paired_variance(run, one, other)
-    variances = [paired] if paired else [_example_variance(s.test, s.examples) for s in (one, other)]
-    if any(variance is None for variance in variances):
-        return Difference(points, None, "the number of test texts is unknown")
-    parts = [part for part in variances if part] + _seed_parts(one) + _seed_parts(other)
-    how = "paired over test texts" if paired else "test texts of the two taken as independent"
-    seeds = "with the spread over seeds" if len(one.test) > 1 and len(other.test) > 1 else "without the spread over seeds: one seed"
-    return Difference(points, _welch(points, parts), f"{how}, {seeds}")
+    names = [[trial.name for trial in setting.trials if trial.test] for setting in (one, other)]
+    seeds = _seed_parts(one) + _seed_parts(other)
+    return _difference(points, _paired_variance(run, *names), [one.variance, other.variance], seeds, len(seeds) == 2)
 
 
 def against_baseline(run: Run, one: Setting) -> Difference | None:
-    """Test error of `one` less that of the bag of words, which has no seed; None unless both have test scores."""
-    row = run.baseline.get("test")
-    if row is None or row.get("error_rate_percent") is None or not one.test:
+    """Test score of `one` less that of the bag of words, which has no seed; None unless both have test scores."""
+    row = run.baseline.get("test", {})
+    score = run.metric.score(row)
+    if score is None or not one.test:
         return None
-    points = statistics.fmean(one.test) - row["error_rate_percent"]
-    variances = [_example_variance(one.test, one.examples), _example_variance([row["error_rate_percent"]], row.get("examples"))]
-    if any(variance is None for variance in variances):
-        return Difference(points, None, "the number of test texts is unknown")
-    seeds = "with the spread over seeds" if len(one.test) > 1 else "without the spread over seeds: one seed"
-    return Difference(
-        points, _welch(points, [v for v in variances if v] + _seed_parts(one)), f"test texts taken as independent, {seeds}"
-    )
+    points, examples = statistics.fmean(one.test) - score, row.get("examples")
+    tested = [trial.name for trial in one.trials if trial.test]
+    own = _share_variance([score], examples) if run.metric.share else None
+    seeds = _seed_parts(one)
+    return _difference(points, _paired_variance(run, tested, [BAG_OF_WORDS]), [one.variance, own], seeds, bool(seeds))
+
+
+def baseline_interval(run: Run) -> Interval | None:
+    """Interval of the bag of words' test score over the texts of the test split."""
+    row = run.baseline.get("test", {})
+    return _setting(run, "", "", [Trial(BAG_OF_WORDS, "baseline", test=row)], 0).examples_interval if row else None
 
 
 Part = tuple[float, int]
 """(variance of a mean, its degrees of freedom)"""
 
 
-def _example_variance(errors: Sequence[float], examples: int | None) -> Part | None:
-    """Variance of an error rate (points squared) that comes from the choice of test texts; Laplace's estimate, never zero."""
-    if not examples:
+def _difference(
+    points: float, paired: Part | None, apart: Sequence[Part | None], seeds: Sequence[Part], spread: bool
+) -> Difference:
+    """A difference with its interval, from the variance over texts, of the pairs or else of each side, and over seeds."""
+    parts = [paired] if paired else [part for part in apart if part]
+    if not paired and len(parts) < len(apart):
+        return Difference(points, None, "what the choice of test texts does to it is unknown")
+    how = "paired over test texts" if paired else "test texts taken as independent"
+    said = "with the spread over seeds" if spread else "without the spread over seeds: one seed"
+    return Difference(points, _welch(points, [*parts, *seeds]), f"{how}, {said}")
+
+
+def _share_variance(scores: Sequence[float], examples: int | None) -> Part | None:
+    """Variance of a share of texts (points squared) that comes from their choice; Laplace's estimate, never zero."""
+    if not examples or not scores:
         return None
-    share = (statistics.fmean(errors) / 100 * examples + 1) / (examples + 2)
+    share = (statistics.fmean(scores) / 100 * examples + 1) / (examples + 2)
     return 1e4 * share * (1 - share) / examples, max(1, examples - 1)
 
 
-def _paired_variance(run: Run, one: Setting, other: Setting) -> Part | None:
-    """The same for a difference of two settings on the same texts; None without the predictions of all their seeds."""
-    wrong = []
-    for setting in (one, other):
-        found = [run.errors_by_example(trial.name) for trial in setting.trials if trial.test]
-        if not found or any(each is None or each.keys() != (found[0] or {}).keys() for each in found):
-            return None
-        wrong.append([each for each in found if each])
-    indices = wrong[0][0].keys() if wrong[0] else ()
-    if len(indices) < 2 or not wrong[1] or wrong[1][0].keys() != indices:
+def _text_variance(moved: Array) -> Part | None:
+    """Variance of a mean over texts; None where all are alike: no width at all would claim a certainty that nobody has."""
+    variance = float(moved.var(ddof=1)) / len(moved)
+    return (variance, len(moved) - 1) if variance else None
+
+
+def _paired_variance(run: Run, one: Sequence[str], other: Sequence[str]) -> Part | None:
+    """The same for a difference of two on the same texts; None without the predictions of all their trials."""
+    found = [run.influence(names) for names in (one, other)]
+    if found[0] is None or found[1] is None or not np.array_equal(found[0][0], found[1][0]):
         return None
-    shares = [[statistics.fmean(seed[i] for seed in seeds) for i in indices] for seeds in wrong]
-    variance = statistics.variance(100 * (a - b) for a, b in zip(*shares, strict=True)) / len(indices)
-    return variance, len(indices) - 1
+    moved = found[0][1] - found[1][1]
+    return float(moved.var(ddof=1)) / len(moved), len(moved) - 1
 
 
 def _seed_parts(setting: Setting) -> list[Part]:

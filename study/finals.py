@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from study import space
+from study.metric import objective
 from study.scribe import OVER, Row, Trial, ranking, trial_of, trials
 from trainables import identity
 from trainables.contents import PREDICTIONS, WEIGHTS
@@ -63,18 +65,18 @@ def final_trials(s: Session) -> list[Trial]:
 
 
 def _select(s: Session) -> None:
-    """Order the settings of the finals by their mean validation error over the seeds."""
-    errors: dict[str, list[float]] = {}
+    """Order the settings of the finals by the task's metric, its mean on validation over the seeds."""
+    found: dict[str, list[tuple[float, float]]] = {}
     about: dict[str, Row] = {}
     for trial in final_trials(s):
         row = trials(s.rows, "final").get(trial.name)
-        if row is not None and row["status"] == "complete":
-            errors.setdefault(trial.setting, []).append(row["error_rate_percent"])
+        if row is not None and row["status"] == "complete" and (loss := objective(row)) is not None:
+            found.setdefault(trial.setting, []).append((loss, row["error_rate_percent"]))
             about[trial.setting] = {"setting": trial.setting, "label": trial.label, "params": dict(trial.params)}
-    means = {setting: sum(values) / len(values) for setting, values in errors.items()}
+    means = {setting: [fmean(values) for values in zip(*pairs, strict=True)] for setting, pairs in found.items()}
     chosen = [
-        about[setting] | {"error_rate_percent": mean, "rank": rank}
-        for rank, (setting, mean) in enumerate(sorted(means.items(), key=lambda pair: pair[1]), start=1)
+        about[setting] | {"objective_percent": loss, "error_rate_percent": error, "rank": rank}
+        for rank, (setting, (loss, error)) in enumerate(sorted(means.items(), key=lambda pair: pair[1][0]), start=1)
     ]
     before = [row["settings"] for row in s.rows if row["event"] == "selection"]
     if chosen and (not before or before[-1] != chosen):

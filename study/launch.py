@@ -22,7 +22,7 @@ from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
 from study.workers import Interrupts, check_seen, quiet, ray_session, this_machine
-from trainables.faults import ConfigError
+from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "finetune-study")
@@ -49,8 +49,8 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
     with RunLock(run_dir), Interrupts() as interrupts, quiet(run_dir / "study.log") as terminal:
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
-        with Screen(terminal, study.name) as screen:
-            scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows)
+        with Screen(terminal, study.name, study.metric) as screen:
+            scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows, study.metric)
             parts.write_whole(run_dir / "study.yaml", study.to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
             return _sitting(study, run_dir, artifacts, scribe, address, interrupts, [*notices, *problems])
@@ -105,11 +105,22 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(run_dir / "study.yaml")
+    earlier = load_study(_as_it_was(run_dir / "study.yaml"))
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
     return earlier
+
+
+def _as_it_was(path: Path) -> Path | dict[str, Any]:
+    """A run's study file. Before tasks had a metric, trials were compared by the error rate."""
+    data = read_yaml(path)
+    if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
+        return path  # for validation to refuse
+    for task in data["tasks"].values():
+        if isinstance(task, dict):
+            task.setdefault("metric", "error_rate")
+    return data
 
 
 def _with_precision(study: Study, earlier: Study) -> Study:

@@ -16,11 +16,16 @@ from uuid import uuid4
 from study import finals, space
 from study import plan as plans
 from study.config import Study
+from study.metric import objective
+from study.record import BAG_OF_WORDS
 from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of
 from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
-from trainables.config import Execution
+from trainables import predictions
+from trainables.config import Execution, Multitask
+from trainables.data import load_task
 from trainables.garbage import RAY
+from trainables.identity import Node, members_of
 from trainables.store import Store
 
 if TYPE_CHECKING:
@@ -123,6 +128,10 @@ def _record_baseline(s: Session, pending: Any) -> None:
     except Exception as error:
         s.scribe.note(f"no bag of words: {_last_line(error)}")
         return
+    given, folder = found["predictions"]["test"], s.run_dir / "predictions"
+    folder.mkdir(exist_ok=True)
+    target = load_task(s.study.task, s.study.tasks[s.study.task])
+    predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
     for split in ("validation", "test"):
         about = {"recipe": "bag of words", "task": s.study.task, "split": split, "c": found["c"], "seconds": found.get("seconds")}
         s.scribe.write("baseline", **(scored(found[split], "baseline") | about))
@@ -142,7 +151,15 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
         status = "failed" if artifact is None else "computed" if node.stage_id in missing else "loaded"
         known = artifact.manifest if artifact is not None else rows.get(node.steps, {})
         if not recorded & {(node.stage_id, "computed"), (node.stage_id, status)}:
-            s.scribe.stage(node, status, known, time.monotonic() - began if status == "computed" else 0.0, reason)
+            spent = time.monotonic() - began if status == "computed" else 0.0
+            s.scribe.stage(node, status, known, spent, reason, _by_task(trajectory, node, known))
+
+
+def _by_task(trajectory: plans.Trajectory, node: Node, known: Row) -> Row | None:
+    """Scores of each task at the end of a stage on several, by the names of this study."""
+    if not isinstance(node.stage, Multitask) or not known.get("rows"):
+        return None
+    return members_of(trajectory.recipe, node.stage).named(known["rows"][-1]["by_task"])
 
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
@@ -191,7 +208,7 @@ def _trials(s: Session) -> None:
     searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
     s.scribe.screen.parts["search"].done = sum(each.state is not None for each in past)
     for row in ranking(s.rows):
-        s.scribe.screen.found(row["error_rate_percent"], row["trial"], row["params"])
+        s.scribe.screen.found(objective(row) or 0.0, row["trial"], row["params"])
     s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
     in_turn = InTurn(searcher, [partial(finals.runs, s, asked), partial(finals.tests, s)], concurrent)
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))

@@ -94,6 +94,10 @@ class Plan:
     """Weights and states that the study leaves in the store."""
     disk_from: str
     """How that was reckoned."""
+    metric: str
+    """What trials are compared by."""
+    labels: tuple[str, ...]
+    """Names of the target task's classes."""
     splits: Mapping[str, int]
     """Examples in each split of the target task."""
 
@@ -103,6 +107,8 @@ class Plan:
             "tokens_shared": self.tokens_shared,
             "tokens_unshared": self.tokens_unshared,
             "trials": self.trials,
+            "metric": self.metric,
+            "labels": list(self.labels),
             "splits": dict(self.splits),
             "stages": [{key: value for key, value in asdict(stage).items() if key != "tokens"} for stage in self.stages],
         }
@@ -206,6 +212,8 @@ def plan(study: Study, store: Store) -> Plan:
         seconds=(least / rate, missing / rate),
         disk_bytes=disk,
         disk_from=reckoned,
+        metric=study.metric.name,
+        labels=data.labels,
         splits={split: len(getattr(data, split)) for split in ("train", "validation", "test")},
     )
 

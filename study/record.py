@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 Row = dict[str, Any]
+BAG_OF_WORDS = "bag-of-words"
+"""What stands in the place of a trial's name in the file of its test predictions."""
 
 
 class Field(NamedTuple):
@@ -94,6 +96,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "tokens_shared": Field(int, "pieces to train on, each shared stage once"),
         "tokens_unshared": Field(int, "pieces to train on if every trial ran its own stages"),
         "trials": Field(int, "trials of the search"),
+        "metric": Field(str, "what trials are compared by: error_rate, macro_f1, ...; null in old records: error_rate"),
+        "labels": Field(list, "names of the target task's classes or labels, in order"),
         "splits": Field(dict, "examples in train, validation and test split of the target task"),
         "stages": Field(list, "shared stages: {stage_id, parent_id, kind, name, label, cached}"),
     },
@@ -107,6 +111,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "status": Field(str, "computed, loaded, failed", required=True),
         "tokens": Field(int, "pieces trained on, from the start of the trajectory"),
         "seconds": Field(float, "seconds it took"),
+        "by_task": Field(dict, "multitask: validation scores of each task at the end, {name: {error_rate_percent, macro_f1, ...}}"),
         "reason": Field(str, "why it failed"),
     },
     "trial": {
@@ -121,6 +126,10 @@ FIELDS: dict[str, dict[str, Field]] = {
         "reason": Field(str, "why it stopped, diverged or failed"),
         "epochs": Field(float, "epochs run"),
         "error_rate_percent": Field(float, "last validation error, percent"),
+        "metric": Field(str, "what it is compared by; null in old records: error_rate"),
+        "objective_percent": Field(
+            float, "what the search makes small, last on validation: the error, or 100 less another metric in percent"
+        ),
         "tokens": Field(int, "pieces trained on"),
         "seconds": Field(float, "seconds it took"),
         "attempt": Field(int, "0 for the first try, one more for each retry"),
@@ -131,7 +140,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     | {"c": Field(float, "inverse strength of the regularisation"), "seconds": Field(float, "seconds to fit and evaluate")},
     "selection": {
         "settings": Field(
-            list, "chosen settings: {setting, label, params, error_rate_percent (validation mean), rank}", required=True
+            list,
+            "chosen settings: {setting, label, params, rank, error_rate_percent and objective_percent (validation means)}",
+            required=True,
         ),
         "k": Field(int, "how many of the best were chosen"),
         "seeds": Field(list, "seeds of the finals"),

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from study.metric import ERROR_RATE, Metric
 from study.space import describe
 
 WIDTH = 80
@@ -43,7 +44,7 @@ class Line:
     epochs: int
     epoch: float = 0
     loss: float | None = None
-    error: float | None = None
+    score: float | None = None
     speed: float | None = None
     state: str = "running"
 
@@ -73,10 +74,11 @@ class Screen:
 
     out: TextIO
     name: str
+    metric: Metric = ERROR_RATE
     parts: dict[str, Part] = field(default_factory=lambda: {part: Part() for part in ("stages", "search", "finals", "test")})
     lines: dict[str, Line] = field(default_factory=dict)
     best: tuple[float, str, str] | None = None
-    """(validation error in percent, trial, settings)"""
+    """(loss on validation in percent, trial, settings)"""
     doing: str = "starting"
 
     def __post_init__(self) -> None:
@@ -127,17 +129,17 @@ class Screen:
         """A trial, or a shared stage under its own name, reports."""
         line = self.lines.setdefault(name, Line(name, "", 0))
         loss = row["train_loss"] if row.get("loss") is None else row["loss"]
-        error, speed = row.get("error_rate_percent"), row.get("tokens_per_s")
+        score, speed = self.metric.score(row), row.get("tokens_per_s")
         if row.get("split") == "test":
-            where = "test"  # what the table shows stays the validation error
+            where = "test"  # what the table shows stays the score on validation
         else:
-            line.epoch, line.loss, line.error, line.speed = row.get("epoch") or 0, loss, error, speed
+            line.epoch, line.loss, line.score, line.speed = row.get("epoch") or 0, loss, score, speed
             where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
         if row.get("stage") in ("pretrain", "multitask", "marks"):
             line.settings = f"{row['stage_name']}, step {row['step']}"
         if self._live is None:
             said = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]
-            said += [f"error {error:5.2f} %"] if error is not None else []
+            said += [f"{self.metric.label} {score:5.2f} %"] if score is not None else []
             said += [f"{speed:,.0f} tokens/s"] if speed is not None else []
             self.say("  ".join([*said, line.settings])[: WIDTH + 40])
 
@@ -151,10 +153,10 @@ class Screen:
         if state in ("diverged", "failed"):
             self.say(f"{name} {state}: {reason}"[: 2 * WIDTH])
 
-    def found(self, error: float, name: str, params: Mapping[str, Any]) -> None:
-        """A finished trial's validation error, in percent: is it the best so far?"""
-        if self.best is None or error < self.best[0]:
-            self.best = (error, name, describe(dict(params)))
+    def found(self, loss: float, name: str, params: Mapping[str, Any]) -> None:
+        """A finished trial's loss on validation, in percent: is it the best so far?"""
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, name, describe(dict(params)))
 
     def left(self) -> float | None:
         """Seconds left for the whole study at the pace so far; None while that is anybody's guess."""
@@ -177,10 +179,10 @@ class Screen:
         table = Table(box=None, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for title, width, right in (
             ("trial", 5, False),
-            ("settings", 31, False),
+            ("settings", 29, False),
             ("epoch", 5, True),
             ("loss", 6, True),
-            ("error%", 6, True),
+            (self.metric.short, 8, True),
             ("tok/s", 7, True),
             ("state", 8, False),
         ):
@@ -191,7 +193,7 @@ class Screen:
                 line.settings,
                 f"{line.epoch:.2g}" + (f"/{line.epochs}" if line.epochs else ""),
                 number(line.loss, ".3f"),
-                number(line.error, ".2f"),
+                number(line.score, ".2f"),
                 number(line.speed, ",.0f"),
                 Text(line.state, STYLES.get(line.state, "")),
             )
@@ -215,6 +217,7 @@ class Screen:
         clock = f"{gone} gone, about {duration(left)} left" if left else f"{gone} gone"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
-            error, name, chosen = self.best
-            lines.append(Text(f"best so far: {name}, {error:.2f} % validation error, {chosen}", no_wrap=True, overflow="ellipsis"))
+            loss, name, chosen = self.best
+            score = f"{self.metric.turned(loss):.2f} % validation {self.metric.label}"
+            lines.append(Text(f"best so far: {name}, {score}, {chosen}", no_wrap=True, overflow="ellipsis"))
         return lines

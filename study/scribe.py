@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study import record, space
+from study.metric import ERROR_RATE, Metric, objective
 from study.screen import Screen
 from study.settings import Study
 from trainables import identity
@@ -41,6 +42,7 @@ class Progress:
     rows: int = 0
     epoch: float | None = None
     error: float | None = None
+    objective: float | None = None
     tokens: int = 0
     computed: bool = False
     attempt: int = 0
@@ -53,6 +55,7 @@ class Scribe:
     records: record.Records
     screen: Screen
     rows: list[Row]
+    metric: Metric = ERROR_RATE
     running: dict[str, Progress] = field(default_factory=dict)
     pruned: set[tuple[str, str]] = field(default_factory=set)
     """(stage, status) of trials whose weights or states have been dropped."""
@@ -112,11 +115,8 @@ class Scribe:
         if row.get("source") == "computed":
             progress.computed = True
         if row.get("stage") == "finetune" and row.get("split") == "validation":
-            progress.epoch, progress.error, progress.tokens = (
-                row.get("epoch"),
-                row.get("error_rate_percent"),
-                row.get("tokens") or 0,
-            )
+            progress.epoch, progress.tokens = row.get("epoch"), row.get("tokens") or 0
+            progress.error, progress.objective = row.get("error_rate_percent"), self.metric.loss(row)
         self.screen.evaluation(name, row)
 
     def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None) -> None:
@@ -131,17 +131,21 @@ class Scribe:
             reason=reason,
             epochs=progress.epoch,
             error_rate_percent=progress.error,
+            metric=self.metric.name,
+            objective_percent=progress.objective,
             tokens=progress.tokens,
             seconds=time.monotonic() - progress.began,
             attempt=progress.attempt,
             source="computed" if progress.computed else "loaded",
         )
         self.screen.ended(name, status, "search" if trial.phase == "search" else "finals", reason)
-        if status == "complete" and progress.error is not None:
-            self.screen.found(progress.error, name, trial.params)
+        if status == "complete" and progress.objective is not None:
+            self.screen.found(progress.objective, name, trial.params)
 
-    def stage(self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None) -> None:
-        """A shared stage ended: one milestone of a trajectory."""
+    def stage(
+        self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None, by_task: Row | None = None
+    ) -> None:
+        """A shared stage ended: one milestone of a trajectory, or a stage on several tasks with the scores of each."""
         self.write(
             "stage",
             stage_id=node.stage_id,
@@ -153,6 +157,7 @@ class Scribe:
             status=status,
             tokens=row.get("tokens"),
             seconds=seconds,
+            by_task=by_task,
             reason=reason,
         )
 
@@ -197,9 +202,9 @@ def trials(rows: Sequence[Row], phase: str) -> dict[str, Row]:
 
 def ranking(rows: Sequence[Row]) -> list[Row]:
     """Complete trials of the search, best first: each setting once, the earlier trial where two are equal."""
-    complete = [row for row in trials(rows, "search").values() if row["status"] == "complete"]
+    complete = [row for row in trials(rows, "search").values() if row["status"] == "complete" and objective(row) is not None]
     best: dict[str, Row] = {}
-    for row in sorted(complete, key=lambda row: (row["error_rate_percent"], row["trial"])):
+    for row in sorted(complete, key=lambda row: (objective(row), row["trial"])):
         best.setdefault(row["setting"], row)
     return list(best.values())
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study import space as spaces
+from study.metric import objective
 from study.settings import EarlyStopping, SearchSettings, Study
 from study.space import Params
 
@@ -38,9 +39,9 @@ class Past:
     state: str | None = None
     """complete, stopped, diverged or failed; None: asked, but not finished."""
     value: float | None = None
-    """Validation error at the last epoch, percent."""
+    """Loss on validation at the last epoch, percent: the error, or 100 less another metric."""
     intermediate: Mapping[int, float] = field(default_factory=dict)
-    """{epoch: validation error in percent}."""
+    """{epoch: loss on validation in percent}."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """More for the journal, such as stage ids."""
 
@@ -66,14 +67,14 @@ def history(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Past]:
         number = trial_number(name)
         if row.get("event") == "trial":
             trials[number] = trials.get(number, {}) | {key: value for key, value in row.items() if value is not None}
-        elif _is_objective(row, study):
-            values.setdefault(number, {})[round(row["epoch"])] = float(row["error_rate_percent"])
+        elif _is_objective(row, study) and (loss := study.metric.loss(row)) is not None:
+            values.setdefault(number, {})[round(row["epoch"])] = loss
     return [
         Past(
             number,
             {path: tuple(value) if isinstance(value, list) else value for path, value in trial.get("params", {}).items()},
             trial["status"] if trial.get("status") in STATES else None,
-            trial.get("error_rate_percent"),
+            objective(trial),
             dict(sorted(values.get(number, {}).items())),
             {"stage_ids": trial["stage_ids"]} if "stage_ids" in trial else {},
         )
@@ -87,7 +88,6 @@ def _is_objective(row: Mapping[str, Any], study: Study) -> bool:
         and row.get("split") == "validation"
         and row.get("stage_name") == study.recipe[-1].name
         and row.get("epoch") is not None
-        and row.get("error_rate_percent") is not None
     )
 
 
@@ -153,7 +153,7 @@ class Search:
         return number, params
 
     def report(self, number: int, epoch: int, error: float | None) -> None:
-        """Tell a running trial's validation error after an epoch, in percent. Values that are not finite are passed over."""
+        """Tell a running trial's loss on validation after an epoch, in percent. Values that are not finite are passed over."""
         trial_id = self._trial_id(number)
         if error is not None and math.isfinite(error) and epoch not in self._storage.get_trial(trial_id).intermediate_values:
             self._storage.set_trial_intermediate_value(trial_id, epoch, error)
@@ -266,9 +266,9 @@ def _remove_stale(journal: Path) -> None:
 def asha_stops(own: Mapping[int, float], others: Iterable[Mapping[int, float]], epoch: int, grace: int, reduction: int) -> bool:
     """Whether a trial is to stop after `epoch`: asynchronous successive halving (Li et al. 2020, algorithm 2, stopping variant).
 
-    `own` and `others` are {epoch: validation error}; rungs lie at grace * reduction^k epochs (r * eta^k in the paper). A trial that
-    reaches a rung goes on if its error is within the best 1/reduction of all that have reached it, itself not counted: the rule of
-    Ray's AsyncHyperBandScheduler. A trial that has a value past `epoch` was let through before; one that is not finite stops.
+    `own` and `others` are {epoch: loss on validation}; rungs lie at grace * reduction^k epochs (r * eta^k in the paper). A trial
+    that reaches a rung goes on if its loss is within the best 1/reduction of all that have reached it, itself not counted: the rule
+    of Ray's AsyncHyperBandScheduler. A trial that has a value past `epoch` was let through before; one that is not finite stops.
     """
     import numpy as np
 
@@ -284,7 +284,7 @@ def asha_stops(own: Mapping[int, float], others: Iterable[Mapping[int, float]], 
 
 
 def _value_at(values: Mapping[int, float], rung: int) -> float | None:
-    """Error at the first epoch at or past a rung; None if it was not reached."""
+    """Loss at the first epoch at or past a rung; None if it was not reached."""
     past = [epoch for epoch in values if epoch >= rung]
     return values[min(past)] if past else None
 
@@ -298,7 +298,7 @@ class Stopping:
         self.stopped: set[int] = set()
 
     def report(self, number: int, epoch: int, error: float, decide: bool = True) -> bool:
-        """Take a trial's validation error after an epoch; True if the trial is to stop. Without `decide` it goes on in any case."""
+        """Take a trial's loss on validation after an epoch; True if it is to stop. Without `decide` it goes on in any case."""
         own = self._values.setdefault(number, {})
         own[epoch] = error
         if not decide or (self._settings.kind == "none" and math.isfinite(error)):

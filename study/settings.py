@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from study import space as spaces
+from study.metric import METRICS, Metric
 from study.space import Dimension, Params, Space, Value
 from trainables import corpus_names
 from trainables.config import (
@@ -86,7 +87,8 @@ class EarlyStopping(Model):
     """When a trial ends before its last epoch (asynchronous successive halving, Li et al. 2020)."""
 
     kind: Literal["asha", "none"] = "asha"
-    """asha stops a trial whose validation error is not among the best 1/reduction at a rung; none runs every trial to its end."""
+    """asha stops a trial that is not among the best 1/reduction at a rung, by the task's metric on validation; none runs every
+    trial to its end."""
     grace_epochs: Annotated[int, Field(ge=1)] = 1
     """Epochs that every trial gets: the first rung."""
     reduction: Annotated[int, Field(ge=2)] = 3
@@ -204,6 +206,11 @@ class Study(Model):
         return spaces.fixed_values(self.stages)
 
     @property
+    def metric(self) -> Metric:
+        """What trials are compared by: the target task's metric."""
+        return METRICS[self.tasks[self.task].measured_by]
+
+    @property
     def used_tasks(self) -> dict[str, Task]:
         """The target task and those whose texts some trial reads; others play no part."""
         read, _ = corpus_names.members(corpora(self.recipe, self.space), self.task, self.tasks)
@@ -255,7 +262,8 @@ class Study(Model):
     def identity(self) -> dict[str, Any]:
         """What makes it this study: all but MAY_CHANGE, unused tasks, and the folders that files lie in."""
         data = {key: value for key, value in self.canonical().items() if key not in MAY_CHANGE}
-        tasks = {name: data["tasks"][name] for name in self.used_tasks}
+        tasks = {name: data["tasks"][name] | {"metric": None} for name in self.used_tasks}
+        tasks[self.task]["metric"] = "error_rate" if self.metric.share else self.metric.name  # whichever way it is shown
         for settings in (*tasks.values(), *([data["encoder"]] if self.encoder.package is None else [])):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}
         for stage in data["recipe"]:

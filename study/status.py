@@ -8,6 +8,7 @@ from typing import Any
 
 from study import record
 from study.lock import running
+from study.metric import Metric, objective, of_run
 from study.screen import duration, number
 from study.scribe import OVER, Row, ranking, trials
 from study.space import describe
@@ -19,7 +20,7 @@ def show(run_dir: Path) -> str:
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
-    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), "", _HEAD]
+    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), "", _head(of_run(rows))]
     lines += [_line(row, rows) for phase in ("search", "final") for row in trials(rows, phase).values()]
     lines += [f"damaged record, {problem}" for problem in problems]
     return "\n".join(lines)
@@ -53,22 +54,24 @@ def _progress(rows: Sequence[Row]) -> str:
 
 
 def _best(rows: Sequence[Row]) -> list[str]:
-    best = ranking(rows)[:1]
+    metric = of_run(rows)
     return [
-        f"best so far: {row['trial']}, {row['error_rate_percent']:.2f} % validation error, {describe(row['params'])}"
-        for row in best
+        f"best so far: {row['trial']}, {metric.turned(loss):.2f} % validation {metric.label}, {describe(row['params'])}"
+        for row in ranking(rows)[:1]
+        if (loss := objective(row)) is not None
     ]
 
 
-_HEAD = f"{'trial':<6}{'seed':>4} {'epoch':>5} {'error %':>8}  {'state':<9} settings"
+def _head(metric: Metric) -> str:
+    return f"{'trial':<6}{'seed':>4} {'epoch':>5} {metric.short:>8}  {'state':<9} settings"
 
 
 def _line(trial: Row, rows: Sequence[Row]) -> str:
     last = _last_validation(trial["trial"], rows)
-    epoch, error = number(last.get("epoch"), ".3g"), number(last.get("error_rate_percent"), ".2f")
+    epoch, score = number(last.get("epoch"), ".3g"), number(of_run(rows).score(last), ".2f")
     state = "running" if trial["status"] == "started" else trial["status"]
     said = trial.get("reason") if state in ("diverged", "failed") else describe(trial["params"])
-    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {error:>8}  {state:<9} {said}"[:80]
+    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<9} {said}"[:80]
 
 
 def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:

@@ -90,7 +90,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
             for row in self._rows:
                 rows.append(row)
                 if row.get("stage_name") == last.name and row.get("split") == "validation":
-                    result |= {"epoch": row["epoch"], "error_rate_percent": row["error_rate_percent"]}
+                    result |= {"epoch": row["epoch"], "objective_percent": self._study.metric.loss(row)}
                     if row["epoch"] < last.epochs:
                         break
             else:

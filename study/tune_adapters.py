@@ -20,7 +20,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
     """Ray Tune's searcher: asks and tells our search. Use it with `num_samples=-1`: it says itself when the search is at its end.
 
     A trial's configuration is what `config(number, params)` gives and holds `trial`, its name. Results hold `epoch`,
-    `error_rate_percent` and `status`; each may be missing or not finite. `ended(number, state, result)` hears of every trial that
+    `objective_percent` and `status`; each may be missing or not finite. `ended(number, state, result)` hears of every trial that
     ended. A trial that was neither finished nor stopped by our own early stopping stays unfinished: a resume asks for it again.
     """
 
@@ -52,7 +52,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an epoch of a trial that goes on."""
         if trial_id in self._live and result.get("epoch") is not None:
-            self._search.report(self._live[trial_id], round(result["epoch"]), result.get("error_rate_percent"))
+            self._search.report(self._live[trial_id], round(result["epoch"]), result.get("objective_percent"))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell how a trial ended."""
@@ -61,21 +61,21 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             return
         result = result or {}
         if result.get("epoch") is not None:
-            self._search.report(number, round(result["epoch"]), result.get("error_rate_percent"))
+            self._search.report(number, round(result["epoch"]), result.get("objective_percent"))
         state = "failed" if error else self._state(number, result)
         if state is not None:
-            self._search.tell(number, state, result.get("error_rate_percent"))
+            self._search.tell(number, state, result.get("objective_percent"))
             self._ended(number, state, result)
 
     def _state(self, number: int, result: Mapping[str, Any]) -> str | None:
         """How a trial ended by its last result; None: it did not end, but was taken down."""
-        if result.get("status") == "complete" and not _finite(result.get("error_rate_percent")):
+        if result.get("status") == "complete" and not _finite(result.get("objective_percent")):
             return "failed"
         if result.get("status") in STATES:
             return str(result["status"])
         if number not in self._stopping.stopped:
             return None
-        return "stopped" if _finite(result.get("error_rate_percent")) else "diverged"
+        return "stopped" if _finite(result.get("objective_percent")) else "diverged"
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the records hold all."""
@@ -103,7 +103,7 @@ class TuneAsha(FIFOScheduler):  # type: ignore[misc]
         self._report(trial, result, decide=False)
 
     def _report(self, trial: Any, result: Mapping[str, Any], decide: bool) -> bool:
-        epoch, error = result.get("epoch"), result.get("error_rate_percent")
+        epoch, error = result.get("epoch"), result.get("objective_percent")
         if epoch is None or error is None:
             return False
         return self._stopping.report(trial_number(trial.config["trial"]), round(epoch), float(error), decide)

@@ -73,11 +73,12 @@ def best_precision(execution: Execution) -> str:
 
 
 def bag_of_words(recipe: Recipe) -> Row:
-    """The baseline on the recipe's target task."""
+    """The baseline on the recipe's target task, chosen by that task's metric."""
+    from study.metric import METRICS
     from trainables.baseline import bag_of_words
     from trainables.identity import target_of
 
-    return dict(bag_of_words(target_of(recipe)))
+    return dict(bag_of_words(target_of(recipe), METRICS[recipe.tasks[recipe.task].measured_by].loss))
 
 
 def read_test(work: Work) -> Row:

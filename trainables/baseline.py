@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,15 @@ WORD, SIGN = r"(?u)\w+", r"(?u)\S"
 """What counts as a word; single signs where no training text holds one (emoji only)."""
 
 
-def bag_of_words(data: TaskData) -> dict[str, Any]:
-    """Fit on train with the strength that errs least on validation (ties: the smaller loss there), then on both for the test.
+def error_rate(found: Mapping[str, Any]) -> float:
+    """Of scores, in percent."""
+    return float(found["error_rate_percent"])
+
+
+def bag_of_words(data: TaskData, worse: Callable[[Mapping[str, Any]], float | None] = error_rate) -> dict[str, Any]:
+    """Fit on train with the strength that is best on validation, then on both for the test.
+
+    `worse` says of scores how bad they are; of equal ones the smaller loss decides.
 
     The encoders of a study do not learn from the validation split: the baseline may, so that nobody finds it weak. Returns c,
     seconds, for `validation` and `test` the scores and loss, and of both splits `predictions` [n] (of a multi-label task 0/1
@@ -33,8 +40,8 @@ def bag_of_words(data: TaskData) -> dict[str, Any]:
     tried = []
     for strength, probabilities in zip(STRENGTHS, _predict(data.train, data.validation, STRENGTHS, len(data.labels)), strict=True):
         thresholds = None if data.validation.labels.ndim == 1 else thresholds_of("one", data.validation.labels, probabilities)
-        found = _measure(probabilities, data.validation, thresholds)
-        tried.append((found["error_rate_percent"], found["loss"], strength, probabilities, thresholds))
+        found = _measure(probabilities, data.validation, data.labels, thresholds)
+        tried.append((worse(found), found["loss"], strength, probabilities, thresholds))
     _, _, strength, probabilities, thresholds = min(tried, key=lambda fit: fit[:3])
     result = {"validation": probabilities}
     if len(data.test):
@@ -42,8 +49,8 @@ def bag_of_words(data: TaskData) -> dict[str, Any]:
         result["test"] = _predict(both, data.test, (strength,), len(data.labels))[0]
     return {
         "c": strength,
-        "validation": _measure(result["validation"], data.validation, thresholds),
-        "test": _measure(result["test"], data.test, thresholds) if "test" in result else None,
+        "validation": _measure(result["validation"], data.validation, data.labels, thresholds),
+        "test": _measure(result["test"], data.test, data.labels, thresholds) if "test" in result else None,
         "predictions": {split: _given(found, thresholds) for split, found in result.items()},
         "probabilities": result,
         "seconds": time.perf_counter() - began,
@@ -78,11 +85,13 @@ def _given(probabilities: np.ndarray[Any, Any], thresholds: Sequence[float] | No
     return probabilities.argmax(axis=1) if thresholds is None else (probabilities >= np.array(thresholds)).astype(np.int64)
 
 
-def _measure(probabilities: np.ndarray[Any, Any], split: Split, thresholds: Sequence[float] | None) -> dict[str, Any]:
+def _measure(
+    probabilities: np.ndarray[Any, Any], split: Split, names: Sequence[str], thresholds: Sequence[float] | None
+) -> dict[str, Any]:
     if thresholds is not None:
         right = np.where(split.labels > 0, probabilities, 1 - probabilities)  # of each decision
         found = label_scores(split.labels, _given(probabilities, thresholds))
-        found.pop("f1")
-        return {"loss": float(-np.log(np.maximum(right, 1e-12)).mean()), **found}
+        found["f1_by_label"] = dict(zip(names, found.pop("f1").tolist(), strict=True))
+        return {"loss": float(-np.log(np.maximum(right, 1e-12)).mean()), **found, "thresholds": list(thresholds)}
     loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), split.labels], 1e-12)).mean())
     return {"loss": loss, **scores(split.labels, _given(probabilities, None), probabilities.shape[1])}

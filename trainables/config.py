@@ -16,6 +16,7 @@ from trainables.faults import near
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Metric = Literal["error_rate", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "mcc"]
 
 
 class Model(BaseModel):
@@ -67,6 +68,25 @@ class Task(Model):
     """Seed of that carving."""
     domain: str | None = None
     """Domain of the texts: sentiment, question, topic, ..."""
+    metric: Metric | None = None
+    """What the search compares trials by, on validation, and what tables show: `error_rate` or `accuracy` over texts,
+    `subset_accuracy` (texts whose set of labels is exactly right), `macro_f1` (mean over classes or labels), `micro_f1` (over all
+    decisions), `mcc` (Matthews' coefficient). All in percent. null: error_rate, of a multi-label task micro_f1."""
+
+    @property
+    def measured_by(self) -> Metric:
+        """The metric, or the default of the kind of task."""
+        return self.metric or ("micro_f1" if self.multi_label else "error_rate")
+
+    @model_validator(mode="after")
+    def _metric_of_its_kind(self) -> Task:
+        if self.multi_label and self.metric in ("accuracy", "mcc"):
+            raise ValueError(
+                f"metric {self.metric} is for one label per text; multi_label tasks have subset_accuracy, micro_f1, ..."
+            )
+        if not self.multi_label and self.metric == "subset_accuracy":
+            raise ValueError("metric subset_accuracy is of multi_label tasks; with one label per text it is accuracy")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Task:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import nn
 
+from trainables import predictions
 from trainables.data import Split
 from trainables.encoder import Base
 from trainables.loop import Runtime
@@ -94,22 +93,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def write_predictions(path: Path, logits: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None) -> Path:
-    """One row per example as parquet: index, label, prediction, probabilities [classes].
-
-    Of a multi-label task label and prediction are lists: the places of the labels that a text has and is given.
-    """
-    probabilities = np.exp(_log_softmax(logits)) if labels.ndim == 1 else _sigmoid(logits)
-    places = [labels, logits.argmax(axis=1)]
-    if labels.ndim > 1:
-        sets = (labels > 0, probabilities >= np.array(thresholds))
-        places = [[np.flatnonzero(row).tolist() for row in each] for each in sets]
-    table = pa.table(
-        {
-            "index": np.arange(len(labels)),
-            "label": pa.array(places[0]),
-            "prediction": pa.array(places[1]),
-            "probabilities": list(probabilities.astype(np.float32)),
-        }
-    )
-    pq.write_table(table, path)
-    return path
+    """Classes, or of a multi-label task labels from their thresholds on, of every example as parquet."""
+    if labels.ndim == 1:
+        return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)))
+    probabilities = _sigmoid(logits)
+    return predictions.write(path, labels, probabilities >= np.array(thresholds), probabilities)

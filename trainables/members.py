@@ -40,6 +40,10 @@ class Members:
         """Optimizer steps in which as many texts are drawn as all tasks have together."""
         return -(-int(self.sizes().sum()) // batch_size)
 
+    def named(self, by_key: Mapping[str, Any]) -> dict[str, Any]:
+        """{name of a task: what `by_key` has under the key of its head}."""
+        return {self.tasks[key].name: value for key, value in by_key.items()}
+
     def digests(self) -> list[list[str]]:
         """What of these data determines a result: keys, training and validation splits."""
         return [[key, data.digest("train"), data.digest("validation")] for key, data in self.tasks.items()]

@@ -19,7 +19,7 @@ from trainables import finetune, optim
 from trainables.classifier import Classifier, classifier
 from trainables.config import Multitask
 from trainables.encoder import Base, load_encoder_weights
-from trainables.evaluate import measured, predict
+from trainables.evaluate import measured, predict, write_predictions
 from trainables.finetune import examples
 from trainables.loop import Job, Row, Runtime
 from trainables.members import Members
@@ -112,12 +112,21 @@ def job(
         places = (divmod(position, len(train[task])) for position in range(start, start + stage.batch_size))
         return [train[task][order(task, passed)[index]] for passed, index in places]
 
+    latest: dict[str, np.ndarray[Any, Any]] = {}
+    found: dict[str, Row] = {}
+
     def evaluate(step: int, model: nn.Module) -> Row:
-        found = {}
         for key, data in members.tasks.items():
             heads.use(key)
-            found[key] = measured(predict(model, base, validation[key], runtime), data.validation, data.labels, THRESHOLDS)
-        return {"epoch": step // per_epoch, "split": "validation", "by_task": found}
+            latest[key] = predict(model, base, validation[key], runtime)
+            found[key] = measured(latest[key], data.validation, data.labels, THRESHOLDS)
+        return {"epoch": step // per_epoch, "split": "validation", "by_task": dict(found)}
+
+    def artifact_files(folder: Path) -> dict[str, Path]:
+        paths = {key: folder / f"predictions-validation-{key}.parquet" for key in latest}
+        for key, path in paths.items():
+            write_predictions(path, latest[key], members.tasks[key].validation.labels, found[key].get("thresholds"))
+        return {path.name: path for path in paths.values()}
 
     groups = optim.parameter_groups(
         model,
@@ -139,6 +148,7 @@ def job(
         evaluate=evaluate,
         seed=stage.seed,
         thaw=lambda step: heads.use(keys[drawn[step]]),
+        artifact_files=artifact_files,
     )
 
 
@@ -148,6 +158,6 @@ def told(row: Row, members: Members, target: str) -> Row:
     `target` is the key of its head. Where it is not among the tasks, error rate and loss are the means over the tasks. An artifact
     keeps rows by key: names and target are those of whoever asks.
     """
-    by_task = {members.tasks[key].name: scores for key, scores in row["by_task"].items()}
+    by_task = members.named(row["by_task"])
     means = {name: float(np.mean([scores[name] for scores in by_task.values()])) for name in ("error_rate_percent", "loss")}
     return {**row, **row["by_task"].get(target, means), "by_task": by_task}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.config import Task
+from trainables.config import Metric, Task
 from trainables.faults import ConfigError, near
 
 TEXTS = Path(__file__).resolve().parent / "texts"
@@ -22,6 +22,8 @@ PAPERS = {
     "gu2020": "Y. Gu et al., Train No Evil: Selective Masking for Task-Guided Pre-Training, arXiv:2004.09733",
     "shipped": "comes with this package; no numbers of the papers",
 }
+METRICS: dict[str, Metric] = {"accuracy": "accuracy", "macro-F1": "macro_f1", "micro-F1": "micro_f1"}
+"""What papers report as settings name it; anything else is the error rate."""
 NOT_STATED = "not stated"
 CSV_FILES = "{train: train.csv, test: test.csv}"
 JSONL_FILES = "{train: train.jsonl, validation: dev.jsonl, test: test.jsonl}"
@@ -45,6 +47,11 @@ class Known:
     """Which files to fetch from where, and which columns to give them; empty for what comes with the package."""
     entry: str = CSV_FILES
     """What then stands in a study file under the task's name."""
+
+    @property
+    def metric(self) -> Metric:
+        """The metric of the first paper, as `Task.metric` names it."""
+        return METRICS.get(next(iter(self.reported.values())), "error_rate")
 
     @property
     def metrics(self) -> str:
@@ -199,7 +206,9 @@ TABLE: dict[str, Known] = {
 }
 
 KNOWN: dict[str, Task] = {
-    name: known.task.model_copy(update={"domain": known.domain}) for name, known in TABLE.items() if known.task is not None
+    name: known.task.model_copy(update={"domain": known.domain, "metric": known.metric})
+    for name, known in TABLE.items()
+    if known.task is not None
 }
 """Those of them that can be had without bringing anything."""
 
@@ -219,7 +228,8 @@ def instructions(name: str) -> str:
     if not known.by_hand:
         return ""
     lead = "" if known.task is not None else "the hub has no copy that is known to be the paper's own; "
-    return f"{lead}{known.by_hand}; then in the study file `tasks: {{{name}: {known.entry}}}`"
+    entry = known.entry if known.metric == "error_rate" else f"{known.entry[:-1]}, metric: {known.metric}}}"
+    return f"{lead}{known.by_hand}; then in the study file `tasks: {{{name}: {entry}}}`"
 
 
 def without_hub(hub: str | None) -> str:

@@ -54,7 +54,7 @@ def test_noise_is_called_noise() -> None:
 def test_all_equal_is_said() -> None:
     found = importance(trials(20, "equal"), SPACE)
     assert not found.shares
-    assert "same validation error" in found.why
+    assert "same score on validation" in found.why
 
 
 def test_few_trials_are_said() -> None:

@@ -89,19 +89,19 @@ def test_no_records_file_is_said() -> None:
 
 def test_predictions_are_read_from_the_run_folder_only(finished: Path) -> None:
     run = load(finished)
-    wrong = run.errors_by_example("f00")
-    assert wrong is not None
+    found = run.predictions("f00")
+    assert found is not None
     test = run.finals[0].test
     assert test is not None
-    assert 100 * sum(wrong.values()) / len(wrong) == pytest.approx(test["error_rate_percent"])
-    assert run.errors_by_example("../predictions/f00") is None
-    assert run.errors_by_example("t000") is None
+    assert 100 * (found.has != found.given).mean() == pytest.approx(test["error_rate_percent"])
+    assert run.predictions("../predictions/f00") is None
+    assert run.predictions("t000") is None
 
 
 def test_damaged_predictions_are_done_without(tmp_path: Path) -> None:
     folder = make(tmp_path)
     (folder / "predictions" / "f00-test.parquet").write_bytes(b"PAR1 nothing")
-    assert load(folder).errors_by_example("f00") is None
+    assert load(folder).predictions("f00") is None
 
 
 def test_plain_text_has_no_escapes_and_no_second_line() -> None:

@@ -65,7 +65,8 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     page = report.write(finished, tmp_path / "out")
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert page == tmp_path / "out" / "report.html"
-    names = ["report.html", "results.csv", "table.md", "table.tex", "table.txt", "trials.csv"]
+    tables = ["confusions.csv", "labels.csv", "report.html", "results.csv", "table.md", "table.tex", "table.txt", "tasks.csv"]
+    names = [*tables, "trials.csv"]
     assert [name for name in files if not name.startswith("figures/")] == names
     assert "figures/history.svg" in files
 
@@ -116,7 +117,7 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         ({"part": "finals"}, "No test result yet", "the test split has not been read"),
         ({"part": "selected"}, "No test result yet", "Test scores of some finals are missing"),
         ({"seeds": 1}, "test error with the chosen setting", "One seed only"),
-        ({"equal": True}, "test error with the chosen setting", "same validation error"),
+        ({"equal": True}, "test error with the chosen setting", "same score on validation"),
         ({"baseline": False}, "test error with the chosen setting", "There is no bag of words"),
         ({"study_file": False}, "test error with the chosen setting", "holds no study file"),
         ({"predictions": False}, "test error with the chosen setting", "test texts"),

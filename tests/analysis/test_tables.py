@@ -106,7 +106,7 @@ def test_labels_cannot_break_latex(tmp_path: Path) -> None:
     assert body.count("$") % 2 == 0
     for line in body.splitlines():
         if line.endswith(r"\\"):
-            assert line.count("&") == 7
+            assert line.count("&") == 9
 
 
 def test_latex_has_booktabs_rules_and_every_setting(finished: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -341,6 +343,11 @@ def test_ranking_takes_each_setting_once_and_complete_trials_only() -> None:
 
     rows = [trial("t0", "a", 9), trial("t1", "b", 7), trial("t2", "b", 7), trial("t3", "c", 1, "stopped"), trial("t4", "d", 7)]
     assert [each["trial"] for each in ranking(rows)] == ["t1", "t4", "t0"]
+    by_f1 = [
+        row | {"metric": "macro_f1", "objective_percent": 50.0 - error} for row, error in zip(rows, (9, 7, 7, 1, 8), strict=True)
+    ]
+    assert [each["trial"] for each in ranking(by_f1)] == ["t0", "t4", "t1"]
+    assert ranking([by_f1[0] | {"objective_percent": None}]) == []
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -389,6 +396,12 @@ def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
     assert {row["status"] for row in records(tmp_path / "run", "trial") if row["status"] != "started"} == {"complete"}
     (test,) = [row for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"]
     assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
+    _goes_by_micro_f1(tmp_path / "run", done.stdout, test)
+    assert set(stages[1]["by_task"]) == {"several", "reviews"}
+    joint = [row for row in records(tmp_path / "run", "evaluation") if row["stage"] == "multitask"]
+    assert stages[1]["by_task"] == joint[-1]["by_task"]
+    with open(tmp_path / "run" / "report" / "tasks.csv", encoding="utf-8", newline="") as file:
+        assert sorted(row["task"] for row in csv.DictReader(file)) == ["reviews", "several"]
     assert test["recipe"] == "BERT-IDPT-MFiT-FiT"
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
@@ -425,3 +438,30 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path) -> None:
     assert "marks: words of the task's training texts" in shown.stdout
     assert "pretrain: what was masked in the corpus" in shown.stdout
     assert "marks.scorer" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
+
+
+def _goes_by_micro_f1(run: Path, said: str, test: dict[str, Any]) -> None:
+    """Everywhere from the records to the last line on the terminal."""
+    (plan,) = records(run, "plan")
+    assert (plan["metric"], plan["labels"]) == ("micro_f1", ["all", "negative", "positive"])
+    ends = [row for row in records(run, "trial") if row["status"] == "complete"]
+    for row in ends:
+        mine = [e for e in records(run, "evaluation") if e.get("trial") == row["trial"] and e["split"] == "validation"]
+        assert row["metric"] == "micro_f1"
+        assert row["objective_percent"] == pytest.approx(100 - 100 * max(mine, key=lambda e: e["step"])["micro_f1"])
+    search = [row for row in ends if row["phase"] == "search"]
+    (selected,) = records(run, "selection")[-1]["settings"]
+    assert selected["objective_percent"] == pytest.approx(min(row["objective_percent"] for row in search))
+    assert re.search(r"^t000 +epoch 1/2 +loss \d\.\d+  micro-F1 [ \d]\d\.\d\d %", said, flags=re.MULTILINE)
+    assert "\nmicro-F1 in percent, more is better\n" in said
+    assert f"{100 * test['micro_f1']:.2f}" in said
+    status = study("status", run).stdout
+    assert f"{100 - selected['objective_percent']:.2f} % validation micro-F1" in status
+    (baseline,) = [row for row in records(run, "baseline") if row["split"] == "test"]
+    assert set(baseline["f1_by_label"]) == set(test["f1_by_label"])
+    kept = pq.read_table(run / "predictions" / "bag-of-words-test.parquet").to_pydict()
+    wrong = sum(label != given for label, given in zip(kept["label"], kept["prediction"], strict=True))
+    assert baseline["error_rate_percent"] == pytest.approx(100 * wrong / len(kept["label"]))
+    rows = (run / "report" / "labels.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[3] for line in rows] == plan["labels"]
+    assert float(rows[0].split(",")[9]) == pytest.approx(100 * test["f1_by_label"]["all"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import yaml
@@ -15,13 +15,10 @@ from study.config import check, load_study
 from study.plan import trajectories
 from study.settings import Study
 from tests.helpers import TINY_BERT, reviews, tiny_task
-from trainables.config import Finetune
 from trainables.faults import ConfigError
 
 NAMES = tuple(recipes.RECIPES)
 TEXTS = {"domain.txt": "sls_yelp", "another-domain.txt": "sls_amazon", "collection.txt": "sls_yelp"}
-PENDING = set() if "bilstm" in get_args(Finetune.model_fields["pooling"].annotation) else {"BERT-Feat"}
-"""Recipes whose settings the models do not have yet."""
 
 
 def data(folder: Path, recipe: Any, **changes: Any) -> dict[str, Any]:
@@ -130,8 +127,6 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", NAMES)
 def test_settings_are_the_papers(tmp_path: Path, name: str) -> None:
-    if name in PENDING:
-        pytest.skip("its pooling is not there yet")
     study = load(tmp_path, line(name))
     assert [{key: getattr(stage, key) for key in wanted} for stage, wanted in zip(study.recipe, EXPECTED[name], strict=True)] == (
         EXPECTED[name]
@@ -141,8 +136,6 @@ def test_settings_are_the_papers(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_named_recipe_is_kept_written_out(tmp_path: Path, name: str) -> None:
-    if name in PENDING:
-        pytest.skip("its pooling is not there yet")
     study = load(tmp_path, line(name), "budget.trials=3")
     (tmp_path / "kept.yaml").write_text(study.to_yaml(), encoding="utf-8")
     assert isinstance(yaml.safe_load(study.to_yaml())["recipe"], list)

@@ -51,7 +51,7 @@ def test_the_live_view_fits_80_columns_and_shows_what_was_asked_for() -> None:
     lines = page.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     text = page.getvalue()
-    for title in ("trial", "settings", "epoch", "loss", "error%", "tok/s", "state"):
+    for title in ("trial", "settings", "epoch", "loss", "error %", "tok/s", "state"):
         assert title in lines[1]
     for word in ("t029", "running", "search 28/30", "best so far: t025"):
         assert word in text

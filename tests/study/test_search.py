@@ -328,13 +328,13 @@ def test_under_ray_tune(local_ray: None, tmp_path: Path) -> None:
             if number % 5 == 3:
                 raise RuntimeError("broken")
             if number % 5 == 4 and self.epoch == 2:
-                return {"status": "diverged", "reason": "loss", "done": True, "error_rate_percent": math.nan, "epoch": 2}
+                return {"status": "diverged", "reason": "loss", "done": True, "objective_percent": math.nan, "epoch": 2}
             if number == 10:
                 return {"status": "complete", "done": True}
             done = self.epoch == 4
             return {
                 "epoch": float(self.epoch),
-                "error_rate_percent": 50.0 - 5 * self.epoch + (1 if number % 2 else -1) * number,
+                "objective_percent": 50.0 - 5 * self.epoch + (1 if number % 2 else -1) * number,
                 "status": "complete" if done else "running",
                 "done": done,
             }
@@ -389,8 +389,8 @@ def test_out_of_time_asks_for_nothing_more() -> None:
     assert searcher.suggest("a") == {"trial": "t000"}
     assert searcher.suggest("b") == {"trial": "t001"}
     assert searcher.suggest("c") is None
-    searcher.on_trial_complete("a", {"status": "complete", "error_rate_percent": 10.0, "epoch": 3})
-    searcher.on_trial_complete("b", {"status": "running", "error_rate_percent": 10.0, "epoch": 1})  # taken down
+    searcher.on_trial_complete("a", {"status": "complete", "objective_percent": 10.0, "epoch": 3})
+    searcher.on_trial_complete("b", {"status": "running", "objective_percent": 10.0, "epoch": 1})  # taken down
     over = True
     assert searcher.suggest("d") == searcher.FINISHED
     assert [trial.state.name for trial in search.optuna.trials] == ["COMPLETE", "RUNNING"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,28 @@ def test_bag_of_words(tmp_path: Path) -> None:
     assert found["test"]["examples"] == 40
     assert found["predictions"]["test"].shape == found["probabilities"]["test"].shape == (40, 4)
     assert found["test"]["micro_f1"] > 0.4, "words tell the labels here"
+    assert set(found["test"]["f1_by_label"]) == {"acting", "film", "plot", "positive"}
+    assert found["test"]["macro_f1"] == pytest.approx(np.mean(list(found["test"]["f1_by_label"].values())))
+    assert found["test"]["thresholds"] == found["validation"]["thresholds"]
+
+
+def test_the_strength_of_the_bag_of_words_is_the_best_by_the_metric(tmp_path: Path) -> None:
+    data = load_task("several", task(tmp_path))
+    tried: list[float] = []
+
+    def by_macro(found: Mapping[str, Any]) -> float:
+        tried.append(found["macro_f1"])
+        return -tried[-1]
+
+    best, worst = bag_of_words(data, by_macro), bag_of_words(data, lambda found: float(found["macro_f1"]))
+    assert best["validation"]["macro_f1"] == max(tried) > min(tried) == worst["validation"]["macro_f1"]
+
+
+def test_the_metric_is_not_identity(tmp_path: Path) -> None:
+    """Weights do not depend on what they are judged by."""
+    made = recipe(tmp_path)
+    by_macro = made.model_copy(update={"tasks": {"several": task(tmp_path, metric="macro_f1")}})
+    assert [node.stage_id for node in nodes(by_macro)] == [node.stage_id for node in nodes(made)]
 
 
 def test_the_kind_of_task_is_identity(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch.nn import functional as F
@@ -272,6 +273,14 @@ def test_a_task_with_several_labels_is_one_of_them(tmp_path: Path) -> None:
     row, *_, last = runner.run(recipe, Store(str(tmp_path / "store")), ONE_THREAD)
     assert row["by_task"]["several"].keys() > row["by_task"]["reviews"].keys() - {"mcc"}
     assert row["f1_by_label"] == row["by_task"]["several"]["f1_by_label"]
+    artifact = Store(str(tmp_path / "store")).get(row["stage_id"])
+    assert artifact is not None
+    final = artifact.manifest["rows"][-1]["by_task"]
+    for key, data in members_of(recipe, recipe.stages[0]).tasks.items():  # type: ignore[arg-type]
+        kept = pq.read_table(artifact.path(f"predictions-validation-{key}.parquet")).to_pydict()
+        assert len(kept["label"]) == len(data.validation)
+        wrong = sum(label != given for label, given in zip(kept["label"], kept["prediction"], strict=True))
+        assert final[key]["error_rate_percent"] == pytest.approx(100 * wrong / len(kept["label"]))
     assert last["stage"] == "finetune"
 
 
