@@ -202,8 +202,9 @@ def python(code: str, environment: dict[str, str]) -> list[str]:
 
 HUB = """
 import time
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError
 began = time.monotonic()
 try:
     print(len(load_task("far", Task(hub="somebody/some-set")).train))
@@ -238,8 +239,9 @@ def test_an_unreachable_known_set_also_says_how_to_bring_that_set(tmp_path: Path
 
 PREPARE = """
 import pathlib, sys
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError
 here, home = map(pathlib.Path, {!r})
 for split in ("train", "test"):
     rows = "".join(f"{{split}} {{i}},{{'ab'[i % 2]}}\\n" for i in range(20))
