@@ -635,10 +635,10 @@ def test_check_refuses_what_pairs_of_texts_cannot_have(tmp_path: Path) -> None:
     data = {"name": "x", "tasks": tasks, "task": "pairs", "encoder": STUDY["encoder"], "recipe": recipe, "space": space}
     with pytest.raises(ConfigError) as caught:
         check(load_study(data))
+    ways = "use head, tail or head+tail, or a task without `text_pair`"
     assert caught.value.faults == (
         "recipe.0.multitask.max_length: 5 given, but a pair of texts needs at least 6",
-        "space.finetune.truncation: hier-max given, but pairs of texts are not read in fractions; use head, tail or head+tail, or a"
-        + " task without `text_pair`",
+        f"space.finetune.truncation: hier-max given, but pairs of texts are not read in fractions; {ways}",
         "space.finetune.max_length: 4 given, but a pair of texts needs at least 6",
     )
     others = data | {"task": "other", "recipe": [{"multitask": {"max_length": 5, "head_tokens": 1, "tasks": ["other"]}}, recipe[1]]}
