@@ -407,8 +407,10 @@ class Recipe(Model):
         faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
         faults += corpus_names.name_faults(self.tasks)
         for stage in self.stages:
-            read = {"finetune": (self.task,), "multitask": getattr(stage, "tasks", ()) or self.tasks}.get(stage.kind, ())
-            if not isinstance(stage, Pretrain) and any(self.tasks[name].text_pair for name in read if name in self.tasks):
+            if isinstance(stage, Pretrain):
+                continue
+            read = (self.task,) if isinstance(stage, Finetune) else stage.tasks or tuple(self.tasks)
+            if any(self.tasks[name].text_pair for name in read if name in self.tasks):
                 faults += [f"{stage.name}.{fault}" for fault in pair_faults(stage)]
         faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
         if faults:
