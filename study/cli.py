@@ -162,6 +162,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 @click.option("--stats", is_flag=True, help="What is in them: of known tasks, files of texts, the tasks of a STUDY.yaml.")
 @TEXT
+@click.option("--text-pair", metavar="COLUMN", multiple=True, help="Column of a FILE with the second text of pairs; repeatable.")
 @click.option("--label", metavar="COLUMN", default="label", show_default=True, help="Column of a FILE that holds the label.")
 @click.option(
     "--encoder", metavar="FOLDER|HUB", help="Whose pieces lengths count. Default: the study's, or the quickstart's if installed."
@@ -171,7 +172,14 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 )
 @JSON
 def tasks(
-    names: tuple[str, ...], stats: bool, text: tuple[str, ...], label: str, encoder: str | None, limit: int, as_json: bool
+    names: tuple[str, ...],
+    stats: bool,
+    text: tuple[str, ...],
+    text_pair: tuple[str, ...],
+    label: str,
+    encoder: str | None,
+    limit: int,
+    as_json: bool,
 ) -> int:
     """List the data sets of the papers, where each comes from and how to bring it; with --stats, measure them.
 
@@ -180,7 +188,7 @@ def tasks(
     from study import tasks as table
 
     if stats:
-        found = table.measured(names, text, label, encoder, limit)
+        found = table.measured(names, text, label, encoder, limit, text_pair)
         click.echo(_json(table.plain_statistics(found)) if as_json else table.show_statistics(found))
     else:
         click.echo(_json(table.listing(names)) if as_json else table.show(names))

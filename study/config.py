@@ -31,7 +31,7 @@ from study.space_faults import combinations, path_faults, point_faults
 from study.space_faults import faults as space_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
-from trainables.config import Finetune, Marks, Model, Multitask, Pretrain, Stage, Task, marks_faults, scoring_faults
+from trainables.config import Finetune, Marks, Model, Multitask, Pretrain, Stage, Task, marks_faults, pair_faults, scoring_faults
 from trainables.faults import ConfigError, near, parse_yaml, read_yaml, validate
 
 __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
@@ -327,6 +327,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         for names in _member_choices(study):
             gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
+    faults += _pair_faults(study)
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
     if faults:
@@ -415,9 +416,25 @@ def _layer_faults(study: Study) -> Iterator[str]:
     blocks = layers_of(study.encoder)
     for stage in study.recipe:
         if isinstance(stage, Finetune):
-            for corner, place in _corners(study, stage, ("layers", "freeze", "reinit_layers")):
-                field = place.rpartition(".")[2]
-                yield from (place + fault.removeprefix(field) for fault in corner.layer_faults(blocks) if fault.startswith(field))
+            fields = ("layers", "freeze", "reinit_layers")
+            yield from _corner_faults(study, stage, fields, lambda corner: corner.layer_faults(blocks))
+
+
+def _pair_faults(study: Study) -> Iterator[str]:
+    """Settings that tasks on pairs of texts cannot have."""
+    for stage in study.recipe:
+        if isinstance(stage, Pretrain | Marks):
+            continue
+        read = (study.task,) if isinstance(stage, Finetune) else {name for names in _member_choices(study) for name in names}
+        if any(study.tasks[name].text_pair for name in read):
+            yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
+
+
+def _corner_faults(study: Study, stage: Model, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:
+    """What is found wrong with a stage's extreme values of these fields, each fault beginning with its field."""
+    for corner, place in _corners(study, stage, fields):
+        field = place.rpartition(".")[2]
+        yield from (place + fault.removeprefix(field) for fault in found(corner) if fault.startswith(field))
 
 
 def _subset_faults(study: Study) -> Iterator[str]:

@@ -10,7 +10,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import Encoder, Task
-from trainables.faults import ConfigError, near
+from trainables.faults import ConfigError, near, validate
 from trainables.tasks import KNOWN, PAPERS, TABLE, TEXTS, Known, instructions, resolve
 
 if TYPE_CHECKING:
@@ -83,12 +83,13 @@ def _short(paper: str) -> str:
 def _where(known: Known) -> str:
     if known.task is None:
         return "by hand"
-    columns = f"{', '.join(_columns(known.task))} -> {known.task.label}"
+    columns = f"{_columns(known.task)} -> {known.task.label}"
     return f"hub {known.task.hub} ({columns})" if known.task.hub else f"with the package ({columns})"
 
 
-def _columns(task: Task) -> tuple[str, ...]:
-    return (task.text,) if isinstance(task.text, str) else task.text
+def _columns(task: Task) -> str:
+    """The columns of the text; of a pair those of both, with a bar between."""
+    return " | ".join(", ".join(columns) for columns in (task.text_columns, task.second_columns) if columns)
 
 
 def _plain(name: str, known: Known) -> dict[str, Any]:
@@ -98,7 +99,8 @@ def _plain(name: str, known: Known) -> dict[str, Any]:
         "source": "by hand" if task is None else "hub" if task.hub else "package",
         "hub": task and task.hub,
         "revision": task and task.revision,
-        "text": task and list(_columns(task)),
+        "text": task and list(task.text_columns),
+        "text_pair": list(task.second_columns) or None if task else None,
         "label": task and task.label,
         "classes": known.classes,
         "domain": known.domain,
@@ -122,8 +124,11 @@ def document() -> str:
         "study tasks chemprot                                 # how to bring a set by hand",
         "study tasks --stats sls_imdb                         # examples, lengths, copies, classes",
         "study tasks --stats reviews.csv --text review --label stars",
+        "study tasks --stats faq.csv --text question --text-pair answer --label topic",
         "study overlap sls_imdb sls_yelp sls_amazon --out overlap.svg",
         "```",
+        "",
+        "A bar stands between the two texts of a pair.",
         "",
         "| set | where | text → label | classes | domain | metric | papers | licence |",
         "|---|---|---|---|---|---|---|---|",
@@ -143,7 +148,7 @@ def document() -> str:
 def _row(name: str, known: Known) -> str:
     task = known.task
     where = "by hand" if task is None else f"`{task.hub}`" if task.hub else "package"
-    columns = "" if task is None else f"{', '.join(_columns(task))} → {task.label}"
+    columns = "" if task is None else f"{_columns(task)} → {task.label}".replace("|", r"\|")
     papers = ", ".join(_short(paper) for paper in known.reported)
     cells = [f"`{name}`", where, columns, known.classes or "–", known.domain, known.metrics, papers, known.licence]
     return f"| {' | '.join(map(str, cells))} |"
@@ -193,20 +198,29 @@ def _of_study(path: str) -> tuple[list[Named], Encoder]:
 
 
 def measured(
-    arguments: Sequence[str], columns: Sequence[str] = ("text",), label: str = "label", encoder: str | None = None, limit: int = 512
+    arguments: Sequence[str],
+    columns: Sequence[str] = ("text",),
+    label: str = "label",
+    encoder: str | None = None,
+    limit: int = 512,
+    second: Sequence[str] = (),
 ) -> list[Statistics]:
-    """Statistics of each argument, of the shipped sets without any. Raises ConfigError."""
+    """Statistics of each argument, of the shipped sets without any; `second` are the columns of a pair's second text.
+
+    Raises ConfigError.
+    """
     from trainables.statistics import statistics
 
     shipped = [name for name, task in KNOWN.items() if task.train is not None and Path(task.train).is_relative_to(TEXTS)]
     found, of_study = named(arguments or shipped)
     with_ruler = _ruler(encoder, of_study)
-    text = columns[0] if len(columns) == 1 else tuple(columns)
+    own = {"text": tuple(columns), "text_pair": tuple(second) or None, "label": label}
     results: list[Statistics] = []
     faults: list[str] = []
     for each in found:
         try:
-            results.append(statistics(each.name, each.task or Task(train=each.file, text=text, label=label), with_ruler, limit))
+            task = each.task or validate(Task, {"train": each.file, **own})
+            results.append(statistics(each.name, task, with_ruler, limit))
         except ConfigError as error:
             faults += [_about_file(fault, each) for fault in error.faults]
     if faults:
@@ -251,11 +265,13 @@ def show_statistics(found: Sequence[Statistics]) -> str:
 
 def _statistics(each: Statistics) -> Iterator[str]:
     ruler = each.ruler
-    special = f", and {ruler.special_tokens} special tokens a text" if ruler.special_tokens else ""
+    special = f", and {each.special_tokens} special tokens a {'pair' if each.pairs else 'text'}" if each.special_tokens else ""
     yield from wrap(f"{each.name}: {each.classes} classes; lengths in {ruler.unit} ({ruler.name}{special})", WIDTH)
     yield _cells("", each.splits)
     splits = each.splits.values()
     for title, cells in ROWS:
+        if title in OF_PAIRS and not each.pairs:
+            continue
         yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
 
 
@@ -272,11 +288,19 @@ def _class_share(split: SplitStatistics, place: int) -> str:
     return f"{100 * list(split.labels.values())[place] / total:.1f}" if total else "–"
 
 
+def _side(split: SplitStatistics, place: int) -> str:
+    return f"{split.mean_of_sides[place]:.1f}" if split.mean_of_sides else "–"
+
+
+OF_PAIRS = ("  of the first text", "  of the second text")
+"""Lines for pairs of texts alone."""
 ROWS: tuple[tuple[str, Callable[[SplitStatistics], object]], ...] = (
     ("examples", lambda s: s.examples),
     ("  without text", lambda s: s.empty),
     ("  without label", lambda s: s.unlabelled),
     ("length, mean", lambda s: f"{s.mean:.1f}"),
+    ("  of the first text", lambda s: _side(s, 0)),
+    ("  of the second text", lambda s: _side(s, 1)),
     ("length, median", lambda s: f"{s.median:g}"),
     ("length, 90th percentile", lambda s: s.p90),
     ("length, 99th percentile", lambda s: s.p99),
@@ -302,7 +326,8 @@ def plain_statistics(found: Sequence[Statistics]) -> list[dict[str, Any]]:
             "classes": each.classes,
             "encoder": each.ruler.name if each.ruler.unit == "pieces" else None,
             "unit": each.ruler.unit,
-            "special_tokens": each.ruler.special_tokens,
+            "special_tokens": each.special_tokens,
+            "pairs": each.pairs,
             "limit": each.limit,
             "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
         }

@@ -54,6 +54,9 @@ class Task(Model):
     """Name of the test split in `folder` or `hub`."""
     text: str | tuple[str, ...] = "text"
     """Column with the text; several are joined by a space."""
+    text_pair: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Column with the second text of a task on pairs of texts, such as question and answer; several are joined by a space. null:
+    single texts. Corpora and the bag of words read both as one text."""
     label: str = "label"
     """Column with the label."""
     labels: tuple[str, ...] | None = None
@@ -94,6 +97,24 @@ class Task(Model):
         if len(given) != 1:
             raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
         return self
+
+    @model_validator(mode="after")
+    def _two_texts(self) -> Task:
+        if both := [column for column in self.second_columns if column in self.text_columns]:
+            raise ValueError(
+                f"text_pair: {both[0]!r} is a column of `text` already; the second text of a pair needs one of its own"
+            )
+        return self
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the text, of a pair the first one."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @property
+    def second_columns(self) -> tuple[str, ...]:
+        """Columns of the second text of a pair; none for single texts."""
+        return (self.text_pair,) if isinstance(self.text_pair, str) else self.text_pair or ()
 
 
 class Encoder(Model):
@@ -318,11 +339,13 @@ class Finetune(Optimisation):
     """Longest sequence, in pieces, special tokens included."""
     truncation: Literal["head", "tail", "head+tail", "hier-mean", "hier-max", "hier-attention"] = "head+tail"
     """What is kept of a text over the budget: its first pieces, its last, both ends; or all, in fractions that are encoded each by
-    itself, and whose vectors are joined by their mean, maximum, or self-attention."""
+    itself, and whose vectors are joined by their mean, maximum, or self-attention. Of a pair of texts the longer loses pieces
+    until both fit, and each is cut so; hier-* takes single texts only."""
     max_fractions: Annotated[int, Field(ge=1)] = 95
     """Most fractions of a text under hier-*; what lies behind them is cut off, and counted."""
     head_tokens: Annotated[int, Field(ge=1)] = 128
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end."""
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. Of a pair of texts each that is
+    cut keeps so many, or all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
@@ -453,9 +476,11 @@ class Multitask(Optimisation):
     max_length: Annotated[int, Field(ge=4)] = 512
     """Longest sequence, in pieces, special tokens included."""
     truncation: Literal["head", "tail", "head+tail"] = "head+tail"
-    """What is kept of a text over the budget: its first pieces, its last, both ends."""
+    """What is kept of a text over the budget: its first pieces, its last, both ends. Of a pair of texts the longer loses pieces
+    until both fit, and each is cut so."""
     head_tokens: Annotated[int, Field(ge=1)] = 128
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end."""
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. Of a pair of texts each that is
+    cut keeps so many, or all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
@@ -469,6 +494,21 @@ class Multitask(Optimisation):
     def _head_in_budget(self) -> Multitask:
         _check_head(self)
         return self
+
+
+LEAST_OF_PAIRS = 6
+"""Pieces of the shortest pair: no tokenizer puts more than four special tokens to it, and of each text one piece is left."""
+
+
+def pair_faults(stage: Finetune | Multitask) -> list[str]:
+    """What of these settings a task on pairs of texts cannot have, each fault beginning with the field."""
+    faults = []
+    if isinstance(stage, Finetune) and stage.fractions is not None:
+        ways = "use head, tail or head+tail, or a task without `text_pair`"
+        faults.append(f"truncation: {stage.truncation} given, but pairs of texts are not read in fractions; {ways}")
+    if stage.max_length < LEAST_OF_PAIRS:
+        faults.append(f"max_length: {stage.max_length} given, but a pair of texts needs at least {LEAST_OF_PAIRS}")
+    return faults
 
 
 def _check_head(stage: Finetune | Multitask) -> None:
@@ -514,9 +554,10 @@ def marks_faults(stages: Iterable[Stage], selects: Callable[[Pretrain], bool] = 
 
 def scoring_faults(stages: Iterable[Stage], task: Task | None) -> list[str]:
     """Why the words of a task cannot be scored where they should be, with the way out."""
-    if task is None or not task.multi_label:
+    if task is None or not (task.multi_label or task.text_pair):
         return []
-    why = "a word is scored by the probability of its text's one class, but the target task is multi-label"
+    of_one_class = "a word is scored by the probability of its text's one class, but the target task is multi-label"
+    why = of_one_class if task.multi_label else "words of single texts are scored, but the target task has pairs of texts"
     return [f"{stage.name}: {why}; use masking random" for stage in stages if isinstance(stage, Marks)]
 
 
@@ -549,6 +590,12 @@ class Recipe(Model):
         wanted = [self.task] * (self.task not in self.tasks) + named
         faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
         faults += corpus_names.name_faults(self.tasks)
+        for stage in self.stages:
+            if isinstance(stage, Pretrain | Marks):
+                continue
+            read = (self.task,) if isinstance(stage, Finetune) else stage.tasks or tuple(self.tasks)
+            if any(self.tasks[name].text_pair for name in read if name in self.tasks):
+                faults += [f"{stage.name}.{fault}" for fault in pair_faults(stage)]
         faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
         faults += [*marks_faults(self.stages), *scoring_faults(self.stages, self.tasks.get(self.task))]
         if faults:

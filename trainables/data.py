@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class Split:
     texts: tuple[str, ...]
     labels: Labels
     """[n], places in `TaskData.labels`; of a multi-label task [n, labels], 1 where a text has the label."""
+    pairs: tuple[tuple[str, str], ...] | None = None
+    """Both texts of every example of a task on pairs, of which `texts` holds the join; None for single texts."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -45,10 +48,20 @@ class Split:
         order = np.argsort(self.labels.sum(axis=0), kind="stable")
         return np.where(self.labels.any(axis=1), order[self.labels[:, order].argmax(axis=1)], len(order)).astype(np.int64)
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """What is tokenised: the texts, or [2 n] the first and second text of every pair in turn."""
+        return self.texts if self.pairs is None else tuple(chain.from_iterable(self.pairs))
+
     @cached_property
     def digest(self) -> str:
         """sha256 of texts and labels."""
-        return digest_of(self.texts, self.labels.astype("<i8").tobytes())
+        return digest_of(self.sides, self.labels.astype("<i8").tobytes())
+
+    def only(self, chosen: Labels | Sequence[int]) -> Split:
+        """The examples at these places."""
+        pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
+        return Split(tuple(self.texts[i] for i in chosen), self.labels[chosen], pairs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +82,7 @@ class TaskData:
     def digest(self, split: str) -> str:
         """sha256 of what a split holds: texts, labels and the labels' names; the same on every machine."""
         part: Split = {name: getattr(self, name) for name in SPLITS}[split]
-        kind = ["multi-label"] if self.task.multi_label else []
+        kind = ["multi-label"] * self.task.multi_label + ["pairs"] * (self.task.text_pair is not None)
         return hashlib.sha256(json.dumps([self.labels, part.digest, *kind]).encode()).hexdigest()
 
 
@@ -96,6 +109,7 @@ def _load(name: str, task: Task) -> TaskData:
     notices: list[str] = []
     rows, found = read(task)
     faults = [f"{place}.{fault}" for fault in found]
+    notices += [f"{place}.{split}: {notice}" for split, part in rows.items() for notice in part.notices]
     kept = {split: _without_empty(rows[split], task, f"{place}.{split}", notices, faults) for split in rows}
     _stop(faults)
 
@@ -106,13 +120,13 @@ def _load(name: str, task: Task) -> TaskData:
         several = f"{joined} of {len(labels)} labels hold {task.label_separator!r}"
         notices.append(f"{place}: {several}; several in one? Then set multi_label")
 
-    splits = {split: _split(pairs, labels, task.multi_label) for split, pairs in kept.items()}
+    splits = {split: _split(of_split, labels, task) for split, of_split in kept.items()}
     if "validation" not in splits:
         splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
     if not task.multi_label:
         small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
         _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few" for split in small])
-    splits.setdefault("test", _split([], labels, task.multi_label))
+    splits.setdefault("test", _split([], labels, task))
     notices += _shared(place, splits)
     return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices))
 
@@ -126,24 +140,29 @@ def _count(texts: int) -> str:
     return f"{texts} text{'s' * (texts != 1)}"
 
 
-Pairs = list[tuple[str, tuple[str, ...]]]
-"""(text, its labels) rows; one label each, but in a multi-label task."""
+class Kept(NamedTuple):
+    """A row that has a text."""
+
+    text: str
+    names: tuple[str, ...]
+    """Its labels; one, but in a multi-label task."""
+    sides: tuple[str, str] | None
+    """Both texts of a pair."""
 
 
-def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], faults: list[str]) -> Pairs:
+def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], faults: list[str]) -> list[Kept]:
     """Rows that have a text. Those without a text are noticed; those without a label are a fault, but in a multi-label task."""
     filled = [i for i, text in enumerate(rows.texts) if text.strip()]
     if dropped := len(rows.texts) - len(filled):
         notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
     if not filled:
         faults.append(f"{place}: all {len(rows.texts)} texts are empty")
-    if task.multi_label:
-        return [(rows.texts[i], _several(rows.labels[i] or "", task.label_separator)) for i in filled]
-    if bare := [i + 1 for i in filled if rows.labels[i] is None]:
+    if not task.multi_label and (bare := [i + 1 for i in filled if rows.labels[i] is None]):
         more = f" and {len(bare) - 5} more" if len(bare) > 5 else ""
         numbers = ", ".join(map(str, bare[:5])) + more
         faults.append(f"{place}: no label in row{'s' * (len(bare) > 1)} {numbers} (counted from 1, without the header)")
-    return [(rows.texts[i], (rows.labels[i] or "",)) for i in filled]
+    names = [_several(rows.labels[i] or "", task.label_separator) if task.multi_label else (rows.labels[i] or "",) for i in filled]
+    return [Kept(rows.texts[i], mine, rows.pairs[i] if rows.pairs else None) for i, mine in zip(filled, names, strict=True)]
 
 
 def _several(joined: str, separator: str) -> tuple[str, ...]:
@@ -151,25 +170,27 @@ def _several(joined: str, separator: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in joined.split(separator) if (name := part.strip())))
 
 
-def _label_names(task: Task, noted: tuple[str, ...] | None, train: Pairs) -> tuple[str, ...]:
+def _label_names(task: Task, noted: tuple[str, ...] | None, train: Sequence[Kept]) -> tuple[str, ...]:
     """As the task says, else as the data set notes, else sorted: numbers by size."""
     if task.labels is not None:
         return task.labels
-    found = {label for _, names in train for label in names}
+    found = {label for row in train for label in row.names}
     if noted is not None:
         return tuple(label for label in noted if label in found)
     numbers = all(label.removeprefix("-").isdecimal() for label in found)
     return tuple(sorted(found, key=int if numbers else None))
 
 
-def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], task: Task, place: str, notices: list[str]) -> list[str]:
+def _label_faults(
+    kept: Mapping[str, Sequence[Kept]], labels: Sequence[str], task: Task, place: str, notices: list[str]
+) -> list[str]:
     """Labels that the task or its training split does not know, doubled ones, a single class; unused ones are noticed."""
-    trained = sorted({label for _, names in kept["train"] for label in names})
+    trained = sorted({label for row in kept["train"] for label in row.names})
     notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
     faults = [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
-    for split, pairs in kept.items():
+    for split, rows in kept.items():
         where, known = ("`labels`", labels) if split == "train" else ("the training split", trained)
-        counts = Counter(label for _, names in pairs for label in names)
+        counts = Counter(label for row in rows for label in row.names)
         unknown = sorted(counts.keys() - set(known))
         for label in unknown[:FAULTS]:
             close = closest(label, known)
@@ -177,7 +198,7 @@ def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], task: Task, 
             faults.append(f"{place}.{split}: the label {label!r} ({_count(counts[label])}) is not in {where}; {hint}")
         if len(unknown) > FAULTS:
             faults.append(f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {task.label!r} the label?")
-    if task.multi_label and len({names for _, names in kept["train"]}) < 2:
+    if task.multi_label and len({row.names for row in kept["train"]}) < 2:
         faults.append(f"{place}.train: all texts have the same labels ({', '.join(trained) or 'none'}): there is nothing to learn")
     elif len(trained) == 1 and not task.multi_label:
         whole = _count(len(kept["train"]))
@@ -185,15 +206,16 @@ def _label_faults(kept: Mapping[str, Pairs], labels: Sequence[str], task: Task, 
     return faults
 
 
-def _split(pairs: Pairs, labels: Sequence[str], multi_label: bool) -> Split:
+def _split(rows: Sequence[Kept], labels: Sequence[str], task: Task) -> Split:
     place = {label: i for i, label in enumerate(labels)}
-    texts = tuple(text for text, _ in pairs)
-    if not multi_label:
-        return Split(texts, np.array([place[names[0]] for _, names in pairs], dtype=np.int64))
-    has = np.zeros((len(pairs), len(labels)), dtype=np.int64)
-    for row, (_, names) in enumerate(pairs):
-        has[row, [place[name] for name in names]] = 1
-    return Split(texts, has)
+    texts = tuple(row.text for row in rows)
+    pairs = None if task.text_pair is None else tuple(row.sides for row in rows if row.sides)
+    if not task.multi_label:
+        return Split(texts, np.array([place[row.names[0]] for row in rows], dtype=np.int64), pairs)
+    has = np.zeros((len(rows), len(labels)), dtype=np.int64)
+    for i, row in enumerate(rows):
+        has[i, [place[name] for name in row.names]] = 1
+    return Split(texts, has, pairs)
 
 
 def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
@@ -210,7 +232,7 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
         label = split.strata[i]
         if take[label] > 0:
             carved[i], take[label] = True, take[label] - 1
-    return _where(split, ~carved), _where(split, carved)
+    return split.only(np.flatnonzero(~carved)), split.only(np.flatnonzero(carved))
 
 
 @lru_cache(maxsize=16)
@@ -229,9 +251,7 @@ def subset(split: Split, count: int, seed: int) -> Split:
     for label in range(len(sizes)):
         mine = sorted(np.flatnonzero(split.strata == label).tolist(), key=lambda i: (drawn[i], i))
         turn += [((rank + 0.5) / len(mine) if rank else 0.0, drawn[i], i) for rank, i in enumerate(mine)]
-    chosen = np.zeros(len(split), dtype=bool)
-    chosen[[i for _, _, i in sorted(turn)[:count]]] = True
-    return _where(split, chosen)
+    return split.only(sorted(i for _, _, i in sorted(turn)[:count]))
 
 
 def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
@@ -241,10 +261,6 @@ def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, An
     for label in np.argsort(take - exact, kind="stable")[: round(counts.sum() * share) - take.sum()]:
         take[label] += 1
     return np.where(counts > 1, np.clip(take, 1, np.maximum(counts - 1, 1)), 0)
-
-
-def _where(split: Split, chosen: np.ndarray[Any, Any]) -> Split:
-    return Split(tuple(text for text, keep in zip(split.texts, chosen, strict=True) if keep), split.labels[chosen])
 
 
 def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:

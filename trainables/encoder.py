@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -155,6 +155,8 @@ def base_of(
     model = model.float().eval()
     config = model.config
     pooler = _take_pooler(model, missing)
+    if getattr(config, "type_vocab_size", 2) < 2:
+        special = replace(special, pair=special.pair.of_one_type())
     found = probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
     notices = () if found.reason is None else (f"{config.model_type} takes padded batches, which are slower: {found.reason}",)
     return Base(

@@ -77,7 +77,8 @@ class Features:
         return {
             **cut,
             "source": self.source,
-            "texts": digest_of(split.texts),
+            "texts": digest_of(split.sides),
+            **({"pairs": True} if split.pairs is not None else {}),
             "precision": self.precision,
             "layers": [layer % base.layers for layer in stage.layers],
             "combine": stage.combine if len(stage.layers) > 1 else None,

@@ -21,17 +21,33 @@ from trainables.faults import ConfigError
 from trainables.features import Features
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
-from trainables.tokenise import Pieces, truncate
+from trainables.tokenise import Pieces, truncate, truncate_pair
 from trainables.vocabulary import train_occurring
 
 
 def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune | Multitask) -> list[Example]:
-    """The texts of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
-    budget = stage.max_length - base.special.count
+    """The texts or pairs of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
+    if split.pairs is not None:
+        return [_pair(pieces[2 * i], pieces[2 * i + 1], label, base, stage) for i, label in enumerate(split.labels)]
     if isinstance(stage, Finetune) and stage.fractions is not None:
+        budget = stage.max_length - base.special.count
         return [_in_fractions(pieces[i], label, budget, base, stage.max_fractions) for i, label in enumerate(split.labels)]
-    kept = (truncate(pieces[i], budget, stage.truncation, stage.head_tokens) for i in range(len(split.labels)))
-    return [Example(base.special.wrap(ids), label=label) for ids, label in zip(kept, split.labels, strict=True)]
+    return [_single(pieces[i], label, base, stage) for i, label in enumerate(split.labels)]
+
+
+def _single(ids: np.ndarray, label: Any, base: Base, stage: Finetune | Multitask) -> Example:
+    """A text as one sequence."""
+    kept = truncate(ids, stage.max_length - base.special.count, stage.truncation, stage.head_tokens)
+    return Example(base.special.wrap(kept), label=label)
+
+
+def _pair(a: np.ndarray, b: np.ndarray, label: Any, base: Base, stage: Finetune | Multitask) -> Example:
+    """Two texts as one sequence, the longer cut first; without the second a single text, as in BERT's own code."""
+    if not len(b):
+        return _single(a, label, base, stage)
+    special = base.special.pair
+    a, b = truncate_pair(a, b, stage.max_length - special.count, stage.truncation, stage.head_tokens)
+    return Example(special.wrap(a, b), label=label, types=special.types_of(len(a), len(b)) if base.takes_types else None)
 
 
 def _in_fractions(ids: np.ndarray, label: Any, budget: int, base: Base, most: int) -> Example:

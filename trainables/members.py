@@ -94,4 +94,4 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
 def without(split: Split, texts: set[str]) -> Split:
     """The split less its texts that are among `texts`, which are bare ones."""
     kept = [i for i, text in enumerate(split.texts) if bare(text) not in texts]
-    return Split(tuple(split.texts[i] for i in kept), split.labels[kept])
+    return split.only(kept)

@@ -179,7 +179,7 @@ def _packed(sequences: Sequence[Example], lengths: np.ndarray, base: Base) -> tu
     """All texts in one row [1, T], positions beginning anew with each."""
     ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + base.position_start
-    types = np.concatenate([_types(sequence, base) for sequence in sequences]) if base.takes_types else None
+    types = np.concatenate([_types(sequence, base) for sequence in sequences], dtype=np.int64) if base.takes_types else None
     part = Part(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from trainables.pack import Example
+from trainables.text_pairs import longest_first
 from trainables.tokenise import Ids, Pieces, Special
 
 Places = np.ndarray[Any, np.dtype[np.int64]]
@@ -93,7 +94,7 @@ def draw(found: Documents, chunk: Chunk, special: Special, max_length: int, rng:
     middle = int(rng.integers(start + 1, end))
     a, label = found.segment(start, middle), int(rng.random() < 0.5)
     other = (middle, end) if label == FOLLOWS else _elsewhere(found, document, int(found.lengths[middle:end].sum()), rng)
-    return _cut(a, found.segment(*other), max_length - special.count - len(special.suffix), rng), label
+    return _cut(a, found.segment(*other), max_length - special.pair.count, rng), label
 
 
 def _elsewhere(found: Documents, document: int, wanted: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -112,8 +113,9 @@ def _cut(a: Segment, b: Segment, budget: int, rng: np.random.Generator) -> list[
     """A and B with at most `budget` pieces together: the longer loses, at each piece from its front or its back at even odds."""
     if len(a.ids) + len(b.ids) <= budget:
         return [a, b]
-    kept = min(len(a.ids), max(budget - len(b.ids), -(-budget // 2)))
-    return [_without(part, left, rng.binomial(len(part.ids) - left, 0.5)) for part, left in ((a, kept), (b, budget - kept))]
+    shares = longest_first(len(a.ids), len(b.ids), budget)
+    parts = zip((a, b), shares, strict=True)
+    return [_without(part, left, rng.binomial(len(part.ids) - left, 0.5)) for part, left in parts]
 
 
 def _window(segment: Segment, budget: int, rng: np.random.Generator) -> Segment:
@@ -140,10 +142,10 @@ def wrapped(special: Special, inputs: Ids, masked: tuple[Places, Places], parts:
     if len(parts) == 1:
         return Example(special.wrap(inputs), label, (places + len(special.prefix), targets))
     length = len(parts[0].ids)
-    a, b = special.wrap(inputs[:length]), np.concatenate((inputs[length:], np.array(special.suffix, np.int32)))
-    shift = len(special.prefix) + np.where(places < length, 0, len(special.suffix))
-    types = np.repeat([0, 1], [len(a), len(b)])
-    return Example(np.concatenate((a, b)), label, (places + shift, targets), types)
+    before, between, behind = map(len, special.pair.ids)
+    shift = before + np.where(places < length, 0, between)
+    types = np.repeat([0, 1], [before + length + between, len(inputs) - length + behind])  # also where the tokenizer has one type
+    return Example(special.pair.wrap(inputs[:length], inputs[length:]), label, (places + shift, targets), types)
 
 
 def weighed(batch: Sequence[Example]) -> list[Example]:

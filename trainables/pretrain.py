@@ -166,7 +166,7 @@ def _by_marks(stage: Pretrain, base: Base, pieces: Pieces, logits: Logits) -> Ob
 
 def _paired(stage: Pretrain, base: Base, documents: pairs.Documents) -> Objective:
     """Both objectives on pairs from chunks of sentences."""
-    cut = pairs.chunks(documents, stage.max_length - base.special.count - len(base.special.suffix))
+    cut = pairs.chunks(documents, stage.max_length - base.special.pair.count)
 
     def example(index: int, rng: np.random.Generator) -> Example:
         chunk: Any = cut[index].tolist()

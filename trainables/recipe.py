@@ -235,7 +235,7 @@ def _features(recipe: Recipe, node: Node, store: Store) -> Features | None:
 
 def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
     """Pieces of a task's training and validation split."""
-    return {name: tokens(getattr(data, name).texts, data.digest(name), base, store) for name in ("train", "validation")}
+    return {name: tokens(getattr(data, name).sides, data.digest(name), base, store) for name in ("train", "validation")}
 
 
 def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
@@ -382,7 +382,7 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
-    test = finetune.examples(data.test, tokens(data.test.texts, data.digest("test"), base, store), base, stage)
+    test = finetune.examples(data.test, tokens(data.test.sides, data.digest("test"), base, store), base, stage)
     if (kept := _features(recipe, nodes(recipe)[-1], store)) is not None:
         test = kept.of(data.test, test, model, base, runtime)
     return predict(model, base, test, runtime)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from trainables.tasks import without_hub
 Table = Any
 """A pyarrow.Table."""
 HUB_TIMEOUT_S = 5.0
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -40,23 +42,26 @@ class Rows:
     """None where there is none."""
     names: tuple[str, ...] | None
     """Labels in their order, where the file itself says so."""
+    pairs: list[tuple[str, str]] | None = None
+    """Both texts of each row of a task on pairs, of which `texts` holds the join."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about the labels."""
 
 
 def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
     """(splits that could be read, faults of the others). A split that the task does not name is in neither."""
     splits: dict[str, Rows] = {}
     faults: list[str] = []
-    columns = (task.text,) if isinstance(task.text, str) else task.text
     try:
-        tables = _files(task, (*columns, task.label)) if task.train is not None else _prepared(task)
+        tables = _files(task, (*task.text_columns, *task.second_columns, task.label)) if task.train is not None else _prepared(task)
     except ConfigError as error:
         return {}, list(error.faults)
     for split, table in tables.items():
         try:
-            splits[split] = _rows(table(), columns, task.label, task.label_separator if task.multi_label else None)
+            splits[split] = _rows(table(), task)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
-    return splits, faults
+    return splits, faults + _regression_faults(splits, task)
 
 
 def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Table]]:
@@ -182,23 +187,20 @@ def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
     return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False))
 
 
-def _rows(table: Table, columns: Sequence[str], label: str, separator: str | None) -> Rows:
-    """Texts and labels of a table, with the separator of a multi-label task between several.
-
-    Raises ConfigError for columns that are missing, doubled or of the wrong type.
-    """
-    import pyarrow as pa
-
-    faults = _column_faults(table.schema.names, (*columns, label))
-    faults += [f"{label!r} is named as both text and label column"] * (label in columns)
+def _rows(table: Table, task: Task) -> Rows:
+    """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
+    texts = (*task.text_columns, *task.second_columns)
+    faults = _column_faults(table.schema.names, (*texts, task.label))
+    faults += [f"{task.label!r} is named as both text and label column"] * (task.label in texts)
     if faults:
         raise ConfigError(faults)
-    classes = _class_names(table.schema, label)
-    found = table.column(label)
-    if separator is None or pa.types.is_dictionary(found.type) or not pa.types.is_nested(found.type):
-        return Rows(_joined(table, columns), _labels(found, label, classes, whole_numbers=separator is None), classes)
-    names = [[str(each) if classes is None else classes[each] for each in row or ()] for row in found.to_pylist()]
-    return Rows(_joined(table, columns), [separator.join(row) for row in names], classes)
+    classes = _class_names(table.schema, task.label)
+    labels, notices = _labels(table.column(task.label), task, classes)
+    joined, pairs = _joined(table, task.text_columns), None
+    if task.second_columns:
+        pairs = list(zip(joined, _joined(table, task.second_columns), strict=True))
+        joined = [" ".join(filter(None, pair)) for pair in pairs]
+    return Rows(joined, labels, classes, pairs, notices)
 
 
 def _column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
@@ -226,31 +228,59 @@ def _texts(column: Any, name: str) -> list[str]:
     return [text or "" for text in column.to_pylist()]
 
 
-def _labels(column: Any, name: str, classes: tuple[str, ...] | None, whole_numbers: bool) -> list[str | None]:
-    """Labels as strings: 1, 1.0 and '1' are one label; class numbers become class names."""
+def _labels(column: Any, task: Task, classes: tuple[str, ...] | None) -> tuple[list[str | None], tuple[str, ...]]:
+    """(labels as strings, notices): 1, 1.0 and '1' are one label; class numbers become class names; several are joined."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if pa.types.is_nested(column.type):
-        raise ConfigError([f"the column {name!r} holds {column.type}, several labels for one text: set multi_label"])
     values = column.to_pylist()
+    if pa.types.is_nested(column.type):
+        if not task.multi_label:
+            raise ConfigError([f"the column {task.label!r} holds {column.type}, several labels for one text: set multi_label"])
+        names = [[str(each) if classes is None else classes[each] for each in row or ()] for row in values]
+        return [task.label_separator.join(row) for row in names], ()
     if classes is not None and pa.types.is_integer(column.type):
-        return [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values]
-    if pa.types.is_floating(column.type):
-        if odd := [v for v in values if v is not None and v == v and v != int(v)]:
-            raise ConfigError([f"the column {name!r} holds {odd[0]}: a label is a name or a whole number"])
-        return [None if v is None or v != v else str(int(v)) for v in values]
-    labels = [None if v is None else str(v).strip() or None for v in values]
-    if whole_numbers and all(label is None or _whole(label) for label in labels):
-        return [None if label is None else label.split(".")[0] for label in labels]
-    return labels
+        return [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values], ()
+    labels = [None if v is None or v != v else str(v).strip() or None for v in values]
+    kept = task.labels or ()
+    as_they_are = task.multi_label and not pa.types.is_floating(column.type)
+    if as_they_are or not all(label is None or label in kept or _whole(label) for label in labels):
+        return labels, ()
+    whole = [label if label is None or label in kept else label.partition(".")[0] for label in labels]
+    changed = next((pair for pair in zip(labels, whole, strict=True) if pair[0] != pair[1]), None)
+    if changed is None:
+        return whole, ()
+    return whole, (f"the labels in {task.label!r} are written with fractions of zero: {changed[0]} is read as {changed[1]}",)
 
 
 def _whole(label: str) -> bool:
     """Whether a label is a whole number, perhaps written as a float: what a table program makes of classes."""
     head, _, tail = label.partition(".")
     return head.removeprefix("-").isdecimal() and not tail.strip("0")
+
+
+def _regression_faults(splits: Mapping[str, Rows], task: Task) -> list[str]:
+    """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
+    found = {split: _parts(rows.labels, task) for split, rows in splits.items()}
+    said = task.labels is not None or any(rows.names is not None for rows in splits.values())
+    if said or not all(_NUMBER.fullmatch(label) for labels in found.values() for label in labels):
+        return []
+    fractions = {split: [label for label in labels if not _whole(label)] for split, labels in found.items()}
+    return [
+        f"{split}: the column {task.label!r} holds {labels[0]}: classes are learnt here, no numbers (regression); make classes of"
+        " them, or if they are classes, list them as `labels`"
+        for split, labels in fractions.items()
+        if labels
+    ]
+
+
+def _parts(labels: Sequence[str | None], task: Task) -> list[str]:
+    """Every label by itself."""
+    given = [label for label in labels if label]
+    if not task.multi_label:
+        return given
+    return [name for label in given for part in label.split(task.label_separator) if (name := part.strip())]
 
 
 def _is_string(kind: Any) -> bool:

@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,20 @@ class Ruler:
     """A transformers tokenizer; None counts words."""
     special_tokens: int = 0
     """Special tokens that the encoder adds to every text; they count against the limit, not into the lengths."""
+    pair_tokens: int = 0
+    """The same for a pair of texts."""
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """One split. Lengths in the ruler's unit, without special tokens."""
+    """One split. Lengths in the ruler's unit, without special tokens; of pairs that of both texts together."""
 
     examples: int
     empty: int
     """Texts without content."""
     mean: float
+    mean_of_sides: tuple[float, float] | None
+    """Of pairs the mean lengths of the first and the second text."""
     median: float
     p90: int
     """90th percentile: the smallest length that so many texts do not exceed."""
@@ -81,6 +86,13 @@ class Statistics:
     limit: int
     """Longest sequence, special tokens included."""
     splits: Mapping[str, SplitStatistics]
+    pairs: bool
+    """Whether the texts are pairs."""
+
+    @property
+    def special_tokens(self) -> int:
+        """Special tokens of every example."""
+        return self.ruler.pair_tokens if self.pairs else self.ruler.special_tokens
 
 
 def ruler(encoder: Encoder | None = None) -> Ruler:
@@ -102,7 +114,8 @@ def ruler(encoder: Encoder | None = None) -> Ruler:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     name = encoder.hub or encoder.package or encoder.tokenizer or encoder.folder or ""
-    return Ruler(name, "pieces", tokenizer, special_tokens(tokenizer).count)
+    special = special_tokens(tokenizer)
+    return Ruler(name, "pieces", tokenizer, special.count, special.pair.count)
 
 
 def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statistics:
@@ -110,12 +123,21 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
     rows, faults = read(task)
     if faults:
         raise ConfigError(f"{name}.{fault}" for fault in faults)
+    pairs = task.text_pair is not None
+    special = ruler.pair_tokens if pairs else ruler.special_tokens
     splits: dict[str, SplitStatistics] = {}
     seen: tuple[set[str], set[str]] = (set(), set())
     for split in (split for split in SPLITS if split in rows):
-        splits[split] = _split(rows[split], measure(rows[split].texts, ruler), ruler.special_tokens, limit, seen)
+        splits[split] = _split(rows[split], _lengths(rows[split], ruler), special, limit, seen)
     classes = {label for split in splits.values() for label in split.labels}
-    return Statistics(name, len(classes), ruler, limit, splits)
+    return Statistics(name, len(classes), ruler, limit, splits, pairs)
+
+
+def _lengths(rows: Rows, ruler: Ruler) -> Lengths:
+    """Length of every text, [texts], or of the two texts of every pair, [pairs, 2]."""
+    if rows.pairs is None:
+        return measure(rows.texts, ruler)
+    return measure(list(chain.from_iterable(rows.pairs)), ruler).reshape(-1, 2)
 
 
 def measure(texts: Sequence[str], ruler: Ruler) -> Lengths:
@@ -138,11 +160,14 @@ def _split(rows: Rows, lengths: Lengths, special: int, limit: int, seen: tuple[s
     for texts, earlier in zip(kinds, seen, strict=True):
         earlier.update(texts)
     counts = Counter(label for label in rows.labels if label is not None)
+    sides = lengths.mean(axis=0).tolist() if lengths.ndim > 1 else None
+    lengths = lengths if sides is None else lengths.sum(axis=1)
     p90, p99 = (int(np.percentile(lengths, share, method="inverted_cdf")) for share in (90, 99))
     return SplitStatistics(
         examples=len(rows.texts),
         empty=sum(not text.strip() for text in rows.texts),
         mean=float(lengths.mean()),
+        mean_of_sides=None if sides is None else (sides[0], sides[1]),
         median=float(np.median(lengths)),
         p90=p90,
         p99=p99,

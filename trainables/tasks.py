@@ -140,16 +140,21 @@ TABLE: dict[str, Known] = {
             " `COARSE:fine question`) and write csv files in UTF-8 with the columns text and label (what stands before the colon)"
         ),
     ),
-    # The paper feeds Yahoo as a sentence pair, question and answer; here the three columns are one text.
+    # A pair of texts, as the paper feeds it: the question and its best answer, which may be empty.
     "yahoo_answers": Known(
         Task(
-            hub="community-datasets/yahoo_answers_topics", text=("question_title", "question_content", "best_answer"), label="topic"
+            hub="community-datasets/yahoo_answers_topics",
+            text=("question_title", "question_content"),
+            text_pair="best_answer",
+            label="topic",
         ),
         10,
         "question",
         SUN,
         by_hand=_zhang("yahoo_answers_csv", "topic,question_title,question_content,best_answer"),
-        entry="{train: train.csv, test: test.csv, text: [question_title, question_content, best_answer], label: topic}",
+        entry=(
+            "{train: train.csv, test: test.csv, text: [question_title, question_content], text_pair: best_answer, label: topic}"
+        ),
     ),
     # Gururangan et al. hold 5,000 of its training texts out for validation; here the carved tenth does that.
     "ag_news": Known(

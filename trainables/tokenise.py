@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from trainables.faults import ConfigError
+from trainables.text_pairs import PairTokens, longest_first
 
 Tokenizer = Any
 """A transformers tokenizer. It must not change after its first use here."""
@@ -54,6 +55,8 @@ class Special:
     """Ids that stand for no text: all special ones except the unknown piece. They are never predicted."""
     ordinary: Ids = field(compare=False, repr=False)
     """The vocabulary less all special ids, ascending: random replacements come from here."""
+    pair: PairTokens
+    """Special tokens of a pair of texts."""
 
     @property
     def count(self) -> int:
@@ -66,29 +69,41 @@ class Special:
 
 
 def special_tokens(tokenizer: Tokenizer) -> Special:
-    """Special tokens as the tokenizer itself adds them. Raises ConfigError if it does more than to put some round the text."""
-    whole = tokenizer("a text", return_token_type_ids=True)
-    ids, types = list(whole["input_ids"]), list(whole["token_type_ids"])
-    text = list(tokenizer("a text", add_special_tokens=False)["input_ids"])
-    starts = [i for i in range(len(ids) - len(text) + 1) if ids[i : i + len(text)] == text]
-    if not text or not starts:
-        raise ConfigError(
-            [f"the tokenizer {type(tokenizer).__name__} changes a text's pieces when it adds special tokens: {ids}, {text}"]
-        )
-    start, end = starts[0], starts[0] + len(text)
+    """Special tokens as the tokenizer itself adds them. Raises ConfigError if it does more than to put some round the texts."""
+    (prefix, suffix), (prefix_types, suffix_types), (text_type,) = _added(tokenizer, 1)
     special = set(tokenizer.all_special_ids)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never attended to
     return Special(
-        prefix=tuple(ids[:start]),
-        suffix=tuple(ids[end:]),
-        prefix_types=tuple(types[:start]),
-        suffix_types=tuple(types[end:]),
-        text_type=types[start],
+        prefix=prefix,
+        suffix=suffix,
+        prefix_types=prefix_types,
+        suffix_types=suffix_types,
+        text_type=text_type,
         pad=pad,
         mask=tokenizer.mask_token_id,
         reserved=tuple(sorted(special - {tokenizer.unk_token_id})),
         ordinary=np.array(sorted(set(tokenizer.get_vocab().values()) - special), dtype=np.int32),
+        pair=PairTokens(*_added(tokenizer, 2)),
     )
+
+
+def _added(tokenizer: Tokenizer, texts: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """(ids before, between and behind so many texts, their token types, the token types of the texts)."""
+    whole = tokenizer(*["a text"] * texts, return_token_type_ids=True)
+    ids, types = list(whole["input_ids"]), list(whole["token_type_ids"])
+    text = list(tokenizer("a text", add_special_tokens=False)["input_ids"])
+    gaps, text_types, at = [], [], 0
+    for _ in range(texts):
+        start = next((i for i in range(at, len(ids) - len(text) + 1) if ids[i : i + len(text)] == text), None)
+        if not text or start is None:
+            raise ConfigError(
+                [f"the tokenizer {type(tokenizer).__name__} changes a text's pieces when it adds special tokens: {ids}, {text}"]
+            )
+        gaps.append(slice(at, start))
+        text_types.append(types[start])
+        at = start + len(text)
+    gaps.append(slice(at, None))
+    return tuple(tuple(ids[gap]) for gap in gaps), tuple(tuple(types[gap]) for gap in gaps), tuple(text_types)
 
 
 def truncate(pieces: Ids, budget: int, how: str, head_tokens: int = 0) -> Ids:
@@ -103,6 +118,18 @@ def truncate(pieces: Ids, budget: int, how: str, head_tokens: int = 0) -> Ids:
         return pieces
     head = {"head": budget, "tail": 0}.get(how, head_tokens)
     return np.concatenate((pieces[:head], pieces[len(pieces) - (budget - head) :]))
+
+
+def truncate_pair(a: Ids, b: Ids, budget: int, how: str, head_tokens: int = 0) -> tuple[Ids, Ids]:
+    """At most `budget` pieces of two texts together, the longer cut first, each as `truncate` cuts it to its share.
+
+    Under head+tail a text that is cut keeps at least one piece from its end. Raises ValueError for a budget below 2.
+    """
+    if budget < 2:
+        raise ValueError(f"cannot keep a piece of both texts in {budget}")
+    shares = longest_first(len(a), len(b), budget)
+    first, second = (truncate(text, n, how, min(head_tokens, n - 1)) if n else text for text, n in zip((a, b), shares, strict=True))
+    return first, second
 
 
 class Pieces:

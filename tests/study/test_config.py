@@ -17,7 +17,7 @@ from study import space as spaces
 from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
-from tests.helpers import TINY_BERT, tiny_task
+from tests.helpers import TINY_BERT, pair_task, tiny_task
 from trainables.config import Encoder, Multitask
 from trainables.faults import ConfigError
 
@@ -634,6 +634,23 @@ def test_check_refuses_pairs_for_encoders_without_them_and_tells_where_there_are
             check(single)
     never = study.model_copy(update={"space": {path: each for path, each in study.space.items() if "pretrain" not in path}})
     assert not [each for each in check(never) if "next-sentence" in each], "zero steps ask nothing"
+
+
+def test_check_refuses_what_pairs_of_texts_cannot_have(tmp_path: Path) -> None:
+    tasks = {"pairs": pair_task(tmp_path).canonical(), "other": tiny_task(tmp_path).canonical()}
+    recipe = [{"multitask": {"max_length": 5, "head_tokens": 1}}, {"finetune": {"max_length": 24, "head_tokens": 6}}]
+    space = {"finetune.truncation": {"choice": ["head", "hier-max"]}, "finetune.max_length": {"int": [4, 24]}}
+    data = {"name": "x", "tasks": tasks, "task": "pairs", "encoder": STUDY["encoder"], "recipe": recipe, "space": space}
+    with pytest.raises(ConfigError) as caught:
+        check(load_study(data))
+    ways = "use head, tail or head+tail, or a task without `text_pair`"
+    assert caught.value.faults == (
+        "recipe.0.multitask.max_length: 5 given, but a pair of texts needs at least 6",
+        f"space.finetune.truncation: hier-max given, but pairs of texts are not read in fractions; {ways}",
+        "space.finetune.max_length: 4 given, but a pair of texts needs at least 6",
+    )
+    others = data | {"task": "other", "recipe": [{"multitask": {"max_length": 5, "head_tokens": 1, "tasks": ["other"]}}, recipe[1]]}
+    check(load_study(others))
 
 
 def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:

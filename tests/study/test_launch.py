@@ -282,7 +282,7 @@ with ray_session(asked, sys.argv[1]) as machine:
 SEEN = """
 import sys, types
 from study.workers import check_seen, ray_session
-from trainables.config import ConfigError
+from trainables.faults import ConfigError
 from trainables.store import Store
 resources = types.SimpleNamespace(cpus=1, gpus=0, workers=1, concurrent=None, wait_minutes=0)
 store = Store(sys.argv[2])

@@ -57,7 +57,8 @@ def test_a_named_set_says_how_to_bring_it(capsys: pytest.CaptureFixture[str]) ->
 def test_the_table_as_data(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["name"]: row for row in json.loads(answer(capsys, "tasks", "--json"))}
     assert list(rows) == list(TABLE)
-    assert rows["yahoo_answers"]["text"] == ["question_title", "question_content", "best_answer"]
+    assert rows["yahoo_answers"]["text"] == ["question_title", "question_content"]
+    assert (rows["yahoo_answers"]["text_pair"], rows["imdb"]["text_pair"]) == (["best_answer"], None)
     assert rows["ag_news"]["reported"] == {"sun2019": "error rate", "gururangan2020": "macro-F1"}
     assert (rows["chemprot"]["source"], rows["chemprot"]["hub"], rows["chemprot"]["classes"]) == ("by hand", None, 13)
     assert (rows["sls_imdb"]["source"], rows["sls_imdb"]["by_hand"]) == ("package", None)
@@ -75,6 +76,28 @@ def test_statistics_of_a_file_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     lines = {line[:32].strip(): line[32:].strip() for line in out.splitlines()}
     assert (lines["examples"], lines["largest class"], lines["repeated in the split"]) == ("5", "no", "1")
     assert "over 3, %" in lines
+
+
+def test_statistics_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    package = pytest.importorskip(str(QUICKSTART.package))
+    folder = Path(str(package.__file__)).parent / str(QUICKSTART.folder)
+    (tmp_path / "faq.csv").write_text("q,more,a,topic\na film,,so bad,x\none,two,,y\na,b,c d e,x\n", encoding="utf-8")
+    files = (tmp_path / "faq.csv", "--label", "topic", "--encoder", folder, "--text", "q", "--text", "more")
+    arguments = ("tasks", "--stats", *files, "--text-pair", "a", "--limit", 7)
+    (found,) = json.loads(answer(capsys, *arguments, "--json"))
+    split = found["splits"]["train"]
+    assert (found["pairs"], found["special_tokens"]) == (True, 3)
+    assert split["mean_of_sides"] == pytest.approx([2, 5 / 3])
+    assert (split["mean"], split["maximum"]) == (pytest.approx(11 / 3), 5)
+    assert split["over_limit_percent"] == pytest.approx(100 / 3), "five pieces and three special tokens"
+    out = answer(capsys, *arguments)
+    assert fits(out)
+    assert "and 3 special tokens a pair" in " ".join(out.split())
+    assert [line.split()[-1] for line in out.splitlines() if "of the first" in line or "of the second" in line] == ["2.0", "1.7"]
+    assert "of the second" not in answer(capsys, "tasks", "--stats", *files)
+    for wrong, fault in [("b", "there is no column 'b'"), ("q", "text_pair: 'q' is a column of `text` already")]:
+        code, _, err = run(capsys, *arguments, "--text-pair", wrong)
+        assert (code, fault in err) == (2, True), err
 
 
 def test_statistics_of_known_tasks_and_of_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

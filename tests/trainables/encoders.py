@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel
 from trainables import encoder
 from trainables.encoder import Base
 from trainables.pack import Example
+from trainables.text_pairs import PairTokens
 from trainables.tokenise import Special
 
 COMMON = {
@@ -68,7 +69,16 @@ def tiny_base(kind: str) -> Base:
 def special_of(kind: str, pad: int) -> Special:
     """Special tokens as the family puts them: round the text, for XLNet behind it."""
     ends = ((), (2, 3), (), (0, 2)) if kind == "xlnet" else ((3,), (2,), (0,), (0,))
-    return Special(*ends, text_type=0, pad=pad, mask=4, reserved=(0, 1, 2, 3, 4), ordinary=np.arange(5, 100, dtype=np.int32))
+    bert, xlnet = (((3,), (2,), (2,)), ((0,), (0,), (1,))), (((), (2,), (2, 3)), ((), (0,), (1, 2)))
+    return Special(
+        *ends,
+        text_type=0,
+        pad=pad,
+        mask=4,
+        reserved=(0, 1, 2, 3, 4),
+        ordinary=np.arange(5, 100, dtype=np.int32),
+        pair=PairTokens(*(xlnet if kind == "xlnet" else bert), (0, 1)),
+    )
 
 
 def examples_of(base: Base, lengths: Sequence[int], seed: int = 0) -> list[Example]:

@@ -176,7 +176,7 @@ def test_missing_doubled_and_confused_columns(tmp_path: Path) -> None:
     [
         ('{"text": 3, "label": 1}', "the column 'text' holds int64, not text"),
         ('{"text": "x", "label": [1, 2]}', "several labels for one text: set multi_label"),
-        ('{"text": "x", "label": 0.37}', "the column 'label' holds 0.37: a label is a name or a whole number"),
+        ('{"text": "x", "label": 0.37}', "the column 'label' holds 0.37: classes are learnt here, no numbers (regression)"),
     ],
 )
 def test_columns_of_the_wrong_type(rows: str, message: str, tmp_path: Path) -> None:

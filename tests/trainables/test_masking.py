@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from tests.helpers import reviews
 from trainables.faults import ConfigError
 from trainables.masking import chunks, corrupt
+from trainables.text_pairs import PairTokens
 from trainables.tokenise import Pieces, Special, pieces, special_tokens, train_wordpiece
 
-SPECIAL = Special((2,), (3,), (0,), (0,), 0, 0, 4, (0, 2, 3, 4), np.arange(5, 1000, dtype=np.int32))
+PAIR = PairTokens(((2,), (3,), (3,)), ((0,), (0,), (1,)), (0, 1))
+SPECIAL = Special((2,), (3,), (0,), (0,), 0, 0, 4, (0, 2, 3, 4), np.arange(5, 1000, dtype=np.int32), PAIR)
 """As BERT's, with 1 the unknown piece and an ordinary vocabulary of 5..999."""
 TEXTS = [text for text, _ in reviews()]
 
@@ -98,7 +100,7 @@ def test_what_always_holds(length: int, share: float, seed: int, whole: bool) ->
 def test_nothing_to_predict_and_nothing_to_mask_with() -> None:
     rng = np.random.default_rng(0)
     assert len(corrupt(np.array([3, 3], np.int32), SPECIAL, 0.15, rng)[1]) == 0  # a text that reads "[SEP] [SEP]"
-    without = Special((), (), (), (), 0, 0, None, (0,), SPECIAL.ordinary)
+    without = Special((), (), (), (), 0, 0, None, (0,), SPECIAL.ordinary, PAIR)
     with pytest.raises(ConfigError, match="no mask token"):
         corrupt(np.array([5], np.int32), without, 0.15, rng)
 

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from trainables.masking import corrupt
 from trainables.pack import Example
 from trainables.pairs import FOLLOWS, NO_PAIR, RANDOM, Documents, Segment, chunks, documents, draw, joined, weighed, wrapped
+from trainables.text_pairs import PairTokens
 from trainables.tokenise import Ids, Pieces, Special
 
-SPECIAL = Special((2,), (3,), (0,), (0,), 0, 0, 4, (0, 2, 3, 4), np.arange(5, 1000, dtype=np.int32))
+PAIR = PairTokens(((2,), (3,), (3,)), ((0,), (0,), (1,)), (0, 1))
+SPECIAL = Special((2,), (3,), (0,), (0,), 0, 0, 4, (0, 2, 3, 4), np.arange(5, 1000, dtype=np.int32), PAIR)
 
 
 class Numbered(Pieces):

@@ -80,6 +80,81 @@ def test_labels_of_any_type_become_names(labels: list[Any], expected: list[str |
     assert read(Task(train=str(tmp_path / "a.parquet")))[0]["train"].labels == expected
 
 
+def labelled(folder: Path, kind: str, labels: list[Any]) -> dict[str, str]:
+    """A training split with these labels, as a file or folder of a kind."""
+    import datasets
+
+    rows: dict[str, list[Any]] = {"text": [f"text {i}" for i in range(len(labels))], "label": labels}
+    if kind == "folder":
+        datasets.disable_progress_bars()
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows)}).save_to_disk(str(folder / "saved"))
+        return {"folder": str(folder / "saved")}
+    if kind == "parquet":
+        parquet.write_table(pa.table(rows), folder / "a.parquet")
+    elif kind == "jsonl":
+        lines = [json.dumps({"text": text, "label": label}) for text, label in zip(*rows.values(), strict=True)]
+        (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    else:
+        lines = [f"{text},{label}" for text, label in zip(*rows.values(), strict=True)]
+        (folder / "a.csv").write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    return {"train": str(folder / f"a.{kind}")}
+
+
+KINDS = pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet", "folder"])
+
+
+@KINDS
+@pytest.mark.parametrize("labels", [[0.5, 1.0, -2.25, 4.0] * 3, [3.25] + [1.0, 2.0] * 5, [float("inf"), 1.0, 2.0] * 3])
+def test_a_regression_target_is_refused(kind: str, labels: list[float], tmp_path: Path) -> None:
+    if kind == "jsonl" and float("inf") in labels:
+        pytest.skip("no number of JSON")
+    task = Task(**labelled(tmp_path, kind, labels))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError) as caught:
+        load_task("mine", task, needs_test=False)
+    (fault,) = caught.value.faults
+    assert fault.startswith(
+        f"tasks.mine.train: the column 'label' holds {labels[0]}: classes are learnt here, no numbers (regression)"
+    )
+    assert fault.endswith("make classes of them, or if they are classes, list them as `labels`")
+
+
+@KINDS
+def test_the_way_out_for_classes_that_are_fractions(kind: str, tmp_path: Path) -> None:
+    task = Task(**labelled(tmp_path, kind, [0.5, 1.0, 1.5] * 4), labels=("0.5", "1.0", "1.5"))  # type: ignore[arg-type]
+    data = load_task("stars", task, needs_test=False)
+    assert data.train.labels.tolist() == [int(text.split()[1]) % 3 for text in data.train.texts]
+    assert data.notices == ()
+
+
+@KINDS
+def test_whole_numbers_written_as_fractions_are_labels_with_a_notice(kind: str, tmp_path: Path) -> None:
+    data = load_task("stars", Task(**labelled(tmp_path, kind, [1.0, 2.0, 3.0] * 4)), needs_test=False)  # type: ignore[arg-type]
+    assert data.labels == ("1", "2", "3")
+    (notice,) = data.notices
+    assert notice == "tasks.stars.train: the labels in 'label' are written with fractions of zero: 1.0 is read as 1"
+
+
+@KINDS
+def test_hundreds_of_whole_numbers_are_classes(kind: str, tmp_path: Path) -> None:
+    numbers = [int(n) for n in range(-150, 150)] * 2
+    data = load_task("many", Task(**labelled(tmp_path, kind, numbers), validation_share=0.5), needs_test=False)  # type: ignore[arg-type]
+    assert data.labels == tuple(map(str, range(-150, 150)))
+    assert data.notices == ()
+
+
+def test_names_that_look_like_fractions_are_names_where_one_is_none(tmp_path: Path) -> None:
+    rows = labelled(tmp_path, "csv", ["3.10", "3.11", "later"] * 4)
+    (tmp_path / "test.csv").write_text("text,label\na,3.10\nb,3.11\nc,3.10\n", encoding="utf-8")
+    data = load_task("versions", Task(**rows, test=str(tmp_path / "test.csv")))  # type: ignore[arg-type]
+    assert data.labels == ("3.10", "3.11", "later")
+
+
+def test_several_fractions_for_a_text_are_refused_too(tmp_path: Path) -> None:
+    for kind, labels in (("csv", ["0.5|1", "0.25", "1"] * 3), ("jsonl", [[0.5, 1.0], [0.25], []] * 3)):
+        with pytest.raises(ConfigError, match=r"tasks.mine.train: the column 'label' holds 0\.5: classes are learnt here"):
+            load_task("mine", Task(**labelled(tmp_path, kind, labels), multi_label=True), needs_test=False)  # type: ignore[arg-type]
+
+
 def test_several_text_columns_are_joined(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("title,body,label\nA,b,1\n,c,2\n", encoding="utf-8")
     assert read(Task(train=str(tmp_path / "a.csv"), text=("title", "body")))[0]["train"].texts == ["A b", "c"]
@@ -202,8 +277,9 @@ def python(code: str, environment: dict[str, str]) -> list[str]:
 
 HUB = """
 import time
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError
 began = time.monotonic()
 try:
     print(len(load_task("far", Task(hub="somebody/some-set")).train))
@@ -238,8 +314,9 @@ def test_an_unreachable_known_set_also_says_how_to_bring_that_set(tmp_path: Path
 
 PREPARE = """
 import pathlib, sys
-from trainables.config import ConfigError, Task
+from trainables.config import Task
 from trainables.data import load_task
+from trainables.faults import ConfigError
 here, home = map(pathlib.Path, {!r})
 for split in ("train", "test"):
     rows = "".join(f"{{split}} {{i}},{{'ab'[i % 2]}}\\n" for i in range(20))

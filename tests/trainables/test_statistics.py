@@ -85,6 +85,20 @@ def test_pieces_are_those_of_the_tokenizer_and_special_tokens_count_against_the_
     )
 
 
+def test_pairs_are_measured_together_and_their_copies_found_in_the_join(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,b,label\none two,three,x\none,two three,y\none,,x\n,,y\n", encoding="utf-8")
+    task = Task(train=str(tmp_path / "a.csv"), text="a", text_pair="b")
+    found = statistics("pairs", task, Ruler("none", "words", special_tokens=2, pair_tokens=4), limit=6)
+    train = found.splits["train"]
+    assert (found.pairs, found.special_tokens, train.examples, train.empty) == (True, 4, 4, 1)
+    assert (train.mean, train.mean_of_sides, train.maximum) == (7 / 4, (1.0, 0.75), 3)
+    assert train.over_limit_percent == 50
+    assert train.repeats_exact == 1
+    single = statistics("single", task.model_copy(update={"text": ("a", "b"), "text_pair": None}), found.ruler, limit=6)
+    assert (single.pairs, single.special_tokens, single.splits["train"].mean_of_sides) == (False, 2, None)
+    assert single.splits["train"].over_limit_percent == 0
+
+
 def test_a_shipped_set() -> None:
     found = statistics("sls_amazon", KNOWN["sls_amazon"], WORDS)
     train = found.splits["train"]

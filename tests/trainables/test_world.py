@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import documents_file, marks_recipe, multitask_recipe, tiny_recipe
+from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, tiny_recipe
 from trainables import evaluate, finetune
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
@@ -49,7 +49,7 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks"])
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs"])
 def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
 
@@ -65,11 +65,13 @@ def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.M
         recipe = marks_recipe(tmp_path, marks, {"batch_size": 7, "masking": "matched"}, learning_rate=2e-4)
     else:
         corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
-        pretrain = {"steps": 3, "batch_size": 7, "objective": first, "corpus": corpus}
+        pretrain = {"steps": 3, "batch_size": 7, "objective": "mlm" if first in ("select", "pairs") else first, "corpus": corpus}
         if first == "select":
             corpus = ("within-task", documents_file(tmp_path, *[1] * 90))
-            pretrain |= {"objective": "mlm", "corpus": corpus, "select": "nearest", "neighbours": 1, "embeddings": "encoder"}
+            pretrain |= {"corpus": corpus, "select": "nearest", "neighbours": 1, "embeddings": "encoder"}
         recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4)
+        if first == "pairs":
+            recipe = recipe.model_copy(update={"tasks": {"reviews": pair_task(tmp_path)}})
     alone = Store(str(tmp_path / "one"))
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
