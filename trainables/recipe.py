@@ -37,6 +37,7 @@ from trainables.loop import Job, Position, Row, Runtime, train
 from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
+from trainables.recompute import recompute_blocks
 from trainables.store import Artifact, Store
 from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current
@@ -132,6 +133,8 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    if execution.gradient_checkpointing:
+        recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node)]
     for notice in notices:
         log.warning("%s", notice)
