@@ -297,7 +297,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
             gather(partial(_pair_notices, study, place, stage))
         for names in _member_choices(study):
             gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
-        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
+        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
     if faults:
@@ -368,6 +368,24 @@ def _layer_faults(study: Study) -> Iterator[str]:
             for corner, place in _corners(study, stage, ("layers", "freeze", "reinit_layers")):
                 field = place.rpartition(".")[2]
                 yield from (place + fault.removeprefix(field) for fault in corner.layer_faults(blocks) if fault.startswith(field))
+
+
+def _adapter_faults(study: Study) -> Iterator[str]:
+    """Adapters without the package for them, or on layers that the encoder lacks."""
+    from trainables import lora
+
+    for stage in study.recipe:
+        if not isinstance(stage, Finetune) or not any(extremes(f"{stage.name}.lora_rank", study.space, study.fixed)):
+            continue
+        for corner, place in _corners(study, stage, ("lora_rank",)):
+            yield from (place + fault.removeprefix("lora_rank") for fault in lora.missing(corner.lora_rank))
+        for corner, place in _corners(study, stage, ("lora_targets",)):
+            if corner.lora_targets is not None:
+                from trainables.encoder import target_faults  # imports torch
+
+                yield from (
+                    place + fault.removeprefix("lora_targets") for fault in target_faults(study.encoder, corner.lora_targets)
+                )
 
 
 def _subset_faults(study: Study) -> Iterator[str]:

@@ -29,7 +29,8 @@ from trainables.config import Model
 from trainables.faults import ConfigError, closest, near, validate
 
 _CUT = ("max_length", "truncation", "head_tokens")
-COUPLED = {"pretrain": ("steps", "schedule_steps"), "multitask": _CUT, "finetune": _CUT}
+_TRAINED = ("freeze", "unfreeze_layers", "reinit_layers", "lora_rank")
+COUPLED = {"pretrain": ("steps", "schedule_steps"), "multitask": _CUT, "finetune": (*_CUT, *_TRAINED)}
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 

@@ -23,6 +23,7 @@ import pytest
 from study import record
 from study.cli import cli
 from study.config import document, load_study
+from study.encoders import document as encoders_document
 from study.tasks import document as tasks_document
 
 ROOT = Path(__file__).parent.parent
@@ -227,7 +228,12 @@ def test_constraints_pin_one_version_each() -> None:
 
 
 def test_generated_documents_are_up_to_date() -> None:
-    made = {"study-file.md": document(), "records.md": record.document(), "tasks.md": tasks_document()}
+    made = {
+        "study-file.md": document(),
+        "records.md": record.document(),
+        "tasks.md": tasks_document(),
+        "encoders.md": encoders_document(),
+    }
     for name, text in made.items():
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, (
             f"docs/{name}: see CONTRIBUTING.md for how to write it anew"

@@ -215,6 +215,15 @@ class Finetune(Optimisation):
     from the top, at last the embeddings. 0 trains all from the start."""
     reinit_layers: Annotated[int, Field(ge=0)] = 0
     """Topmost layers that begin with new random weights (Zhang et al. 2021, section 5)."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of low-rank adapters (Hu et al. 2021), which are then trained in place of the encoder's weights, beside the head, and
+    are merged into these at the end; 0 trains the weights themselves. Rates are larger than usual, such as 2e-4. Needs the extra
+    `lora`."""
+    lora_alpha: Positive = 16.0
+    """What an adapter adds is multiplied by this and divided by `lora_rank`."""
+    lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the linear layers in each block that get adapters, such as query and value; null: the queries and values of
+    attention where peft knows their names, else all linear layers of the blocks. A notice tells which."""
     pooling: Literal["pooled", "cls", "mean"] = "pooled"
     """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
@@ -273,6 +282,17 @@ class Finetune(Optimisation):
         if self.unfreeze_layers and self.freeze == "encoder":
             raise ValueError(
                 f"unfreeze_layers is {self.unfreeze_layers}, but freeze encoder keeps all layers frozen: give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> Finetune:
+        others = {"freeze": self.freeze != "none", "unfreeze_layers": self.unfreeze_layers, "reinit_layers": self.reinit_layers}
+        if self.lora_rank and any(others.values()):
+            given = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
+            raise ValueError(
+                f"lora_rank is {self.lora_rank}, which freezes the encoder's own weights and trains adapters in all its layers, but"
+                f" {given} given: take one or the other"
             )
         return self
 

@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
-from trainables import attention, checkpoint, memory, probe
+from trainables import attention, checkpoint, lora, memory, probe
 from trainables.config import Encoder
 from trainables.dropout import Dropout, replaced_dropout
 from trainables.faults import ConfigError, near
@@ -127,6 +127,16 @@ def check_config(fields: Mapping[str, Any]) -> None:
     """Raises ConfigError for a transformers configuration of which no encoder can be made. Computes nothing."""
     with torch.device("meta"):
         _made_of(fields)
+
+
+def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
+    """What of these names of linear layers the encoder lacks; its weights are not read."""
+    with torch.device("meta"):
+        if encoder.config is None:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
+        else:
+            model = _made_of(encoder.config)
+    return lora.target_faults(model, model.config.num_hidden_layers, targets)
 
 
 def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
@@ -313,10 +323,10 @@ def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Gen
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, tied ones once, and whole tables of embeddings: what an artifact keeps."""
+    """All parameters by name, tied ones once, whole tables of embeddings, adapters merged: what an artifact keeps."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, OccurringEmbedding)]
-    return state | {f"{name}.weight": module.table() for name, module in tables}
+    return lora.merged(state | {f"{name}.weight": module.table() for name, module in tables}, model)
 
 
 def load_encoder_weights(model: nn.Module, path: Path, head: str | None = None) -> None:

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import finetune, multitask, pretrain
+from trainables import finetune, lora, multitask, pretrain
 from trainables.config import Execution, Finetune, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.data import TaskData
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
+from trainables.faults import ConfigError
 from trainables.identity import (
     Node,
     corpus_of,
@@ -57,12 +58,15 @@ def run(
 
     `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
     is further pre-training. Under torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables
-    of the records name.
+    of the records name. Raises ConfigError before anything is computed where a package is missing.
     """
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)
     recipe, world = resolved(recipe, execution), current()
+    ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
+    if faults := [f"{name}.{fault}" for name, rank in ranks.items() for fault in lora.missing(rank)]:
+        raise ConfigError(faults)
     for node in nodes(recipe):
         wanted = {node.steps: node.stage_id}
         if node.stage.name == last and isinstance(node.stage, Pretrain):

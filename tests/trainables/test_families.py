@@ -18,10 +18,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from study.encoders import TABLE
 from tests.helpers import reviews, tiny_recipe
 from tests.trainables.families import FAMILIES, base, checkpoint, encoder
-from trainables import finetune, optim
+from trainables import finetune, lora, optim
 from trainables import recipe as runner
+from trainables.abilities import abilities_of
 from trainables.classifier import classifier
 from trainables.config import Execution, Finetune, Recipe
 from trainables.data import Split
@@ -76,6 +78,27 @@ def read(kind: str, made: Any = AutoModel) -> Any:
 def close(found: Tensor, expected: Tensor, message: str | None = None) -> None:
     size = float(expected.detach().abs().max())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * max(size, 1e-3), msg=message)
+
+
+def test_the_table_has_these_families() -> None:
+    assert list(TABLE) == list(FAMILIES)
+
+
+@every_family
+def test_the_table_says_what_is_measured(kind: str) -> None:
+    """A wrong cell of `study encoders` and docs/encoders.md fails here."""
+    model = base(kind).model
+    row, found = TABLE[kind], abilities_of(base(kind, type_vocab_size=2) if TABLE[kind].pairs else base(kind))
+    assert (found.packed, found.masked, found.pairs, found.types) == (row.padded is None, row.masked, row.pairs, row.types)
+    assert (found.layers, found.blocks) == (3, 1 if row.shared else 3)
+    assert (found.longest is not None) == row.learned
+    if row.learned:
+        unused = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2, "longformer": 2}.get(kind, 0)
+        assert found.longest == 200 - unused
+    reason = f"{kind} takes padded batches, which are slower: its attention cannot be replaced (0 calls for 3 layers)"
+    assert found.notices == ((reason,) if row.padded else ())
+    names, every = (set(each.values()) for each in (lora.chosen(model, 3, None), lora.linear_layers(model, 3)))
+    assert names == (set(row.adapters) if row.adapters else every)
 
 
 @every_family
