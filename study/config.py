@@ -37,7 +37,7 @@ __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "S
 
 BROKEN = "(not a stage)"
 """Name of what stands where the recipe holds something that is no stage."""
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer")
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer", "mpnet")
 """Families whose positions start after the padding piece's number, so that a few cannot be used."""
 
 

@@ -55,7 +55,7 @@ TABLE = {
     "electra": Family("ELECTRA small, base, large (discriminators)", 512, pairs=True, types=True, adapters=BERT),
     "ernie": Family("ERNIE 2.0, ERNIE 3.0", 512, pairs=True, types=True),
     "mpnet": Family("MPNet base; all-mpnet-base", 512, padded="attention adds a bias of relative positions"),
-    "nomic_bert": Family("nomic-embed-text", 8192, pairs=True, types=True, learned=False),
+    "nomic_bert": Family("nomic-embed-text", 2048, pairs=True, types=True, learned=False),
     "modernbert": Family("ModernBERT base, large", 8192, learned=False),
     "deberta-v2": Family(
         "DeBERTa-v3 small, base, large; mDeBERTa-v3",
@@ -82,8 +82,8 @@ REMARKS = (
     it is loaded: study encoders FOLDER|HUB.""",
     """NSP: the family has token types for pairs; a checkpoint with a single one, as RoBERTa's, takes MLM alone.""",
     """blocks: 'one' is shared by all layers and has the rate of the last.""",
-    """longest text: in pieces, special ones included, of the published checkpoints; '~' where positions are not learned, so that
-    longer ones are taken, and this is what was trained on.""",
+    """longest text: in pieces, special ones included, of the published checkpoints; '~' where no position is learned, and this is
+    what they were trained on.""",
 )
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from study.config import OFFSET_POSITIONS
 from study.encoders import TABLE
 from tests.helpers import reviews, tiny_recipe
 from tests.trainables.families import FAMILIES, base, checkpoint, encoder
@@ -93,8 +94,7 @@ def test_the_table_says_what_is_measured(kind: str) -> None:
     assert (found.layers, found.blocks) == (3, 1 if row.shared else 3)
     assert (found.longest is not None) == row.learned
     if row.learned:
-        unused = {"roberta": 2, "xlm-roberta": 2, "mpnet": 2, "longformer": 2}.get(kind, 0)
-        assert found.longest == 200 - unused
+        assert found.longest == 200 - (2 if kind in OFFSET_POSITIONS else 0)
     reason = f"{kind} takes padded batches, which are slower: its attention cannot be replaced (0 calls for 3 layers)"
     assert found.notices == ((reason,) if row.padded else ())
     names, every = (set(each.values()) for each in (lora.chosen(model, 3, None), lora.linear_layers(model, 3)))

@@ -36,7 +36,13 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
 
     finetune.cross_entropy = interrupted
     with contextlib.suppress(KeyboardInterrupt):
-        list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1, state_every_steps=1)))
+        list(
+            runner.run(
+                validate(Recipe, recipe),
+                Store(f"{folder}/two"),
+                Execution(threads=1, state_every_steps=1, gradient_checkpointing=True),
+            )
+        )
     rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     assert next(calls) > interrupted_at
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
@@ -44,15 +50,15 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask"])
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "multitask", "adapters"])
 def test_two_workers_equal_one(tmp_path: Path, first: str) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5."""
     if first == "multitask":
         recipe = multitask_recipe(tmp_path, {"batch_size": 7, "learning_rate": 2e-4}, learning_rate=2e-4)
     else:
         corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
-        pretrain = {"steps": 3, "batch_size": 7, "objective": first, "corpus": corpus}
-        recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4)
+        pretrain = {"steps": 3, "batch_size": 7, "objective": "mlm+nsp" if first == "mlm+nsp" else "mlm", "corpus": corpus}
+        recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4, lora_rank=2 if first == "adapters" else 0)
     alone = Store(str(tmp_path / "one"))
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
