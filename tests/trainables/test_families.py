@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from trainables.faults import ConfigError
 from trainables.identity import nodes, target_of
 from trainables.loop import Runtime
 from trainables.masked_lm import masked_lm
+from trainables.next_sentence import paired_lm
 from trainables.pack import Example, collate, dropout_bits, padded_width, token_types
 from trainables.recompute import recompute_blocks
 from trainables.store import Store
@@ -154,6 +156,25 @@ def test_masked_pieces_are_those_of_transformers(kind: str) -> None:
 def test_a_family_without_a_head_for_masked_pieces_says_so() -> None:
     with pytest.raises(ConfigError, match="xlnet encoders have no masked-language-modelling head"):
         masked_lm(base("xlnet"), 0.1, seed=0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind, row in TABLE.items() if row.pairs])
+def test_pairs_are_told_apart_by_their_types(kind: str) -> None:
+    """Both texts' pieces with types of their own, against transformers; the head on the first token is the formula."""
+    taken = base(kind, type_vocab_size=2)
+    model = paired_lm(taken, 0.1, seed=0).eval()
+    rows = []
+    with torch.inference_mode():
+        texts = [replace(text, types=(np.arange(len(text.ids)) > 4).astype(np.int64)) for text in texts_of(taken)]
+        for text in texts:
+            theirs = AutoModel.from_pretrained(taken.folder, attn_implementation="eager", dtype=torch.float32).eval()
+            inputs = inputs_of(text, taken)
+            inputs["token_type_ids"][0, : len(text.ids)] = torch.from_numpy(text.types)
+            pooled = torch.tanh(model.pooler(theirs(**inputs).last_hidden_state[0, 0]))
+            rows.append(model.next_sentence(pooled))
+        close(model(collate(texts, taken))[1], torch.stack(rows))
+        alike = [replace(text, types=np.zeros_like(text.types)) for text in texts]
+        assert (model(collate(alike, taken))[1] - torch.stack(rows)).abs().max() > 1e-3
 
 
 NUMBER = re.compile(r"(?:^|\.)(?:layer|layers|h)\.(\d+)\.")
