@@ -205,6 +205,21 @@ def recipes() -> int:
 
 
 @cli.command(epilog=EPILOG)
+@click.argument("encoder", metavar="[FOLDER|HUB]", required=False)
+@JSON
+def encoders(encoder: str | None, as_json: bool) -> int:
+    """List what works with which family of encoders; of one encoder, load it and try."""
+    from study import encoders as table
+
+    if encoder is not None:
+        found = table.measured(encoder)
+        click.echo(_json(found) if as_json else table.show_measured(found))
+    else:
+        click.echo(_json(table.listing()) if as_json else table.show())
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
 @click.argument("sources", metavar="TASK|FILE...", nargs=-1, required=True)
 @TEXT
 @click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Unigrams of a vocabulary.")

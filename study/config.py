@@ -38,7 +38,7 @@ __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "S
 
 BROKEN = "(not a stage)"
 """Name of what stands where the recipe holds something that is no stage."""
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer")
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer", "mpnet")
 """Families whose positions start after the padding piece's number, so that a few cannot be used."""
 
 
@@ -326,7 +326,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
             gather(partial(_pair_notices, study, place, stage))
         for names in _member_choices(study):
             gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
-        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study)]
+        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
     faults += _pair_faults(study)
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
@@ -435,6 +435,24 @@ def _corner_faults(study: Study, stage: Model, fields: Iterable[str], found: Cal
     for corner, place in _corners(study, stage, fields):
         field = place.rpartition(".")[2]
         yield from (place + fault.removeprefix(field) for fault in found(corner) if fault.startswith(field))
+
+
+def _adapter_faults(study: Study) -> Iterator[str]:
+    """Adapters without the package for them, or on layers that the encoder lacks."""
+    from trainables import lora
+
+    for stage in study.recipe:
+        if not isinstance(stage, Finetune) or not any(extremes(f"{stage.name}.lora_rank", study.space, study.fixed)):
+            continue
+        for corner, place in _corners(study, stage, ("lora_rank",)):
+            yield from (place + fault.removeprefix("lora_rank") for fault in lora.missing(corner.lora_rank))
+        for corner, place in _corners(study, stage, ("lora_targets",)):
+            if corner.lora_targets is not None:
+                from trainables.encoder import target_faults  # imports torch
+
+                yield from (
+                    place + fault.removeprefix("lora_targets") for fault in target_faults(study.encoder, corner.lora_targets)
+                )
 
 
 def _subset_faults(study: Study) -> Iterator[str]:

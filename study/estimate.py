@@ -39,7 +39,7 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
     if measured:
         typical = sorted(measured)[len(measured) // 2]
         return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
-    per_token = 6 * matrix_weights(study.encoder)
+    per_token = (8 if study.resources.gradient_checkpointing else 6) * matrix_weights(study.encoder)
     if study.resources.gpus:
         at_once = parallel * study.resources.workers * study.resources.gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"

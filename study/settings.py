@@ -149,6 +149,8 @@ class Resources(Model):
     """actor: a warm process, one worker. train: Ray Train. auto: actor for one worker, train for several."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
     """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
+    gradient_checkpointing: bool = False
+    """Compute what a block of the encoder keeps for the backward pass once more there: less memory, about a third more time."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume also every so many steps; 0: at every evaluation only."""
 
@@ -243,6 +245,7 @@ class Study(Model):
             device="cuda" if given.gpus else "cpu",
             threads=given.cpus,
             micro_batch=given.micro_batch,
+            gradient_checkpointing=given.gradient_checkpointing,
             state_every_steps=given.state_every_steps,
             keep_weights=keep_weights,
         )

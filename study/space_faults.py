@@ -31,7 +31,8 @@ from trainables.faults import ConfigError, closest, near, validate
 _CUT = ("max_length", "truncation", "head_tokens")
 _CORRUPTED = ("objective", "whole_word", "masking")
 _READ = ("steps", "schedule_steps", "epochs", "select", "corpus")
-COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, "pooling")}
+_TRAINED = ("freeze", "unfreeze_layers", "reinit_layers", "lora_rank")
+COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, "pooling", *_TRAINED)}
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 

@@ -243,12 +243,12 @@ def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
     if name is None:
         return ruler(of_study)
     try:
-        return ruler(_encoder(name))
+        return ruler(encoder_named(name))
     except ConfigError as error:
         raise ConfigError(f"--encoder {name}: {fault}" for fault in error.faults) from None
 
 
-def _encoder(name: str) -> Encoder:
+def encoder_named(name: str) -> Encoder:
     """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
     from trainables.statistics import QUICKSTART
 

@@ -23,6 +23,7 @@ import pytest
 from study import record
 from study.cli import cli
 from study.config import document, load_study
+from study.encoders import document as encoders_document
 from study.recipes import document as recipes_document
 from study.tasks import document as tasks_document
 
@@ -233,6 +234,7 @@ def test_generated_documents_are_up_to_date() -> None:
         "records.md": record.document(),
         "tasks.md": tasks_document(),
         "recipes.md": recipes_document(),
+        "encoders.md": encoders_document(),
     }
     for name, text in made.items():
         assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, (

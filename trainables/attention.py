@@ -168,10 +168,23 @@ _layout: Layout | None = None
 @contextmanager
 def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[Layout]:
     """Attention inside stays within texts of these lengths."""
+    layout = Layout(lengths, device)
+    with laid_out(layout):
+        yield layout
+
+
+def current() -> Layout | None:
+    """The layout in use; None outside `packed`."""
+    return _layout
+
+
+@contextmanager
+def laid_out(layout: Layout | None) -> Iterator[None]:
+    """Attention inside has this layout."""
     global _layout
-    before, _layout = _layout, Layout(lengths, device)
+    before, _layout = _layout, layout
     try:
-        yield _layout
+        yield
     finally:
         _layout = before
 
@@ -267,17 +280,17 @@ class _Attention(torch.autograd.Function):
                 group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
             if any(ctx.needs_input_grad):
                 kept.append(probabilities)
-        ctx.save_for_backward(q, k, v)
-        ctx.layout, ctx.scaling, ctx.kept = layout, scaling, kept
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.layout, ctx.scaling = layout, scaling
         ctx.scale = None if stream is None else bits.scale(p)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v = ctx.saved_tensors
+        q, k, v, *kept = ctx.saved_tensors
         gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         scale = ctx.scale or 1.0
-        for group, signed in zip(ctx.layout.groups, ctx.kept, strict=True):
+        for group, signed in zip(ctx.layout.groups, kept, strict=True):
             gq, gk, gv = (group.take(x) for x in (q, k, v))
             go = group.take_gradient(grad)
             dropped = signed if ctx.scale is None else signed.relu()
@@ -289,7 +302,6 @@ class _Attention(torch.autograd.Function):
             inner = torch._softmax_backward_data(inner, signed, -1, signed.dtype)
             group.put(_product(inner, gk, ctx.scaling * scale), gradients[0])
             group.put(_product(inner.transpose(1, 2), gq, ctx.scaling * scale), gradients[1])
-        ctx.kept = None
         return (*gradients, None, None, None, None, None)
 
 

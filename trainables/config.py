@@ -363,6 +363,15 @@ class Finetune(Optimisation):
     from the top, at last the embeddings. 0 trains all from the start."""
     reinit_layers: Annotated[int, Field(ge=0)] = 0
     """Topmost layers that begin with new random weights (Zhang et al. 2021, section 5)."""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of low-rank adapters (Hu et al. 2021), which are then trained in place of the encoder's weights, beside the head, and
+    are merged into these at the end; 0 trains the weights themselves. Rates are larger than usual, such as 2e-4. Needs the extra
+    `lora`."""
+    lora_alpha: Positive = 16.0
+    """What an adapter adds is multiplied by this and divided by `lora_rank`."""
+    lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Names of the linear layers in each block that get adapters, such as query and value; null: the queries and values of
+    attention where peft knows their names, else all linear layers of the blocks. A notice tells which."""
     pooling: Literal["pooled", "cls", "mean", "bilstm"] = "pooled"
     """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], the mean over the pieces, or what a biLSTM with
     self-attention reads in all pieces, special tokens included (Lin et al. 2017). With `freeze: encoder` bilstm is BERT-Feat."""
@@ -444,6 +453,17 @@ class Finetune(Optimisation):
         if self.unfreeze_layers and self.freeze == "encoder":
             raise ValueError(
                 f"unfreeze_layers is {self.unfreeze_layers}, but freeze encoder keeps all layers frozen: give one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_alone(self) -> Finetune:
+        others = {"freeze": self.freeze != "none", "unfreeze_layers": self.unfreeze_layers, "reinit_layers": self.reinit_layers}
+        if self.lora_rank and any(others.values()):
+            given = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
+            raise ValueError(
+                f"lora_rank is {self.lora_rank}, which freezes the encoder's own weights and trains adapters in all its layers, but"
+                f" {given} given: take one or the other"
             )
         return self
 
@@ -612,6 +632,8 @@ class Execution(Model):
     """CPU threads of one trial; 0 leaves PyTorch's choice."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
     """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
+    gradient_checkpointing: bool = False
+    """Compute what a block of the encoder keeps for the backward pass once more there: less memory, about a third more time."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume also every so many steps; 0: at every evaluation only."""
     keep_weights: bool = True

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ SITE = 1 << 80
 """Draws between the streams of two sites: more than any batch takes."""
 TEXT = 1 << 40
 """Draws that a text of a padded batch has to itself within a site."""
+SITES = 1 << 12
+"""More sites than an encoder has."""
 CHUNK = 1 << 16
 """Elements treated at a time, so that they stay in a core's cache."""
 
@@ -109,6 +111,7 @@ def scale(p: float) -> float:
 
 
 _stream: Stream | None = None
+_replaced: _Replaced | None = None
 
 
 def current() -> Stream | None:
@@ -116,15 +119,42 @@ def current() -> Stream | None:
     return _stream
 
 
-@contextmanager
-def dropout_bits(seed: int, step: int, batch: Batch) -> Iterator[None]:
+def dropout_bits(seed: int, step: int, batch: Batch) -> AbstractContextManager[None]:
     """Dropout inside follows from `seed`, `step` and the place of `batch` in its global batch; without it nothing drops out."""
+    return _drawn_from(Stream(seed, step, batch))
+
+
+@contextmanager
+def _drawn_from(stream: Stream | None) -> Iterator[None]:
     global _stream
-    before, _stream = _stream, Stream(seed, step, batch)
+    before, _stream = _stream, stream
     try:
         yield
     finally:
         _stream = before
+
+
+def same_bits() -> AbstractContextManager[None]:
+    """Dropout inside gets the bits that it would get right now, where this is called: for computing something once more later."""
+    stream, mode = _stream, _replaced
+    return _once_more(stream, mode, -1 if stream is None else stream.site, None if mode is None else mode.part)
+
+
+@contextmanager
+def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: Part | None) -> Iterator[None]:
+    with _drawn_from(stream), _replacing(mode):
+        if stream is None:
+            yield
+            return
+        reached, stream.site = stream.site, site
+        if mode is not None:
+            reached_part, mode.part = mode.part, part
+        try:
+            yield
+        finally:
+            stream.site = reached
+            if mode is not None:
+                mode.part = reached_part
 
 
 def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> list[Tensor]:
@@ -135,16 +165,13 @@ def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> lis
     outer, site = _stream, -1 if _stream is None else _stream.site
 
     def one(part: Batch) -> Tensor:
-        global _stream
         if outer is None:
             return function(part)
-        before, _stream = _stream, outer.part(part, site)
-        try:
+        stream = outer.part(part, site)
+        with _drawn_from(stream):
             result = function(part)
-            outer.site = _stream.site
-            return result
-        finally:
-            _stream = before
+        outer.site = stream.site
+        return result
 
     if len(parts) == 1 or not torch.is_grad_enabled():
         return [one(part) for part in parts]
@@ -192,12 +219,14 @@ class _Dropped(torch.autograd.Function):
             part = rows[i : i + step]
             signs = stream.signs(len(part) * draws * 4, p).view(len(part), draws * 4)[:, :width]
             torch.mul(part, keep[i : i + step].copy_(signs).clamp_(0, 1), out=out[i : i + step]).mul_(scale(p))
-        ctx.keep, ctx.scale = keep, scale(p)
+        ctx.save_for_backward(keep)
+        ctx.scale = scale(p)
         return out.view(x.shape)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        rows, keep = grad.reshape(ctx.keep.shape), ctx.keep
+        (keep,) = ctx.saved_tensors
+        rows = grad.reshape(keep.shape)
         out = torch.empty_like(keep)
         step = max(1, CHUNK // keep.shape[-1])
         for i in range(0, len(rows), step):
@@ -234,7 +263,7 @@ class _Replaced(TorchFunctionMode):
         if x.device.type != "cpu":
             return _on_device(stream, x, p)
         assert part is not None
-        axis = text_axis(x.shape, *part.input_ids.shape)
+        axis = text_axis(x.shape, len(part.texts))
         if axis is None:  # nothing of it belongs to one text: all share it
             return x * self.keep(x.numel(), p, 0).view(x.shape) * scale(p)
         moved = x.movedim(axis, 0)
@@ -247,16 +276,24 @@ class _Replaced(TorchFunctionMode):
         return self.stream.signs(count, p) > 0
 
 
-def text_axis(shape: Sequence[int], texts: int, width: int) -> int | None:
-    """Which axis of a tensor in a padded pass [texts, width] runs over the texts; attention may have folded its heads into it."""
-    if shape[0] == texts or (shape[0] % texts == 0 and shape[0] % width):
+def text_axis(shape: Sequence[int], texts: int) -> int | None:
+    """Which axis of a tensor in a padded pass runs over the texts; None for one that all share, such as a table of positions.
+
+    Attention [texts * heads, ...] may have folded its heads into it; XLNet has the texts second.
+    """
+    if shape[0] == texts:
         return 0
-    return 1 if len(shape) > 1 and shape[1] == texts else None
+    if len(shape) < 3:
+        return None
+    return 1 if shape[1] == texts else 0 if shape[0] % texts == 0 else None
 
 
 @contextmanager
-def replaced_dropout() -> Iterator[Callable[[Part], None]]:
-    """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch."""
+def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
+    """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch.
+
+    Where parts may be `uneven`, with more sites in some than in others, what follows behind them has the same site after any.
+    """
     if _stream is None:
         yield lambda part: None
         return
@@ -265,5 +302,22 @@ def replaced_dropout() -> Iterator[Callable[[Part], None]]:
     def begin(part: Part) -> None:
         mode.part, mode.stream.site = part, first
 
-    with mode:
+    with _replacing(mode):
         yield begin
+    if uneven:
+        mode.stream.site = first + SITES
+
+
+@contextmanager
+def _replacing(mode: _Replaced | None) -> Iterator[None]:
+    """Torch's own dropout is answered by `mode`, if by any."""
+    global _replaced
+    if mode is None:
+        yield
+        return
+    before, _replaced = _replaced, mode
+    try:
+        with mode:
+            yield
+    finally:
+        _replaced = before

@@ -22,7 +22,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
-from trainables import attention, checkpoint, memory, probe
+from trainables import attention, checkpoint, lora, memory, probe
 from trainables.config import Encoder
 from trainables.dropout import Dropout, replaced_dropout
 from trainables.faults import ConfigError, near
@@ -62,6 +62,8 @@ class Base:
     hidden_size: int
     layers: int
     notices: tuple[str, ...] = ()
+    takes_global: bool = False
+    """Whether the encoder can be told which tokens attend to all others and are attended to by all (Longformer)."""
 
 
 @lru_cache(maxsize=4)
@@ -127,6 +129,16 @@ def check_config(fields: Mapping[str, Any]) -> None:
         _made_of(fields)
 
 
+def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
+    """What of these names of linear layers the encoder lacks; its weights are not read."""
+    with torch.device("meta"):
+        if encoder.config is None:
+            model = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
+        else:
+            model = _made_of(encoder.config)
+    return lora.target_faults(model, model.config.num_hidden_layers, targets)
+
+
 def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
     """A model of these fields over those that are `known`, which not every family has."""
     others = dict(fields)
@@ -173,6 +185,7 @@ def base_of(
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
         notices=notices,
+        takes_global=takes(model, "global_attention_mask"),
     )
 
 
@@ -205,14 +218,11 @@ def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | No
 
 def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
     """A copy of the base's encoder for one trial, or of its `depth` lowest blocks alone, with its dropout rates set."""
-    config = with_dropout(base.config, dropout)
-    if depth is None or depth == base.layers:
-        with no_init_weights():
-            return prepared(AutoModel.from_config(config), base)
+    depth = base.layers if depth is None else depth
     with no_init_weights():
-        model = AutoModel.from_config(with_depth(config, depth))
+        model = AutoModel.from_config(with_depth(with_dropout(base.config, dropout), depth))
     behind = False
-    for name, child in model.named_children():  # a final norm belongs to the last block of all
+    for name, child in model.named_children() if depth < base.layers else ():  # a final norm belongs to the last block of all
         if behind and any(True for _ in child.parameters()):
             setattr(model, name, nn.Identity())
         behind |= any(isinstance(module, nn.ModuleList) for module in child.modules())
@@ -268,13 +278,14 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
     inner = any(layer != -1 for layer in layers)
 
     def states(part: Any) -> list[Tensor]:
+        set_attention_type(encoder, encoder.config)
         found = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
         return [found.last_hidden_state if layer == -1 else found.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
         with attention.packed(batch.lengths, batch.pool_index.device):
             return [state[0] for state in states(batch.parts[0])]
-    with replaced_dropout() as begin:
+    with replaced_dropout(uneven=hasattr(encoder, "set_attention_type")) as begin:
         flat = []
         for part in batch.parts:
             begin(part)
@@ -282,8 +293,19 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
     return [torch.cat(each).index_select(0, batch.order) for each in zip(*flat, strict=True)]
 
 
+def set_attention_type(encoder: Any, of: Any) -> None:
+    """Give an encoder with several kinds of attention the kind that `of` has.
+
+    BigBird turns from sparse to full attention at the first short batch, and would stay there: what a text comes out as would
+    depend on those before it.
+    """
+    if hasattr(encoder, "set_attention_type"):
+        with torch.device("meta"):  # the layers that it makes are replaced by those it has
+            encoder.set_attention_type(of.attention_type)
+
+
 def _inputs(part: Any) -> dict[str, Tensor]:
-    names = ("input_ids", "position_ids", "token_type_ids", "attention_mask")
+    names = ("input_ids", "position_ids", "token_type_ids", "attention_mask", "global_attention_mask")
     return {name: value for name in names if (value := getattr(part, name)) is not None}
 
 
@@ -303,10 +325,10 @@ def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Gen
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, tied ones once, and whole tables of embeddings: what an artifact keeps."""
+    """All parameters by name, tied ones once, whole tables of embeddings, adapters merged: what an artifact keeps."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, OccurringEmbedding)]
-    return state | {f"{name}.weight": module.table() for name, module in tables}
+    return lora.merged(state | {f"{name}.weight": module.table() for name, module in tables}, model)
 
 
 def load_encoder_weights(model: nn.Module, path: Path, head: str | None = None) -> None:

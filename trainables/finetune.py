@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from trainables import optim
+from trainables import lora, optim
 from trainables.classifier import Classifier, classifier, reinitialise
 from trainables.config import Finetune, Multitask
 from trainables.data import Split, TaskData
@@ -121,7 +121,11 @@ def job(
         load_encoder_weights(model, parent, head)
     reinitialise(model, base, blocks, stage.reinit_layers, seed)
     train = examples(data.train, pieces["train"], base, stage)
-    train_occurring(model.encoder, np.concatenate([example.ids for example in train]))
+    if stage.lora_rank:
+        model.notices += lora.adapt(model.encoder, blocks, stage, seed)
+    else:
+        train_occurring(model.encoder, np.concatenate([example.ids for example in train]))
+        optim.freeze(model.encoder, blocks, stage.freeze)
     model.to(runtime.device)
     model.notices += _cut_notices(stage, pieces, base)
     validation = examples(data.validation, pieces["validation"], base, stage)
@@ -149,7 +153,6 @@ def job(
         path = folder / "predictions-validation.parquet"
         return {path.name: write_predictions(path, latest[0], data.validation.labels, scores.get("thresholds"))}
 
-    optim.freeze(model.encoder, blocks, stage.freeze)
     groups = optim.parameter_groups(
         model,
         model.encoder,

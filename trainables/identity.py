@@ -38,6 +38,7 @@ LATER = {
     "freeze": "none",
     "unfreeze_layers": 0,
     "reinit_layers": 0,
+    "lora_rank": 0,
     "layers": [-1],
     "head": "linear",
     "head_dropout": None,
@@ -98,6 +99,8 @@ def settings_of(stage: Stage) -> dict[str, Any]:
             del settings["xi_variant"]
         if stage.layer_rates == "decay":
             del settings["thirds_factor"]
+        if not stage.lora_rank:
+            del settings["lora_alpha"], settings["lora_targets"]
         if stage.head == "linear":
             del settings["head_width"]
         if len(stage.layers) == 1:

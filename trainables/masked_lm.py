@@ -19,6 +19,14 @@ from trainables.pack import Batch
 NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied to the embeddings"
 
 
+class _Answer(BaseModelOutput):  # type: ignore[misc]
+    """Hidden states, and None for whatever else a family's head passes on."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
 class _Given(nn.Module):
     """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
 
@@ -29,7 +37,7 @@ class _Given(nn.Module):
         self._encoder = [encoder]  # in a list: no child of this module
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.hidden)
+        return _Answer(last_hidden_state=self.hidden)
 
     @property
     def embeddings(self) -> Any:

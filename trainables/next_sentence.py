@@ -51,8 +51,7 @@ def paired_lm(base: Base, dropout: float, seed: int) -> PairedLM:
 
     Raises ConfigError for an encoder that does not tell the two texts of a pair apart.
     """
-    types = getattr(base.config, "type_vocab_size", 0) if base.takes_types else 0
-    if fault := pair_fault({"model_type": base.config.model_type, "type_vocab_size": types}):
+    if fault := base_fault(base):
         raise ConfigError([f"further pre-training: {fault}"])
     model = PairedLM(masked_lm(base, dropout, seed), base.hidden_size)
     generator = torch.Generator().manual_seed(seed + 2**32)  # not the numbers that a new head for pieces gets
@@ -68,6 +67,12 @@ def paired_lm(base: Base, dropout: float, seed: int) -> PairedLM:
         else:
             model.notices += (f"{base.config.model_type}: {notice}",)
     return model
+
+
+def base_fault(base: Base) -> str | None:
+    """Why a loaded encoder cannot be asked about pairs; None when it can."""
+    types = getattr(base.config, "type_vocab_size", 0) if base.takes_types else 0
+    return pair_fault({"model_type": base.config.model_type, "type_vocab_size": types})
 
 
 def pair_fault(settings: Mapping[str, Any]) -> str | None:

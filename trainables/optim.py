@@ -23,19 +23,31 @@ def layer_names(encoder: nn.Module, layers: int) -> dict[str, str]:
     """Where each parameter of an encoder lies: {parameter name: 'embeddings' | 'layer 0' ... | 'head'}.
 
     The blocks are the outermost ModuleList with `layers` entries. An encoder whose blocks share their weights (ALBERT) has
-    one block, which counts as the last. Parameters after the blocks (a final norm) have the head's rate.
+    one block, which counts as the last. Tables after the blocks (MPNet's of relative positions) count as embeddings, what else is
+    there (a final norm) has the head's rate.
     """
-    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
-    stack, blocks = next(((name, len(module)) for name, module in lists if len(module) == layers), (lists[0][0], 1))
-    prefix, places, seen = f"{stack}.", {}, False
-    for name, _ in encoder.named_parameters():
+    stack, modules = _stack(encoder, layers)
+    blocks, prefix, places, seen = len(modules), f"{stack}.", {}, False
+    tables = {id(module.weight) for module in encoder.modules() if isinstance(module, nn.Embedding)}
+    for name, parameter in encoder.named_parameters():
         if name.startswith(prefix):
             seen = True
             index = int(name.removeprefix(prefix).split(".")[0]) if blocks == layers else layers - 1
             places[name] = f"layer {index}"
         else:
-            places[name] = EMBEDDINGS if not seen or "embed" in name else HEAD
+            places[name] = EMBEDDINGS if not seen or "embed" in name or id(parameter) in tables else HEAD
     return places
+
+
+def _stack(encoder: nn.Module, layers: int) -> tuple[str, nn.ModuleList]:
+    """Name and list of an encoder's blocks: `layers` of them, or those that stand for all."""
+    lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
+    return next(((name, module) for name, module in lists if len(module) == layers), lists[0])
+
+
+def blocks_of(encoder: nn.Module, layers: int) -> list[nn.Module]:
+    """The blocks of an encoder with so many layers, each once."""
+    return list(_stack(encoder, layers)[1])
 
 
 def parameter_groups(

@@ -68,6 +68,8 @@ class Part:
     attention_mask: Tensor | None
     texts: tuple[int, ...]
     """Which texts of the batch it holds."""
+    global_attention_mask: Tensor | None = None
+    """1 at each text's [CLS]-like token, which attends to all others; for the encoders that take it."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,14 @@ def _encoded(sequences: Sequence[Example], base: Base, offsets: Offsets) -> Batc
     """What the encoder sees of some sequences."""
     lengths = np.array([len(sequence.ids) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
-    first = 0 if base.special.prefix else lengths - 1
+    first = _first(lengths, base)
     parts, order = _packed(sequences, lengths, base) if base.packable else _padded(sequences, lengths, starts, base)
     return Batch(tuple(lengths.tolist()), parts, order, torch.from_numpy(starts + first), offsets)
+
+
+def _first(length: Any, base: Base) -> Any:
+    """Place of the [CLS]-like token in a text, or in several."""
+    return 0 if base.special.prefix else length - 1
 
 
 def _chunks(sequences: Sequence[Example], base: Base, offsets: Offsets) -> Iterator[Batch]:
@@ -229,8 +236,10 @@ def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[
     ids = np.full((len(members), width), base.special.pad, dtype=np.int64)
     mask = np.zeros((len(members), width), dtype=np.int64)
     types = np.zeros((len(members), width), dtype=np.int64)
+    attends_to_all = np.zeros((len(members), width), dtype=np.int64)
     for row, text in enumerate(members):
         length = int(lengths[text])
+        attends_to_all[row, _first(length, base)] = 1
         ids[row, :length] = sequences[text].ids
         mask[row, :length] = 1
         types[row, :length] = _types(sequences[text], base)
@@ -240,4 +249,5 @@ def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[
         token_type_ids=torch.from_numpy(types) if base.takes_types else None,
         attention_mask=torch.from_numpy(mask),
         texts=tuple(members),
+        global_attention_mask=torch.from_numpy(attends_to_all) if base.takes_global else None,
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import finetune, multitask, pretrain, selective
+from trainables import finetune, lora, multitask, pretrain, selective
 from trainables.config import Execution, Finetune, Marks, Multitask, Pretrain, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.corpus import Corpus
@@ -23,6 +23,7 @@ from trainables.derived import once
 from trainables.embeddings import embedded
 from trainables.encoder import Base, load_base, model_state
 from trainables.evaluate import measured, predict, write_predictions
+from trainables.faults import ConfigError
 from trainables.features import Features
 from trainables.identity import (
     Node,
@@ -46,6 +47,7 @@ from trainables.marker import marker
 from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
+from trainables.recompute import recompute_blocks
 from trainables.selection import selected
 from trainables.similarity import Rows
 from trainables.store import Artifact, Store
@@ -69,12 +71,15 @@ def run(
 
     `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
     is further pre-training. Under torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables
-    of the records name.
+    of the records name. Raises ConfigError before anything is computed where a package is missing.
     """
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)
     recipe, world = resolved(recipe, execution), current()
+    ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
+    if faults := [f"{name}.{fault}" for name, rank in ranks.items() for fault in lora.missing(rank)]:
+        raise ConfigError(faults)
     for node in nodes(recipe):
         wanted = {node.steps: node.stage_id}
         if node.stage.name == last and isinstance(node.stage, Pretrain):
@@ -136,6 +141,8 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    if execution.gradient_checkpointing:
+        recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node, store, device)]
     for notice in notices:
         log.warning("%s", notice)

@@ -657,3 +657,33 @@ def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
     study = real_study(tmp_path, **{"space__finetune.max_length": {"choice": [24, 129]}})
     with pytest.raises(ConfigError, match=r"space.finetune.max_length: 129 given, but the encoder has positions for 128 pieces"):
         check(study)
+
+
+ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}}
+
+
+def test_adapters_are_checked_against_the_encoder_and_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = real_study(tmp_path, space=ADAPTERS)
+    with pytest.raises(ConfigError) as caught:
+        check(study)
+    (fault,) = caught.value.faults
+    assert fault.startswith(
+        "space.finetune.lora_targets: 'querry' is no linear layer in the blocks of this bert; did you mean 'query'"
+    )
+    monkeypatch.setattr("trainables.lora.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"space.finetune.lora_rank: 4 given, but .*pip install \"finetune-study\[lora\]\""):
+        check(study)
+    check(load_study(yaml.safe_load(study.to_yaml()), ["space.finetune.lora_rank=null", "space.finetune.lora_targets=null"]))
+
+
+def test_adapters_with_what_freezes_other_layers_are_told_before_anything_runs() -> None:
+    found = faults(changed(search=None, space={"finetune.lora_rank": {"int": [0, 8]}, "finetune.freeze": {"choice": ["none", 1]}}))
+    assert len(found) == 1
+    assert "finetune.lora_rank 8" in found[0]
+    assert "finetune.freeze 1" in found[0]
+    assert "trains adapters in all its layers, but freeze 1 given" in found[0]
+    conditional = {
+        "finetune.lora_rank": {"choice": [0, 8]},
+        "finetune.freeze": {"choice": [1, 2], "when": {"finetune.lora_rank": 0}},
+    }
+    assert load_study(changed(search=None, space=conditional))

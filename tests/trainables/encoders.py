@@ -1,4 +1,4 @@
-"""Tiny encoders of many families with random weights, as the probe and the heads take them."""
+"""Tiny encoders of the families without a tokenizer: random weights and random pieces, as the probe and the heads take them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 
+from tests.trainables.families import FAMILIES
 from trainables import encoder
 from trainables.encoder import Base
 from trainables.pack import Example
@@ -29,26 +30,13 @@ COMMON = {
     "cls_token_id": 3,
     "sep_token_id": 2,
 }
-FAMILIES: dict[str, dict[str, Any]] = {
-    "bert": {},
-    "roberta": {"pad_token_id": 1},
-    "xlm-roberta": {"pad_token_id": 1},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-    "albert": {"embedding_size": 16},
-    "electra": {"embedding_size": 16},
-    "ernie": {},
-    "mpnet": {"pad_token_id": 1},
-    "xlnet": {"d_model": 32, "n_layer": 3, "n_head": 4, "d_inner": 64, "max_position_embeddings": None},
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
-    "modernbert": {"local_attention": 16},
-    "nomic_bert": {},
-}
-PACKABLE = ("bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "ernie", "modernbert", "nomic_bert")
-PADDED = ("mpnet", "xlnet", "deberta-v2")
+PAD_ONE = ("roberta", "xlm-roberta", "mpnet")
+"""Those whose padding piece has the number 1."""
 
 
 def tiny_config(kind: str, **changes: Any) -> Any:
-    fields = {name: value for name, value in (COMMON | FAMILIES[kind] | changes).items() if value is not None}
+    pad = {"pad_token_id": 1} if kind in PAD_ONE else {}
+    fields = {name: value for name, value in (COMMON | pad | FAMILIES[kind].fields | changes).items() if value is not None}
     return AutoConfig.for_model(kind, **fields)
 
 

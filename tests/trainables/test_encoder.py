@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, BertModel
 
 from tests.helpers import reviews, tiny_encoder
-from tests.trainables.encoders import FAMILIES, PACKABLE, PADDED, examples_of, special_of, tiny_base, tiny_config
+from tests.trainables.encoders import examples_of, special_of, tiny_base, tiny_config
 from trainables.classifier import classifier
 from trainables.config import Encoder
 from trainables.encoder import (
-    Base,
     base_of,
     check_config,
     fresh_encoder,
@@ -36,39 +35,6 @@ WORDS = "embeddings.word_embeddings.weight"
 LENGTHS = (9, 3, 22, 8, 5, 30, 9, 60)
 
 
-def padded(model: nn.Module, base: Base, name: str = "last_hidden_state") -> Tensor:
-    """What transformers' own padded batch gives, flat [T, ...]."""
-    examples = examples_of(base, LENGTHS)
-    ids = torch.full((len(LENGTHS), max(LENGTHS)), base.special.pad)
-    mask, types = torch.zeros_like(ids), torch.zeros_like(ids)
-    for row, example in enumerate(examples):
-        length = len(example.ids)
-        ids[row, :length] = torch.from_numpy(example.ids)
-        mask[row, :length] = 1
-        types[row, length - 1] = base.special.suffix_types[-1]
-    extra = {"token_type_ids": types} if base.takes_types else {}
-    found: Tensor = model(input_ids=ids, attention_mask=mask, **extra)[name]
-    return found[mask.bool()]
-
-
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_outputs_and_gradients_are_those_of_a_padded_batch(kind: str) -> None:
-    base = tiny_base(kind)
-    assert base.packable == (kind in PACKABLE)
-    ours, theirs = fresh_encoder(base, 0.0).train(), fresh_encoder(base, 0.0).train()
-    theirs.set_attn_implementation("eager")
-    weight = torch.randn(sum(LENGTHS), base.hidden_size, generator=torch.Generator().manual_seed(0))
-    found, expected = hidden_states(ours, collate(examples_of(base, LENGTHS), base)), padded(theirs, base)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    for out in (found, expected):
-        (out * weight).sum().backward()
-    wanted = {name: parameter.grad for name, parameter in theirs.named_parameters() if parameter.grad is not None}
-    size = max(float(gradient.abs().max()) for gradient in wanted.values())
-    for name, parameter in ours.named_parameters():
-        if name in wanted:
-            torch.testing.assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-5 * size, msg=name)
-
-
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "xlnet", "deberta-v2"])
 def test_a_text_does_not_depend_on_its_neighbours(kind: str) -> None:
     base = tiny_base(kind)
@@ -78,12 +44,6 @@ def test_a_text_does_not_depend_on_its_neighbours(kind: str) -> None:
         together = hidden_states(model, collate(examples, base)).split(list(LENGTHS))
         for example, text in zip(examples, together, strict=True):
             torch.testing.assert_close(hidden_states(model, collate([example], base)), text, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", PADDED)
-def test_families_that_ignore_the_attention_are_told(kind: str) -> None:
-    (notice,) = tiny_base(kind).notices
-    assert notice == f"{kind} takes padded batches, which are slower: its attention cannot be replaced (0 calls for 3 layers)"
 
 
 class Mixing(nn.Module):
@@ -182,23 +142,6 @@ def test_poolings() -> None:
             texts = hidden_states(model.encoder, batch).split(list(LENGTHS))
             vectors = torch.stack([text[0] if pooling == "cls" else text.mean(0) for text in texts])
             torch.testing.assert_close(model(batch), model.classifier(vectors))
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "albert", "modernbert", "mpnet", "deberta-v2"])
-def test_masked_lm_at_the_masked_positions_only(kind: str, tmp_path: Path) -> None:
-    """A saved checkpoint's own head gives what transformers' whole model gives, and ties its weights to the embeddings."""
-    whole = AutoModelForMaskedLM.from_config(tiny_config(kind)).eval()
-    whole.save_pretrained(tmp_path)
-    model, missing = read_model(AutoModel, tmp_path)
-    base = base_of(model, special_of(kind, whole.config.pad_token_id), folder=tmp_path, missing=missing)
-    ours = masked_lm(base, 0.1, seed=0).eval()
-    assert ours.notices == ()
-    batch = collate(examples_of(base, LENGTHS), base)
-    with torch.inference_mode():
-        found, expected = ours(batch), padded(whole, base, "logits")[batch.masked_index]
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert found.shape == (len(batch.masked_targets), 100)
-    assert {name.split(".")[0] for name in model_state(ours)} == {"encoder", "head"}
 
 
 def test_new_masked_lm_head_is_tied_and_told(tmp_path: Path) -> None:

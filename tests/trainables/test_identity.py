@@ -57,6 +57,7 @@ def recipe(tmp_path: Path) -> Recipe:
         {"freeze": 1},
         {"unfreeze_layers": 1},
         {"reinit_layers": 1},
+        {"lora_rank": 4},
         {"layers": (0,)},
         {"label_smoothing": 0.1},
         {"class_weights": "balanced"},
@@ -128,6 +129,15 @@ def test_settings_that_are_switched_off_do_not_matter(recipe: Recipe) -> None:
         assert ids(change(read, 1, **{field: value}))[1] != ids(read)[1], field
     several = change(recipe, 1, layers=(0, 1), combine="mean")
     assert ids(change(several, 1, combine="max")) != ids(several)
+
+
+def test_settings_of_adapters_matter_where_there_are_some(recipe: Recipe) -> None:
+    others: list[dict[str, Any]] = [{"lora_alpha": 8.0}, {"lora_targets": ("query",)}]
+    adapted = change(recipe, 1, lora_rank=4)
+    for fields in others:
+        assert ids(change(recipe, 1, **fields)) == ids(recipe)
+        assert ids(change(adapted, 1, **fields))[0] == ids(adapted)[0]
+        assert ids(change(adapted, 1, **fields))[1] != ids(adapted)[1]
 
 
 def test_settings_that_came_later_leave_names_as_they_were() -> None:

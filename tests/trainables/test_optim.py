@@ -34,35 +34,6 @@ def test_rates_of_the_paper() -> None:
     assert (*rates,)[:1] + (*rates,)[-1:] == ("embeddings", "head")
 
 
-@pytest.mark.parametrize(
-    ("kind", "fields"),
-    [
-        ("bert", {}),
-        ("roberta", {}),
-        ("albert", {"embedding_size": 8}),
-        ("distilbert", {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}),
-        ("electra", {"embedding_size": 8}),
-        ("xlnet", {"d_model": 16, "n_layer": 3, "n_head": 2, "d_inner": 32}),
-        ("deberta-v2", {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
-        ("modernbert", {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}),
-    ],
-)
-def test_every_parameter_in_exactly_one_group(kind: str, fields: dict[str, object]) -> None:
-    encoder = model(kind, 3, **fields)
-    whole = torch.nn.ModuleDict({"encoder": encoder, "head": torch.nn.Linear(16, 2)})
-    groups = optim.parameter_groups(whole, encoder, 3, learning_rate=1.0, xi=0.5)
-    members = [id(parameter) for group in groups for parameter in group["params"]]  # type: ignore[attr-defined]
-    assert sorted(members) == sorted(id(parameter) for parameter in whole.parameters())
-    rates = optim.rates(groups)
-    if kind != "albert":
-        assert [rates[f"layer {i}"] for i in range(3)] == [0.25, 0.5, 1.0]
-    else:  # one shared block
-        assert rates["layer 2"] == 1.0
-    assert rates["embeddings"] == 0.125
-    head = {id(parameter) for parameter in whole["head"].parameters()}
-    assert all(group["name"] == "head" for group in groups if head & {id(p) for p in group["params"]})  # type: ignore[attr-defined]
-
-
 def test_no_decay_for_biases_and_norms() -> None:
     encoder = model("bert", 2)
     groups = optim.parameter_groups(encoder, encoder, 2, learning_rate=1.0, weight_decay=0.01)

@@ -41,7 +41,13 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
 
     finetune.cross_entropy = interrupted
     with contextlib.suppress(KeyboardInterrupt):
-        list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1, state_every_steps=1)))
+        list(
+            runner.run(
+                validate(Recipe, recipe),
+                Store(f"{folder}/two"),
+                Execution(threads=1, state_every_steps=1, gradient_checkpointing=True),
+            )
+        )
     rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     assert next(calls) > interrupted_at
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
@@ -49,7 +55,7 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
     queue.put((rank, rows, [row["source"] for row in again]))
 
 
-@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs"])
+@pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs", "adapters"])
 def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
 
@@ -65,11 +71,11 @@ def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.M
         recipe = marks_recipe(tmp_path, marks, {"batch_size": 7, "masking": "matched"}, learning_rate=2e-4)
     else:
         corpus = (documents_file(tmp_path, *(1, 4, 1, 3) * 8),) if first == "mlm+nsp" else ()  # pairs on one rank, on both, on none
-        pretrain = {"steps": 3, "batch_size": 7, "objective": "mlm" if first in ("select", "pairs") else first, "corpus": corpus}
+        pretrain = {"steps": 3, "batch_size": 7, "objective": "mlm+nsp" if first == "mlm+nsp" else "mlm", "corpus": corpus}
         if first == "select":
             corpus = ("within-task", documents_file(tmp_path, *[1] * 90))
             pretrain |= {"corpus": corpus, "select": "nearest", "neighbours": 1, "embeddings": "encoder"}
-        recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4)
+        recipe = tiny_recipe(tmp_path, pretrain=pretrain, learning_rate=2e-4, lora_rank=2 if first == "adapters" else 0)
         if first == "pairs":
             recipe = recipe.model_copy(update={"tasks": {"reviews": pair_task(tmp_path)}})
     alone = Store(str(tmp_path / "one"))

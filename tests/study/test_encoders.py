@@ -1,0 +1,65 @@
+"""`study encoders`: the table at once, one encoder tried out, what is wrong told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from study import encoders
+from study.cli import main
+from study.encoders import TABLE
+from tests.test_repository import loaded_after
+from tests.trainables.families import checkpoint
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(["encoders", *arguments])
+    found = capsys.readouterr()
+    return int(left.value.code or 0), found.out, found.err
+
+
+def test_the_table_comes_at_once() -> None:
+    assert loaded_after("from study.cli import main\ntry: main(['encoders'])\nexcept SystemExit: pass") == []
+
+
+def test_the_table_fits_and_says_why_some_are_padded(capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = answer(capsys)
+    assert code == 0
+    assert max(map(len, text.splitlines())) <= 80
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line and line.split()[0] in TABLE}
+    assert rows["bert"] == ["packed", "yes", "yes", "yes", "each", "512"]
+    assert rows["albert"][4] == "one"
+    assert rows["xlnet"] == ["padded", "no", "no", "yes", "each", "~512"]
+    assert text.count("padded: ") == 1 + sum(family.padded is not None for family in TABLE.values())
+    assert [each["family"] for each in json.loads(answer(capsys, "--json")[1])] == list(TABLE)
+
+
+@pytest.mark.parametrize("kind", ["albert", "xlnet"])
+def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = answer(capsys, str(checkpoint(kind)))
+    assert code == 0
+    expected = {
+        "albert": ["batches       packed", "NSP           yes", "layers        3 that share one block", "longest text  200 pieces"],
+        "xlnet": [
+            "batches       padded",
+            "MLM           no",
+            "longest text  no limit of its own",
+            "notice: xlnet takes padded batches",
+        ],
+    }
+    assert all(line in text for line in expected[kind]), text
+    data = json.loads(answer(capsys, str(checkpoint(kind)), "--json")[1])
+    assert (data["family"], data["packed"]) == (kind, kind == "albert")
+
+
+def test_an_encoder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, error = answer(capsys, str(tmp_path / "nowhere"))
+    assert (code, text) == (2, "")
+    assert "nowhere" in error
+
+
+def test_the_document_has_every_family() -> None:
+    assert all(f"| `{name}` |" in encoders.document() for name in TABLE)
