@@ -13,7 +13,7 @@ from typing import Any
 
 from trainables.files import Files, LocalFiles, explained, sha256
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when what a stage leaves, or the meaning of its settings, changes: every stage then has a new name."""
 SUFFIXES = (".safetensors", ".json", ".parquet")
 """Nothing else is kept, so that nothing has to be unpickled."""
