@@ -32,46 +32,31 @@ from trainables.config import (
 from trainables.faults import FLOAT, validate
 
 
+def _unchecked(model: type[Model]) -> dict[str, Any]:
+    """Validators in the place of those in which a model compares its fields, by their names; they let everything pass."""
+    names = model.__pydantic_decorators__.model_validators
+    return {name: model_validator(mode="after")(lambda self: self) for name in names}
+
+
 class FixedPretrain(Pretrain):
     """Fixed settings of a further pre-training stage; what they must be together is checked with the space over them."""
 
     checked: ClassVar[type[Model]] = Pretrain
-
-    @model_validator(mode="after")
-    def _within_schedule(self) -> FixedPretrain:
-        return self
-
-    @model_validator(mode="after")
-    def _pieces_by_marks(self) -> FixedPretrain:
-        return self
-
-    @model_validator(mode="after")
-    def _selectable(self) -> FixedPretrain:
-        return self
+    vars().update(_unchecked(Pretrain))
 
 
 class FixedFinetune(Finetune):
     """Fixed settings of the fine-tuning stage; what they must be together is checked with the space over them."""
 
     checked: ClassVar[type[Model]] = Finetune
-
-    @model_validator(mode="after")
-    def _head_in_budget(self) -> FixedFinetune:
-        return self
-
-    @model_validator(mode="after")
-    def _pieces_in_one_row(self) -> FixedFinetune:
-        return self
+    vars().update(_unchecked(Finetune))
 
 
 class FixedMultitask(Multitask):
     """Fixed settings of a multi-task stage; what they must be together is checked with the space over them."""
 
     checked: ClassVar[type[Model]] = Multitask
-
-    @model_validator(mode="after")
-    def _head_in_budget(self) -> FixedMultitask:
-        return self
+    vars().update(_unchecked(Multitask))
 
 
 FixedStage = Annotated[FixedPretrain | FixedMultitask | Marks | FixedFinetune, Field(discriminator="kind")]

@@ -32,7 +32,9 @@ _CUT = ("max_length", "truncation", "head_tokens")
 _CORRUPTED = ("objective", "whole_word", "masking")
 _READ = ("steps", "schedule_steps", "epochs", "select", "corpus")
 _TRAINED = ("freeze", "unfreeze_layers", "reinit_layers", "lora_rank")
-COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, "pooling", *_TRAINED)}
+_VECTOR = ("pooling", "layers", "combine")
+_SIZE = ("train_share", "train_examples")
+COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, *_VECTOR, *_TRAINED, *_SIZE)}
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 

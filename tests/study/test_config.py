@@ -659,7 +659,8 @@ def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
         check(study)
 
 
-ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}}
+HEAD_TOKENS = {"finetune.head_tokens": {"int": [2, 20]}}
+ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}} | HEAD_TOKENS
 
 
 def test_adapters_are_checked_against_the_encoder_and_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -676,14 +677,44 @@ def test_adapters_are_checked_against_the_encoder_and_the_installation(tmp_path:
     check(load_study(yaml.safe_load(study.to_yaml()), ["space.finetune.lora_rank=null", "space.finetune.lora_targets=null"]))
 
 
+ADAPTED = HEAD_TOKENS | {"finetune.lora_rank": {"int": [0, 8]}}
+
+
 def test_adapters_with_what_freezes_other_layers_are_told_before_anything_runs() -> None:
-    found = faults(changed(search=None, space={"finetune.lora_rank": {"int": [0, 8]}, "finetune.freeze": {"choice": ["none", 1]}}))
-    assert len(found) == 1
+    found = faults(changed(search=None, space=ADAPTED | {"finetune.freeze": {"choice": ["none", 1]}}))
+    assert len(found) == 2  # at either end of head_tokens
     assert "finetune.lora_rank 8" in found[0]
     assert "finetune.freeze 1" in found[0]
     assert "trains adapters in all its layers, but freeze 1 given" in found[0]
-    conditional = {
+    conditional = HEAD_TOKENS | {
         "finetune.lora_rank": {"choice": [0, 8]},
         "finetune.freeze": {"choice": [1, 2], "when": {"finetune.lora_rank": 0}},
     }
     assert load_study(changed(search=None, space=conditional))
+
+
+@pytest.mark.parametrize(
+    ("fixed", "space", "fault"),
+    [
+        (
+            {"layers": [0, 1]},
+            {"finetune.pooling": {"choice": ["cls", "pooled"]}},
+            "finetune.pooling pooled: layers 0, 1 with combine concat",
+        ),
+        ({"train_share": 0.5}, {"finetune.train_examples": {"choice": [8, 20]}}, "finetune.train_examples 8: train_examples is 8"),
+        (
+            {"freeze": "encoder"},
+            {"finetune.unfreeze_layers": {"choice": [0, 1]}},
+            "finetune.unfreeze_layers 1: unfreeze_layers is 1",
+        ),
+    ],
+)
+def test_what_a_space_makes_of_fixed_settings_is_told(fixed: dict[str, Any], space: dict[str, Any], fault: str) -> None:
+    recipe = [{"finetune": {"max_length": 24, "head_tokens": 6} | fixed}]
+    found = faults(changed(recipe=recipe, space=space, search=None))
+    assert any(line.startswith(f"space: finetune.{fault}") for line in found), found
+
+
+def test_fixed_settings_that_the_space_replaces_are_no_fault() -> None:
+    recipe = [{"finetune": {"max_length": 24, "head_tokens": 6, "layers": [0, 1]}}]  # pooled by default, which does not take two
+    assert load_study(changed(recipe=recipe, space={"finetune.pooling": {"choice": ["cls", "mean"]}}, search=None))

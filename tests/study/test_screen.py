@@ -74,7 +74,7 @@ def test_a_test_score_is_said_but_does_not_replace_the_validation_error() -> Non
     screen.evaluation("f00", ROW)
     screen.evaluation("f00", {"split": "test", "loss": 0.5, "error_rate_percent": 9.5})
     assert "f00   test       loss 0.500  error  9.50 %" in out.getvalue()
-    assert screen.lines["f00"].error == 12.5
+    assert screen.lines["f00"].score == 12.5
 
 
 def test_a_shared_stage_shows_its_step() -> None:
