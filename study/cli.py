@@ -95,23 +95,47 @@ def status(run_dir: Path) -> int:
 
 
 @cli.command(epilog=EPILOG)
-@RUN
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "formats", metavar="NAMES", help="Of an ablation, by comma: html, md, tex, csv, json, txt, pdf.")
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
-def report(run_dir: Path, out: Path | None) -> int:
-    """Remake tables, figures and the page of a run from its records."""
+def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) -> int:
+    """Remake tables, figures and the page of runs from their records: of studies, and of ablations with verdicts on their claims.
+
+    Of several runs with --out each gets a folder of its own name in it. A PDF needs Chromium or Chrome.
+    """
+    from analysis import reports
+    from analysis.pdf import NoBrowser
     from trainables.faults import ConfigError
 
-    if not (run_dir / "records.jsonl").exists():
-        raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
-    from analysis import report as reports
+    wrong = [run for run in run_dirs if not (run / "records.jsonl").exists() and not reports.is_ablation(run)]
+    if wrong:
+        raise ConfigError([f"{run}: no run folder (there is neither records.jsonl nor ablation.yaml in it)" for run in wrong])
+    for run in run_dirs:
+        target = out and (out / run.name if len(run_dirs) > 1 else out)
+        try:
+            click.echo(f"report: {reports.write(run, target, reports.formats(formats))}")
+        except OSError as error:
+            raise ConfigError(
+                [f"--out {target or run / 'report'}: {error.strerror or error}; give a folder that can be written"]
+            ) from None
+        except (ValueError, NoBrowser) as error:
+            raise ConfigError([str(error)]) from None
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("one", metavar="RUN_A", type=click.Path(path_type=Path))
+@click.argument("other", metavar="RUN_B", type=click.Path(path_type=Path))
+@JSON
+def compare(one: Path, other: Path, as_json: bool) -> int:
+    """Compare the finals of two runs, studies or ablations, by task and setting: paired over the test texts, a verdict for each."""
+    from analysis import compare as comparisons
+    from trainables.faults import ConfigError
 
     try:
-        page = reports.write(run_dir, out)
-    except OSError as error:
-        raise ConfigError(
-            [f"--out {out or run_dir / 'report'}: {error.strerror or error}; give a folder that can be written"]
-        ) from None
-    click.echo(f"report: {page}")
+        click.echo(comparisons.as_json(one, other) if as_json else comparisons.text(one, other), nl=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from None
     return DONE
 
 
