@@ -126,8 +126,7 @@ def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
 
 def _because(found: Verdict) -> str:
     """The verdict's words without its name, which stands before them."""
-    because = found.text.partition(": ")[2]
-    return because[:1].upper() + because[1:]
+    return found.text.removeprefix(f"{KINDS[found.kind]}: ")
 
 
 def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:

@@ -154,7 +154,11 @@ class Ledger:
     @property
     def changes(self) -> list[str]:
         """What the scale changes, and what is worth knowing of it."""
-        return [plain(each, 300).rstrip(".") for name in ("changes", "says") for each in _listed(self.about.get(name))]
+        return [
+            plain(each, 300).rstrip(".").replace(" -> ", " to ")
+            for name in ("changes", "says")
+            for each in _listed(self.about.get(name))
+        ]
 
     @property
     def notes(self) -> list[str]:

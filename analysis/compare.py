@@ -17,7 +17,7 @@ from analysis.claims import ALPHA, p_text
 from analysis.inference import Array, Estimate
 from analysis.load import load, plain
 from analysis.select import settings
-from analysis.tables import DASH, signed
+from analysis.tables import DASH, WIDTH, signed
 from analysis.tables import _aligned as aligned
 from analysis.tables import _wrapped as wrapped
 
@@ -61,10 +61,10 @@ class Pair:
     def verdict(self) -> str:
         """Which is better."""
         if self.estimate is None:
-            return "not comparable"
+            return "–"
         if self.corrected is None or self.corrected >= ALPHA:
             return "undecided"
-        return "B is better" if self.estimate.value < 0 else "A is better"
+        return "B better" if self.estimate.value < 0 else "A better"
 
 
 def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
@@ -139,11 +139,14 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
 def text(one: Path, other: Path) -> str:
     """For a terminal."""
     pairs, said = compare(one, other)
-    rows = [["", "A", "B", "B - A", "95 %", "verdict"]]
-    for pair in pairs:
-        better = 1 if pair.one.metric == "error_rate" else -1
-        value = signed(better * pair.estimate.value, 2) if pair.estimate else DASH
-        rows.append([plain(_name(pair.key), 30), pair.one.shown, pair.other.shown, value, _bounds(pair), pair.verdict])
+    rows = [["", "A", "B", "B - A, 95 %", ""]]
+    rows += [[pair.key[1], pair.one.shown, pair.other.shown, _bounds(pair), pair.verdict] for pair in pairs]
+    room = WIDTH - sum(2 + max(len(row[i]) for row in rows) for i in range(1, 5))
+    lines = aligned([[plain(row[0], max(room, 8)), *row[1:]] for row in rows]).splitlines()
+    made, tasks = lines[:1], [pair.key[0] for pair in pairs]
+    for place, (task, line) in enumerate(zip(tasks, lines[1:], strict=True)):
+        made += [plain(task, WIDTH)] if task not in tasks[:place] else []
+        made.append(line)
     of = sum(pair.p_value is not None for pair in pairs)
     metrics = " or ".join(dict.fromkeys(METRICS[pair.one.metric] for pair in pairs))
     facts = [f"A is {one}, B is {other}. Test {metrics}: mean ± standard deviation over seeds (number of seeds)."]
@@ -151,15 +154,16 @@ def text(one: Path, other: Path) -> str:
     facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
     facts += [f"{_name(pair.key)}: {pair.why}." for pair in pairs if pair.corrected is None]
     facts += [f"{each[:1].upper()}{each[1:]}." for each in said]
-    return f"{aligned(rows)}\n\n" + "\n".join(wrapped(plain(each)) for each in facts) + "\n"
+    return "\n".join(made) + "\n\n" + "\n".join(wrapped(plain(each)) for each in facts) + "\n"
 
 
 def _bounds(pair: Pair) -> str:
-    bounds = pair.estimate.interval if pair.estimate else None
-    if bounds is None:
+    """Interval of the score of B less that of A; the difference itself for one seed."""
+    if pair.estimate is None:
         return DASH
-    low, high = bounds if pair.one.metric == "error_rate" else (-bounds[1], -bounds[0])
-    return f"{signed(low, 2)} to {signed(high, 2)}"
+    way = 1 if pair.one.metric == "error_rate" else -1
+    bounds = sorted(way * bound for bound in pair.estimate.interval or ())
+    return " to ".join(signed(bound, 2) for bound in bounds) or signed(way * pair.estimate.value, 2)
 
 
 def _name(key: Sequence[str]) -> str:

@@ -100,15 +100,14 @@ def pooled(found: Sequence[Estimate]) -> Estimate:
         raise ValueError("nothing to pool")
     if len(found) == 1:
         return found[0]
-    parts = {
-        name: sum(getattr(each, name) for each in found) / len(found) ** 2 for name in ("part_seeds", "part_texts", "part_rest")
-    }
+    of_seeds, of_texts = (sum(getattr(each, name) for each in found) / len(found) ** 2 for name in ("part_seeds", "part_texts"))
     spread = sum(each.variance**2 / each.freedom for each in found if each.freedom)
     total = sum(each.variance for each in found)
+    rest = of_seeds + of_texts - total / len(found) ** 2  # so that the variance is that of the sum
     freedom = total**2 / spread if spread else float(min(each.freedom for each in found))
     known = all(each.freedom for each in found)
     value, seeds = sum(each.value for each in found) / len(found), min(each.seeds for each in found)
-    return Estimate(value, seeds, sum(each.texts for each in found), **parts, freedom=freedom if known else 0.0)
+    return Estimate(value, seeds, sum(each.texts for each in found), of_seeds, of_texts, rest, freedom if known else 0.0)
 
 
 def against_best(one: Array, others: Sequence[Array], draws: int = 1000, seed: int = 0) -> Estimate:

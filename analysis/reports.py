@@ -25,8 +25,8 @@ def formats(given: str | None) -> tuple[str, ...]:
 def write(run: Path, out: Path | None = None, names: Sequence[str] = ablation.FORMATS) -> Path:
     """Write the report of a run folder; of a study all forms, and a PDF where that is asked for. Returns the page.
 
-    Raises FileNotFoundError where there is no run, OSError where the folder cannot be written, ValueError where `ablation.yaml` holds
-    no ablation, and NoBrowser where there is none for a PDF.
+    Raises FileNotFoundError where there is no run, OSError where the folder cannot be written, ValueError where `ablation.yaml`
+    holds no ablation, and NoBrowser where there is none for a PDF.
     """
     if is_ablation(run):
         return ablation.write_report(run, out, names)

@@ -104,10 +104,11 @@ def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) ->
     Of several runs with --out each gets a folder of its own name in it. A PDF needs Chromium or Chrome.
     """
     from analysis import reports
+    from analysis.cells import is_ablation
     from analysis.pdf import NoBrowser
     from trainables.faults import ConfigError
 
-    wrong = [run for run in run_dirs if not (run / "records.jsonl").exists() and not reports.is_ablation(run)]
+    wrong = [run for run in run_dirs if not (run / "records.jsonl").exists() and not is_ablation(run)]
     if wrong:
         raise ConfigError([f"{run}: no run folder (there is neither records.jsonl nor ablation.yaml in it)" for run in wrong])
     for run in run_dirs:
