@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import forms
-from analysis.cells import Cell, Ledger, ledger
+from analysis.cells import METRICS, Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
 from analysis.forms import tally
 from analysis.grid import LEVEL, Grid, grid, missing
@@ -104,9 +104,20 @@ def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
     if judged:
         headline = tally(judged)
         asked += " Differences are paired over the test texts and weighed against the spread over seeds."
+    elif found.about.get("statistics"):
+        return found.title, f"Statistics of {len(found.statistics)} data sets at scale {found.scale}, beside {found.source}."
     else:
-        headline = f"{done} of {len(found.cells)} cells have a number" if done else "No result yet"
+        headline = _leader(found) or (f"{done} of {len(found.cells)} cells have a number" if done else "No result yet")
     return headline[:1].upper() + headline[1:], asked
+
+
+def _leader(found: Ledger) -> str:
+    """The best setting, where there is one task."""
+    cells = [cell for cell in found.cells if cell.mean is not None]
+    if len(found.tasks) != 1 or not cells:
+        return ""
+    best = min(cells, key=lambda cell: (-1 if cell.higher else 1) * (cell.mean or 0.0))
+    return f"{best.label} leads with {best.mean:.2f} {METRICS[best.metric]}"
 
 
 def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
@@ -120,7 +131,8 @@ def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
     seeds = [len(cell.finished) for cell in found.cells if cell.finished]
     spread = f"{min(seeds)} to {max(seeds)} seeds each" if seeds and min(seeds) < max(seeds) else ""
     spread = spread or (f"{seeds[0]} seed{'s' * (seeds[0] != 1)} each" if seeds else "")
-    made.append(Tile("cells with a number", str(done), f"of {len(found.cells)}", spread))
+    if found.cells:
+        made.append(Tile("cells with a number", str(done), f"of {len(found.cells)}", spread))
     return made
 
 

@@ -6,6 +6,7 @@ verdicts and provenance are made from the ledger alone.
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,8 +129,10 @@ class Ledger:
     cells: list[Cell]
     problems: list[str]
     """What could not be used, and what does not fit together."""
-    curves: dict[tuple[str, int], list[list[tuple[float, float]]]] = field(default_factory=dict)
-    """{(task, setting): validation error (step, percent) of each seed}, where the layout needs it."""
+    training: dict[tuple[str, str], list[tuple[float, float]]] = field(default_factory=dict)
+    """{(study, trial): training error (epoch, percent)}, where the layout needs it and the records have it."""
+    statistics: list[dict[str, Any]] = field(default_factory=list)
+    """Statistics of each task's texts: `row` holds them by column."""
     params: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     """{(task, setting): its parameters as the records have them}"""
     finished: bool = False
@@ -154,11 +157,7 @@ class Ledger:
     @property
     def changes(self) -> list[str]:
         """What the scale changes, and what is worth knowing of it."""
-        return [
-            plain(each, 300).rstrip(".").replace(" -> ", " to ")
-            for name in ("changes", "says")
-            for each in _listed(self.about.get(name))
-        ]
+        return [plain(each, 300).replace(" -> ", " to ") for name in ("changes", "says") for each in _listed(self.about.get(name))]
 
     @property
     def notes(self) -> list[str]:
@@ -195,6 +194,12 @@ class Ledger:
         alike = map(_letters, (known, task))
         return printed if _letters(printed) in alike and not about.get("stands_for") else f"{known} (for {printed})"
 
+    def printed_row(self, row: str, columns: Sequence[str]) -> dict[str, str]:
+        """{column: what is published there in that row}"""
+        numbers = _numbers(self, ())
+        found = {column: published.find(numbers, row, [column]) for column in columns}
+        return {column: number.shown for column, number in found.items() if number is not None}
+
     def at(self, task: str, row: str, column: str) -> Cell | None:
         """One cell."""
         return next((cell for cell in self.cells if (cell.task, cell.row, cell.column) == (task, row, column)), None)
@@ -226,15 +231,35 @@ def ledger(folder: str | Path) -> Ledger:
     settings = [_dict(each) for each in _listed(about.get("settings"))]
     tables = [each for setting in settings for each in _listed(setting.get("table"))]
     numbers = _numbers(made, tables)
+    planned = _planned(about)
     for task, given in _dict(about.get("tasks")).items():
         for index, setting in enumerate(settings) if _dict(given).get("target", True) else ():
-            made.cells.append(_empty(made, numbers, str(task), index, setting))
+            if planned is None or index in planned.get(str(task), ()):
+                made.cells.append(_empty(made, numbers, str(task), index, setting))
     states = [_add(made, folder, _dict(study)) for study in _listed(about.get("studies"))]
-    made.finished = bool(states) and all(states)
+    made.statistics = _statistics(folder) if about.get("statistics") else []
+    made.finished = all(states) and bool(states or made.statistics)
     for cell in made.cells:
         _settle(made, cell, folder)
     _unknown(made, numbers)
     return made
+
+
+def _planned(about: Mapping[str, Any]) -> dict[str, set[int]] | None:
+    """{task: settings that are run on it}, since a row may lack some tasks; None where nothing says so."""
+    found: dict[str, set[int]] = {}
+    for study in map(_dict, _listed(about.get("studies"))):
+        found.setdefault(str(study.get("task")), set()).update(i for i in _listed(study.get("settings")) if isinstance(i, int))
+    return found if any(found.values()) else None
+
+
+def _statistics(folder: Path) -> list[dict[str, Any]]:
+    """Statistics of the tasks' texts, where the ablation is about those."""
+    try:
+        found = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [each for each in map(_dict, _listed(found)) if _dict(each.get("row"))]
 
 
 def _empty(made: Ledger, numbers: Sequence[Number], task: str, index: int, setting: Mapping[str, Any]) -> Cell:
@@ -304,10 +329,11 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         cell.metric = cell.metric or (metric if metric in METRICS else "error_rate")
         trials = _of_label(run, cell.label)
         cell.runs += [SeedRun(name, trial, _score(trial, cell.metric)) for trial in trials]
-        if _wants_curves(made):
-            made.curves.setdefault((task, cell.setting), []).extend(trial.curve for trial in trials if trial.curve)
         if trials:
             made.params[task, cell.setting] = trials[0].params
+    for row in run.of("evaluation"):
+        if row.get("train_error_rate_percent") is not None and row.get("epoch") is not None:
+            made.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
     return run.state == "finished"
 
 

@@ -146,13 +146,16 @@ def csv(ledger: Ledger, grid: Grid) -> str:
 def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
     """Every cell as plain data."""
     marks = {id(shown.cell): shown.mark for _, row in grid.rows for shown in row}
+    about: dict[str, Any] = {"ablation": ledger.name, "scale": ledger.scale}
+    if not ledger.cells:  # statistics of texts
+        shown = [(row, column, each) for row, cells in grid.rows for column, each in zip(grid.head, cells, strict=True)]
+        return [about | {"row": r, "column": c, "mean": each.ours, "published_text": each.paper or None} for r, c, each in shown]
     made = []
     for cell in ledger.cells:
         printed, bounds = cell.published, cell.interval
         made.append(
-            {
-                "ablation": ledger.name,
-                "scale": ledger.scale,
+            about
+            | {
                 "paper": printed.paper if printed else None,
                 "table": printed.table if printed else None,
                 "task": cell.task,

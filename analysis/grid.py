@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from analysis import inference
 from analysis.cells import METRICS, Cell, Ledger, shared_stages
 from analysis.claims import ALPHA
-from analysis.tables import number
+from analysis.load import plain
+from analysis.tables import DASH, number
 
 LEVEL = "†"
 """Marks what is not significantly worse than the best."""
@@ -47,7 +48,9 @@ class Grid:
 
 
 def grid(ledger: Ledger) -> Grid:
-    """The table of an ablation."""
+    """The table of an ablation, its rows settings or, where the published table has it so, tasks."""
+    if ledger.about.get("statistics"):
+        return _of_statistics(ledger)
     keys = list(dict.fromkeys((cell.task, cell.column) for task in ledger.tasks for cell in ledger.cells if cell.task == task))
     rows = list(dict.fromkeys(cell.row for cell in ledger.cells))
     marked, comparisons = marks(ledger)
@@ -58,7 +61,33 @@ def grid(ledger: Ledger) -> Grid:
         shown = [_shown(cell, marked.get(id(cell), "")) for cell in cells]
         made.append((row, (*shown, *([_average(ledger, row, base)] if base else []))))
     head = [_head(ledger, task, column) for task, column in keys] + ([f"Avg. gain on {base}, %"] if base else [])
+    source = ledger.about.get("source")
+    if isinstance(source, dict) and source.get("rows") == "tasks":
+        columns = list(zip(*(cells for _, cells in made), strict=True))
+        made, head = [(name, cells) for name, cells in zip(head, columns, strict=True)], [row for row, _ in made]
     return Grid(tuple(head), tuple(made), _caption(ledger, comparisons, base), tuple(_notes(ledger)))
+
+
+def _of_statistics(ledger: Ledger) -> Grid:
+    """Statistics of the tasks' texts beside the published ones."""
+    columns = list(dict.fromkeys(str(name) for each in ledger.statistics for name in each["row"]))
+    made = []
+    for each in ledger.statistics:
+        name = str(each.get("task") or each.get("name") or each.get("published"))
+        printed = ledger.printed_row(ledger.printed_name(name), columns)
+        cells = [Shown(_value(each["row"].get(column)), printed.get(column, "")) for column in columns]
+        made.append((ledger.task_name(name), tuple(cells)))
+    said = [f"{ledger.title.rstrip('.')}.", f"Ours | as published ({ledger.source})." if ledger.source else "", _scale(ledger)]
+    head = tuple(plain(name.replace("_", " ")) for name in columns)
+    return Grid(head, tuple(made), tuple(text for text in said if text), tuple(ledger.notes))
+
+
+def _value(value: object, nothing: str = DASH) -> str:
+    if value is None or value == "":
+        return nothing
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return plain(value, 60)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.2f}"
 
 
 def _head(ledger: Ledger, task: str, column: str) -> str:
@@ -170,11 +199,14 @@ def _caption(ledger: Ledger, comparisons: int, base: str) -> tuple[str, ...]:
         said.append("Best in bold; with one seed or without predictions nothing can be said of how sure that is.")
     if base:
         said.append(f"Avg.: mean over the tasks that both have of (error of {base} - error) / error of {base}.")
+    return tuple(text for text in (*said, _scale(ledger)) if text)
+
+
+def _scale(ledger: Ledger) -> str:
+    """What the scale changes."""
     if ledger.changes:
-        said.append(f"Scale {ledger.scale}, changed against the paper: {'; '.join(ledger.changes)}.")
-    elif ledger.scale != "paper":
-        said.append(f"Scale {ledger.scale}.")
-    return tuple(said)
+        return f"Scale {ledger.scale}, changed against the paper: {'; '.join(ledger.changes).rstrip('.')}."
+    return "" if ledger.scale == "paper" else f"Scale {ledger.scale}."
 
 
 def _notes(ledger: Ledger) -> list[str]:
@@ -184,6 +216,12 @@ def _notes(ledger: Ledger) -> list[str]:
         notes.append("One seed only: the spread over seeds is unknown, and no interval is given.")
     if shared_stages(ledger.cells):
         notes.append("All seeds of a setting start from one further pre-training: the spread of another one is not in the numbers.")
+    others = {
+        f"{cell.published.metric}, {cell.published.column}"
+        for cell in ledger.cells
+        if cell.published and "test" not in f"{cell.published.metric} {cell.published.column}"
+    }
+    notes += [f"What is published here is another number than ours: {text}." for text in sorted(others)]
     about = sorted(
         {
             cell.published.source

@@ -83,7 +83,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
 def learning(ledger: Ledger, task: str) -> Figure | None:
     """Validation error by epoch of every setting: mean and range over seeds; at the right edge the paper's, where it has one."""
     cells = [cell for cell in ledger.cells if cell.task == task]
-    curves = {cell.setting: ledger.curves.get((task, cell.setting), []) for cell in cells}
+    curves = {cell.setting: [run.trial.curve for run in cell.runs if run.trial.curve] for cell in cells}
     if not any(curves.values()):
         return None
     legend: list[tuple[str, Any]] = []
@@ -99,8 +99,11 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
             axes.fill_between(epochs, low, high, color=COLOURS[colour], alpha=0.13, linewidth=0)
             means = [statistics.fmean(each) for each in errors]
             axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
-            if cell.lost("diverged") and epochs:
-                axes.plot(epochs[-1:], means[-1:], marker="X", color=COLOURS["warm"], markersize=8)
+            for curve in [run.trial.curve for run in cell.runs if run.trial.status == "diverged" and run.trial.curve]:
+                axes.plot(*curve[-1], marker="X", color=COLOURS["warm"], markersize=8, zorder=4)
+            for run in cell.runs:
+                if trained := ledger.training.get((run.study, run.trial.name)):
+                    axes.plot(*zip(*trained, strict=True), color=COLOURS[colour], linewidth=0.7, alpha=0.7)
             if cell.published and cell.published.percent is not None:
                 look: dict[str, Any] = {"marker": marker, "markerfacecolor": "none", "markeredgecolor": COLOURS[colour]}
                 axes.plot([last * 1.07], [cell.published.percent], linestyle="", markersize=6, clip_on=False, **look)
@@ -120,6 +123,7 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
         caption += f" Hollow marks at the right edge: the paper's {plain(about.metric)}, {plain(about.column)}"
         caption += f" ({plain(about.source)})." if about.source else "."
     caption += " A cross: a run diverged and ends there." if any(cell.lost("diverged") for cell in cells) else ""
+    caption += " Thin lines: errors on training texts, seed by seed." if ledger.training else ""
     return figure(f"learning-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", said, caption, draw, {}, legend)
 
 
@@ -127,10 +131,11 @@ def _tick(ledger: Ledger, task: str, row: str) -> str:
     """Our value of x, and the paper's row under it where that says another."""
     cells = [cell for cell in ledger.cells if cell.task == task and cell.row == row]
     value = _value(ledger, cells)
-    name = plain(row, 14)
-    digits = "".join(c for c in name if c.isdigit() or c == ".")
-    same = value is None or shown(value) == name or _thousands(name) == value
-    return name if same else f"{shown(value)}\n({name.split()[0] if digits else name})"
+    words = row.split()
+    name = words[0] if words and words[0][:1].isdigit() else plain(row, 14)
+    if value is None or shown(value) == name:
+        return name
+    return shown(value) if _thousands(name) == value else f"{shown(value)}\n({name})"
 
 
 def _value(ledger: Ledger, cells: Sequence[Cell]) -> Any:

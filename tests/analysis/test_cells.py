@@ -247,3 +247,41 @@ def test_evaluations_on_validation_are_not_read_where_nobody_wants_them(tmp_path
     assert not [line for line in parsed if b'"validation"' in line]
     ledger(build(tmp_path / "curve", TABLE2 | {"layout": "curve"}, table2_outcomes()))
     assert [line for line in parsed if b'"validation"' in line]
+
+
+def test_a_row_that_lacks_a_task_is_not_missing_there(tmp_path: Path) -> None:
+    folder = build(tmp_path / "run", TABLE2, table2_outcomes())
+    about = yaml.safe_load((folder / "ablation.yaml").read_text())
+    about["studies"][1]["settings"] = [0, 1]
+    (folder / "ablation.yaml").write_text(yaml.safe_dump(about))
+    found = ledger(folder)
+    assert [cell.row for cell in found.cells if cell.task == "sls_yelp"] == ["head-only", "tail-only"]
+    last = dict(grid(found).rows)["head+tail"][1]
+    assert (last.ours, last.paper, last.state) == ("", "", "none")
+
+
+def test_rows_are_tasks_where_the_paper_has_it_so(tmp_path: Path) -> None:
+    about = TABLE2 | {"source": TABLE2["source"] | {"rows": "tasks"}}
+    table = grid(made(tmp_path, about))
+    assert table.head == ("head-only", "tail-only", "head+tail")
+    assert [row for row, _ in table.rows] == ["IMDb", "sls_yelp (for Sogou)"]
+    assert [shown.paper for shown in table.rows[0][1]] == ["5.63", "5.44", "5.42"]
+    assert table.rows[0][1][2].mark == "best"
+
+
+def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
+    about = {"name": "table1", "title": "The data sets", "source": {"paper": "sun2019", "table": "Table 1", "rows": "tasks"}}
+    about |= {"statistics": True, "tasks": {"sls_imdb": {"known": "sls_imdb", "published": "IMDb"}}}
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(about))
+    row = {"classes": 2, "type": "Sentiment", "average_length": 18.44, "train_samples": 12345, "test_samples": None}
+    (tmp_path / "statistics.json").write_text(json.dumps([{"name": "sls_imdb", "row": row}]))
+    found = ledger(tmp_path)
+    table = grid(found)
+    assert found.finished
+    assert table.head == ("classes", "type", "average length", "train samples", "test samples")
+    ((label, shown),) = table.rows
+    assert label == "sls_imdb (for IMDb)"
+    assert [each.ours for each in shown] == ["2", "Sentiment", "18.44", "12,345", "–"]
+    assert [each.paper for each in shown] == ["2", "Sentiment", "292", "25000", "25000"]
+    (tmp_path / "statistics.json").write_text("{")
+    assert not ledger(tmp_path).finished

@@ -93,3 +93,13 @@ def test_nothing_yet_gives_no_figure(tmp_path: Path, about: dict[str, Any]) -> N
 
 def test_tables_have_no_figure(tmp_path: Path) -> None:
     assert figures(ledger(build(tmp_path / "run", FIGURE3 | {"layout": "table"}, {}))) == []
+
+
+def test_errors_on_training_texts_are_drawn_where_records_have_them(tmp_path: Path) -> None:
+    folder = build(tmp_path / "run", FIGURE2, {("imdb", "lr=2e-5"): [wrong(40)]})
+    path = folder / "imdb" / "records.jsonl"
+    lines = path.read_text().replace('"epoch":', '"train_error_rate_percent":3.5,"epoch":')
+    path.write_text(lines)
+    found = ledger(folder)
+    assert found.training == {("imdb", "f00"): [(1.0, 3.5), (2.0, 3.5), (3.0, 3.5)]}
+    assert "Thin lines: errors on training texts" in figures(found)[0].caption
