@@ -67,6 +67,7 @@ def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[
     """The report as one HTML page that asks for nothing else."""
     anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(found.cells)}
     headline, sentence = answer(found, judged)
+    some = next((forms.again(cell, run) for cell in found.cells for run in cell.finished), None)
     return render(
         "ablation.html",
         ledger=found,
@@ -86,6 +87,7 @@ def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[
         commands=[
             (forms.command(found), "the same again; what the store holds is not computed again"),
             ("study report RUN", "this report from the run folder RUN"),
+            *([(some, "one number again; each has its own line in provenance.csv")] if some else []),
         ],
         versions=sorted(found.versions.items()),
     )

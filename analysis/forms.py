@@ -207,7 +207,7 @@ def as_json(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
 
 PROVENANCE = (
     *("task", "row", "column", "seed", "score", "status", "reason", "study", "trial", "stage_ids", "tokens", "seconds", "source"),
-    *("records", "predictions", "command"),
+    *("records", "predictions", "command", "again"),
 )
 
 
@@ -221,7 +221,7 @@ def provenance(ledger: Ledger, cell: Cell) -> list[dict[str, Any]]:
     about = {"task": cell.task, "row": cell.row, "column": cell.column or None}
     if not cell.runs:
         return [about | {"status": "missing", "command": command(ledger)}]
-    return [about | _of_run(ledger, run) for run in cell.runs]
+    return [about | _of_run(ledger, run) | {"again": again(cell, run)} for run in cell.runs]
 
 
 def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
@@ -247,6 +247,13 @@ def command(ledger: Ledger) -> str:
     """What made, or goes on with, the ablation. A command in `ablation.yaml` is taken as it stands."""
     given = plain(ledger.about.get("command") or "", 500)
     return given or f"study reproduce {shlex.quote(ledger.name)} --scale {shlex.quote(ledger.scale)}"
+
+
+def again(cell: Cell, run: SeedRun) -> str | None:
+    """What computes one number again and compares; nothing for a run that left none."""
+    if not run.finished:
+        return None
+    return f"study trace RUN {shlex.quote(cell.label)} --task {shlex.quote(cell.task)} --seed {run.trial.seed}"
 
 
 def tally(found: Sequence[Verdict]) -> str:

@@ -141,6 +141,25 @@ def compare(one: Path, other: Path, as_json: bool) -> int:
 
 
 @cli.command(epilog=EPILOG)
+@RUN
+@click.argument("cell", metavar="CELL")
+@click.option("--task", metavar="NAME", help="Which task, where the cell is there for several.")
+@click.option("--seed", metavar="N", type=int, help="Which seed. Default: the first that has a number.")
+@STORE
+def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: str | None) -> int:
+    """Compute one number again, and say whether it came out again.
+
+    CELL is a setting's label as tables show it, `row` or `row | column`, or the name of a final. Its fine-tuning and test are run
+    anew in a store of their own; further pre-training comes from the store. Exit code 1 where the number is another one.
+    """
+    from study import trace as traces
+
+    found = traces.trace(run_dir, cell, task, seed, store)
+    click.echo(str(found))
+    return DONE if found.again else NO_RESULT
+
+
+@cli.command(epilog=EPILOG)
 @click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
 @STORE
 def doctor(study_file: Path | None, store: str | None) -> int:

@@ -122,6 +122,7 @@ def test_provenance_has_a_row_for_each_cell_and_seed(table2: Ledger) -> None:
     assert (first["seed"], first["score"], first["study"], first["trial"]) == ("0", "20.0", "imdb", "f00")
     assert first["predictions"] == "imdb/predictions/f00-test.parquet"
     assert all(re.fullmatch("[0-9a-f]{32}", row["stage_ids"]) for row in rows[:9])
+    assert first["again"] == "study trace RUN head-only --task imdb --seed 0"
     assert rows[-1]["status"] == "missing"
     assert {row["command"] for row in rows} == {"study reproduce table2 --scale smoke"}
 
