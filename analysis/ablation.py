@@ -105,21 +105,24 @@ def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
         asked += f" {done} of {len(found.cells)} cells have a number."
     if judged:
         headline = tally(judged)
+        headline = headline[:1].upper() + headline[1:]
         asked += " Differences are paired over the test texts and weighed against the spread over seeds."
     elif found.about.get("statistics"):
         return found.title, f"Statistics of {len(found.statistics)} data sets at scale {found.scale}, beside {found.source}."
     else:
         headline = _leader(found) or (f"{done} of {len(found.cells)} cells have a number" if done else "No result yet")
-    return headline[:1].upper() + headline[1:], asked
+    return headline, asked
 
 
 def _leader(found: Ledger) -> str:
-    """The best setting, where there is one task."""
+    """The best setting, where there is one task and one best."""
     cells = [cell for cell in found.cells if cell.mean is not None]
     if len(found.tasks) != 1 or not cells:
         return ""
-    best = min(cells, key=lambda cell: (-1 if cell.higher else 1) * (cell.mean or 0.0))
-    return f"{best.label} leads with {best.mean:.2f} {METRICS[best.metric]}"
+    order = sorted(cells, key=lambda cell: (-1 if cell.higher else 1) * (cell.mean or 0.0))
+    if len(order) > 1 and order[0].mean == order[1].mean:
+        return ""
+    return f"{order[0].label} leads with {order[0].mean:.2f} % {METRICS[order[0].metric].removesuffix(' %')}"
 
 
 def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:

@@ -76,7 +76,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path, state: str) -> N
 def test_the_answer_comes_first(run: Path) -> None:
     text = ablation.write_report(run).read_text(encoding="utf-8")
     headline = text.index("1 claim supported, 2 undecided at this size</h1>")
-    places = [text.index(f'<section id="{name}"') for name in ("result", "table", "details", "provenance", "rerun")]
+    places = [text.index(f'<section id="{name}"') for name in ("claims", "table", "details", "provenance", "rerun")]
     assert [headline, *places] == sorted([headline, *places])
 
 

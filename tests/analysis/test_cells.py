@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from analysis import ablation
 from analysis.cells import Ledger, ledger, shared_stages
 from analysis.grid import average_against, grid, missing
 from tests.analysis.ablations import TABLE2, TEXTS, Story, build, table2_outcomes, write_predictions, wrong
@@ -283,5 +284,8 @@ def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
     assert label == "sls_imdb (for IMDb)"
     assert [each.ours for each in shown] == ["2", "Sentiment", "18.44", "12,345", "–"]
     assert [each.paper for each in shown] == ["2", "Sentiment", "292", "25000", "25000"]
+    page = ablation.write_report(tmp_path).read_text(encoding="utf-8")
+    assert "The data sets</h1>" in page
+    assert 'id="provenance"' not in page
     (tmp_path / "statistics.json").write_text("{")
     assert not ledger(tmp_path).finished

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from analysis import ablation
 from analysis.cells import Ledger, ledger
 from analysis.redraw import figures
 from analysis.svg import SVG, Figure
@@ -68,6 +69,10 @@ def test_ours_and_the_papers_points(tmp_path: Path) -> None:
     assert "(100K)" in figure.svg  # our steps, and the paper's under them
     assert "diverged in all seeds" in figure.caption
     assert "pretrain steps" in figure.svg
+
+
+def test_the_page_names_the_leader(tmp_path: Path) -> None:
+    assert ablation.answer(figure3(tmp_path), [])[0] == "1K further pre-training steps leads with 13.25 % error"
 
 
 def test_the_same_bytes(tmp_path: Path) -> None:
