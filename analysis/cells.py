@@ -321,14 +321,14 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
     indices = [each for each in _listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
-    metric = next((str(row["metric"]) for row in reversed(run.of("plan")) if row.get("metric")), "error_rate")
+    metric = metric_of(run)
     for row in run.of("study"):
         about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
         made.versions |= {plain(key): plain(value, 80) for key, value in about.items() if value}
     for cell in mine.values():
-        cell.metric = cell.metric or (metric if metric in METRICS else "error_rate")
+        cell.metric = cell.metric or metric
         trials = _of_label(run, cell.label)
-        cell.runs += [SeedRun(name, trial, _score(trial, cell.metric)) for trial in trials]
+        cell.runs += [SeedRun(name, trial, score_of(trial, cell.metric)) for trial in trials]
         if trials:
             made.params[task, cell.setting] = trials[0].params
     for row in run.of("evaluation"):
@@ -347,7 +347,14 @@ def _of_label(run: Run, label: str) -> list[Trial]:
     return finals or lost or [trial for trial in begun if trial.status != "complete"] or begun
 
 
-def _score(trial: Trial, metric: str) -> float | None:
+def metric_of(run: Run) -> str:
+    """What a study is measured by, where its plan says so and tables know it; else the error rate."""
+    named = next((str(row["metric"]) for row in reversed(run.of("plan")) if row.get("metric")), "")
+    return named if named in METRICS else "error_rate"
+
+
+def score_of(trial: Trial, metric: str) -> float | None:
+    """Test score of a final in percent; None where its test split was not read."""
     row = trial.test or {}
     value = row.get("error_rate_percent" if metric in ("error_rate", "accuracy") else metric)
     if trial.phase != "final" or value is None:

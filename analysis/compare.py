@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from analysis import inference, losses
-from analysis.cells import METRICS, is_ablation, ledger
+from analysis.cells import METRICS, is_ablation, ledger, metric_of, score_of
 from analysis.claims import ALPHA, p_text
 from analysis.inference import Array, Estimate
 from analysis.load import load, plain
@@ -100,8 +100,10 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
         return {(c.task, c.label): Side(c.metric, tuple(c.scores), c.losses, c.texts) for c in cells}, found.problems
     run = load(folder)
     sides, problems = {}, [f"{len(run.problems)} line(s) of the records could not be used"] if run.problems else []
+    metric = metric_of(run)
     for setting in settings(run):
-        tested = [trial for trial in setting.trials if trial.test]
+        scores = {trial.name: score_of(trial, metric) for trial in setting.trials}
+        tested = [trial for trial in setting.trials if scores[trial.name] is not None]
         if not tested:
             continue
         task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
@@ -111,12 +113,12 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
             digests = {each.digest for each in read}
             if len(digests) == 1:
                 wrong, texts = (
-                    100 * np.stack([losses.losses(each, "error_rate") for each in read]).astype(np.float32),
+                    100 * np.stack([losses.losses(each, metric) for each in read]).astype(np.float32),
                     digests.pop(),
                 )
         except (OSError, ValueError) as error:
             problems.append(f"{setting.label}: {'no test predictions' if isinstance(error, FileNotFoundError) else error}")
-        sides[task, setting.label] = Side("error_rate", tuple(setting.test), wrong, texts)
+        sides[task, setting.label] = Side(metric, tuple(score for score in scores.values() if score is not None), wrong, texts)
     return sides, problems
 
 

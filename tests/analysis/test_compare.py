@@ -81,3 +81,17 @@ def test_nothing_in_common_is_wrong_input(tmp_path: Path, capsys: pytest.Capture
     assert main(["compare", str(one), str(tmp_path / "none")]) == 2
     assert main(["compare", str(one), str(one)]) == 0
     assert "undecided" in capsys.readouterr().out
+
+
+def test_studies_are_compared_by_their_own_metric(tmp_path: Path) -> None:
+    from tests.analysis.records import Story
+
+    def by_f1(story: Story) -> None:
+        path = story.folder / "records.jsonl"
+        path.write_text(path.read_text().replace('"event":"plan"', '"event":"plan","metric":"macro_f1"'))
+
+    one, other = (make(tmp_path / name, edit=by_f1) for name in "ab")
+    pairs, _ = compare.compare(one, other)
+    assert {pair.one.metric for pair in pairs} == {"macro_f1"}
+    assert all(70 < score < 100 for pair in pairs for score in pair.one.scores)
+    assert "macro-F1 %" in " ".join(compare.text(one, other).split())
