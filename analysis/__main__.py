@@ -1,4 +1,7 @@
-"""`python -m analysis RUN [--out DIR]`: tables, figures and the page of a run from its records. Needs neither torch nor ray."""
+"""Reports from records, without torch and ray.
+
+`python -m analysis RUN`: tables, figures and the page of a study or of an ablation. `python -m analysis compare A B`: two runs.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,40 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import report, tables
+from analysis import reports
+from analysis.pdf import NoBrowser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report, print the result. Returns 0, or 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Remake tables, figures and the page of a run.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, which holds records.jsonl")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report")
-    given = parser.parse_args(arguments)
+    """Write the report and print the result, or compare two runs. Returns 0, or 2 for wrong input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        page = report.write(given.run, given.out)
-        text = tables.result_text(given.run)
-    except OSError as error:
+        return _compare(words[1:]) if words[:1] == ["compare"] else _report(words)
+    except (OSError, ValueError, NoBrowser) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{text}\nreport: {page}")
+
+
+def _report(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Remake tables, figures and the page of a run.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a study or an ablation; or `compare A B`")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report")
+    parser.add_argument("--format", metavar="NAMES", help=f"which forms, by comma: {', '.join(reports.FORMATS)}")
+    given = parser.parse_args(words)
+    page = reports.write(given.run, given.out, reports.formats(given.format))
+    print(f"{reports.text(given.run)}\nreport: {page}")
+    return 0
+
+
+def _compare(words: Sequence[str]) -> int:
+    from analysis import compare
+
+    parser = argparse.ArgumentParser(prog="python -m analysis compare", description="Compare the finals of two runs, by task.")
+    parser.add_argument("one", type=Path, metavar="A", help="run folder of a study or an ablation")
+    parser.add_argument("other", type=Path, metavar="B", help="another one")
+    parser.add_argument("--json", action="store_true", help="plain data instead of a table")
+    given = parser.parse_args(words)
+    print(compare.as_json(given.one, given.other) if given.json else compare.text(given.one, given.other), end="")
     return 0
 
 

@@ -83,6 +83,59 @@ def difference(one: Array, other: Array) -> Estimate:
     return _estimate([one, other], [1.0, -1.0])
 
 
+def contrast(groups: Sequence[Array], weights: Sequence[float]) -> Estimate:
+    """Weighted sum of the means of errors [seeds, texts] on the same texts: `difference` is that of two with weights 1 and -1.
+
+    Raises ValueError for no seeds, no texts, and another number of texts.
+    """
+    groups = [_filled(group) for group in groups]
+    if len({group.shape[1] for group in groups}) != 1:
+        raise ValueError("errors on different numbers of texts: a contrast needs the same texts")
+    return _estimate(groups, weights)
+
+
+def pooled(found: Sequence[Estimate]) -> Estimate:
+    """Mean of estimates from different texts, each with the same weight. Raises ValueError for none."""
+    if not found:
+        raise ValueError("nothing to pool")
+    if len(found) == 1:
+        return found[0]
+    of_seeds, of_texts = (sum(getattr(each, name) for each in found) / len(found) ** 2 for name in ("part_seeds", "part_texts"))
+    spread = sum(each.variance**2 / each.freedom for each in found if each.freedom)
+    total = sum(each.variance for each in found)
+    rest = of_seeds + of_texts - total / len(found) ** 2  # so that the variance is that of the sum
+    freedom = total**2 / spread if spread else float(min(each.freedom for each in found))
+    known = all(each.freedom for each in found)
+    value, seeds = sum(each.value for each in found) / len(found), min(each.seeds for each in found)
+    return Estimate(value, seeds, sum(each.texts for each in found), of_seeds, of_texts, rest, freedom if known else 0.0)
+
+
+def against_best(one: Array, others: Sequence[Array], draws: int = 1000, seed: int = 0) -> Estimate:
+    """Mean of `one` [seeds, texts] less that of the best of `others`, each [seeds, texts] on the same texts.
+
+    The best of several looks better than it is. How much is seen in bootstrap draws in each of which the best is chosen anew: their
+    shift is taken off the value, their spread is the variance, unless that of the plain difference is larger.
+    """
+    one, others = _filled(one), [_filled(other) for other in others]
+    best = min(others, key=lambda other: float(other.mean()))
+    plain = difference(one, best)
+    if len(others) == 1 or not plain.freedom:
+        return plain
+    groups = [one, *others]
+    stacked = np.concatenate(groups)
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+
+    def score(seeds: Array, texts: Array) -> Array:
+        means = np.array([part.sum() for part in np.split(seeds * (stacked @ texts), ends)])
+        return np.asarray(means[0] - means[1:].min())
+
+    drawn = bootstrap(score, [len(group) for group in groups], one.shape[1], draws, seed)
+    value = 2 * plain.value - float(drawn.mean())
+    scale = max(1.0, float(drawn.var(ddof=1)) / plain.variance) if plain.variance else 1.0
+    parts = {name: scale * getattr(plain, name) for name in ("part_seeds", "part_texts", "part_rest")}
+    return Estimate(value, min(len(group) for group in groups), plain.texts, **parts, freedom=plain.freedom)
+
+
 def _filled(errors: Array) -> Array:
     errors = np.asarray(errors, dtype=float)
     if errors.ndim != 2 or not errors.size:
@@ -91,15 +144,18 @@ def _filled(errors: Array) -> Array:
 
 
 def _estimate(groups: Sequence[Array], signs: Sequence[float]) -> Estimate:
-    """Of a signed sum of means of errors [seeds, texts] on the same texts."""
+    """Of a weighted sum of means of errors [seeds, texts] on the same texts."""
     texts, seeds = groups[0].shape[1], min(len(group) for group in groups)
     by_text = sum(sign * group.mean(axis=0) for group, sign in zip(groups, signs, strict=True))  # [texts]
     value = float(np.mean(by_text))
     part_texts = float(np.var(by_text, ddof=1)) / texts if texts > 1 else 0.0
     if seeds < 2 or texts < 2:
         return Estimate(value, seeds, texts, 0.0, part_texts, 0.0, 0.0)
-    of_seeds = [(float(np.var(group.mean(axis=1), ddof=1)) / len(group), len(group) - 1) for group in groups]
-    rests = [_rest(group) for group in groups]
+    of_seeds = [
+        (sign**2 * float(np.var(group.mean(axis=1), ddof=1)) / len(group), len(group) - 1)
+        for group, sign in zip(groups, signs, strict=True)
+    ]
+    rests = [(sign**2 * v, freedom) for sign, (v, freedom) in zip(signs, map(_rest, groups), strict=True)]
     squares = [*of_seeds, (part_texts, texts - 1), *rests]
     found = Estimate(value, seeds, texts, sum(v for v, _ in of_seeds), part_texts, sum(v for v, _ in rests), 1.0)
     spread = sum(variance**2 / freedom for variance, freedom in squares)

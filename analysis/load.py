@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -190,13 +190,16 @@ class Run:
         return known[0].index, np.mean([each.influence(self.metric) for each in known], axis=0)
 
 
-def load(folder: str | Path) -> Run:
-    """Read a run folder. A run without any record yet is an empty one; raises FileNotFoundError where there is no such file."""
+def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run:
+    """Read a run folder, of its records those lines that `skip` is not true of.
+
+    A run without any record yet is an empty one; raises FileNotFoundError where there is no such file.
+    """
     folder = Path(folder)
     path = folder / "records.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no run folder (there is no records.jsonl in it)")
-    rows, problems = record.read(path)
+    rows, problems = record.read(path, skip)
     text, config = _config(folder / "study.yaml")
     return Run(folder, rows, problems, config, text)
 

@@ -36,7 +36,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
     for name, text in texts.items():
-        _replace(folder / name, text)
+        replace(folder / name, text)
     for old in (folder / "figures").glob("*.svg"):
         if f"figures/{old.name}" not in texts:
             old.unlink()  # of an earlier state of the run: a reader would take it for this one's
@@ -52,20 +52,12 @@ def draw(run: Run, matter: Importance) -> dict[str, Figure]:
 
 def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
     """The report as one HTML page that asks for nothing else."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     headline, sentence = answer(run)
     best = [setting for setting in select.settings(run)[:1] if setting.test]
     every = labels.of_setting(run, best[0]) if best else []
     shown, mixed = labels.shown(every), labels.confusions(run, best[0]) if best else []
-    return environment.get_template(
-        "report.html"
-    ).render(
+    return render(
+        "report.html",
         run=run,
         headline=headline,
         sentence=sentence,
@@ -76,7 +68,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
         facts=tables.facts(run),
         missing=tables.missing(run),
         figures=drawn,
-        inline={name: Markup(figure.inline) for name, figure in drawn.items()},  # our own drawing; its texts are escaped
+        inline=inline(drawn),
         importance=matter,
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
         labels=shown,
@@ -93,6 +85,27 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
         versions=versions(run),
         notices=notices(run),
         count=tables.count,
+    )
+
+
+def inline(drawn: Mapping[str, Figure]) -> dict[str, Any]:
+    """Figures as markup of the page: our own drawing, whose texts are escaped."""
+    from markupsafe import Markup
+
+    return {name: Markup(figure.inline) for name, figure in drawn.items()}
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of that template, with the style and the script that all pages share, and a policy that lets it ask for nothing."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        **values,
         colours=COLOURS,
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
         script=Markup(script),
@@ -267,7 +280,7 @@ def notices(run: Run) -> list[str]:
     return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")

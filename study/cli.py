@@ -95,23 +95,48 @@ def status(run_dir: Path) -> int:
 
 
 @cli.command(epilog=EPILOG)
-@RUN
+@click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "formats", metavar="NAMES", help="Of an ablation, by comma: html, md, tex, csv, json, txt, pdf.")
 @click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
-def report(run_dir: Path, out: Path | None) -> int:
-    """Remake tables, figures and the page of a run from its records."""
+def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) -> int:
+    """Remake tables, figures and the page of runs from their records: of studies, and of ablations with verdicts on their claims.
+
+    Of several runs with --out each gets a folder of its own name in it. A PDF needs Chromium or Chrome.
+    """
+    from analysis import reports
+    from analysis.cells import is_ablation
+    from analysis.pdf import NoBrowser
     from trainables.faults import ConfigError
 
-    if not (run_dir / "records.jsonl").exists():
-        raise ConfigError([f"{run_dir}: no run folder (there is no records.jsonl in it)"])
-    from analysis import report as reports
+    wrong = [run for run in run_dirs if not (run / "records.jsonl").exists() and not is_ablation(run)]
+    if wrong:
+        raise ConfigError([f"{run}: no run folder (there is neither records.jsonl nor ablation.yaml in it)" for run in wrong])
+    for run in run_dirs:
+        target = out and (out / run.name if len(run_dirs) > 1 else out)
+        try:
+            click.echo(f"report: {reports.write(run, target, reports.formats(formats))}")
+        except OSError as error:
+            raise ConfigError(
+                [f"--out {target or run / 'report'}: {error.strerror or error}; give a folder that can be written"]
+            ) from None
+        except (ValueError, NoBrowser) as error:
+            raise ConfigError([str(error)]) from None
+    return DONE
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("one", metavar="RUN_A", type=click.Path(path_type=Path))
+@click.argument("other", metavar="RUN_B", type=click.Path(path_type=Path))
+@JSON
+def compare(one: Path, other: Path, as_json: bool) -> int:
+    """Compare the finals of two runs, studies or ablations, by task and setting: paired over the test texts, a verdict for each."""
+    from analysis import compare as comparisons
+    from trainables.faults import ConfigError
 
     try:
-        page = reports.write(run_dir, out)
-    except OSError as error:
-        raise ConfigError(
-            [f"--out {out or run_dir / 'report'}: {error.strerror or error}; give a folder that can be written"]
-        ) from None
-    click.echo(f"report: {page}")
+        click.echo(comparisons.as_json(one, other) if as_json else comparisons.text(one, other), nl=False)
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from None
     return DONE
 
 
@@ -138,6 +163,25 @@ def marks(run_dir: Path, out: Path | None, texts: int, store: str | None) -> int
     else:
         click.echo(words.plain(found))
     return DONE
+
+
+@cli.command(epilog=EPILOG)
+@RUN
+@click.argument("cell", metavar="CELL")
+@click.option("--task", metavar="NAME", help="Which task, where the cell is there for several.")
+@click.option("--seed", metavar="N", type=int, help="Which seed. Default: the first that has a number.")
+@STORE
+def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: str | None) -> int:
+    """Compute one number again, and say whether it came out again.
+
+    CELL is a setting's label as tables show it, `row` or `row | column`, or the name of a final. Its fine-tuning and test are run
+    anew in a store of their own; further pre-training comes from the store. Exit code 1 where the number is another one.
+    """
+    from study import trace as traces
+
+    found = traces.trace(run_dir, cell, task, seed, store)
+    click.echo(str(found))
+    return DONE if found.again else NO_RESULT
 
 
 @cli.command(epilog=EPILOG)

@@ -10,7 +10,8 @@ import json
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -200,21 +201,18 @@ class Records:
         return True
 
 
-def read(path: str | Path) -> tuple[list[Row], list[str]]:
+def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple[list[Row], list[str]]:
     """(records in order, problems: one line for each line of the file that is none). A file that does not exist holds none.
 
     A line torn by a crash, or of another program or version, costs itself only. Of two records of one evaluation the first counts.
+    Lines that `skip` is true of are not read: of a million records most are of no interest to most readers.
     """
-    try:
-        lines = Path(path).read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return [], []
     rows, problems, seen = [], [], set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, line in _lines(path):
+        if not line.strip() or (skip is not None and skip(line)):
             continue
         row = _parse(line)
-        torn = row is None and number == len(lines)
+        torn = row is None and not line.endswith(b"\n")
         faults = ["torn by a crash" if torn else "not a JSON object"] if row is None else list(_faults(row, strict=False))
         if row is None or faults:
             problems.append(f"line {number}: {'; '.join(faults)}")
@@ -225,6 +223,11 @@ def read(path: str | Path) -> tuple[list[Row], list[str]]:
             seen.add(_identity(row))
         rows.append(row)
     return rows, problems
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        yield from enumerate(file, start=1)
 
 
 def document() -> str:

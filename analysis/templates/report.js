@@ -22,3 +22,21 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Hides the rows of a table in which the text of its filter does not occur. A link into the table shows its row again.
+for (const input of document.querySelectorAll("input[data-filters]")) {
+  const rows = [...document.getElementById(input.dataset.filters).tBodies[0].rows];
+  const said = document.getElementById("sorted");
+  const filter = () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
+    said.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+  };
+  input.addEventListener("input", filter);
+  addEventListener("hashchange", () => {
+    const row = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!row || !rows.includes(row)) return;
+    if (row.hidden) { input.value = ""; filter(); }
+    row.scrollIntoView({ block: "center" });
+    row.focus({ preventScroll: true });
+  });
+}

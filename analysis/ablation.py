@@ -1,0 +1,186 @@
+"""The report of an ablation: tables beside the published ones, verdicts on the claims, figures, provenance. From records alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import forms
+from analysis.cells import METRICS, Cell, Ledger, ledger
+from analysis.claims import KINDS, Verdict, verdicts
+from analysis.forms import tally
+from analysis.grid import LEVEL, Grid, grid, missing
+from analysis.load import plain
+from analysis.redraw import figures
+from analysis.report import Tile, inline, render, replace
+from analysis.tables import DASH, count, duration, number
+
+FORMATS = ("html", "md", "tex", "csv", "json")
+ALL_FORMATS = (*FORMATS, "txt", "pdf")
+
+
+def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[str] = FORMATS) -> Path:
+    """Write the report of an ablation's run folder, by default into its `report/`. Returns the page, or the folder without one.
+
+    provenance.csv and the figures are always written. Raises ValueError for a format that there is not or a file that is no
+    ablation, FileNotFoundError without one, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
+    """
+    unknown = [name for name in formats if name not in ALL_FORMATS]
+    if unknown:
+        raise ValueError(f"format {', '.join(unknown)}: there are {', '.join(ALL_FORMATS)}")
+    folder = Path(out) if out is not None else Path(run_folder) / "report"
+    found = ledger(run_folder)
+    table, judged, drawn = grid(found), verdicts(found), figures(found)
+    made: dict[str, tuple[str, Callable[[], str]]] = {
+        "html": ("report.html", lambda: page(found, table, judged, drawn)),
+        "md": ("table.md", lambda: forms.markdown(found, table, judged)),
+        "tex": ("table.tex", lambda: forms.latex(found, table, judged)),
+        "csv": ("cells.csv", lambda: forms.csv(found, table)),
+        "json": ("report.json", lambda: forms.as_json(found, table, judged)),
+        "txt": ("table.txt", lambda: forms.text(found, table, judged)),
+    }
+    wanted = dict.fromkeys([*formats, "txt", *(["html"] if "pdf" in formats else [])])
+    texts = {name: make() for name, make in (made[each] for each in wanted if each in made)}
+    texts["provenance.csv"] = forms.provenance_csv(found)
+    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn}
+    for name, content in texts.items():
+        replace(folder / name, content)
+    for old in (folder / "figures").glob("*.svg"):
+        if f"figures/{old.name}" not in texts:
+            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
+    if "pdf" in formats:
+        from analysis.pdf import print_page
+
+        print_page(folder / "report.html", folder / "report.pdf")
+    return folder / "report.html" if "report.html" in texts else folder
+
+
+def text(run_folder: Path) -> str:
+    """Verdicts and table for a terminal. Raises as `write_report` does."""
+    found = ledger(run_folder)
+    return forms.text(found, grid(found), verdicts(found))
+
+
+def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[Any]) -> str:
+    """The report as one HTML page that asks for nothing else."""
+    anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(found.cells)}
+    headline, sentence = answer(found, judged)
+    some = next((forms.again(cell, run) for cell in found.cells for run in cell.finished), None)
+    return render(
+        "ablation.html",
+        ledger=found,
+        grid=table,
+        headline=headline,
+        sentence=sentence,
+        tiles=tiles(found, judged),
+        missing=missing(found),
+        verdicts=[{"kind": v.kind, "says": v.says, "because": _because(v)} for v in judged],
+        kinds=KINDS,
+        level=LEVEL,
+        anchors=anchors,
+        figures=drawn,
+        inline=inline({figure.name: figure for figure in drawn}),
+        details=[_detail(found, cell) for cell in found.cells],
+        runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),
+        commands=[
+            (forms.command(found), "the same again; what the store holds is not computed again"),
+            ("study report RUN", "this report from the run folder RUN"),
+            *([(some, "one number again; each has its own line in provenance.csv")] if some else []),
+        ],
+        versions=sorted(found.versions.items()),
+    )
+
+
+def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
+    """(what came out, what was asked and how sure the answer is)."""
+    done = sum(bool(cell.finished) for cell in found.cells)
+    settings, tasks = len({cell.setting for cell in found.cells}), len(found.tasks)
+    seeds = max((cell.wanted for cell in found.cells), default=0)
+    parts = [f"{settings} settings", f"{tasks} task{'s' * (tasks != 1)}", f"{seeds} seed{'s' * (seeds != 1)}"]
+    asked = f"{found.title.rstrip('.')}: {' x '.join(parts)} at scale {found.scale}"
+    asked += f", beside {found.source}." if found.source else "."
+    if done < len(found.cells):
+        asked += f" {done} of {len(found.cells)} cells have a number."
+    if judged:
+        headline = tally(judged)
+        headline = headline[:1].upper() + headline[1:]
+        asked += " Differences are paired over the test texts and weighed against the spread over seeds."
+    elif found.about.get("statistics"):
+        return found.title, f"Statistics of {len(found.statistics)} data sets at scale {found.scale}, beside {found.source}."
+    else:
+        headline = _leader(found) or (f"{done} of {len(found.cells)} cells have a number" if done else "No result yet")
+    return headline, asked
+
+
+def _leader(found: Ledger) -> str:
+    """The best setting, where there is one task and one best."""
+    cells = [cell for cell in found.cells if cell.mean is not None]
+    if len(found.tasks) != 1 or not cells:
+        return ""
+    order = sorted(cells, key=lambda cell: (-1 if cell.higher else 1) * (cell.mean or 0.0))
+    if len(order) > 1 and order[0].mean == order[1].mean:
+        return ""
+    return f"{order[0].label} leads with {order[0].mean:.2f} % {METRICS[order[0].metric].removesuffix(' %')}"
+
+
+def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
+    """Numbers that stand out at the top."""
+    made = [
+        Tile(KINDS[kind], str(sum(v.kind == kind for v in judged)), f"of {len(judged)}", "claims")
+        for kind in KINDS
+        if any(v.kind == kind for v in judged)
+    ]
+    done = sum(bool(cell.finished) for cell in found.cells)
+    seeds = [len(cell.finished) for cell in found.cells if cell.finished]
+    spread = f"{min(seeds)} to {max(seeds)} seeds each" if seeds and min(seeds) < max(seeds) else ""
+    spread = spread or (f"{seeds[0]} seed{'s' * (seeds[0] != 1)} each" if seeds else "")
+    if found.cells:
+        made.append(Tile("cells with a number", str(done), f"of {len(found.cells)}", spread))
+    return made
+
+
+def _because(found: Verdict) -> str:
+    """The verdict's words without its name, which stands before them."""
+    return found.text.removeprefix(f"{KINDS[found.kind]}: ")
+
+
+def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
+    bounds = f"{cell.interval[0]:.2f}{DASH}{cell.interval[1]:.2f}" if cell.interval else DASH
+    texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
+    trials = [run.trial for run in cell.runs]
+    effort = (
+        [count(sum(trial.tokens for trial in trials)), duration(sum(trial.seconds for trial in trials))] if trials else [DASH] * 2
+    )
+    seeds = f"{len(cell.finished)} of {cell.wanted}"
+    return {
+        "label": cell.label,
+        "task": found.task_name(cell.task),
+        "state": cell.state,
+        "numbers": [number(cell.mean), number(cell.sd), bounds, seeds, texts, *effort],
+    }
+
+
+def _runs(found: Ledger, cell: Cell, anchors: dict[tuple[str, int], str]) -> list[dict[str, Any]]:
+    """Rows of the table of provenance; the first of a cell is what its number links to."""
+    rows = []
+    for place, run in enumerate(cell.runs):
+        stages = [plain(stage, 80) for stage in run.trial.stage_ids]
+        rows.append(
+            {
+                "anchor": anchors[cell.task, cell.setting] if place == 0 else "",
+                "label": cell.label,
+                "task": found.task_name(cell.task),
+                "seed": run.trial.seed,
+                "score": run.score,
+                "shown": number(run.score),
+                "status": run.trial.status,
+                "reason": run.trial.reason if run.trial.status in ("diverged", "failed") else "",
+                "study": plain(run.study, 60),
+                "trial": plain(run.trial.name, 20),
+                "stage": stages[-1][:12] if stages else DASH,
+                "stages": ", ".join(stages),
+            }
+        )
+    return rows

@@ -1,0 +1,196 @@
+"""Two runs side by side, by task and setting: two encoders, two versions, two scales. From records and test predictions alone."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis import inference, losses
+from analysis.cells import METRICS, is_ablation, ledger, metric_of, score_of
+from analysis.claims import ALPHA, p_text
+from analysis.inference import Array, Estimate
+from analysis.load import load, plain
+from analysis.select import settings
+from analysis.tables import DASH, WIDTH, signed
+from analysis.tables import _aligned as aligned
+from analysis.tables import _wrapped as wrapped
+
+Key = tuple[str, str]
+"""(task, label)"""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One setting of one run."""
+
+    metric: str
+    scores: tuple[float, ...]
+    """Test score of each seed, percent."""
+    losses: Array | None
+    """In percent, [seeds, texts]; None without predictions."""
+    texts: str
+
+    @property
+    def shown(self) -> str:
+        """`9.62 ± 0.36 (3)`."""
+        spread = f" ± {statistics.stdev(self.scores):.2f}" if len(self.scores) > 1 else ""
+        return f"{statistics.fmean(self.scores):.2f}{spread} ({len(self.scores)})"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A setting that both runs have."""
+
+    key: Key
+    one: Side
+    other: Side
+    estimate: Estimate | None
+    """Loss of the second less that of the first, points; None where they cannot be compared."""
+    why: str
+    """How they are compared, or why not."""
+    p_value: float | None = None
+    corrected: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Which is better."""
+        if self.estimate is None:
+            return "–"
+        if self.corrected is None or self.corrected >= ALPHA:
+            return "undecided"
+        return "B better" if self.estimate.value < 0 else "A better"
+
+
+def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
+    """(settings that both have, by task; what only one of them has, and what could not be used).
+
+    Raises FileNotFoundError where there is no run, ValueError where they have nothing in common.
+    """
+    (mine, said), (theirs, also) = _sides(one), _sides(other)
+    keys = {key: key for key in mine if key in theirs}
+    if not keys:
+        keys = _chosen(mine, theirs)
+    if not keys:
+        raise ValueError(f"{one} and {other} have no task in common whose finals have been tested")
+    pairs = [_pair(key, mine[key], theirs[other_key]) for key, other_key in keys.items()]
+    tested = [pair.p_value for pair in pairs if pair.p_value is not None]
+    corrected = iter(inference.holm(tested))
+    pairs = [p if p.p_value is None else Pair(**(vars(p) | {"corrected": next(corrected)})) for p in pairs]
+    lacking = [f"only A has {_name(key)}" for key in mine if key not in keys]
+    lacking += [f"only B has {_name(key)}" for key in theirs if key not in keys.values()]
+    return pairs, [*lacking, *(f"A: {text}" for text in said), *(f"B: {text}" for text in also)]
+
+
+def _chosen(mine: dict[Key, Side], theirs: dict[Key, Side]) -> dict[Key, Key]:
+    """The first setting of each task, which is the chosen one of a study, where labels differ."""
+    first = {task: (task, label) for task, label in reversed(mine)}
+    return {first[task]: (task, label) for task, label in reversed(theirs) if task in first}
+
+
+def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
+    if is_ablation(folder):
+        found = ledger(folder)
+        cells = [cell for cell in found.cells if cell.finished]
+        return {(c.task, c.label): Side(c.metric, tuple(c.scores), c.losses, c.texts) for c in cells}, found.problems
+    run = load(folder)
+    sides, problems = {}, [f"{len(run.problems)} line(s) of the records could not be used"] if run.problems else []
+    metric = metric_of(run)
+    for setting in settings(run):
+        scores = {trial.name: score_of(trial, metric) for trial in setting.trials}
+        tested = [trial for trial in setting.trials if scores[trial.name] is not None]
+        if not tested:
+            continue
+        task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
+        wrong, texts = None, ""
+        try:
+            read = [losses.read(folder / "predictions" / f"{Path(trial.name).name}-test.parquet") for trial in tested]
+            digests = {each.digest for each in read}
+            if len(digests) == 1:
+                wrong, texts = (
+                    100 * np.stack([losses.losses(each, metric) for each in read]).astype(np.float32),
+                    digests.pop(),
+                )
+        except (OSError, ValueError) as error:
+            problems.append(f"{setting.label}: {'no test predictions' if isinstance(error, FileNotFoundError) else error}")
+        sides[task, setting.label] = Side(metric, tuple(score for score in scores.values() if score is not None), wrong, texts)
+    return sides, problems
+
+
+def _pair(key: Key, one: Side, other: Side) -> Pair:
+    if one.metric != other.metric:
+        return Pair(key, one, other, None, f"{METRICS[one.metric]} and {METRICS[other.metric]}")
+    if one.losses is None or other.losses is None:
+        return Pair(key, one, other, None, "no test predictions of all seeds")
+    if one.texts != other.texts:
+        return Pair(key, one, other, None, "tested on other texts: number or labels differ")
+    estimate = inference.difference(other.losses, one.losses)
+    if estimate.freedom:
+        return Pair(key, one, other, estimate, "paired over test texts and seeds", estimate.p_value)
+    if len(one.losses) == len(other.losses) == 1 and not one.metric.endswith("f1"):
+        p_value = inference.mcnemar(one.losses[0] > 0, other.losses[0] > 0)
+        return Pair(key, one, other, estimate, f"one seed each, so undecided; of these two runs McNemar's {p_text(p_value)}")
+    return Pair(key, one, other, estimate, "one seed: its spread is unknown")
+
+
+def text(one: Path, other: Path) -> str:
+    """For a terminal."""
+    pairs, said = compare(one, other)
+    rows = [["", "A", "B", "B - A, 95 %", ""]]
+    rows += [[pair.key[1], pair.one.shown, pair.other.shown, _bounds(pair), pair.verdict] for pair in pairs]
+    room = WIDTH - sum(2 + max(len(row[i]) for row in rows) for i in range(1, 5))
+    lines = aligned([[plain(row[0], max(room, 8)), *row[1:]] for row in rows]).splitlines()
+    made, tasks = lines[:1], [pair.key[0] for pair in pairs]
+    for place, (task, line) in enumerate(zip(tasks, lines[1:], strict=True)):
+        made += [plain(task, WIDTH)] if task not in tasks[:place] else []
+        made.append(line)
+    of = sum(pair.p_value is not None for pair in pairs)
+    metrics = " or ".join(dict.fromkeys(METRICS[pair.one.metric] for pair in pairs))
+    facts = [f"A is {one}, B is {other}. Test {metrics}: mean ± standard deviation over seeds (number of seeds)."]
+    facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} one is said to be better."] if of > 1 else []
+    facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
+    facts += [f"{_name(pair.key)}: {pair.why}." for pair in pairs if pair.corrected is None]
+    facts += [f"{each[:1].upper()}{each[1:]}." for each in said]
+    return "\n".join(made) + "\n\n" + "\n".join(wrapped(plain(each)) for each in facts) + "\n"
+
+
+def _bounds(pair: Pair) -> str:
+    """Interval of the score of B less that of A; the difference itself for one seed."""
+    if pair.estimate is None:
+        return DASH
+    way = 1 if pair.one.metric == "error_rate" else -1
+    bounds = sorted(way * bound for bound in pair.estimate.interval or ())
+    return " to ".join(signed(bound, 2) for bound in bounds) or signed(way * pair.estimate.value, 2)
+
+
+def _name(key: Sequence[str]) -> str:
+    return plain(f"{key[0]}: {key[1]}")
+
+
+def as_json(one: Path, other: Path) -> str:
+    """As plain data. Differences are of losses: less than zero where B is better."""
+    pairs, said = compare(one, other)
+    data = {"pairs": [_plain_pair(pair) for pair in pairs], "notes": said}
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain_pair(pair: Pair) -> dict[str, Any]:
+    bounds = pair.estimate.interval if pair.estimate else None
+    return {
+        "task": pair.key[0],
+        "label": pair.key[1],
+        "metric": pair.one.metric,
+        "a": list(pair.one.scores),
+        "b": list(pair.other.scores),
+        "loss_of_b_less_a_points": pair.estimate.value if pair.estimate else None,
+        "interval": list(bounds) if bounds else None,
+        "p": pair.p_value,
+        "p_corrected": pair.corrected,
+        "verdict": pair.verdict,
+        "how": pair.why,
+    }

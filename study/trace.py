@@ -1,0 +1,162 @@
+"""One number again: the fine-tuning behind a cell is run anew, in a store of its own, and compared with what was recorded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.faults import ConfigError, near
+
+if TYPE_CHECKING:
+    from trainables.store import Store
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The final behind a number."""
+
+    label: str
+    task: str
+    study: Path
+    """Run folder of its study."""
+    trial: str
+    seed: int
+    params: Mapping[str, Any]
+    recorded: float
+    """Test error, percent."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The same number computed again."""
+
+    source: Source
+    error: float
+    """Test error now, percent."""
+    changed: int | None
+    """Test texts with another prediction than recorded; None where predictions were not kept or are of other texts."""
+    texts: int
+    recomputed: tuple[str, ...]
+    """Shared stages that the store had no longer, so that they were computed too."""
+
+    @property
+    def again(self) -> bool:
+        """Whether the number came out again, and where they were kept each prediction."""
+        return self.error == self.source.recorded and not self.changed
+
+    def __str__(self) -> str:
+        """In words."""
+        at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
+        words = "it came out again" if self.again else "it did NOT come out again"
+        said = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
+        if self.changed is not None:
+            each = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
+            said += f"; {each}"
+        if self.recomputed:
+            said += f"\ncomputed too, as the store has it no longer: {', '.join(self.recomputed)}"
+        return said
+
+
+def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None, store: str | None = None) -> Traced:
+    """Compute one cell's number again, of the given seed or of its first. Shared stages come from the store where it has them.
+
+    Raises ConfigError where there is no such run, cell or seed, or where its study can no longer be read.
+    """
+    from study import work
+    from study.config import load_study
+    from trainables import identity
+    from trainables.store import Store
+
+    source = _chosen(sources(run), cell, task, seed)
+    study = load_study(source.study / "study.yaml")
+    recipe = study.recipe_for(dict(source.params), source.seed)
+    execution = study.execution_for(keep_weights=True)
+    if recipe.precision == "auto":
+        recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
+    before = identity.nodes(recipe)[:-1]
+    shared = Store(store or study.store or Store.default().url)
+    with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
+        fresh = Store(folder)
+        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _lent(shared, fresh, node.stage_id)]
+        again = work.Work(source.trial, recipe, fresh.url, execution)
+        for _ in work.here(again):
+            pass
+        row = work.read_test(again)
+        changed, texts = _changed(source, fresh, row)
+    return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking))
+
+
+def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
+    """Copy an artifact, with all that it once had; False where it is gone."""
+    artifact = shared.get(stage_id)
+    if artifact is None or artifact.pruned:
+        return False
+    with suppress(OSError):
+        fresh.publish(stage_id, artifact.manifest, {name: artifact.path(name) for name in artifact.files})
+        return True
+    return False
+
+
+def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
+    """(how many test texts have another prediction than recorded, how many there are)."""
+    import numpy as np
+
+    from analysis import losses
+    from trainables.contents import PREDICTIONS
+
+    artifact = fresh.get(row["stage_id"])
+    try:
+        before = losses.read(source.study / "predictions" / f"{source.trial}-test.parquet")
+        now = losses.read(artifact.path(PREDICTIONS)) if artifact else before
+    except (OSError, ValueError):
+        return None, 0
+    if before.given.shape != now.given.shape:
+        return None, 0
+    differ = before.given != now.given
+    return int(np.sum(differ.any(axis=1) if differ.ndim > 1 else differ)), len(differ)
+
+
+# Which final ---------------------------------------------------------------------------------------------------------------------
+
+
+def sources(run: Path) -> list[Source]:
+    """Every number of a run: of an ablation, or of a study. Raises ConfigError where there is no run."""
+    from analysis.cells import is_ablation, ledger
+    from analysis.load import load
+
+    try:
+        if is_ablation(run):
+            cells = ledger(run).cells
+            pairs = [(c.label, c.task, run / each.study, each.trial) for c in cells for each in c.finished]
+        else:
+            pairs = [(t.label, str((t.test or {}).get("task") or ""), run, t) for t in load(run).finals]
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from None
+    return [
+        Source(label, task, study, t.name, t.seed, t.params, t.test["error_rate_percent"])
+        for label, task, study, t in pairs
+        if t.test and t.seed is not None
+    ]
+
+
+def _chosen(found: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:
+    if not found:
+        raise ConfigError(["the run has no number yet: no final's test split was read"])
+    named = [each for each in found if cell in (each.label, each.trial)]
+    if not named:
+        raise ConfigError([f"CELL {cell!r}: there is none{near(cell, list(dict.fromkeys(each.label for each in found)))}"])
+    tasks = list(dict.fromkeys(each.task for each in named))
+    if task is None and len(tasks) > 1:
+        raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])
+    if task is not None and task not in tasks:
+        raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
+    seeds = {each.seed: each for each in named if task in (None, each.task)}
+    if seed is not None and seed not in seeds:
+        raise ConfigError([f"--seed {seed}: {cell!r} has no number for it; there are {', '.join(map(str, seeds))}"])
+    return seeds[seed] if seed is not None else next(iter(seeds.values()))

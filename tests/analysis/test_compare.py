@@ -1,0 +1,97 @@
+"""Two runs side by side: the same settings, paired where the texts are the same, silent where they are not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis import compare, inference
+from analysis.__main__ import main
+from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
+from tests.analysis.records import make
+
+
+def outcomes(*counts: int, row: str = "head-only") -> dict[tuple[str, str], list[Any]]:
+    return {("imdb", row): [wrong(count, seed) for seed, count in enumerate(counts)]}
+
+
+def test_a_better_run_is_seen(tmp_path: Path) -> None:
+    one = build(tmp_path / "a", TABLE2, outcomes(80, 76, 84))
+    other = build(tmp_path / "b", TABLE2, outcomes(40, 44, 36))
+    ((pair,), said) = compare.compare(one, other)
+    assert (pair.key, pair.verdict) == (("imdb", "head-only"), "B better")
+    matrices = [100.0 * np.stack([wrong(c, s) for s, c in enumerate(each)]) for each in ((40, 44, 36), (80, 76, 84))]
+    assert pair.estimate == inference.difference(*matrices)
+    assert said == []
+    text = compare.text(one, other)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.splitlines()[1:3] == ["imdb", "head-only  20.00 ± 1.00 (3)  10.00 ± 1.00 (3)  −13.14 to −6.86  B better"]
+    assert compare.compare(other, one)[0][0].verdict == "A better"
+    assert json.loads(compare.as_json(one, other))["pairs"][0]["verdict"] == "B better"
+
+
+def test_what_only_one_has_is_said_and_comparisons_are_corrected(tmp_path: Path) -> None:
+    one = build(tmp_path / "a", TABLE2, table2_outcomes())
+    other = build(tmp_path / "b", TABLE2, {key: value for key, value in table2_outcomes().items() if key != ("imdb", "tail-only")})
+    pairs, said = compare.compare(one, other)
+    assert [pair.key[1] for pair in pairs if pair.key[0] == "imdb"] == ["head-only", "head+tail"]
+    assert {pair.verdict for pair in pairs} == {"undecided"}
+    assert "only A has imdb: tail-only" in said
+    single = next(pair for pair in pairs if pair.key[0] == "sls_yelp")  # one seed each
+    assert single.corrected is None
+    assert "McNemar's p = 1" in single.why
+
+
+def test_other_texts_are_not_compared(tmp_path: Path) -> None:
+    one = build(tmp_path / "a", TABLE2, outcomes(40, 44))
+    other = build(tmp_path / "b", TABLE2, outcomes(40, 44), labels=np.zeros(TEXTS, dtype=int))
+    shorter = build(tmp_path / "c", TABLE2, {("imdb", "head-only"): [wrong(40, texts=300), wrong(41, 1, texts=300)]})
+    without = build(tmp_path / "d", TABLE2, outcomes(40, 44), predictions=False)
+    for folder, why in ((other, "number or labels differ"), (shorter, "number or labels differ"), (without, "no test predictions")):
+        ((pair,), _) = compare.compare(one, folder)
+        assert (pair.verdict, pair.estimate, pair.corrected) == ("–", None, None)
+        assert why in pair.why
+
+
+def test_two_studies(tmp_path: Path, finished: Path) -> None:
+    again = make(tmp_path / "run")
+    pairs, _ = compare.compare(finished, again)
+    assert len(pairs) == 3
+    assert {pair.key[0] for pair in pairs} == {"sls_imdb"}
+    assert {pair.verdict for pair in pairs} == {"undecided"}
+    assert all(pair.estimate is not None and pair.estimate.value == 0 for pair in pairs)
+
+
+def test_where_labels_differ_the_chosen_ones_are_compared(tmp_path: Path) -> None:
+    one = build(tmp_path / "a", TABLE2, outcomes(40, 44))
+    other = build(tmp_path / "b", TABLE2 | {"settings": [{"row": "another"}]}, outcomes(60, 64, row="another"))
+    ((pair,), _) = compare.compare(one, other)
+    assert pair.verdict == "A better"
+
+
+def test_nothing_in_common_is_wrong_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = build(tmp_path / "a", TABLE2, outcomes(40, 44))
+    nothing = build(tmp_path / "b", TABLE2, {})
+    assert main(["compare", str(one), str(nothing)]) == 2
+    assert "have no task in common" in capsys.readouterr().err
+    assert main(["compare", str(one), str(tmp_path / "none")]) == 2
+    assert main(["compare", str(one), str(one)]) == 0
+    assert "undecided" in capsys.readouterr().out
+
+
+def test_studies_are_compared_by_their_own_metric(tmp_path: Path) -> None:
+    from tests.analysis.records import Story
+
+    def by_f1(story: Story) -> None:
+        path = story.folder / "records.jsonl"
+        path.write_text(path.read_text().replace('"event":"plan"', '"event":"plan","metric":"macro_f1"'))
+
+    one, other = (make(tmp_path / name, edit=by_f1) for name in "ab")
+    pairs, _ = compare.compare(one, other)
+    assert {pair.one.metric for pair in pairs} == {"macro_f1"}
+    assert all(70 < score < 100 for pair in pairs for score in pair.one.scores)
+    assert "macro-F1 %" in " ".join(compare.text(one, other).split())
