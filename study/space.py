@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -186,6 +186,22 @@ def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
             value = point.get(path, fixed[path])
             params[path] = tuple(value) if isinstance(value, list) else value
     return params
+
+
+def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The smallest space of choices that holds these points, as far as they name fields: what one leaves out is fixed there."""
+    points = list(points)
+    paths = dict.fromkeys(path for point in points for path in point if path in fixed)
+    found: dict[str, Dimension] = {}
+    for path in paths:
+        values: list[Any] = []
+        for point in points:
+            value = point.get(path, fixed[path])
+            value = tuple(value) if isinstance(value, list) else value
+            if value is not None and not any(same(value, other) for other in values):
+                values.append(value)
+        found[path] = Dimension(choice=tuple(values))
+    return found
 
 
 def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:

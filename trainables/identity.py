@@ -27,6 +27,7 @@ from trainables.store import stage_id
 NOT_IDENTITY = {"pretrain": ("name", "steps", "corpus"), "multitask": ("name", "tasks"), "finetune": ("name",)}
 LATER = {
     "schedule": "linear",
+    "evaluations_per_epoch": 1,
     "layer_rates": "decay",
     "head_learning_rate": None,
     "freeze": "none",
