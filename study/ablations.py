@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -241,7 +243,7 @@ def load(name: str | Path) -> Loaded:
     elif Path(name).suffix in (".yaml", ".yml"):
         source, folder = Path(name), Path(name).absolute().parent
     else:
-        raise ConfigError([f"no ablation is called {str(name)!r}{near(str(name), shipped())}, or a file NAME.yaml"])
+        raise ConfigError([f"{str(name)!r} is neither an ablation nor a file NAME.yaml{near(str(name), shipped())}"])
     data = read_yaml(source)
     if not isinstance(data, dict):
         raise ConfigError([f"{source}: {'empty' if data is None else 'an ablation is a mapping of fields to values'}"])
@@ -322,8 +324,17 @@ def _faults(made: Ablation) -> Iterator[str]:
         papers = {path.stem for path in PUBLISHED.glob("*.csv")}
         if papers and made.source.paper not in papers:
             yield f"source.paper: no published numbers of {made.source.paper!r}{near(made.source.paper, papers)}"
+        elif papers and made.source.table not in (tables := _tables(made.source.paper)):
+            yield f"source.table: {made.source.paper} has no {made.source.table!r}{near(made.source.table, tables)}"
     for name, scale in made.scales.items():
         yield from _scale_faults(made, scale, labels, f"scales.{name}")
+
+
+@lru_cache(maxsize=8)
+def _tables(paper: str) -> frozenset[str]:
+    """The published tables of a paper."""
+    with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:
+        return frozenset(row["table"] for row in csv.DictReader(file))
 
 
 def _known_faults(tasks: Mapping[str, AblationTask], place: str) -> Iterator[str]:

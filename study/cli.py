@@ -177,6 +177,9 @@ def plan(
     from trainables.store import Store
 
     if ablations.is_ablation(name) or not Path(name).exists():
+        import os
+
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
         from study import grid_plan
 
         grid = _grid(name, scale, only, seeds, encoder, overrides, placeholders=True)

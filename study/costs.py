@@ -146,7 +146,8 @@ class Size:
 
 
 @lru_cache(maxsize=4)
-def _published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
+def published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
+    """{(row, column): value} of a published table; empty for one that is not there."""
     with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:
         return {(row["row"], row["column"]): row["value"] for row in csv.DictReader(file) if row["table"] == table}
 
@@ -154,12 +155,12 @@ def _published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
 def published_size(known: str | None, validation_share: float) -> Size:
     """Size of a known task by the papers' tables; `validation_share` of the training texts is held out where they have no split."""
     if known in TABLE_1:
-        row = {column: value for (name, column), value in _published("sun2019", "Table 1").items() if name == TABLE_1[known]}
+        row = {column: value for (name, column), value in published("sun2019", "Table 1").items() if name == TABLE_1[known]}
         whole, test, length = int(row["train_samples"]), int(row["test_samples"]), float(row["average_length"])
         held = round(whole * validation_share)
         return Size(whole - held, held, test, length, "sizes and mean lengths of Table 1 of Sun et al. 2019")
     if known in TABLE_2:
-        row = {column: value for (name, column), value in _published("gururangan2020", "Table 2").items() if name == TABLE_2[known]}
+        row = {column: value for (name, column), value in published("gururangan2020", "Table 2").items() if name == TABLE_2[known]}
         train, dev, test = (int(row[name]) for name in ("train labelled", "dev", "test"))
         source = f"sizes of Table 2 of Gururangan et al. 2020, texts taken to have {UNKNOWN_LENGTH} pieces"
         return Size(train, dev, test, UNKNOWN_LENGTH, source)

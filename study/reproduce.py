@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from study import ablations, launch
+from study import ablations, costs, launch
 from study.ablations import Ablation
 from study.config import check
 from study.grid import Grid
@@ -46,22 +46,26 @@ def run(
     """
     _check_folder(grid, folder)
     todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder)]
-    new = bool(todo) or (grid.ablation.statistics and not (folder / STATISTICS).exists())
+    measure = grid.ablation.statistics and not (_is_as_before(grid, folder) and (folder / STATISTICS).exists())
     _check_all(todo, address)
     with RunLock(folder):
         began = time.monotonic()
+        if measure:
+            write_whole(folder / STATISTICS, json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False))
         write_whole(folder / RESOLVED, grid.to_yaml())
-        if grid.ablation.statistics:
-            measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False)
-            write_whole(folder / STATISTICS, measured)
         with Shared() as shared:
             for number, part in enumerate(todo, start=1):
                 cells = f"{len(part.settings)} settings over {part.study.final.seeds} seeds on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
                 launch.run(part.study, folder / part.folder, store=store, address=address, shared=shared)
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
-        said = f"{grid.name} finished{took}" if new else f"{grid.name} is finished; nothing was run again"
+        said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
         return _outcome(grid, folder, said)
+
+
+def _is_as_before(grid: Grid, folder: Path) -> bool:
+    path = folder / RESOLVED
+    return path.exists() and path.read_text(encoding="utf-8") == grid.to_yaml()
 
 
 def _check_all(parts: list[Any], address: str | None) -> None:
@@ -113,10 +117,17 @@ def statistics(ablation: Ablation) -> list[dict[str, Any]]:
             faults += [f"tasks.{fault}" for fault in error.faults]
             continue
         about: dict[str, Any] = {"published": task.published, "domain": task.task().domain}
-        found.append(plain_statistics([made])[0] | about | {"row": _row(made, task.task().domain)})
+        about |= {"row": _row(made, task.task().domain), "published_row": _published_row(ablation, task.published)}
+        found.append(plain_statistics([made])[0] | about)
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return found
+
+
+def _published_row(ablation: Ablation, name: str | None) -> dict[str, str]:
+    source = ablation.source
+    table = costs.published(source.paper, source.table) if source is not None else {}
+    return {column: value for (row, column), value in table.items() if row == name}
 
 
 def _row(made: Any, domain: str | None) -> dict[str, Any]:
