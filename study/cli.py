@@ -74,7 +74,8 @@ def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address:
 SCALE = click.option(
     "--scale",
     type=click.Choice(["paper", "small", "smoke"]),
-    help="Size of an ablation: as published; hours on a GPU or a night on a laptop; minutes on 2 cores. Default: small.",
+    help="Size of an ablation: as published; hours on a GPU or a night on a laptop; minutes on 2 cores."
+    " Default: small, or paper where there is no small.",
 )
 TASKS = click.option("--tasks", "only", metavar="NAME,...", help="Some of an ablation's tasks.")
 SEEDS = click.option("--seeds", metavar="N", type=click.IntRange(min=1), help="Seeds of every cell of an ablation.")
@@ -125,6 +126,12 @@ def reproduce(
     except KeyboardInterrupt:
         click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
         return INTERRUPTED
+    except Exception as error:
+        if _exit_code(error) is None:
+            from study import launch
+
+            raise Unexpected(launch.log_failure(folder)) from error
+        raise
     click.echo(outcome.text)
     return DONE if outcome.has_result else NO_RESULT
 
@@ -150,7 +157,9 @@ def _grid(
 
     tasks = [each.strip() for each in (only or "").split(",") if each.strip()]
     named = encoder_named(encoder, absolute=True) if encoder else None
-    return grid.grid(ablations.load(name), scale or "small", tasks, seeds, named, overrides, placeholders)
+    loaded = ablations.load(name)
+    scale = scale or ("small" if "small" in loaded.ablation.scales else "paper")
+    return grid.grid(loaded, scale, tasks, seeds, named, overrides, placeholders)
 
 
 @cli.command(epilog=EPILOG)

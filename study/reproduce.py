@@ -48,11 +48,14 @@ def run(
     todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder)]
     measure = grid.ablation.statistics and not (_is_as_before(grid, folder) and (folder / STATISTICS).exists())
     _check_all(todo, address)
+    measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
     with RunLock(folder):
         began = time.monotonic()
         if measure:
-            write_whole(folder / STATISTICS, json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False))
+            (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
         write_whole(folder / RESOLVED, grid.to_yaml())
+        if measure:
+            write_whole(folder / STATISTICS, measured)
         with Shared() as shared:
             for number, part in enumerate(todo, start=1):
                 cells = f"{len(part.settings)} settings over {part.study.final.seeds} seeds on {part.task}"
@@ -84,7 +87,9 @@ def _check_folder(grid: Grid, folder: Path) -> None:
     """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
     path = folder / RESOLVED
     if not path.exists():
-        if folder.exists() and (not folder.is_dir() or any(each.name != "lock.json" for each in folder.iterdir())):
+        if folder.exists() and (
+            not folder.is_dir() or {each.name for each in folder.iterdir()} - {"lock.json", "study.log", f"{RESOLVED}.new"}
+        ):
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return
     try:
@@ -149,7 +154,7 @@ def _row(made: Any, domain: str | None) -> dict[str, Any]:
 
 def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
-    tested = grid.ablation.statistics or any((folder / part.folder / "predictions").is_dir() for part in grid.parts)
+    tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     tables = _tables()
     if tables is None:
         return Outcome(tested, said)

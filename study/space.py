@@ -282,7 +282,10 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 def _phrase(field: str, value: Any) -> str:
-    text = "+".join(map(short, value)) if isinstance(value, list | tuple) else value if isinstance(value, str) else _number(value)
+    if isinstance(value, list | tuple):
+        text = "+".join(short(each) if isinstance(each, str) else str(each) for each in value)
+    else:
+        text = value if isinstance(value, str) else _number(value)
     if field in _AFTER:
         return f"{text} {_AFTER[field]}"
     return f"{_SHORT.get(field, field)} {text}".strip()

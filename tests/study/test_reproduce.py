@@ -274,3 +274,47 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in out + err
     assert records(folder / "reviews-1", "study")[-1]["status"] == "interrupted"
     wait_for(lambda: not alive(pids), seconds=10)
+
+
+SMOKE = ("table2", "table4", "figure2", "figure3", "figure4")
+
+
+def test_a_shipped_ablation_at_smoke_scale_cut_short(tmp_path: Path) -> None:
+    """The same as below on a twentieth of the texts, with one seed."""
+    less = ("--seeds", 1, "--set", "finetune.train_share=0.05", "--set", "finetune.epochs=1")
+    done = study("reproduce", "table2", "--scale", "smoke", *less, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "finetune.train_share: 1.0 -> 0.05" in done.stdout
+    assert_whole(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKE)
+def test_a_shipped_ablation_at_smoke_scale(name: str, tmp_path: Path) -> None:
+    call = ("reproduce", name, "--scale", "smoke", "--out", tmp_path / "run", "--store", tmp_path / "store")
+    done = study(*call, timeout=3600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_whole(tmp_path / "run")
+
+
+def test_statistics_of_the_shipped_sets(tmp_path: Path) -> None:
+    done = study("reproduce", "table1", "--scale", "smoke", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "run" / "statistics.json").read_text())
+    sizes = [len(reviews(name, "train")) for name in ("sls_imdb", "sls_yelp", "sls_amazon")]
+    assert [each["published"] for each in found] == ["IMDb", "Yelp P.", "Yelp F."]
+    assert [each["row"]["train_samples"] for each in found] == sizes
+    assert all(each["published_row"]["classes"] for each in found)
+
+
+def assert_whole(folder: Path) -> None:
+    """Every setting of every study came to its end over all seeds, or diverged."""
+    there = yaml.safe_load((folder / "ablation.yaml").read_text())
+    for part in there["studies"]:
+        found = ends(folder / part["folder"])
+        labels = {label for phase, label, _ in found if phase == "final"}
+        assert len(labels) == len(part["settings"])
+        assert {(label, seed) for phase, label, seed in found if phase == "final"} == {
+            (label, seed) for label in labels for seed in range(there["seeds"])
+        }
+        assert {row["status"] for row in found.values()} <= {"complete", "diverged"}
