@@ -87,9 +87,8 @@ def _check_folder(grid: Grid, folder: Path) -> None:
     """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
     path = folder / RESOLVED
     if not path.exists():
-        if folder.exists() and (
-            not folder.is_dir() or {each.name for each in folder.iterdir()} - {"lock.json", "study.log", f"{RESOLVED}.new"}
-        ):
+        left = {"lock.json", "study.log", f"{RESOLVED}.new"}  # by a start that came to nothing
+        if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= left):
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return
     try:
