@@ -19,6 +19,13 @@ from trainables.identity import nodes
 from trainables.store import Store
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the command has it: the hub is not asked, again and again, for what is not here."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
 def tiny(folder: Path, **changes: Any) -> Grid:
     """Two rows without further pre-training, two milestones of one trajectory, over two seeds."""
     data: dict[str, Any] = {

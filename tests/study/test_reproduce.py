@@ -260,19 +260,19 @@ def test_killed_in_mid_grid_it_comes_to_the_same_table(finished: Run, tmp_path: 
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    path = tiny_ablation(tmp_path / "input")
+    path = tiny_ablation(tmp_path / "input", settings=[{"row": "head+tail"}], claims=[], scales={})
     folder = tmp_path / "run"
-    call = ("reproduce", path, "--scale", "paper", "--set", "finetune.epochs=400", "--out", folder, "--store", tmp_path / "store")
+    call = ("reproduce", path, "--set", "finetune.epochs=400", "--out", folder, "--store", tmp_path / "store")
     process = begin(*call)
-    wait_for(lambda: len(records(folder / "reviews-1", "evaluation")) >= 8, process)
+    wait_for(lambda: len(records(folder / "reviews", "evaluation")) >= 8, process)
     pids = family(process.pid)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, out + err
     assert "study reproduce" in err
-    assert "--set finetune.epochs=400 --scale paper" in err
+    assert "--set finetune.epochs=400 --out" in err
     assert "Traceback" not in out + err
-    assert records(folder / "reviews-1", "study")[-1]["status"] == "interrupted"
+    assert records(folder / "reviews", "study")[-1]["status"] == "interrupted"
     wait_for(lambda: not alive(pids), seconds=10)
 
 
