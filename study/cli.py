@@ -12,6 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from study.config import Study
+    from study.grid import Grid
 
 EPILOG = """\b
 Exit codes:
@@ -70,15 +71,134 @@ def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address:
     return DONE if outcome.has_result else NO_RESULT
 
 
+SCALE = click.option(
+    "--scale",
+    type=click.Choice(["paper", "small", "smoke"]),
+    help="Size of an ablation: as published; hours on a GPU or a night on a laptop; minutes on 2 cores."
+    " Default: small, or paper where there is no small.",
+)
+TASKS = click.option("--tasks", "only", metavar="NAME,...", help="Some of an ablation's tasks.")
+SEEDS = click.option("--seeds", metavar="N", type=click.IntRange(min=1), help="Seeds of every cell of an ablation.")
+OTHER_ENCODER = click.option("--encoder", metavar="FOLDER|HUB", help="Another encoder for an ablation; the rows' own stay.")
+
+
 @cli.command(epilog=EPILOG)
-@STUDY
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.option("--list", "as_list", is_flag=True, help="The ablations that come with the package.")
+@SCALE
+@TASKS
+@SEEDS
+@OTHER_ENCODER
+@SET
+@click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-SCALE.")
+@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@STORE
+def reproduce(
+    name: str | None,
+    as_list: bool,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    address: str | None,
+    store: str | None,
+) -> int:
+    """Run a published ablation, or one of your own, and show its table beside the published numbers.
+
+    --set takes fields of the ablation (resources.gpus=1, tasks.sogou.train=FILE) and of stages (finetune.epochs=2). Ctrl-C
+    saves and stops; the same command goes on.
+    """
+    from study import reproduce as runs
+
+    if as_list or name is None:
+        click.echo(runs.listing())
+        return DONE
+    grid = _grid(name, scale, only, seeds, encoder, overrides)
+    click.echo("\n".join([f"{grid.ablation.name} at scale {grid.scale}: {grid.ablation.title}", *_changes(grid)]))
+    folder = out or Path("runs") / grid.name
+    options = {"scale": scale, "tasks": only, "seeds": seeds, "encoder": encoder, "out": out, "address": address, "store": store}
+    words = [_quoted(name), *(f"--set {_quoted(text)}" for text in overrides)]
+    again = " ".join(["study reproduce", *words, *(f"--{key} {_quoted(value)}" for key, value in options.items() if value)])
+    try:
+        outcome = runs.run(grid, folder, store=store, address=address, say=click.echo)
+    except KeyboardInterrupt:
+        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        if _exit_code(error) is None:
+            from study import launch
+
+            raise Unexpected(launch.log_failure(folder)) from error
+        raise
+    click.echo(outcome.text)
+    return DONE if outcome.has_result else NO_RESULT
+
+
+def _changes(grid: Grid) -> list[str]:
+    """What a scale changes, as lines."""
+    told = [f"({grid.says})"] if grid.says else []
+    return [*told, *(f"  {line}" for line in grid.changes)] if grid.changes else ["  as published"]
+
+
+def _grid(
+    name: str,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    overrides: tuple[str, ...],
+    placeholders: bool = False,
+) -> Grid:
+    """An ablation as the options say. Raises ConfigError."""
+    from study import ablations, grid
+    from study.tasks import encoder_named
+
+    tasks = [each.strip() for each in (only or "").split(",") if each.strip()]
+    named = encoder_named(encoder, absolute=True) if encoder else None
+    loaded = ablations.load(name)
+    scale = scale or ("small" if "small" in loaded.ablation.scales else "paper")
+    return grid.grid(loaded, scale, tasks, seeds, named, overrides, placeholders)
+
+
+@cli.command(epilog=EPILOG)
+@click.argument("name", metavar="STUDY.yaml|ABLATION")
 @SET
 @STORE
-def plan(study_file: Path, overrides: tuple[str, ...], store: str | None) -> int:
-    """Show the stage tree, what is cached, and what the study would cost. Computes nothing."""
-    study = _load(study_file, overrides)
-    from study import plan as plans
+@SCALE
+@TASKS
+@SEEDS
+@OTHER_ENCODER
+@click.option("--gpu", metavar="NAME", help="Hours and memory of an ablation on this GPU, such as H100.")
+def plan(
+    name: str,
+    overrides: tuple[str, ...],
+    store: str | None,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    gpu: str | None,
+) -> int:
+    """Show the stage tree, what is cached, and what a study or a whole ablation would cost. Computes nothing."""
+    from study import ablations
     from trainables.store import Store
+
+    if ablations.is_ablation(name) or not Path(name).exists():
+        import os
+
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
+        from study import grid_plan
+
+        grid = _grid(name, scale, only, seeds, encoder, overrides, placeholders=True)
+        click.echo(grid_plan.show(grid, Store(store or Store.default().url), gpu))
+        return DONE
+    given = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder, "--gpu": gpu}
+    if wrong := [option for option, value in given.items() if value is not None]:
+        raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
+    study = _load(Path(name), overrides)
+    from study import plan as plans
 
     click.echo(plans.show(study, Store(store or study.store or Store.default().url)))
     return DONE

@@ -26,8 +26,8 @@ from study.settings import (
     corpora,
     members,
 )
-from study.space import Space, extremes, fixed_values
-from study.space_faults import combinations, path_faults, point_faults
+from study.space import Space, complete, extremes, fixed_values, spanned
+from study.space_faults import combinations, given_faults, path_faults, point_faults
 from study.space_faults import faults as space_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
@@ -42,14 +42,14 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "da
 """Families whose positions start after the padding piece's number, so that a few cannot be used."""
 
 
-def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Study:
+def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), folder: Path | None = None) -> Study:
     """A study from a YAML file or plain data, with `path=value` overrides.
 
-    Relative paths in a file are relative to the file, in plain data to the working directory.
+    Relative paths in a file are relative to the file, in plain data to `folder`, by default the working directory.
     Raises ConfigError with every fault: the path in the file, the value given, what is allowed, the near miss.
     """
     if isinstance(source, Mapping):
-        data, folder = json.loads(json.dumps(source)), Path.cwd()
+        data, folder = json.loads(json.dumps(source)), folder or Path.cwd()
     else:
         data, folder = read_yaml(source), Path(source).absolute().parent
     if not isinstance(data, dict):
@@ -66,6 +66,7 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
         faults += missing_texts(name, data["recipe"], data.get("space"))
     faults += [*_expand_tasks(data), *_expand_recipe(data), *_expand_search(data)]
     parts, more = _sections(data)
+    _span_given(parts)
     faults += [*more, *_cross_faults(parts, data)]
     if faults:
         raise ConfigError(dict.fromkeys(faults))
@@ -182,6 +183,13 @@ def _expand_search(data: dict[str, Any]) -> Iterator[str]:
     yield from ()
 
 
+def _span_given(parts: dict[str, Any]) -> None:
+    """Where the points are given, what they name and the space does not hold becomes part of the space."""
+    recipe, space, search = (parts.get(name) for name in ("recipe", "space", "search"))
+    if recipe is not None and space is not None and search is not None and search.sampler == "given":
+        parts["space"] = spanned(search.first, fixed_values({stage.name: stage for stage in recipe})) | space
+
+
 @lru_cache(maxsize=64)
 def _section(field: str) -> type[Model]:
     """A model of one top-level field alone."""
@@ -218,7 +226,9 @@ def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
         faults += _path_faults(data)
     else:
         stages = {stage.name: stage for stage in recipe}
-        found = space_faults(space, stages)
+        given = search is not None and search.sampler == "given"
+        found = [*given_faults(search.first, stages, "search.first")] if search is not None and given else []
+        found = found or space_faults(space, stages, combine=not given)
         faults += found or _marks_faults(recipe, space, stages)
         if search is not None:
             faults += _search_faults(search, space, stages if not found else None)
@@ -275,10 +285,24 @@ def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Mo
         for path, dimension in space.items():
             if dimension.values is None:
                 yield f"search.sampler: grid needs choice and int dimensions only, but space.{path} is a range; use tpe or random"
+    if search.sampler == "given":
+        if not search.first:
+            yield "search.first: empty, but the sampler given tries the points that stand there"
+        if search.labels and len(search.labels) != len(search.first):
+            yield f"search.labels: {len(search.labels)} given for {len(search.first)} points of search.first"
+        twice = sorted({label for label in search.labels if search.labels.count(label) > 1})
+        yield from (f"search.labels: {label!r} is given twice" for label in twice)
+    elif search.labels:
+        yield f"search.labels: they name given points, but the sampler is {search.sampler}; use given"
     if stages is not None:
         fixed = fixed_values(stages)
         for index, point in enumerate(search.first):
             yield from point_faults(point, space, fixed, f"search.first.{index}")
+        if search.sampler == "given":
+            whole = [complete(point, space, fixed) for point in search.first]
+            for index, point in enumerate(whole):
+                if point in whole[:index]:
+                    yield f"search.first.{index}: the same settings as search.first.{whole.index(point)}"
 
 
 def _budget_faults(budget: Budget | None, final: Final | None, search: SearchSettings | None) -> list[str]:

@@ -25,15 +25,26 @@ def runs(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
     """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
     search = s.scribe.screen.parts["search"]
     s.scribe.screen.expect("search", search.done, search.done)  # the time may have been up
-    done = trials(s.rows, "final")
     every = final_trials(s)
     asked.update({trial.name: trial for trial in every})
+    _known_to_diverge(s, every)
+    done = trials(s.rows, "final")
     todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER]
     s.scribe.screen.expect("finals", len(every), len(every) - len(todo))
     s.scribe.screen.begin("finals", f"the best settings over seeds {', '.join(map(str, s.study.final_seeds()))}")
     for trial in todo:
         _weights_again(s, trial)
     return [{"phase": "final", "trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
+
+
+def _known_to_diverge(s: Session, every: list[Trial]) -> None:
+    """What diverged in the search would do so again, to the bit: it is written down and not run."""
+    done = trials(s.rows, "final")
+    found = {(row["setting"], row["seed"]): row for row in trials(s.rows, "search").values() if row["status"] == "diverged"}
+    for trial in every:
+        row = found.get((trial.setting, trial.seed))
+        if row is not None and done.get(trial.name, {}).get("status") not in OVER:
+            s.scribe.known(trial, row)
 
 
 def _weights_again(s: Session, trial: Trial) -> None:
@@ -48,8 +59,9 @@ def _weights_again(s: Session, trial: Trial) -> None:
 def final_trials(s: Session) -> list[Trial]:
     """Every (setting, seed) of the finals. A name belongs to a setting and a seed for good, also when more are asked for later."""
     chosen: dict[str, tuple[dict[str, Any], str]] = {}
-    for rank, row in enumerate(ranking(s.rows)[: s.study.final.top_k], start=1):
-        chosen[row["setting"]] = (row["params"], f"best {rank}")
+    for rank, row in enumerate(candidates(s), start=1):
+        named = s.study.search.labels and row.get("label")
+        chosen[row["setting"]] = (row["params"], named or f"best {rank}")
     first = s.study.first_points()[:1] if s.study.final.label_of_first else []
     for params in first:
         setting = space.setting_id(params)
@@ -62,6 +74,14 @@ def final_trials(s: Session) -> list[Trial]:
             name = names.setdefault((setting, seed), f"f{len(names):02d}")
             found.append(trial_of(s.study, name, "final", params, seed, label))
     return found
+
+
+def candidates(s: Session) -> list[Row]:
+    """The settings that are rerun over seeds, best first, as the search recorded them."""
+    found = ranking(s.rows)
+    if s.study.search.sampler == "given":
+        found += [row for row in trials(s.rows, "search").values() if row["status"] in ("diverged", "stopped")]
+    return found[: s.study.final.top_k]
 
 
 def _select(s: Session) -> None:
@@ -117,7 +137,7 @@ def prune(s: Session, last: bool = False) -> None:
     """Drop weights and states that nobody will ask for: only what this run made, so that no other study loses its own."""
     policy = s.study.final.keep_weights
     first = {space.setting_id(params) for params in s.study.first_points()[:1]} if s.study.final.label_of_first else set()
-    best = {row["setting"] for row in ranking(s.rows)[: s.study.final.top_k]}
+    best = {row["setting"] for row in candidates(s)}
     wanted = set() if last and policy == "none" else first | best
     made = {row["stage_id"] for row in s.rows if row["event"] == "evaluation" and row.get("source") == "computed"}
     for row in [*trials(s.rows, "search").values(), *trials(s.rows, "final").values()]:

@@ -11,8 +11,10 @@ import subprocess
 import tempfile
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from study.config import Study, check, load_study
 from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
-from study.workers import Interrupts, check_seen, quiet, ray_session, this_machine
+from study.workers import Interrupts, Machine, Shared, check_seen, quiet, ray_session, this_machine
 from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
 
@@ -36,28 +38,45 @@ class Outcome:
     text: str
 
 
-def run(study: Study, run_dir: Path, store: str | None = None, address: str | None = None) -> Outcome:
+def is_finished(study: Study, run_dir: Path) -> bool:
+    """Whether there is nothing left to do. Raises ConfigError where the folder is another study's."""
+    earlier = _earlier(run_dir, study)
+    return earlier is not None and _finished(run_dir, study, earlier)
+
+
+def run(study: Study, run_dir: Path, store: str | None = None, address: str | None = None, shared: Shared | None = None) -> Outcome:
     """Run a study, or go on with it. Returns at once where there is nothing left to do.
 
+    `shared` is the Ray of several studies, which they use one after the other; without it a study has its own.
     Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt after SIGINT or SIGTERM.
     """
-    earlier = _earlier(run_dir, study)
-    if earlier is not None and _finished(run_dir, study, earlier):
+    if is_finished(study, run_dir):
         return _outcome(run_dir, f"{study.name} is finished; nothing was run again")
     artifacts = Store(store or study.store or Store.default().url)
     notices = check(study, None if address else this_machine())
-    with RunLock(run_dir), Interrupts() as interrupts, quiet(run_dir / "study.log") as terminal:
+    with (
+        RunLock(run_dir),
+        nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
+        quiet(run_dir / "study.log") as terminal,
+    ):
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
         with Screen(terminal, study.name, study.metric) as screen:
             scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows, study.metric)
             parts.write_whole(run_dir / "study.yaml", study.to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
-            return _sitting(study, run_dir, artifacts, scribe, address, interrupts, [*notices, *problems])
+            session = partial(shared.session if shared else ray_session, study.resources, address)
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, [*notices, *problems])
 
 
 def _sitting(
-    study: Study, run_dir: Path, store: Store, scribe: Scribe, address: str | None, interrupts: Interrupts, notices: list[str]
+    study: Study,
+    run_dir: Path,
+    store: Store,
+    scribe: Scribe,
+    session_of_ray: Callable[[], AbstractContextManager[Machine]],
+    interrupts: Interrupts,
+    notices: list[str],
 ) -> Outcome:
     """Start Ray, do what is left, write how it ended."""
     began = time.monotonic()
@@ -76,7 +95,7 @@ def _sitting(
             scribe.note(text)
         with suppress(StoreError, OSError):
             store.collect()
-        with ray_session(study.resources, address) as machine:
+        with session_of_ray() as machine:
             interrupts.install()
             if len(machine.nodes) > 1:
                 check_seen(store, study.local_paths)

@@ -219,7 +219,8 @@ def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str
     from study.search import trial_name
 
     name = trial_name(number)
-    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, space.describe(dict(params)))
+    label = s.study.label_of(dict(params)) or space.describe(dict(params))
+    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, label)
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 

@@ -150,6 +150,8 @@ def trajectories(study: Study) -> list[Trajectory]:
 
 def _shared_settings(study: Study) -> tuple[set[str], list[Params]]:
     """(the first stages, as many as can be shared; a point of the space for each combination of what they depend on)."""
+    if study.search.sampler == "given":
+        return {stage.name for stage in study.recipe[:-1]}, given_points(study)
     for count in range(len(study.recipe) - 1, 0, -1):
         early = {stage.name for stage in study.recipe[:count]}
         if points := _combinations(study, early):
@@ -241,6 +243,8 @@ def _selects(node: Node) -> str:
 
 def _draws(study: Study) -> list[Params]:
     """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
+    if study.search.sampler == "given":
+        return given_points(study)
     sampler = "grid" if study.search.sampler == "grid" else "random"
     settings = study.search.model_copy(update={"sampler": sampler})
     draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
@@ -252,7 +256,7 @@ def _draws(study: Study) -> list[Params]:
 
 
 def _trial_count(study: Study) -> int:
-    if study.search.sampler != "grid" and study.space:
+    if study.search.sampler not in ("grid", "given") and study.space:
         return study.budget.trials
     return min(study.budget.trials, len(given_points(study)))
 
@@ -304,13 +308,14 @@ def render(made: Plan) -> str:
         "",
         *_tree(made),
         "",
-        *_pair("to train on", f"{_count(made.tokens_shared)} tokens; without sharing {_count(made.tokens_unshared)}"),
-        *_pair(
-            "still missing", f"at most {_count(made.tokens_missing)} tokens, {_count(made.least_tokens)} with sharp early stopping"
+        *pair("to train on", f"{count_text(made.tokens_shared)} tokens; without sharing {count_text(made.tokens_unshared)}"),
+        *pair(
+            "still missing",
+            f"at most {count_text(made.tokens_missing)} tokens, {count_text(made.least_tokens)} with sharp early stopping",
         ),
-        *_pair("time", f"about {_time(made.seconds[0])} to {_time(made.seconds[1])} at {made.tokens_per_s:,.0f} tokens/s"),
-        *_pair("rate from", made.rate_from),
-        *_pair("disk", f"{estimate.size_text(made.disk_bytes)} in the store: {made.disk_from}"),
+        *pair("time", f"about {time_text(made.seconds[0])} to {time_text(made.seconds[1])} at {made.tokens_per_s:,.0f} tokens/s"),
+        *pair("rate from", made.rate_from),
+        *pair("disk", f"{estimate.size_text(made.disk_bytes)} in the store: {made.disk_from}"),
     ]
     return "\n".join(lines)
 
@@ -324,34 +329,37 @@ def _tree(made: Plan) -> Iterator[str]:
         children = [s for s in made.stages if (s.parent_id if s.parent_id in ids else None) == parent]
         for stage in children:
             state = "cached " if stage.cached else "missing"
-            yield _fit(f"{indent}├─ {stage.label}", f"{_count(stage.tokens):>7} tokens  {state}")
+            yield fit(f"{indent}├─ {stage.label}", f"{count_text(stage.tokens):>7} tokens  {state}")
             yield from below(stage.stage_id, indent + "│  ")
 
     yield from below(None, "")
     yield f"└─ fine-tuning on {made.task}: {made.trials} trials, {made.finals} finals, each from one of these"[:80]
 
 
-def _fit(left: str, right: str, width: int = 80) -> str:
+def fit(left: str, right: str, width: int = 80) -> str:
+    """Two texts at both ends of a line; the left one is cut where there is no room."""
     room = width - len(right) - 2
     shown = left if len(left) <= room else left[: room - 1] + "…"
     return f"{shown:<{room}}  {right}"
 
 
-def _pair(name: str, text: str) -> list[str]:
+def pair(name: str, text: str) -> list[str]:
     """`name  text`, wrapped at 80 columns."""
     import textwrap
 
     return textwrap.wrap(text, 80, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
 
 
-def _count(value: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+def count_text(value: float) -> str:
+    """`1.5 M`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.0f}"
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """`90 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -62,6 +62,9 @@ _SCORED = {
         "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, where"
         " that is not among them, the means of error rate and loss",
     ),
+    "train_error_rate_percent": Field(
+        float, "share of wrong labels on training texts, as many as are validated, percent; with several evaluations an epoch"
+    ),
     "train_loss": Field(float, "mean training loss since the last evaluation, nats"),
     "learning_rate": Field(float, "learning rate of the top layer at this step"),
     "group_rates": Field(dict, "peak learning rate of every parameter group"),

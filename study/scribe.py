@@ -142,6 +142,11 @@ class Scribe:
         if status == "complete" and progress.objective is not None:
             self.screen.found(progress.objective, name, trial.params)
 
+    def known(self, trial: Trial, row: Row) -> None:
+        """A trial that is not run: the same one has ended so before, as its record says."""
+        about = {key: row.get(key) for key in ("status", "reason", "epochs", "error_rate_percent", "objective_percent", "tokens")}
+        self._trial(trial, **about, seconds=0.0, source="loaded")
+
     def stage(
         self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None, by_task: Row | None = None
     ) -> None:

@@ -87,8 +87,14 @@ def _is_objective(row: Mapping[str, Any], study: Study) -> bool:
         row.get("event") == "evaluation"
         and row.get("split") == "validation"
         and row.get("stage_name") == study.recipe[-1].name
-        and row.get("epoch") is not None
+        and whole_epoch(row) is not None
     )
+
+
+def whole_epoch(row: Mapping[str, Any]) -> int | None:
+    """The epoch that an evaluation ends; None within an epoch: what search and early stopping know are whole ones."""
+    epoch = row.get("epoch")
+    return None if epoch is None or epoch != int(epoch) else int(epoch)
 
 
 class Search:
@@ -97,7 +103,7 @@ class Search:
     def __init__(self, study: Study, past: Sequence[Past] = (), journal: str | Path | None = None) -> None:
         self.study = study
         self._points = given_points(study)
-        self._enumerated = study.search.sampler == "grid" or not study.space
+        self._enumerated = study.search.sampler in ("grid", "given") or not study.space
         self._unfinished: list[tuple[int, Params]] = []
         aside = None if journal is None else Path(f"{journal}.rebuilt")
         if aside is not None:
@@ -219,6 +225,8 @@ def _told(state: str, value: float | None, intermediate: Mapping[int, float]) ->
 def given_points(study: Study) -> list[Params]:
     """Points that need no sampler, up to the budget: the given first ones, then a grid, or the one point of an empty space."""
     first = study.first_points()
+    if study.search.sampler == "given":
+        return first[: study.budget.trials]
     if study.space and study.search.sampler != "grid":
         return first
     others = (point for point in spaces.grid(study.space, study.fixed) if point not in first)

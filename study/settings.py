@@ -83,14 +83,17 @@ class EarlyStopping(Model):
 class SearchSettings(Model):
     """How settings are chosen."""
 
-    sampler: Literal["tpe", "random", "grid"] = "tpe"
-    """tpe: tree-structured Parzen estimator. random: independent draws. grid: every combination of choices and whole numbers."""
+    sampler: Literal["tpe", "random", "grid", "given"] = "tpe"
+    """tpe: tree-structured Parzen estimator. random: independent draws. grid: every combination of choices and whole numbers.
+    given: the points of `first` and no other, in their order; what they name need not be in the space."""
     seed: int = 0
     """Seed of the sampler. A resumed study asks what an undisturbed one would have asked."""
     startup_trials: Annotated[int, Field(ge=1)] = 10
     """Trials before tpe starts to learn; until then it draws at random."""
     first: tuple[dict[str, Value], ...] = ()
     """Settings to try first, {path: value}. What a point does not name stands at its fixed value."""
+    labels: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Under `given`: what each point is called in records and tables, in the order of `first`. Empty: by its settings."""
     early_stopping: EarlyStopping = EarlyStopping()
     """Early stopping: its kind (`asha`, `none`), or its settings."""
 
@@ -108,7 +111,7 @@ class Final(Model):
     """What happens with the best settings: chosen on validation, rerun over seeds, tested once."""
 
     top_k: Annotated[int, Field(ge=1)] = 1
-    """Number of settings that are rerun over seeds."""
+    """Number of settings that are rerun over seeds. Where the sampler is given, those that diverged come after all that did not."""
     seeds: Annotated[int, Field(ge=1)] = 3
     """Seeds for each of them, counted up from the study's `seed`; what the search has run already is not run again."""
     label_of_first: str | None = None
@@ -239,6 +242,12 @@ class Study(Model):
         """The points of `search.first`, complete."""
         return [spaces.complete(point, self.space, self.fixed) for point in self.search.first]
 
+    def label_of(self, params: Params) -> str | None:
+        """What `search.labels` calls a setting; None where it has no name."""
+        if not self.search.labels:
+            return None
+        return next((label for point, label in zip(self.first_points(), self.search.labels, strict=True) if point == params), None)
+
     def final_seeds(self) -> tuple[int, ...]:
         """Seeds over which the best settings are run; the first is the search's own."""
         return tuple(range(self.seed, self.seed + self.final.seeds))
@@ -277,7 +286,7 @@ class Study(Model):
         data = self.canonical()
         data["recipe"] = [{stage.pop("kind"): stage} for stage in data["recipe"]]
         data["space"] = {path: dimension.model_dump(mode="json", exclude_defaults=True) for path, dimension in self.space.items()}
-        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 MAY_CHANGE = ("name", "budget", "final", "resources", "baseline", "store")
@@ -287,14 +296,14 @@ PATHS = ("train", "validation", "test", "folder", "tokenizer")
 _ABSENT = object()
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Plain data without aliases, such that reading it back gives the same: text that looks like 2e-5 is quoted."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
-_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
 
 def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -188,6 +188,22 @@ def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
     return params
 
 
+def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The smallest space of choices that holds these points, as far as they name fields: what one leaves out is fixed there."""
+    points = list(points)
+    paths = dict.fromkeys(path for point in points for path in point if path in fixed)
+    found: dict[str, Dimension] = {}
+    for path in paths:
+        values: list[Any] = []
+        for point in points:
+            value = point.get(path, fixed[path])
+            value = tuple(value) if isinstance(value, list) else value
+            if value is not None and not any(same(value, other) for other in values):
+                values.append(value)
+        found[path] = Dimension(choice=tuple(values))
+    return found
+
+
 def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:
     """Some point of the space: fixed values where they lie in it, else the first choice or the lower bound."""
     params: Params = {}
@@ -266,7 +282,10 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 def _phrase(field: str, value: Any) -> str:
-    text = "+".join(map(short, value)) if isinstance(value, list | tuple) else value if isinstance(value, str) else _number(value)
+    if isinstance(value, list | tuple):
+        text = "+".join(short(each) if isinstance(each, str) else str(each) for each in value)
+    else:
+        text = value if isinstance(value, str) else _number(value)
     if field in _AFTER:
         return f"{text} {_AFTER[field]}"
     return f"{_SHORT.get(field, field)} {text}".strip()

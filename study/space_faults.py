@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -38,8 +38,11 @@ COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 
-def faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
-    """Every fault of a space against the stages {name: fixed settings} whose fields it varies."""
+def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> list[str]:
+    """Every fault of a space against the stages {name: fixed settings} whose fields it varies.
+
+    Without `combine` values that do not go together are none: only given points of the space are tried.
+    """
     found = [line for path, dimension in space.items() for line in path_faults(path, dimension, stages)]
     if found:
         return found
@@ -49,7 +52,7 @@ def faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
             ordered(space)
         except ConfigError as error:
             found += error.faults
-    return found or _combination_faults(space, stages)
+    return found or (_combination_faults(space, stages) if combine else [])
 
 
 def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
@@ -194,6 +197,24 @@ def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: s
                 f"{place}: {path} is missing, and its fixed value {shown(value)} is outside the space: {space[path].allowed()}"
             )
     return found
+
+
+def given_faults(points: Iterable[Params], stages: Mapping[str, Model], place: str) -> Iterator[str]:
+    """Every fault of points that stand for themselves: unknown paths, values that the field refuses, or that do not go together."""
+    for index, point in enumerate(points):
+        found = []
+        for path, value in point.items():
+            name, _, field = path.partition(".")
+            if fault := path_fault(path, stages):
+                found.append(f"{place}.{index}.{path}: {fault}")
+            else:
+                found += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
+        for name, stage in stages.items() if not found else ():
+            try:
+                validate(_checked(type(stage)), with_params(name, stage, point))
+            except ConfigError as error:
+                found.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
+        yield from found
 
 
 def _listed_text(when: Any) -> str:

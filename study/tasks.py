@@ -248,14 +248,15 @@ def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
         raise ConfigError(f"--encoder {name}: {fault}" for fault in error.faults) from None
 
 
-def encoder_named(name: str) -> Encoder:
+def encoder_named(name: str, absolute: bool = False) -> Encoder:
     """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
     from trainables.statistics import QUICKSTART
 
     if name == QUICKSTART.package:
         return QUICKSTART
     is_folder = Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    return Encoder(folder=name) if is_folder else Encoder(hub=name)
+    folder = str(Path(name).expanduser().absolute()) if absolute else name
+    return Encoder(folder=folder) if is_folder else Encoder(hub=name)
 
 
 def show_statistics(found: Sequence[Statistics]) -> str:

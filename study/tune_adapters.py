@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from study.search import STATES, Search, Stopping, trial_name, trial_number
+from study.search import STATES, Search, Stopping, trial_name, trial_number, whole_epoch
 from study.space import Params
 
 DEATHS = 2
@@ -51,8 +51,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report an epoch of a trial that goes on."""
-        if trial_id in self._live and result.get("epoch") is not None:
-            self._search.report(self._live[trial_id], round(result["epoch"]), result.get("objective_percent"))
+        if trial_id in self._live and (epoch := whole_epoch(result)) is not None:
+            self._search.report(self._live[trial_id], epoch, result.get("objective_percent"))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell how a trial ended."""
@@ -60,8 +60,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         if number is None:
             return
         result = result or {}
-        if result.get("epoch") is not None:
-            self._search.report(number, round(result["epoch"]), result.get("objective_percent"))
+        if (epoch := whole_epoch(result)) is not None:
+            self._search.report(number, epoch, result.get("objective_percent"))
         state = "failed" if error else self._state(number, result)
         if state is not None:
             self._search.tell(number, state, result.get("objective_percent"))
@@ -103,10 +103,10 @@ class TuneAsha(FIFOScheduler):  # type: ignore[misc]
         self._report(trial, result, decide=False)
 
     def _report(self, trial: Any, result: Mapping[str, Any], decide: bool) -> bool:
-        epoch, error = result.get("epoch"), result.get("objective_percent")
+        epoch, error = whole_epoch(result), result.get("objective_percent")
         if epoch is None or error is None:
             return False
-        return self._stopping.report(trial_number(trial.config["trial"]), round(epoch), float(error), decide)
+        return self._stopping.report(trial_number(trial.config["trial"]), epoch, float(error), decide)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -380,6 +380,32 @@ class Interrupts:
         raise KeyboardInterrupt
 
 
+class Shared:
+    """Signals and Ray for several studies of one process: Ray starts with the first that needs it and ends with the block."""
+
+    def __init__(self) -> None:
+        self.interrupts = Interrupts()
+        self._stack = contextlib.ExitStack()
+        self._machine: Machine | None = None
+
+    def __enter__(self) -> Shared:
+        self._stack.enter_context(self.interrupts)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    @contextlib.contextmanager
+    def session(self, resources: Any, address: str | None) -> Iterator[Machine]:
+        """As `ray_session`, but Ray goes on after the block. Raises ConfigError where a trial asks for more than there is."""
+        if self._machine is None:
+            self._machine = self._stack.enter_context(ray_session(resources, address))
+        else:
+            where = f"the cluster at {address}" if address else "this machine"
+            check_resources(resources, self._machine, where)
+        yield self._machine
+
+
 def die() -> None:
     """End this process and its local cluster now. Nothing is lost: what is finished is in the store and the records."""
     session = os.environ.get(MARK)

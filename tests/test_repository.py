@@ -21,9 +21,11 @@ import click
 import pytest
 
 from study import record
+from study.ablations import load, shipped
 from study.cli import cli
 from study.config import document, load_study
 from study.encoders import document as encoders_document
+from study.grid import grid
 from study.recipes import document as recipes_document
 from study.tasks import document as tasks_document
 
@@ -142,7 +144,7 @@ def test_module_is_light(name: str) -> None:
 # What is shipped -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "study" / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "study" / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_study_is_valid(path: Path) -> None:
     study = load_study(path)
     assert study.name
@@ -282,6 +284,10 @@ def check(words: list[str]) -> None:
         case "study":
             parse(cli, rest)
             overrides = [value for option, value in pairwise(rest) if option == "--set"]
+            if rest[0] in ("plan", "reproduce") and rest[1] in shipped():
+                scales = [value for option, value in pairwise(rest) if option == "--scale"]
+                assert grid(load(rest[1]), *scales, overrides=overrides, placeholders=True)
+                return
             load_study(ROOT / "study" / "configs" / "quickstart.yaml", overrides)
         case "ray":
             from ray.scripts.scripts import cli as ray_cli

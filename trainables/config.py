@@ -335,6 +335,10 @@ class Finetune(Optimisation):
     """Kind of stage."""
     epochs: Annotated[int, Field(ge=1)] = 4
     """Passes over the training split; validated after each."""
+    evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
+    """How often an epoch is validated, at even distances, the last time at its end: curves with points between the epochs (Sun et
+    al. 2019, figure 2). Above 1 the error on training texts is measured too, on as many as are validated. The weights do not
+    depend on it."""
     max_length: Annotated[int, Field(ge=4)] = 512
     """Longest sequence, in pieces, special tokens included."""
     truncation: Literal["head", "tail", "head+tail", "hier-mean", "hier-max", "hier-attention"] = "head+tail"

@@ -74,6 +74,13 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+def evaluation_steps(per_epoch: int, epochs: int, times: int) -> frozenset[int]:
+    """Steps after which to evaluate: the end of every epoch and, at even distances, `times - 1` moments before it."""
+    return frozenset(
+        epoch * per_epoch + max(1, round(per_epoch * part / times)) for epoch in range(epochs) for part in range(1, times + 1)
+    )
+
+
 def model_of(stage: Finetune, base: Base, classes: int, seed: int) -> Classifier:
     """The model of a stage before training, with the encoder's own weights. Raises ConfigError for layers that it lacks."""
     if faults := stage.layer_faults(base.layers):
@@ -144,10 +151,18 @@ def job(
     latest: list[np.ndarray] = []
     scores: Row = {}
 
+    due = evaluation_steps(per_epoch, stage.epochs, stage.evaluations_per_epoch)
+    seen = np.sort(np.random.default_rng((seed, 0)).permutation(len(train))[: len(validation)])
+
     def evaluate(step: int, model: nn.Module) -> Row:
         latest[:] = [predict(model, base, validation, runtime)]
         scores.update(measured(latest[0], data.validation, data.labels, stage.thresholds))
-        return {"epoch": step // per_epoch, "split": "validation", **scores}
+        if stage.evaluations_per_epoch > 1:
+            logits = predict(model, base, [train[i] for i in seen], runtime)
+            known = Split(tuple(data.train.texts[i] for i in seen), data.train.labels[seen])
+            scores["train_error_rate_percent"] = measured(logits, known, data.labels, "half")["error_rate_percent"]
+        epoch = step // per_epoch if step % per_epoch == 0 else step / per_epoch
+        return {"epoch": epoch, "split": "validation", **scores}
 
     def artifact_files(folder: Path) -> dict[str, Path]:
         path = folder / "predictions-validation.parquet"
@@ -174,7 +189,7 @@ def job(
         examples=batch,
         loss=partial(task_loss, weights=weights, smoothing=stage.label_smoothing),
         weight=len if weights is None or several else lambda batch: sum(float(weights[example.label]) for example in batch),
-        evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
+        evaluate_at=due,
         evaluate=evaluate,
         seed=seed,
         thaw=lambda step: thaw(step // per_epoch),

@@ -33,6 +33,7 @@ NOT_IDENTITY = {
 }
 LATER = {
     "schedule": "linear",
+    "evaluations_per_epoch": 1,
     "layer_rates": "decay",
     "head_learning_rate": None,
     "freeze": "none",

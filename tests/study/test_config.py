@@ -22,7 +22,7 @@ from trainables.config import Encoder, Multitask
 from trainables.faults import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
-CONFIGS = sorted((ROOT / "study" / "configs").rglob("*.yaml"))
+CONFIGS = sorted((ROOT / "study" / "configs").glob("*.yaml"))
 
 STUDY: dict[str, Any] = {
     "name": "tiny",
@@ -43,6 +43,7 @@ STUDY: dict[str, Any] = {
     "search": {"first": [{"finetune.learning_rate": 2e-5, "finetune.head_tokens": 6}]},
     "budget": {"trials": 6},
 }
+GIVEN: dict[str, Any] = {"sampler": "given", "first": [{"finetune.xi": 1}, {"finetune.xi": 0.9}]}
 CHOICES_ONLY = {"finetune.truncation": {"choice": ["head", "tail"]}, "pretrain.steps": {"choice": [0, 4, 8]}}
 
 
@@ -122,7 +123,7 @@ def test_every_fault_at_once() -> None:
         "serch: unknown field; did you mean 'search'?",
         "budget.trials: 0 given; it should be greater than or equal to 1",
         "budget.hours: -1",
-        "search.sampler: 'tep' is not one of tpe, random, grid; did you mean 'tpe'?",
+        "search.sampler: 'tep' is not one of tpe, random, grid, given; did you mean 'tpe'?",
         "search.seed: 'x' given",
         "resources: execution actor runs one worker, but workers is 2",
         "task: 'mien' is not among tasks; did you mean 'mine'?",
@@ -278,6 +279,23 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
             "search.early_stopping.kind: 'asah' is not one of asha, none",
         ),
         ({"search": {"early_stopping": {"reduction": 1}}}, "search.early_stopping.reduction: 1 given"),
+        ({"search": {"sampler": "given"}}, "search.first: empty, but the sampler given tries the points that stand there"),
+        ({"search": {"first": [], "labels": ["a"]}}, "search.labels: they name given points, but the sampler is tpe; use given"),
+        ({"search": GIVEN | {"labels": ["a"]}}, "search.labels: 1 given for 2 points of search.first"),
+        ({"search": GIVEN | {"labels": ["a", "a"]}}, "search.labels: 'a' is given twice"),
+        (
+            {"space": {}, "recipe": [{"finetune": {}}], "search": GIVEN | {"first": [{}, {"finetune.xi": 0.95}]}},
+            "search.first.1: the same settings as search.first.0",
+        ),
+        (
+            {"space": {}, "search": GIVEN | {"first": [{"finetune.xii": 1}]}},
+            "search.first.0.finetune.xii: stage 'finetune' has no field 'xii'; did you mean 'xi'?",
+        ),
+        ({"space": {}, "search": GIVEN | {"first": [{"finetune.xi": 2}]}}, "search.first.0.finetune.xi: 2 given"),
+        (
+            {"space": {}, "search": GIVEN | {"first": [{"finetune.head_tokens": 30}]}},
+            "search.first.0: finetune: head_tokens is 30, but max_length 24 leaves 22 pieces",
+        ),
         ({"resources": {"gpus": 1.5}}, "above 1 only whole GPUs"),
         (
             {"recipe": [{"pretain": {}}, {"finetune": {"epochs": 0}}]},
@@ -311,6 +329,21 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
 def test_faults_by_section(changes: dict[str, Any], fault: str) -> None:
     found = faults(changed(**changes))
     assert any(fault in line for line in found), found
+
+
+def test_given_points_make_their_own_space() -> None:
+    """Only they must be valid, not what else the space could give: 20 head pieces are too many for 16."""
+    points = [{"finetune.max_length": 16, "finetune.head_tokens": 4}, {"finetune.head_tokens": 20}, {"finetune.truncation": "head"}]
+    made = load_study(
+        changed(space={}, search={"sampler": "given", "first": points}, recipe=[{"finetune": {"max_length": 24, "head_tokens": 6}}])
+    )
+    assert {path: dimension.choice for path, dimension in made.space.items()} == {
+        "finetune.max_length": (16, 24),
+        "finetune.head_tokens": (4, 20, 6),
+        "finetune.truncation": ("head+tail", "head"),
+    }
+    assert load_study(yaml.safe_load(made.to_yaml())) == made
+    assert made.first_points()[1] == {"finetune.max_length": 24, "finetune.head_tokens": 20, "finetune.truncation": "head+tail"}
 
 
 @pytest.mark.parametrize("data", [None, 3, [], "x"])

@@ -394,3 +394,37 @@ def test_out_of_time_asks_for_nothing_more() -> None:
     over = True
     assert searcher.suggest("d") == searcher.FINISHED
     assert [trial.state.name for trial in search.optuna.trials] == ["COMPLETE", "RUNNING"]
+
+
+# Given points --------------------------------------------------------------------------------------------------------------------
+
+POINTS = [{"finetune.xi": 1.0}, {"finetune.xi": 0.9, "finetune.truncation": "tail"}, {}]
+
+
+def given(**changes: Any) -> Study:
+    search = {"sampler": "given", "first": POINTS, "labels": ["flat", "tail", "as it is"], "early_stopping": "none"}
+    return load_study(
+        changed(space={}, recipe=[{"finetune": {}}], search=search, budget={"trials": 3}, final={"top_k": 3}) | changes
+    )
+
+
+def test_given_points_are_tried_in_their_order_and_no_other() -> None:
+    made = given()
+    whole = finish(Search(made))
+    assert [each.params for each in whole] == [
+        {"finetune.truncation": "head+tail", "finetune.xi": 1.0},
+        {"finetune.truncation": "tail", "finetune.xi": 0.9},
+        {"finetune.truncation": "head+tail", "finetune.xi": 0.95},
+    ]
+    assert [made.label_of(each.params) for each in whole] == ["flat", "tail", "as it is"]
+    for k in range(4):
+        assert finish(Search(made, whole[:k])) == whole[k:]
+    assert len(finish(Search(given(budget={"trials": 2}, final={"top_k": 1})))) == 2
+
+
+def test_epochs_that_are_not_whole_are_no_values_of_the_search() -> None:
+    made = study()
+    row = {"event": "evaluation", "trial": "t000", "split": "validation", "stage_name": "finetune", "error_rate_percent": 5.0}
+    rows = [{"event": "trial", "trial": "t000", "params": {}}, *(row | {"epoch": epoch} for epoch in (0.25, 0.75, 1, 1.5, 2.0))]
+    (past,) = history(made, rows)
+    assert list(past.intermediate) == [1, 2]

@@ -160,6 +160,7 @@ def test_setting_id_depends_on_values_only() -> None:
         ({"finetune.head_tokens": 6, "finetune.batch_size": 16}, "batch 16, head_tokens 6"),
         ({"pretrain.corpus": ("a", "b"), "pretrain.whole_word": True}, "corpus a+b, whole_word yes"),
         ({"pretrain.learning_rate": 1e-4, "finetune.learning_rate": 2.345e-5}, "finetune lr 2.3e-5, pretrain lr 1.0e-4"),
+        ({"finetune.layers": (0, 11), "finetune.combine": "max"}, "combine max, layers 0+11"),
         ({}, ""),
     ],
 )

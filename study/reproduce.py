@@ -1,0 +1,188 @@
+"""An ablation from its first study to its tables: one run folder, gone on with at any moment by the same command."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from study import ablations, costs, launch
+from study.ablations import Ablation
+from study.config import check
+from study.grid import Grid
+from study.lock import RunLock
+from study.parts import write_whole
+from study.plan import time_text
+from study.workers import Shared, this_machine
+from trainables.faults import ConfigError
+
+RESOLVED = "ablation.yaml"
+STATISTICS = "statistics.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an ablation ended: whether there is a result, and what to print."""
+
+    has_result: bool
+    text: str
+
+
+def run(
+    grid: Grid, folder: Path, store: str | None = None, address: str | None = None, say: Callable[[str], None] = print
+) -> Outcome:
+    """Run what is left of an ablation's studies, one after the other, then write its tables.
+
+    Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse where another driver has the
+    folder, KeyboardInterrupt after SIGINT or SIGTERM.
+    """
+    _check_folder(grid, folder)
+    todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder)]
+    measure = grid.ablation.statistics and not (_is_as_before(grid, folder) and (folder / STATISTICS).exists())
+    _check_all(todo, address)
+    measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
+    with RunLock(folder):
+        began = time.monotonic()
+        if measure:
+            (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
+        write_whole(folder / RESOLVED, grid.to_yaml())
+        if measure:
+            write_whole(folder / STATISTICS, measured)
+        with Shared() as shared:
+            for number, part in enumerate(todo, start=1):
+                cells = f"{len(part.settings)} settings over {part.study.final.seeds} seeds on {part.task}"
+                say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
+                launch.run(part.study, folder / part.folder, store=store, address=address, shared=shared)
+        took = f" in {time_text(time.monotonic() - began)}" if todo else ""
+        said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
+        return _outcome(grid, folder, said)
+
+
+def _is_as_before(grid: Grid, folder: Path) -> bool:
+    path = folder / RESOLVED
+    return path.exists() and path.read_text(encoding="utf-8") == grid.to_yaml()
+
+
+def _check_all(parts: list[Any], address: str | None) -> None:
+    """Read all data and find all encoders. Raises ConfigError with the faults of all studies."""
+    faults: dict[str, None] = {}
+    for part in parts:
+        try:
+            check(part.study, None if address else this_machine())
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise ConfigError(faults)
+
+
+def _check_folder(grid: Grid, folder: Path) -> None:
+    """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
+    path = folder / RESOLVED
+    if not path.exists():
+        left = {"lock.json", "study.log", f"{RESOLVED}.new"}  # by a start that came to nothing
+        if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= left):
+            raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
+        return
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    there = there if isinstance(there, dict) else {}
+    mine = f"{grid.ablation.name} at scale {grid.scale}"
+    theirs = f"{there.get('name')} at scale {there.get('scale')}"
+    if mine != theirs:
+        raise ConfigError([f"--out {folder}: holds {theirs}, not {mine}; give another folder"])
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------------------
+
+
+def statistics(ablation: Ablation) -> list[dict[str, Any]]:
+    """Table 1 of Sun et al. 2019, and the whole of what `study tasks --stats` measures, for every task of an ablation.
+
+    Raises ConfigError with every fault.
+    """
+    from study.tasks import plain_statistics
+    from trainables import statistics as measure
+
+    found, faults = [], []
+    for name, task in ablation.targets.items():
+        try:
+            made = measure.statistics(name, task.task(), measure.ruler(ablation.encoder_of(name)))
+        except ConfigError as error:
+            faults += [f"tasks.{fault}" for fault in error.faults]
+            continue
+        about: dict[str, Any] = {"published": task.published, "domain": task.task().domain}
+        about |= {"row": _row(made, task.task().domain), "published_row": _published_row(ablation, task.published)}
+        found.append(plain_statistics([made])[0] | about)
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return found
+
+
+def _published_row(ablation: Ablation, name: str | None) -> dict[str, str]:
+    source = ablation.source
+    table = costs.published(source.paper, source.table) if source is not None else {}
+    return {column: value for (row, column), value in table.items() if row == name}
+
+
+def _row(made: Any, domain: str | None) -> dict[str, Any]:
+    """The columns of the paper's table: lengths are those of the training texts."""
+    train, test = made.splits["train"], made.splits.get("test")
+    return {
+        "classes": made.classes,
+        "type": domain.capitalize() if domain else None,
+        "average_length": train.mean,
+        "max_length": train.maximum,
+        "exceeding_512_ratio": train.over_limit_percent,
+        "train_samples": train.examples,
+        "test_samples": test.examples if test is not None else None,
+    }
+
+
+# Tables --------------------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
+    """Tables from the records alone."""
+    tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
+    tables = _tables()
+    if tables is None:
+        return Outcome(tested, said)
+    page = tables.write_report(folder)
+    return Outcome(tested, f"{said}\n\n{tables.text(folder)}\nreport: {page}")
+
+
+def _tables() -> ModuleType | None:
+    """What writes tables of ablations; None where this version of `analysis` has none."""
+    try:
+        return importlib.import_module("analysis.ablation")
+    except ModuleNotFoundError as error:
+        if error.name != "analysis.ablation":
+            raise
+        return None
+
+
+# The shipped ones ----------------------------------------------------------------------------------------------------------------
+
+
+def listing() -> str:
+    """The shipped ablations, 80 columns wide."""
+    return "\n".join(line for name in ablations.shipped() for line in _about(ablations.load(name).ablation))
+
+
+def _about(made: Ablation) -> Iterator[str]:
+    where = f"{made.source.paper}, {made.source.table}" if made.source else "no published numbers"
+    what = f"{len(made.settings)} settings" if made.settings else "statistics"
+    scales = ", ".join(["paper", *(scale for scale in ablations.SCALES[1:] if scale in made.scales)])
+    text = f"{where}; {what} on {', '.join(made.targets)}; scales {scales}"
+    yield f"{made.name:<10} {made.title}"
+    yield from textwrap.wrap(text, 80, initial_indent=" " * 11, subsequent_indent=" " * 11)
