@@ -16,7 +16,7 @@ from study.grid import Grid
 from study.plan import count_text, fit, pair, time_text, with_precision
 from study.search import given_points
 from trainables import corpus_names
-from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Stage
+from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Stage, by_marks
 from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
@@ -168,7 +168,8 @@ def _reckoned(stage: Stage, recipe: Recipe, sizes: dict[str, Size]) -> tuple[Any
     if isinstance(stage, Pretrain):
         names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
         mean = _sequence([sizes[name] for name in names], stage.max_length) if not files else stage.max_length
-        return sorted((*names, *files)), stage.steps, stage.steps * stage.batch_size * mean
+        marked_for = [recipe.task] if by_marks(stage) else []
+        return [*sorted((*names, *files)), *marked_for], stage.steps, stage.steps * stage.batch_size * mean
     if isinstance(stage, Multitask):
         names = tuple(stage.tasks or recipe.tasks)
         steps = sum(-(-sizes[name].train // stage.batch_size) for name in names) * stage.epochs
