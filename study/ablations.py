@@ -14,8 +14,9 @@ from pydantic import Field, model_validator
 
 from study.settings import Resources
 from study.space import Value
-from trainables.config import Encoder, Model, Precision, Task
+from trainables.config import Encoder, Precision, Task
 from trainables.faults import ConfigError, near, parse_yaml, read_yaml, validate
+from trainables.model import Model
 
 FOLDER = Path(__file__).parent / "configs" / "ablations"
 PUBLISHED = Path(__file__).parent.parent / "analysis" / "published"

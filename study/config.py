@@ -31,8 +31,10 @@ from study.space_faults import combinations, given_faults, path_faults, point_fa
 from study.space_faults import faults as space_faults
 from study.workers import Machine, check_resources
 from trainables import corpus_names
-from trainables.config import Finetune, Marks, Model, Multitask, Pretrain, Stage, Task, marks_faults, pair_faults, scoring_faults
+from trainables.config import Task
 from trainables.faults import ConfigError, near, parse_yaml, read_yaml, validate
+from trainables.model import Model
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, marks_faults, pair_faults, scoring_faults
 
 __all__ = ["Budget", "EarlyStopping", "Final", "Resources", "SearchSettings", "Study", "check", "document", "load_study"]
 

@@ -14,7 +14,7 @@ from trainables.config import Encoder
 from trainables.faults import ConfigError, near
 
 if TYPE_CHECKING:
-    from trainables.config import Stage
+    from trainables.stages import Stage
 
 UTILISATION = 0.4
 """Share of a GPU's peak that training is assumed to reach."""

@@ -16,8 +16,9 @@ from study.grid import Grid
 from study.plan import count_text, fit, pair, time_text, with_precision
 from study.search import given_points
 from trainables import corpus_names
-from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Stage, by_marks
+from trainables.config import Encoder, Recipe
 from trainables.faults import ConfigError
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, by_marks
 
 if TYPE_CHECKING:
     from trainables.store import Store

@@ -22,10 +22,11 @@ from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial
 from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
 from trainables import predictions
-from trainables.config import Execution, Multitask
+from trainables.config import Execution
 from trainables.data import load_task
 from trainables.garbage import RAY
 from trainables.identity import Node, members_of
+from trainables.stages import Multitask
 from trainables.store import Store
 
 if TYPE_CHECKING:

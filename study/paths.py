@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.config import Encoder, Pretrain
+from trainables.config import Encoder
 from trainables.corpus_names import is_local
+from trainables.stages import Pretrain
 
 
 def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from typing import Any
 
 from study.settings import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
 from study.space import Dimension
-from trainables.config import Encoder, Finetune, Marks, Model, Multitask, Pretrain, Task
+from trainables.config import Encoder, Task
+from trainables.model import Model
+from trainables.stages import Finetune, Marks, Multitask, Pretrain
 
 HEAD = """# Study file
 
-Written by `python -m study.reference` from the models in `study/settings.py`, `study/space.py` and `trainables/config.py`.
+Written by `python -m study.reference` from the models in `study/settings.py`, `study/space.py`, `trainables/stages.py` and `trainables/config.py`.
 
 A study file is YAML: plain data, without tags, anchors and doubled keys. It is validated whole before any work, and every fault is
 reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`,

@@ -15,21 +15,10 @@ from study import space as spaces
 from study.metric import METRICS, Metric
 from study.space import Dimension, Params, Space, Value
 from trainables import corpus_names
-from trainables.config import (
-    Encoder,
-    Execution,
-    Finetune,
-    Marks,
-    Model,
-    Multitask,
-    Precision,
-    Pretrain,
-    Recipe,
-    Stage,
-    Task,
-    marks_of,
-)
+from trainables.config import Encoder, Execution, Precision, Recipe, Task
 from trainables.faults import FLOAT, validate
+from trainables.model import Model
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, marks_of
 
 
 def _unchecked(model: type[Model]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from trainables.config import Model
 from trainables.corpus_names import short
 from trainables.faults import ConfigError
+from trainables.model import Model
 
 if TYPE_CHECKING:
     import optuna

@@ -25,8 +25,8 @@ from study.space import (
     shown,
     with_params,
 )
-from trainables.config import Model
 from trainables.faults import ConfigError, closest, near, validate
+from trainables.model import Model
 
 _CUT = ("max_length", "truncation", "head_tokens")
 _CORRUPTED = ("objective", "whole_word", "masking")

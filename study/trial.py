@@ -15,8 +15,9 @@ from ray.tune import Trainable
 from study.settings import Study
 from study.switchboard import under_train
 from study.work import Ended, Layout, Rows, Work, ended, here, tested
-from trainables.config import Execution, Finetune
+from trainables.config import Execution
 from trainables.faults import ConfigError
+from trainables.stages import Finetune
 
 
 def start(work: Work, layout: Layout, board: Any) -> Rows:

@@ -6,7 +6,8 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Task
+from trainables.config import Encoder, Recipe, Task
+from trainables.stages import Finetune, Marks, Multitask, Pretrain
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from trainables.classifier import Classifier
-from trainables.config import Finetune
 from trainables.contents import FEATURES, stage_id
 from trainables.data import Split, digest_of
 from trainables.derived import once
@@ -26,6 +25,7 @@ from trainables.encoder import Base
 from trainables.evaluate import parts_of
 from trainables.loop import Runtime
 from trainables.pack import Example, collate
+from trainables.stages import Finetune
 from trainables.store import Store
 
 log = logging.getLogger(__name__)

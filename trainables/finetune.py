@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from trainables import lora, optim
 from trainables.classifier import Classifier, classifier, reinitialise
-from trainables.config import Finetune, Multitask
 from trainables.data import Split, TaskData
 from trainables.encoder import Base, depth_of, load_encoder_weights
 from trainables.evaluate import measured, predict, write_predictions
@@ -21,6 +20,7 @@ from trainables.faults import ConfigError
 from trainables.features import Features
 from trainables.loop import Job, Row, Runtime
 from trainables.pack import Batch, Example
+from trainables.stages import Finetune, Multitask
 from trainables.tokenise import Pieces, truncate, truncate_pair
 from trainables.vocabulary import train_occurring
 

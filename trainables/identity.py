@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from trainables import checkpoint
-from trainables.config import Encoder, Finetune, Marks, Multitask, Pretrain, Recipe, Stage, by_marks, marks_of
+from trainables.config import Encoder, Recipe
 from trainables.corpus import Corpus, load_corpus
 from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
 from trainables.faults import ConfigError
 from trainables.members import Members, load_members
 from trainables.selection import Pool, pool
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, by_marks, marks_of
 from trainables.store import stage_id
 
 NOT_IDENTITY = {

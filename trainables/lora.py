@@ -15,7 +15,7 @@ from trainables.faults import ConfigError, near
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from trainables.config import Finetune
+    from trainables.stages import Finetune
 
 ADAPTER = "default"
 """peft's own name of the only adapter."""

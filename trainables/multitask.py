@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from trainables import finetune, optim
 from trainables.classifier import Classifier, classifier
-from trainables.config import Multitask
 from trainables.encoder import Base, load_encoder_weights
 from trainables.evaluate import measured, predict, write_predictions
 from trainables.finetune import examples
 from trainables.loop import Job, Row, Runtime
 from trainables.members import Members
 from trainables.pack import Example
+from trainables.stages import Multitask
 from trainables.tokenise import Pieces
 from trainables.vocabulary import train_occurring
 

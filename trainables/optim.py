@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.config import Optimisation
+from trainables.stages import Optimisation
 
 EMBEDDINGS, HEAD = "embeddings", "head"
 

@@ -16,7 +16,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables import next_sentence, optim, pairs, sentences
-from trainables.config import Pretrain
 from trainables.corpus import Corpus
 from trainables.data import digest_of
 from trainables.encoder import Base, load_encoder_weights
@@ -26,6 +25,7 @@ from trainables.masked_lm import MaskedLM, masked_lm
 from trainables.masking import as_many, chunks, corrupt, corrupt_at, marked
 from trainables.pack import Batch, Example
 from trainables.selective import Logits, write_chosen
+from trainables.stages import Pretrain
 from trainables.tokenise import Pieces
 
 EVALUATIONS = 20

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainables import finetune, lora, multitask, pretrain, selective
-from trainables.config import Execution, Finetune, Marks, Multitask, Pretrain, Recipe
+from trainables.config import Execution, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.corpus import Corpus
 from trainables.data import TaskData
@@ -50,6 +50,7 @@ from trainables.precision import pick_device, resolve
 from trainables.recompute import recompute_blocks
 from trainables.selection import selected
 from trainables.similarity import Rows
+from trainables.stages import Finetune, Marks, Multitask, Pretrain
 from trainables.store import Artifact, Store
 from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current

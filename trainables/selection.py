@@ -15,11 +15,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from trainables import similarity
-from trainables.config import Pretrain
 from trainables.corpus import Corpus, bare
 from trainables.data import TaskData, digest_of
 from trainables.faults import ConfigError
 from trainables.similarity import Indices, Rows
+from trainables.stages import Pretrain
 from trainables.store import Store, stage_id
 
 CHOSEN = "chosen.json"

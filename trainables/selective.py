@@ -22,7 +22,6 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from trainables import optim
-from trainables.config import Marks
 from trainables.contents import CHOSEN, MARKS
 from trainables.encoder import Base, load_encoder_weights
 from trainables.evaluate import outputs, predict
@@ -32,6 +31,7 @@ from trainables.loop import Job, Row, Runtime
 from trainables.marker import marker, marker_loss
 from trainables.masking import chunks
 from trainables.pack import Example
+from trainables.stages import Marks
 from trainables.tokenise import Ids, Pieces
 from trainables.vocabulary import train_occurring
 

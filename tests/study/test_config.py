@@ -18,8 +18,9 @@ from study.config import check, document, load_study
 from study.settings import MAY_CHANGE, Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, pair_task, tiny_task
-from trainables.config import Encoder, Multitask
+from trainables.config import Encoder
 from trainables.faults import ConfigError
+from trainables.stages import Multitask
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIGS = sorted((ROOT / "study" / "configs").glob("*.yaml"))

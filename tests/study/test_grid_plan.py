@@ -13,9 +13,10 @@ from study.grid import Grid, grid
 from study.grid_plan import plan, show
 from study.work import Work, here
 from tests.helpers import TINY_BERT, tiny_task
-from trainables.config import Encoder, Execution, Finetune, Pretrain
+from trainables.config import Encoder, Execution
 from trainables.faults import ConfigError
 from trainables.identity import nodes
+from trainables.stages import Finetune, Pretrain
 from trainables.store import Store
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import tiny_recipe
-from trainables.config import Encoder, Finetune, Pretrain, Recipe, Task
+from trainables.config import Encoder, Recipe, Task
 from trainables.faults import ConfigError, parse_yaml, validate
+from trainables.stages import Finetune, Pretrain
 
 GOOD = """
 tasks: {reviews: {train: train.csv}}

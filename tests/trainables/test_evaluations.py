@@ -12,12 +12,13 @@ from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
 from trainables import recipe
-from trainables.config import Execution, Finetune, Recipe
+from trainables.config import Execution, Recipe
 from trainables.contents import WEIGHTS
 from trainables.evaluate import predict
 from trainables.finetune import evaluation_steps, examples, model_of
 from trainables.identity import nodes, target_of
 from trainables.loop import Runtime
+from trainables.stages import Finetune
 from trainables.store import Store
 from trainables.world import World
 

@@ -27,7 +27,7 @@ from trainables import finetune, lora, optim
 from trainables import recipe as runner
 from trainables.abilities import abilities_of
 from trainables.classifier import classifier
-from trainables.config import Execution, Finetune, Recipe
+from trainables.config import Execution, Recipe
 from trainables.data import Split
 from trainables.encoder import Base, fresh_encoder, hidden_states, model_state
 from trainables.evaluate import predict, write_predictions
@@ -38,6 +38,7 @@ from trainables.masked_lm import masked_lm
 from trainables.next_sentence import paired_lm
 from trainables.pack import Example, collate, dropout_bits, padded_width, token_types
 from trainables.recompute import recompute_blocks
+from trainables.stages import Finetune
 from trainables.store import Store
 from trainables.world import current
 

@@ -21,13 +21,14 @@ from tests.trainables.encoders import examples_of, tiny_base
 from tests.trainables.families import FAMILIES
 from trainables import recipe as runner
 from trainables.classifier import classifier, reinitialise
-from trainables.config import Execution, Finetune, Recipe
+from trainables.config import Execution, Recipe
 from trainables.data import Split, subset
 from trainables.encoder import layer_states
 from trainables.faults import ConfigError
 from trainables.finetune import class_weights, cross_entropy
 from trainables.identity import nodes
 from trainables.pack import collate, token_types
+from trainables.stages import Finetune
 from trainables.store import Store
 
 LENGTHS = (9, 5, 14)

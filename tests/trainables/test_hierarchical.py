@@ -15,12 +15,13 @@ from tests.trainables.encoders import examples_of, tiny_base
 from trainables import pack
 from trainables import recipe as runner
 from trainables.classifier import Classifier, classifier
-from trainables.config import Execution, Finetune
+from trainables.config import Execution
 from trainables.data import Split
 from trainables.finetune import examples
 from trainables.identity import nodes
 from trainables.pack import Example, collate, dropout_bits
 from trainables.recipe import evaluate_test
+from trainables.stages import Finetune
 from trainables.store import Store
 
 COUNTS = (3, 1, 2)

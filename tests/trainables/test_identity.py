@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
-from trainables.config import Encoder, Finetune, Pretrain, Recipe
+from trainables.config import Encoder, Recipe
 from trainables.identity import LATER, nodes, recipe_name, settings_of
+from trainables.stages import Finetune, Pretrain
 
 OF_CLASSIFIERS = [
     {"learning_rate": 2e-3},

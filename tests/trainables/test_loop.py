@@ -12,10 +12,11 @@ from transformers import BertForMaskedLM, BertForSequenceClassification, get_lin
 
 from tests.helpers import tiny_recipe
 from trainables import finetune, loop, recipe
-from trainables.config import Finetune, Recipe
+from trainables.config import Recipe
 from trainables.encoder import model_state
 from trainables.identity import nodes
 from trainables.loop import Job, Position, Runtime, train
+from trainables.stages import Finetune
 from trainables.store import Store
 from trainables.world import World
 

@@ -17,12 +17,13 @@ from tests.trainables.test_families import texts_of
 from trainables import lora, optim
 from trainables import recipe as runner
 from trainables.classifier import Classifier, classifier
-from trainables.config import Execution, Finetune, Recipe
+from trainables.config import Execution, Recipe
 from trainables.encoder import model_state
 from trainables.faults import ConfigError
 from trainables.identity import nodes
 from trainables.pack import collate
 from trainables.recipe import evaluate_test
+from trainables.stages import Finetune
 from trainables.store import Store
 
 

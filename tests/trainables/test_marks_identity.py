@@ -11,9 +11,10 @@ from tests.helpers import marks_recipe, reviews, tiny_recipe, tiny_task, write_c
 from tests.trainables.test_identity import change, ids
 from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
-from trainables.config import Execution, Finetune, Marks, Pretrain, Recipe, Task
+from trainables.config import Execution, Recipe, Task
 from trainables.faults import ConfigError, validate
 from trainables.identity import logits_id, nodes, scores_id, settings_of
+from trainables.stages import Finetune, Marks, Pretrain
 from trainables.store import Store
 
 OF_BOTH = [

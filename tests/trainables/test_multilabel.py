@@ -21,13 +21,14 @@ from tests.trainables.encoders import examples_of, tiny_base
 from trainables import recipe as runner
 from trainables.baseline import bag_of_words
 from trainables.classifier import classifier
-from trainables.config import Execution, Finetune, Recipe, Task
+from trainables.config import Execution, Recipe, Task
 from trainables.data import load_task, subset
 from trainables.faults import ConfigError
 from trainables.finetune import binary_cross_entropy, class_weights
 from trainables.identity import nodes, target_of
 from trainables.metrics import best_threshold, label_scores, thresholds_of
 from trainables.pack import Example, collate, dropout_bits
+from trainables.stages import Finetune
 from trainables.store import Store
 
 TABLES = st.integers(1, 4).flatmap(

@@ -18,7 +18,7 @@ from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU, job_of, losses_of, padded
 from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
 from trainables import recipe as runner
-from trainables.config import Execution, Pretrain, Recipe, Task
+from trainables.config import Execution, Recipe, Task
 from trainables.data import load_task
 from trainables.encoder import model_state
 from trainables.identity import members_of, nodes, recipe_name, target_of
@@ -26,6 +26,7 @@ from trainables.loop import Job
 from trainables.members import head_key
 from trainables.multitask import Heads
 from trainables.pack import collate
+from trainables.stages import Pretrain
 from trainables.store import Store
 
 

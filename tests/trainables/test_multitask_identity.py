@@ -11,9 +11,10 @@ from tests.helpers import multitask_recipe, reviews, three_classes, tiny_encoder
 from tests.trainables.test_identity import OF_CLASSIFIERS, change, ids
 from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
-from trainables.config import Multitask, Recipe
+from trainables.config import Recipe
 from trainables.faults import ConfigError, validate
 from trainables.identity import nodes
+from trainables.stages import Multitask
 from trainables.store import Store
 from trainables.tokenise import train_wordpiece
 

@@ -16,7 +16,7 @@ from transformers import AutoModel
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables import embeddings, similarity
 from trainables import recipe as runner
-from trainables.config import Encoder, Execution, Pretrain, Recipe, Task
+from trainables.config import Encoder, Execution, Recipe, Task
 from trainables.contents import WEIGHTS
 from trainables.corpus import bare, load_corpus
 from trainables.data import load_task
@@ -25,6 +25,7 @@ from trainables.faults import ConfigError, validate
 from trainables.identity import corpus_of, encoder_id, nodes, pool_of, recipe_name, target_of
 from trainables.recipe import base_of, corpus_read
 from trainables.selection import pool, selected
+from trainables.stages import Pretrain
 from trainables.store import Store
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from tests.trainables.test_loop import CPU
 from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
 from trainables import recipe as runner
 from trainables import selective
-from trainables.config import Execution, Marks, Pretrain, Recipe
+from trainables.config import Execution, Recipe
 from trainables.contents import CHOSEN, MARKS
 from trainables.encoder import model_state
 from trainables.finetune import model_of
@@ -30,6 +30,7 @@ from trainables.identity import logits_id, nodes, recipe_name, scores_id, target
 from trainables.loop import Job
 from trainables.masking import as_many, chunks, corrupt_at, marked
 from trainables.pack import collate
+from trainables.stages import Marks, Pretrain
 from trainables.store import Store
 
 

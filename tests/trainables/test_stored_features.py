@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
 from trainables import classifier, evaluate, features, recipe
-from trainables.config import Execution, Finetune, Recipe
+from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES, WEIGHTS
 from trainables.identity import encoder_id, nodes
 from trainables.recipe import base_of, evaluate_test, run, target_of
+from trainables.stages import Finetune
 from trainables.store import Artifact, Store
 
 ONE_THREAD = Execution(threads=1)

@@ -25,7 +25,7 @@ from tests.trainables.test_tokenise import KINDS, ODD, byte_bpe, wordpiece, xlne
 from trainables import recipe as runner
 from trainables.baseline import bag_of_words
 from trainables.classifier import classifier
-from trainables.config import Execution, Finetune, Recipe, Task, pair_faults
+from trainables.config import Execution, Recipe, Task
 from trainables.corpus import load_corpus
 from trainables.data import Split, carve, load_task, subset
 from trainables.encoder import Base, base_of, fresh_encoder, hidden_states
@@ -34,6 +34,7 @@ from trainables.finetune import examples
 from trainables.identity import nodes
 from trainables.members import without
 from trainables.pack import collate, dropout_bits
+from trainables.stages import Finetune, pair_faults
 from trainables.store import Store
 from trainables.text_pairs import longest_first
 from trainables.tokenise import pieces, special_tokens, truncate_pair
