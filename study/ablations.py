@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from study.recipes import stages_of
 from study.settings import Resources
 from study.space import Value
 from trainables.config import Encoder, Precision, Task
@@ -24,8 +25,8 @@ SCALES = ("paper", "small", "smoke")
 Name = Annotated[str, Field(min_length=1)]
 Values = dict[str, Value | None]
 """{`<stage name>.<field>`: value}."""
-Stages = str | tuple[dict[str, dict[str, Any] | None], ...]
-"""The stages of a recipe as a study file has them."""
+Stages = tuple[dict[str, dict[str, Any] | None], ...]
+"""The stages of a recipe as a study file has them; in a file a named recipe may stand for them."""
 
 
 class Source(Model):
@@ -259,6 +260,8 @@ def parse(data: Mapping[str, Any]) -> Ablation:
         plain["tasks"] = tasks = dict.fromkeys(map(str, tasks), "known")
     for each in (tasks, *(scale.get("tasks") for scale in _mappings(plain.get("scales")))):
         _expand_known(each)
+    if faults := list(_expand_recipes(plain)):
+        raise ConfigError(faults)
     return ablation_of(plain)
 
 
@@ -279,6 +282,17 @@ def _expand_known(tasks: Any) -> None:
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         if task == "known":
             tasks[name] = {"known": name}
+
+
+def _expand_recipes(data: dict[str, Any]) -> Iterator[str]:
+    """Write out recipes that are given by their names."""
+    settings = data.get("settings")
+    places = [("", data)]
+    places += [(f"settings.{i}.", each) for i, each in enumerate(settings if isinstance(settings, list) else ())]
+    for place, holder in places:
+        if isinstance(holder, dict) and isinstance(holder.get("recipe"), str | dict):
+            _, holder["recipe"], faults = stages_of(holder["recipe"])
+            yield from (place + fault for fault in faults)
 
 
 def apply_override(data: dict[str, Any], text: str) -> Iterator[str]:

@@ -210,7 +210,7 @@ def _recipes(data: Data) -> Iterator[list[tuple[str, Data]]]:
     """(name, settings) of the stages of each recipe in the raw data; the settings are the ones in there."""
     for holder in (data, *data["settings"]):
         stages: list[tuple[str, Data]] = []
-        for entry in holder["recipe"] if isinstance(holder["recipe"], list) else ():
+        for entry in holder["recipe"] or ():
             for kind in entry:
                 entry[kind] = entry[kind] or {}
                 stages.append((str(entry[kind].get("name", kind)), entry[kind]))
@@ -312,8 +312,7 @@ def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
     """{path: (kind of stage, value)} of everything that a setting's stages hold, defaults included."""
     found: dict[str, tuple[str, Any]] = {}
     recipe = ablation.recipe if setting.recipe is None else setting.recipe
-    entries = recipe if isinstance(recipe, tuple) else ()
-    for kind, stage in ((kind, stage or {}) for entry in entries for kind, stage in entry.items()):
+    for kind, stage in ((kind, stage or {}) for entry in recipe for kind, stage in entry.items()):
         name = stage.get("name", kind)
         fields = STAGE_KINDS[kind].model_fields if kind in STAGE_KINDS else {}
         values = {field: info.get_default() for field, info in fields.items()} | stage
@@ -397,7 +396,9 @@ def _fill_corpora(made: Ablation, task: str, setting: Setting, recipe: Any, poin
     for stage_name, stage in next(_recipes({"recipe": recipe, "settings": []})):
         path = f"{stage_name}.corpus"
         reads = point.get(path, stage.get("corpus"))
-        trains = point.get(f"{stage_name}.steps", stage.get("steps")) != 0
+        trains = any(
+            point.get(f"{stage_name}.{field}", stage.get(field)) != none for field, none in (("steps", 0), ("epochs", None))
+        )
         for name in [entry for entry in reads if entry in own and not own[entry]] if isinstance(reads, list) and trains else ():
             yield (
                 f"tasks.{task}.corpora.{name}: empty, but {setting.label} reads it; give files of yours, such as"

@@ -13,7 +13,8 @@ from trainables.stages import Finetune, Marks, Multitask, Pretrain
 
 HEAD = """# Study file
 
-Written by `python -m study.reference` from the models in `study/settings.py`, `study/space.py`, `trainables/stages.py` and `trainables/config.py`.
+Written by `python -m study.reference` from the models in `study/settings.py`, `study/space.py`, `trainables/stages.py` and
+`trainables/config.py`.
 
 A study file is YAML: plain data, without tags, anchors and doubled keys. It is validated whole before any work, and every fault is
 reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import yaml
 
+from analysis import ablation as tables
 from study import ablations, costs, launch
 from study.ablations import Ablation
 from study.config import check
@@ -154,21 +153,8 @@ def _row(made: Any, domain: str | None) -> dict[str, Any]:
 def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
-    tables = _tables()
-    if tables is None:
-        return Outcome(tested, said)
     page = tables.write_report(folder)
     return Outcome(tested, f"{said}\n\n{tables.text(folder)}\nreport: {page}")
-
-
-def _tables() -> ModuleType | None:
-    """What writes tables of ablations; None where this version of `analysis` has none."""
-    try:
-        return importlib.import_module("analysis.ablation")
-    except ModuleNotFoundError as error:
-        if error.name != "analysis.ablation":
-            raise
-        return None
 
 
 # The shipped ones ----------------------------------------------------------------------------------------------------------------

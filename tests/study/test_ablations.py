@@ -182,3 +182,14 @@ def test_a_known_set_that_is_brought_by_hand_keeps_its_domain(tmp_path: Path) ->
     assert (task.train, task.domain) == ("a.csv", "topic")
     with pytest.raises(ConfigError, match="build one like it"):
         made.tasks["other"].task()
+
+
+def test_recipes_go_by_their_names() -> None:
+    named = parse(PLAIN | {"recipe": {"BERT-ITPT-FiT": {"pretrain.steps": 7}}})
+    assert [list(entry) for entry in named.recipe] == [["pretrain"], ["finetune"]]
+    assert (named.recipe[0]["pretrain"] or {})["steps"] == 7
+    own = {"row": "own", "recipe": "TPAT"}
+    with pytest.raises(ConfigError) as caught:
+        parse(PLAIN | {"recipe": "BERT-FIT", "settings": [*PLAIN["settings"], own]})
+    assert [fault.partition(";")[2] for fault in caught.value.faults] == [" did you mean 'BERT-FiT'?", " did you mean 'TAPT'?"]
+    assert caught.value.faults[1].startswith("settings.2.recipe: no recipe is called 'TPAT'")
