@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import forms
-from analysis.cells import METRICS, Cell, Ledger, ledger
+from analysis.cells import Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
 from analysis.forms import tally
 from analysis.grid import LEVEL, Grid, grid, missing
@@ -119,10 +119,10 @@ def _leader(found: Ledger) -> str:
     cells = [cell for cell in found.cells if cell.mean is not None]
     if len(found.tasks) != 1 or not cells:
         return ""
-    order = sorted(cells, key=lambda cell: (-1 if cell.higher else 1) * (cell.mean or 0.0))
+    order = sorted(cells, key=lambda cell: cell.metric.turned(cell.mean or 0.0))
     if len(order) > 1 and order[0].mean == order[1].mean:
         return ""
-    return f"{order[0].label} leads with {order[0].mean:.2f} % {METRICS[order[0].metric].removesuffix(' %')}"
+    return f"{order[0].label} leads with {order[0].mean:.2f} % {order[0].metric.label}"
 
 
 def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:

@@ -15,16 +15,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from analysis import inference, losses, published
-from analysis.inference import Array, Estimate
+from analysis import inference, predictions, published
+from analysis.inference import Estimate
 from analysis.load import Run, Trial, load, plain
+from analysis.predictions import Array
 from analysis.published import Number
+from study.metric import ERROR_RATE, METRICS, Metric
 
 FILE = "ablation.yaml"
-METRICS = {"error_rate": "error %", "accuracy": "accuracy %", "macro_f1": "macro-F1 %", "micro_f1": "micro-F1 %"}
-"""Metrics that tables show, as records and studies name them. All but the first are better when higher."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Cell:
     """Empty where the table's columns are tasks."""
     task: str
     setting: int
-    metric: str
+    metric: Metric
     wanted: int
     """How many seeds it is to have."""
     runs: list[SeedRun] = field(default_factory=list)
@@ -100,11 +98,6 @@ class Cell:
         """Standard deviation over seeds; None for fewer than two."""
         return statistics.stdev(self.scores) if len(self.scores) > 1 else None
 
-    @property
-    def higher(self) -> bool:
-        """Whether more is better."""
-        return self.metric != "error_rate"
-
     @cached_property
     def estimate(self) -> Estimate | None:
         """Mean loss with its uncertainty over seeds and texts; None without predictions."""
@@ -112,12 +105,12 @@ class Cell:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of the score over seeds and texts, within 0 to 100; None for one seed or without predictions."""
+        """95 % interval of the score over seeds and texts, within what is possible; None for one seed or without predictions."""
         found = self.estimate.interval if self.estimate else None
         if found is None:
             return None
-        low, high = (100 - found[1], 100 - found[0]) if self.higher else found
-        return max(0.0, low), min(100.0, high)
+        low, high = sorted(map(self.metric.turned, found))
+        return max(self.metric.least, low), min(100.0, high)
 
 
 @dataclass
@@ -271,7 +264,7 @@ def _empty(made: Ledger, numbers: Sequence[Number], task: str, index: int, setti
     about = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
     if about and _letters(about[1]) not in map(_letters, made.names_of(task)):
         number = None
-    return Cell(row, column, task, index, _metric(number), _count(made.about.get("seeds")), published=number)
+    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(made.about.get("seeds")), published=number)
 
 
 def _numbers(made: Ledger, tables: Sequence[Any]) -> tuple[Number, ...]:
@@ -296,10 +289,10 @@ def _unknown(made: Ledger, numbers: Sequence[Number]) -> None:
             made.problems.append(f"the published table has no row {row!r} for these tasks{close}")
 
 
-def _metric(number: Number | None) -> str:
-    printed = number.metric.lower() if number else ""
-    found = {"macro-f1": "macro_f1", "micro-f1": "micro_f1", "accuracy": "accuracy", "error": "error_rate"}
-    return next((metric for word, metric in found.items() if word in printed), "")
+def _metric(number: Number | None) -> Metric | None:
+    """What a published number is by; None without one, and where its words name none."""
+    printed = number.metric.casefold() if number else ""
+    return next((metric for metric in reversed(METRICS.values()) if metric.label.casefold() in printed), None)
 
 
 # Records -------------------------------------------------------------------------------------------------------------------------
@@ -321,14 +314,14 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
     indices = [each for each in _listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
-    metric = metric_of(run)
     for row in run.of("study"):
         about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
         made.versions |= {plain(key): plain(value, 80) for key, value in about.items() if value}
     for cell in mine.values():
-        cell.metric = cell.metric or metric
+        if not cell.runs:
+            cell.metric = _metric(cell.published) or run.metric
         trials = _of_label(run, cell.label)
-        cell.runs += [SeedRun(name, trial, score_of(trial, cell.metric)) for trial in trials]
+        cell.runs += [SeedRun(name, t, cell.metric.score(t.test) if t.test and t.phase == "final" else None) for t in trials]
         if trials:
             made.params[task, cell.setting] = trials[0].params
     for row in run.of("evaluation"):
@@ -347,21 +340,6 @@ def _of_label(run: Run, label: str) -> list[Trial]:
     return finals or lost or [trial for trial in begun if trial.status != "complete"] or begun
 
 
-def metric_of(run: Run) -> str:
-    """What a study is measured by, where its plan says so and tables know it; else the error rate."""
-    named = next((str(row["metric"]) for row in reversed(run.of("plan")) if row.get("metric")), "")
-    return named if named in METRICS else "error_rate"
-
-
-def score_of(trial: Trial, metric: str) -> float | None:
-    """Test score of a final in percent; None where its test split was not read."""
-    row = trial.test or {}
-    value = row.get("error_rate_percent" if metric in ("error_rate", "accuracy") else metric)
-    if trial.phase != "final" or value is None:
-        return None
-    return float(value) if metric == "error_rate" else 100 - float(value) if metric == "accuracy" else 100 * float(value)
-
-
 def _validation(line: bytes) -> bool:
     """Whether a line is an evaluation on validation, most of what there is, so that it need not be read."""
     return b'"split":"validation"' in line and b'"event":"evaluation"' in line and line.rstrip().endswith(b"}")
@@ -373,7 +351,6 @@ def _wants_curves(made: Ledger) -> bool:
 
 def _settle(made: Ledger, cell: Cell, folder: Path) -> None:
     """Each seed once, and the losses of those that have finished."""
-    cell.metric = cell.metric or "error_rate"
     kept: dict[Any, SeedRun] = {}
     for run in sorted(cell.runs, key=lambda run: not run.finished):  # stable: of equal ones the first
         other = kept.setdefault(run.trial.seed, run)
@@ -383,26 +360,21 @@ def _settle(made: Ledger, cell: Cell, folder: Path) -> None:
     cell.runs = sorted(kept.values(), key=lambda run: (run.trial.seed is None, run.trial.seed or 0))
     if not cell.finished:
         return
-    found, digests = [], []
+    found = []
     for run in cell.finished:
         try:
-            read = losses.read(folder / run.study / "predictions" / f"{PurePosixPath(run.trial.name).name}-test.parquet")
+            found.append(predictions.of_trial(folder / run.study, run.trial.name))
         except (OSError, ValueError) as error:
             what = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
             made.problems.append(f"{run.study}/{run.trial.name}: {what}, so that {cell.label} is compared with nothing")
             return
-        values = losses.losses(read, cell.metric)
-        mean = 100 * float(values.mean(dtype=float))
-        if abs((mean if not cell.higher else 100 - mean) - (run.score or 0.0)) > 0.01:
+        if abs(found[-1].score(cell.metric) - (run.score or 0.0)) > 0.01:
             made.problems.append(f"{run.study}/{run.trial.name}: the test predictions say another score than the records")
-        found.append(values)
-        digests.append(read.digest)
-    if len(set(digests)) > 1:
+    cell.losses, cell.texts = predictions.stacked(found, cell.metric)
+    if cell.losses is None:
         made.problems.append(
             f"{cell.task}: seeds of {cell.label} were tested on different texts, so that it is compared with nothing"
         )
-        return
-    cell.losses, cell.texts = 100 * np.stack(found).astype(np.float32), digests[0]
 
 
 # YAML that a user may have written -----------------------------------------------------------------------------------------------

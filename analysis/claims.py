@@ -18,6 +18,7 @@ from analysis.cells import Cell, Ledger
 from analysis.inference import Estimate
 from analysis.load import plain
 from analysis.tables import signed
+from study.metric import Metric
 
 ALPHA = 1 - inference.LEVEL
 KINDS = {"supported": "supported", "contradicted": "contradicted", "undecided": "undecided at this size", "open": "not yet decided"}
@@ -47,7 +48,8 @@ class Verdict:
 
     says: str
     kind: str
-    metric: str
+    metric: Metric | None
+    """None where its cells have several, or none."""
     one: str
     other: str
     tasks: tuple[Compared, ...]
@@ -110,7 +112,7 @@ def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
     verdict = Verdict(
         says=plain(claim.get("says") or f"{_name(one)} beats {'all others' if best else _name(other)}", 300),
         kind="open",
-        metric=metrics.pop() if len(metrics) == 1 else "",
+        metric=metrics.pop() if len(metrics) == 1 else None,
         one=_name(one),
         other="the best of the others" if best else _name(other),
         tasks=compared,
@@ -170,7 +172,7 @@ def _compared(ledger: Ledger, task: str, one: Mapping[str, Any], other: Mapping[
         return Compared(task, None, None, (*missing, "not tested on the same texts"))
     groups = [cell.losses for side in ready for cell in side if cell.losses is not None]
     weights = [sign / len(side) for sign, side in zip((1, -1), ready, strict=True) for _ in side]
-    single = len(groups) == 2 and all(len(group) == 1 for group in groups) and not ready[0][0].metric.endswith("f1")
+    single = len(groups) == 2 and all(len(group) == 1 for group in groups) and ready[0][0].metric.share
     return Compared(
         task,
         inference.contrast(groups, weights),
@@ -225,7 +227,7 @@ def _diverged(sides: Sequence[Sequence[Cell]]) -> tuple[int, int, int, int] | No
 
 def _loss(cell: Cell) -> float | None:
     value = cell.published.percent if cell.published else None
-    return None if value is None else 100 - value if cell.higher else value
+    return None if value is None else cell.metric.turned(value)
 
 
 def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
@@ -240,13 +242,6 @@ def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
 
 
 # Words ---------------------------------------------------------------------------------------------------------------------------
-
-UNITS = {
-    "error_rate": "points of error",
-    "accuracy": "points of accuracy",
-    "macro_f1": "points of macro-F1",
-    "micro_f1": "points of micro-F1",
-}
 
 
 def said(found: Verdict) -> str:
@@ -326,13 +321,13 @@ def _by_task(compared: Compared) -> str:
     return f"{signed(compared.estimate.value, 2)}{interval}"
 
 
-def points(value: float, metric: str) -> str:
+def points(value: float, metric: Metric | None) -> str:
     """A difference of losses in words: `1.90 points of error less`, `0.40 points of macro-F1 more`."""
-    unit = UNITS.get(metric, "points")
+    unit = f"points of {metric.label}" if metric else "points"
     size = f"{abs(value):.2f}"
     if float(size) == 0:
         return f"as many {unit}"
-    fewer = (value < 0) == (metric in ("error_rate", ""))
+    fewer = (value < 0) != (metric is not None and metric.higher)
     return f"{size} {unit} {'less' if fewer else 'more'}"
 
 

@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from analysis import inference, losses
-from analysis.cells import METRICS, is_ablation, ledger, metric_of, score_of
+from analysis import inference, predictions
+from analysis.cells import is_ablation, ledger
 from analysis.claims import ALPHA, p_text
-from analysis.inference import Array, Estimate
+from analysis.inference import Estimate
 from analysis.load import load, plain
+from analysis.predictions import Array
 from analysis.select import settings
-from analysis.tables import DASH, WIDTH, signed
-from analysis.tables import _aligned as aligned
-from analysis.tables import _wrapped as wrapped
+from analysis.tables import DASH, WIDTH, aligned, signed, wrapped
+from study.metric import Metric
 
 Key = tuple[str, str]
 """(task, label)"""
@@ -29,7 +27,7 @@ Key = tuple[str, str]
 class Side:
     """One setting of one run."""
 
-    metric: str
+    metric: Metric
     scores: tuple[float, ...]
     """Test score of each seed, percent."""
     losses: Array | None
@@ -100,31 +98,23 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
         return {(c.task, c.label): Side(c.metric, tuple(c.scores), c.losses, c.texts) for c in cells}, found.problems
     run = load(folder)
     sides, problems = {}, [f"{len(run.problems)} line(s) of the records could not be used"] if run.problems else []
-    metric = metric_of(run)
     for setting in settings(run):
-        scores = {trial.name: score_of(trial, metric) for trial in setting.trials}
-        tested = [trial for trial in setting.trials if scores[trial.name] is not None]
+        tested = [trial for trial in setting.trials if trial.test]
         if not tested:
             continue
         task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
-        wrong, texts = None, ""
+        losses, texts = None, ""
         try:
-            read = [losses.read(folder / "predictions" / f"{Path(trial.name).name}-test.parquet") for trial in tested]
-            digests = {each.digest for each in read}
-            if len(digests) == 1:
-                wrong, texts = (
-                    100 * np.stack([losses.losses(each, metric) for each in read]).astype(np.float32),
-                    digests.pop(),
-                )
+            losses, texts = predictions.stacked([predictions.of_trial(folder, trial.name) for trial in tested], run.metric)
         except (OSError, ValueError) as error:
             problems.append(f"{setting.label}: {'no test predictions' if isinstance(error, FileNotFoundError) else error}")
-        sides[task, setting.label] = Side(metric, tuple(score for score in scores.values() if score is not None), wrong, texts)
+        sides[task, setting.label] = Side(run.metric, tuple(setting.test), losses, texts)
     return sides, problems
 
 
 def _pair(key: Key, one: Side, other: Side) -> Pair:
     if one.metric != other.metric:
-        return Pair(key, one, other, None, f"{METRICS[one.metric]} and {METRICS[other.metric]}")
+        return Pair(key, one, other, None, f"{one.metric.label} % and {other.metric.label} %")
     if one.losses is None or other.losses is None:
         return Pair(key, one, other, None, "no test predictions of all seeds")
     if one.texts != other.texts:
@@ -132,7 +122,7 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
     estimate = inference.difference(other.losses, one.losses)
     if estimate.freedom:
         return Pair(key, one, other, estimate, "paired over test texts and seeds", estimate.p_value)
-    if len(one.losses) == len(other.losses) == 1 and not one.metric.endswith("f1"):
+    if len(one.losses) == len(other.losses) == 1 and one.metric.share:
         p_value = inference.mcnemar(one.losses[0] > 0, other.losses[0] > 0)
         return Pair(key, one, other, estimate, f"one seed each, so undecided; of these two runs McNemar's {p_text(p_value)}")
     return Pair(key, one, other, estimate, "one seed: its spread is unknown")
@@ -150,7 +140,7 @@ def text(one: Path, other: Path) -> str:
         made += [plain(task, WIDTH)] if task not in tasks[:place] else []
         made.append(line)
     of = sum(pair.p_value is not None for pair in pairs)
-    metrics = " or ".join(dict.fromkeys(METRICS[pair.one.metric] for pair in pairs))
+    metrics = " or ".join(dict.fromkeys(f"{pair.one.metric.label} %" for pair in pairs))
     facts = [f"A is {one}, B is {other}. Test {metrics}: mean ± standard deviation over seeds (number of seeds)."]
     facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} one is said to be better."] if of > 1 else []
     facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
@@ -163,7 +153,7 @@ def _bounds(pair: Pair) -> str:
     """Interval of the score of B less that of A; the difference itself for one seed."""
     if pair.estimate is None:
         return DASH
-    way = 1 if pair.one.metric == "error_rate" else -1
+    way = -1 if pair.one.metric.higher else 1
     bounds = sorted(way * bound for bound in pair.estimate.interval or ())
     return " to ".join(signed(bound, 2) for bound in bounds) or signed(way * pair.estimate.value, 2)
 
@@ -184,7 +174,7 @@ def _plain_pair(pair: Pair) -> dict[str, Any]:
     return {
         "task": pair.key[0],
         "label": pair.key[1],
-        "metric": pair.one.metric,
+        "metric": pair.one.metric.name,
         "a": list(pair.one.scores),
         "b": list(pair.other.scores),
         "loss_of_b_less_a_points": pair.estimate.value if pair.estimate else None,

@@ -32,7 +32,7 @@ def results_csv(run: Run) -> str:
         trial = trials.get(row.get("trial") or "")
         about = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting} if trial else {}
         rows.append(row | about | _params(run, trial.params if trial else {}))
-    return _csv((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+    return csv_text((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 
 
 def trials_csv(run: Run) -> str:
@@ -57,7 +57,7 @@ def trials_csv(run: Run) -> str:
             "test_micro_f1": test.get("micro_f1"),
         }
         rows.append(row | _params(run, trial.params))
-    return _csv((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+    return csv_text((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 
 
 def labels_csv(run: Run) -> str:
@@ -69,7 +69,7 @@ def labels_csv(run: Run) -> str:
             row = {"label": each.name, "texts": each.texts, "given": each.given, "threshold": each.threshold}
             row |= {"precision_percent": each.precision, "recall_percent": each.recall, "bag_of_words_f1_percent": each.baseline}
             rows.append(about | row | {"f1_percent": select.mean(each.f1), "f1_sd_percent": select.sd(each.f1)})
-    return _csv(LABEL_COLUMNS, rows)
+    return csv_text(LABEL_COLUMNS, rows)
 
 
 def confusions_csv(run: Run) -> str:
@@ -81,19 +81,19 @@ def confusions_csv(run: Run) -> str:
             about | {"label": each.name, "given": each.instead, "texts": each.texts, "share_percent": each.share}
             for each in labels.confusions(run, setting)
         ]
-    return _csv(CONFUSION_COLUMNS, rows)
+    return csv_text(CONFUSION_COLUMNS, rows)
 
 
 def tasks_csv(run: Run) -> str:
     """One row per stage on several tasks and task: its validation scores at the end of the stage."""
-    return _csv(TASK_COLUMNS, [scores | {"stage": stage, "task": task} for stage, task, scores in labels.by_task(run)])
+    return csv_text(TASK_COLUMNS, [scores | {"stage": stage, "task": task} for stage, task, scores in labels.by_task(run)])
 
 
 def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:
     return {f"param.{d.path}": params.get(d.path) for d in run.space}
 
 
-def _csv(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(map(_cell, columns))

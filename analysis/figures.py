@@ -95,7 +95,7 @@ def curves(run: Run) -> Figure | None:
     ]
     said = f"Validation {run.metric.label} by epoch of {len(trials)} trials: {', '.join(counts)}."
     said += f" The best, {best.name}, ends at {number(best.score)} %." if best is not None else ""
-    legend = [("best", _line("accent", 2.4)), ("complete", _line("accent", 1))][: 2 if best else 0] + _legend(
+    legend = [("best", line("accent", 2.4)), ("complete", line("accent", 1))][: 2 if best else 0] + _legend(
         trials, leave=("complete",)
     )
     caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
@@ -124,7 +124,7 @@ def finals(run: Run) -> Figure | None:
 
     for index, setting in enumerate(settings):
         colour, marker, style = SERIES[index % len(SERIES)]
-        legend.append((plain(setting.label, 24), _line(colour, 1.8, marker, style)))
+        legend.append((plain(setting.label, 24), line(colour, 1.8, marker, style)))
     seeds = max(len(setting.validation) for setting in settings)
     said = "; ".join(f"{plain(s.label)} ends at {number(select.mean(s.validation))} %" for s in settings)
     caption = f"Finals: validation {run.metric.label} after each epoch, "
@@ -166,7 +166,7 @@ def history(run: Run) -> Figure | None:
     caption += " far (line)."
     caption += f" One without any value lies at the {side} edge." if lost == 1 else ""
     caption += f" {lost} without any value lie at the {side} edge." if lost > 1 else ""
-    legend = _legend(trials) + ([("best so far", _line("green", 1.6))] if steps else [])
+    legend = _legend(trials) + ([("best so far", line("green", 1.6))] if steps else [])
     return figure("history", "Search history", said, caption, draw, tips, legend)
 
 
@@ -263,7 +263,7 @@ def _mark(axes: Any, points: Sequence[tuple[float, float]], status: str, size: f
     axes.scatter(*zip(*points, strict=True), s=size, marker=marker, facecolors=face, edgecolors=COLOURS[colour], **style)
 
 
-def _line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
+def line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=COLOURS[colour], linewidth=width, marker=marker, linestyle=style, markersize=4.5)

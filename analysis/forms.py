@@ -7,16 +7,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.cells import METRICS, Cell, Ledger, SeedRun
+from analysis.cells import Cell, Ledger, SeedRun
 from analysis.claims import KINDS, Verdict, plain_verdict
-from analysis.export import _csv as csv_text
+from analysis.export import csv_text
 from analysis.grid import LEVEL, Grid, Shown, missing
 from analysis.load import plain
-from analysis.tables import WIDTH
-from analysis.tables import _aligned as aligned
-from analysis.tables import _md as md
-from analysis.tables import _tex as tex
-from analysis.tables import _wrapped as wrapped
+from analysis.tables import WIDTH, aligned, md, tex, wrapped
 
 BEST = "*"
 """Marks the best where there is no bold type."""
@@ -161,7 +157,7 @@ def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
                 "task": cell.task,
                 "row": cell.row,
                 "column": cell.column or None,
-                "metric": METRICS[cell.metric],
+                "metric": f"{cell.metric.label} %",
                 "state": cell.state,
                 "mean": cell.mean,
                 "sd": cell.sd,

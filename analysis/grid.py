@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from analysis import inference
-from analysis.cells import METRICS, Cell, Ledger, shared_stages
+from analysis.cells import Cell, Ledger, shared_stages
 from analysis.claims import ALPHA
 from analysis.load import plain
 from analysis.tables import DASH, number
@@ -144,7 +144,7 @@ def marks(ledger: Ledger) -> tuple[dict[int, str], int]:
 
 def _loss(cell: Cell) -> float:
     assert cell.mean is not None
-    return round(100 - cell.mean if cell.higher else cell.mean, 9)
+    return round(cell.metric.turned(cell.mean), 9)
 
 
 def average_against(ledger: Ledger) -> str:
@@ -187,7 +187,7 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 def _caption(ledger: Ledger, comparisons: int, base: str) -> tuple[str, ...]:
     metrics = list(dict.fromkeys(cell.metric for cell in ledger.cells))
-    what = " or ".join(METRICS[metric] for metric in metrics)
+    what = " or ".join(f"{metric.label} %" for metric in metrics)
     said = [f"{ledger.title.rstrip('.')}.", f"Test {what}, ours: mean ± standard deviation over seeds (number of seeds)"]
     said[-1] += f" | as published ({ledger.source})." if any(cell.published for cell in ledger.cells) else "."
     if comparisons:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -13,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis import predictions
-from analysis.predictions import Array, Predictions
+from analysis.predictions import Array, Predictions, of_trial
 from study import record
 from study.metric import Metric, objective, of_run
 
@@ -174,20 +174,19 @@ class Run:
         return sum(max(times) - min(times) for times in spans.values())
 
     def predictions(self, name: str) -> Predictions | None:
-        """Test predictions of a trial, or of the bag of words; None where they are not kept."""
+        """Test predictions of a trial, or of the bag of words; None where they are not kept, or cannot be used."""
         if name not in self._predictions:
-            path = self.folder / "predictions" / f"{name}-test.parquet"
-            named = re.fullmatch(r"[A-Za-z0-9_.-]+", name)
-            self._predictions[name] = predictions.read(path, len(self.labels)) if named else None
+            self._predictions[name] = None
+            with suppress(OSError, ValueError):
+                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
         return self._predictions[name]
 
-    def influence(self, names: Sequence[str]) -> tuple[Array, Array] | None:
-        """(numbers of the test texts, how much each moves the mean score of these trials); None without predictions of all."""
-        found = [self.predictions(name) for name in names]
-        known = [each for each in found if each is not None and np.array_equal(each.index, (found[0] or each).index)]
-        if not known or len(known) < len(found) or len(known[0].index) < 2:
+    def influence(self, names: Sequence[str]) -> tuple[str, Array] | None:
+        """(digest of the test texts, how much each moves the mean score of these trials); None without predictions of all."""
+        found = [each for each in map(self.predictions, names) if each is not None]
+        if not found or len(found) < len(names) or len({each.digest for each in found}) > 1 or len(found[0].has) < 2:
             return None
-        return known[0].index, np.mean([each.influence(self.metric) for each in known], axis=0)
+        return found[0].digest, np.mean([each.influence(self.metric) for each in found], axis=0)
 
 
 def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run:

@@ -10,9 +10,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.cells import METRICS, Cell, Ledger
-from analysis.figures import SERIES
-from analysis.figures import _line as line
+from analysis.cells import Cell, Ledger
+from analysis.figures import SERIES, line
 from analysis.load import plain, shown
 from analysis.svg import COLOURS, Figure, figure
 
@@ -64,7 +63,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
         axes.set_xticks(range(len(rows)), names, rotation=30 if max(map(len, names)) > 6 and len(rows) > 6 else 0)
         axes.set_xlim(-0.4, len(rows) - 0.6)
         axes.set_xlabel(_axis(str(ledger.about["x"])))
-        axes.set_ylabel(f"test {METRICS[cells[0].metric].replace(' %', ', %')}")
+        axes.set_ylabel(f"test {cells[0].metric.label}, %")
 
     for number, column in enumerate(columns):
         colour, marker, style = SERIES[number % len(SERIES)]

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from analysis.load import Run, Trial
 from analysis.predictions import Array
 from study.metric import ERROR_RATE, Metric
@@ -230,7 +228,7 @@ def _text_variance(moved: Array) -> Part | None:
 def _paired_variance(run: Run, one: Sequence[str], other: Sequence[str]) -> Part | None:
     """The same for a difference of two on the same texts; None without the predictions of all their trials."""
     found = [run.influence(names) for names in (one, other)]
-    if found[0] is None or found[1] is None or not np.array_equal(found[0][0], found[1][0]):
+    if found[0] is None or found[1] is None or found[0][0] != found[1][0]:
         return None
     moved = found[0][1] - found[1][1]
     return float(moved.var(ddof=1)) / len(moved), len(moved) - 1

@@ -314,14 +314,14 @@ def result_text(run: Run | str | Path) -> str:
         room = WIDTH - 2 - sum(2 + max(len(row[i]) for row in cells) for i in range(len(columns)))
         labels = ["setting", *(plain(line.label, max(room, 4)) for line in found)]
         marks = ["  ", *("* " if line.chosen else "  " for line in found)]
-        table = _aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])
+        table = aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])
         parts += [f"{run.metric.label} in percent{', more is better' if run.metric.higher else ''}\n{table}"]
-        parts += ["\n".join(_wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
-        parts += ["\n".join(_wrapped(text) for text in _also(run, found))]
+        parts += ["\n".join(wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
+        parts += ["\n".join(wrapped(text) for text in _also(run, found))]
     said = comparisons(run)
     if said:
-        parts.append("\n".join(_wrapped(f"{'* chosen' if select.is_settled(run) else 'best so far'}: {text}.") for text in said))
-    parts.append("\n".join(_wrapped(text) for text in [*facts(run), *missing(run)]))
+        parts.append("\n".join(wrapped(f"{'* chosen' if select.is_settled(run) else 'best so far'}: {text}.") for text in said))
+    parts.append("\n".join(wrapped(text) for text in [*facts(run), *missing(run)]))
     return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
 
 
@@ -332,7 +332,7 @@ def _also(run: Run, found: Sequence[Line]) -> list[str]:
     return [f"{line.label} on test: {', '.join(f'{name} {value} %' for name, value in told)}" for line, told in each if told]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows = [
         [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
@@ -341,7 +341,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(row).rstrip() for row in rows)
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
     import textwrap
 
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
@@ -353,16 +353,16 @@ COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_see
 def markdown(run: Run) -> str:
     """The table as Markdown with its facts below."""
     found = lines(run)
-    parts = [f"# {_md(run.name)}"]
+    parts = [f"# {md(run.name)}"]
     if found:
         heads = _cells(head(run), COLUMNS)
         rows = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
         for line in found:
-            label = f"**{_md(line.label)}** (chosen)" if line.chosen else _md(line.label)
-            rows.append([label, *map(_md, _cells(line, COLUMNS[1:]))])
+            label = f"**{md(line.label)}** (chosen)" if line.chosen else md(line.label)
+            rows.append([label, *map(md, _cells(line, COLUMNS[1:]))])
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     said = [f"The {'chosen' if select.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
-    parts += ["\n".join(f"- {_md(text)}" for text in [*said, *facts(run), *missing(run)])]
+    parts += ["\n".join(f"- {md(text)}" for text in [*said, *facts(run), *missing(run)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -372,16 +372,16 @@ def _cells(line: Line, columns: Sequence[str]) -> list[str]:
     return [cell for each in found for cell in (each if isinstance(each, tuple) else (each,))]
 
 
-def _md(text: str) -> str:
+def md(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", plain(text))
 
 
 def latex(run: Run) -> str:
     """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
     columns = [column for column in COLUMNS if column not in ("settings", "trials")]
-    rows, heads = [], list(map(_tex, _cells(head(run), columns)))
+    rows, heads = [], list(map(tex, _cells(head(run), columns)))
     for line in lines(run):
-        cells = list(map(_tex, _cells(line, columns)))
+        cells = list(map(tex, _cells(line, columns)))
         rows.append(" & ".join([f"\\textbf{{{cells[0]}}}" if line.chosen else cells[0], *cells[1:]]) + r" \\")
     notes = [f"{line.label}: {line.settings}." for line in lines(run) if line.kind != "baseline"]
     notes += [f"The {'chosen' if select.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
@@ -398,7 +398,7 @@ def latex(run: Run) -> str:
             *(f"    {row}" for row in rows),
             r"    \bottomrule",
             r"  \end{tabular}",
-            rf"  \caption{{{_tex(run.name)}. {' '.join(map(_tex, notes))}}}",
+            rf"  \caption{{{tex(run.name)}. {' '.join(map(tex, notes))}}}",
             r"\end{table}",
             "",
         ]
@@ -420,5 +420,5 @@ TEX = {c: "\\" + c for c in "&%$#_{}"} | {
 }
 
 
-def _tex(text: str) -> str:
+def tex(text: str) -> str:
     return "".join(TEX.get(char, char) for char in plain(text))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from itertools import count
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,12 @@ def final_trials(s: Session) -> list[Trial]:
         label = s.study.final.label_of_first
         chosen[setting] = (params, f"{chosen[setting][1]}, {label}" if setting in chosen else str(label))
     names = {(row["setting"], row["seed"]): name for name, row in trials(s.rows, "final").items()}
+    taken = set(names.values())
+    free = (name for number in count() if (name := f"f{number:02d}") not in taken)
     found = []
     for setting, (params, label) in chosen.items():
         for seed in s.study.final_seeds():
-            name = names.setdefault((setting, seed), f"f{len(names):02d}")
+            name = names.get((setting, seed)) or next(free)
             found.append(trial_of(s.study, name, "final", params, seed, label))
     return found
 

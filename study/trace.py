@@ -107,13 +107,13 @@ def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
     """(how many test texts have another prediction than recorded, how many there are)."""
     import numpy as np
 
-    from analysis import losses
+    from analysis import predictions
     from trainables.contents import PREDICTIONS
 
     artifact = fresh.get(row["stage_id"])
     try:
-        before = losses.read(source.study / "predictions" / f"{source.trial}-test.parquet")
-        now = losses.read(artifact.path(PREDICTIONS)) if artifact else before
+        before = predictions.of_trial(source.study, source.trial)
+        now = predictions.read(artifact.path(PREDICTIONS)) if artifact else before
     except (OSError, ValueError):
         return None, 0
     if before.given.shape != now.given.shape:

@@ -14,10 +14,11 @@ from analysis.cells import Cell, Ledger, SeedRun
 from analysis.claims import Verdict, points, verdicts
 from analysis.load import Trial
 from benchmarks.coverage import simulated
+from study.metric import ERROR_RATE, METRICS, Metric
 from tests.analysis.ablations import wrong
 
 
-def cell(row: str, losses: Any, column: str = "", task: str = "t", texts: str = "same", metric: str = "error_rate") -> Cell:
+def cell(row: str, losses: Any, column: str = "", task: str = "t", texts: str = "same", metric: Metric = ERROR_RATE) -> Cell:
     """A cell with losses 0/1 [seeds, texts]."""
     values = None if losses is None else 100.0 * np.asarray(losses, dtype=float)
     runs = [] if values is None else [run(seed, "complete", float(each.mean())) for seed, each in enumerate(values)]
@@ -97,15 +98,15 @@ def test_missing_settings_are_named() -> None:
 
 
 def test_divergence_of_all_seeds_is_weighed_as_such() -> None:
-    lost = Cell("b", "", "t", 1, "error_rate", 3, [run(seed, "diverged") for seed in range(3)])
+    lost = Cell("b", "", "t", 1, ERROR_RATE, 3, [run(seed, "diverged") for seed in range(3)])
     (three,) = judged([cell("a", seeds(40, 44, 36)), lost], A_BEATS_B)
     assert three.kind == "undecided"
     assert three.corrected == pytest.approx(stats.fisher_exact([[0, 3], [3, 0]]).pvalue)
     assert "a diverged in 0 of 3 seeds, b in 3 of 3 (Fisher's exact test, p = 0.1)" in three.text
-    five = Cell("b", "", "t", 1, "error_rate", 5, [run(seed, "diverged") for seed in range(5)])
+    five = Cell("b", "", "t", 1, ERROR_RATE, 5, [run(seed, "diverged") for seed in range(5)])
     (decided,) = judged([cell("a", seeds(40, 44, 36, 40, 40)), five], A_BEATS_B)
     assert decided.kind == "supported"
-    (other_way,) = judged([cell("b", seeds(40, 44, 36, 40, 40)), Cell("a", "", "t", 1, "error_rate", 5, five.runs)], A_BEATS_B)
+    (other_way,) = judged([cell("b", seeds(40, 44, 36, 40, 40)), Cell("a", "", "t", 1, ERROR_RATE, 5, five.runs)], A_BEATS_B)
     assert other_way.kind == "contradicted"
 
 
@@ -157,10 +158,10 @@ def test_other_texts_are_not_paired() -> None:
 
 
 def test_more_is_better_where_the_metric_says_so() -> None:
-    assert points(-1.5, "error_rate") == "1.50 points of error less"
-    assert points(-1.5, "macro_f1") == "1.50 points of macro-F1 more"
-    assert points(1.5, "accuracy") == "1.50 points of accuracy less"
-    assert points(0.001, "error_rate") == "as many points of error"
+    assert points(-1.5, ERROR_RATE) == "1.50 points of error less"
+    assert points(-1.5, METRICS["macro_f1"]) == "1.50 points of macro-F1 more"
+    assert points(1.5, METRICS["accuracy"]) == "1.50 points of accuracy less"
+    assert points(0.001, ERROR_RATE) == "as many points of error"
 
 
 def test_best_of_all() -> None:

@@ -11,7 +11,10 @@ import pytest
 
 from analysis import compare, inference
 from analysis.__main__ import main
+from analysis.cells import ledger
+from analysis.grid import grid
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
+from tests.analysis.measured import make as measured
 from tests.analysis.records import make
 
 
@@ -92,6 +95,36 @@ def test_studies_are_compared_by_their_own_metric(tmp_path: Path) -> None:
 
     one, other = (make(tmp_path / name, edit=by_f1) for name in "ab")
     pairs, _ = compare.compare(one, other)
-    assert {pair.one.metric for pair in pairs} == {"macro_f1"}
+    assert {pair.one.metric.name for pair in pairs} == {"macro_f1"}
     assert all(70 < score < 100 for pair in pairs for score in pair.one.scores)
     assert "macro-F1 %" in " ".join(compare.text(one, other).split())
+
+
+@pytest.mark.parametrize("metric", ["mcc", "subset_accuracy"])
+def test_every_metric_has_a_number_and_an_interval(tmp_path: Path, metric: str) -> None:
+    rng = np.random.default_rng(5)
+    has = rng.random((300, 3)) < 0.4 if metric == "subset_accuracy" else rng.integers(0, 2, 300)
+
+    def seeds(share: float) -> list[Any]:
+        drawn = [rng.random(has.shape) < share for _ in range(3)]
+        return [np.where(wrong, 1 - has, has).astype(has.dtype) for wrong in drawn]
+
+    one, other = (
+        measured(tmp_path / name / "s", list("abc"), has, {"it": seeds(p)}, metric) for name, p in (("a", 0.3), ("b", 0.1))
+    )
+    ((pair,), said) = compare.compare(one, other)
+    assert said == []
+    assert (pair.one.metric.name, pair.verdict) == (metric, "B better")
+    assert pair.estimate is not None
+    assert pair.estimate.value == pytest.approx(np.mean(pair.one.scores) - np.mean(pair.other.scores), abs=1e-4)
+    assert f"Test {pair.one.metric.label} %:" in " ".join(compare.text(one, other).split())
+
+    about = {"tasks": {"t": {}}, "settings": [{"row": "it"}], "seeds": 3, "studies": [{"folder": "s", "task": "t"}]}
+    (one.parent / "ablation.yaml").write_text(json.dumps(about))
+    found = ledger(one.parent)
+    (cell,) = found.cells
+    assert found.problems == []
+    assert cell.scores == pytest.approx(pair.one.scores)
+    assert cell.interval is not None
+    assert cell.interval[0] < np.mean(pair.one.scores) < cell.interval[1]
+    assert f"Test {cell.metric.label} %, ours" in " ".join(grid(found).caption)
