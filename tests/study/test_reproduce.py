@@ -279,6 +279,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
 SMOKE = ("table2", "table4", "figure2", "figure3", "figure4")
 
 
+@pytest.mark.slow
 def test_a_shipped_ablation_at_smoke_scale_cut_short(tmp_path: Path) -> None:
     """The same as below on a twentieth of the texts, with one seed."""
     less = ("--seeds", 1, "--set", "finetune.train_share=0.05", "--set", "finetune.epochs=1")
