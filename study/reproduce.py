@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from analysis import ablation as tables
+from analysis.cells import FILE
 from study import ablations, costs, launch
 from study.ablations import Ablation
 from study.config import check
@@ -23,7 +24,6 @@ from study.plan import time_text
 from study.workers import Shared, this_machine
 from trainables.faults import ConfigError
 
-RESOLVED = "ablation.yaml"
 STATISTICS = "statistics.json"
 
 
@@ -52,7 +52,7 @@ def run(
         began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
-        write_whole(folder / RESOLVED, grid.to_yaml())
+        write_whole(folder / FILE, grid.to_yaml())
         if measure:
             write_whole(folder / STATISTICS, measured)
         with Shared() as shared:
@@ -66,7 +66,7 @@ def run(
 
 
 def _is_as_before(grid: Grid, folder: Path) -> bool:
-    path = folder / RESOLVED
+    path = folder / FILE
     return path.exists() and path.read_text(encoding="utf-8") == grid.to_yaml()
 
 
@@ -84,9 +84,9 @@ def _check_all(parts: list[Any], address: str | None) -> None:
 
 def _check_folder(grid: Grid, folder: Path) -> None:
     """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
-    path = folder / RESOLVED
+    path = folder / FILE
     if not path.exists():
-        left = {"lock.json", "study.log", f"{RESOLVED}.new"}  # by a start that came to nothing
+        left = {"lock.json", "study.log", f"{FILE}.new"}  # by a start that came to nothing
         if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= left):
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return

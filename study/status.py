@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.cells import FILE, is_ablation
 from study import record
 from study.lock import running
 from study.metric import Metric, objective, of_run
 from study.screen import duration, number
 from study.scribe import OVER, Row, ranking, trials
 from study.space import describe
-from trainables.faults import ConfigError
+from trainables.faults import ConfigError, read_yaml
 
 
 def show(run_dir: Path) -> str:
-    """State, progress, best so far and a line per trial. Raises ConfigError where there is no run."""
+    """State, progress, best so far and a line per trial; of an ablation its studies. Raises ConfigError where there is no run."""
+    if is_ablation(run_dir):
+        return "\n".join(_studies(run_dir, read_yaml(run_dir / FILE)))
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
@@ -24,6 +27,18 @@ def show(run_dir: Path) -> str:
     lines += [_line(row, rows) for phase in ("search", "final") for row in trials(rows, phase).values()]
     lines += [f"damaged record, {problem}" for problem in problems]
     return "\n".join(lines)
+
+
+def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
+    """How far an ablation is: who runs it, and each of its studies."""
+    owner = running(run_dir)
+    who = "not running" if owner is None else f"running, process {owner.pid} on {owner.host}"
+    yield f"{there['name']} at scale {there['scale']}: {who}"
+    for part in there["studies"]:
+        folder = run_dir / part["folder"]
+        rows, problems = record.read(folder / "records.jsonl")
+        yield f"  {_state(folder, rows)}; {_progress(rows)}" if rows else f"  {part['folder']}: not begun"
+        yield from (f"  damaged record, {problem}" for problem in problems)
 
 
 def _state(run_dir: Path, rows: Sequence[Row]) -> str:

@@ -200,7 +200,7 @@ class Execution(Model):
     micro_batch: Annotated[int, Field(ge=0)] = 0
     """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
     gradient_checkpointing: bool = False
-    """Compute what a block of the encoder keeps for the backward pass once more there: less memory, one more forward pass of each block."""
+    """Compute what a block of the encoder keeps for the backward pass once more there: less memory for one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume also every so many steps; 0: at every evaluation only."""
     keep_weights: bool = True
