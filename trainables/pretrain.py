@@ -69,6 +69,7 @@ def job(
     if parent is not None:
         load_encoder_weights(model, parent)
     model.to(runtime.device)
+    model.notices += corpus.notices
 
     def batch(step: int) -> list[Example]:
         # Endless passes over the corpus, each in its own order; a batch may span two passes.

@@ -144,7 +144,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
-    notices = [*job.base.notices, *job.model.notices, *_data_notices(recipe, node, store, device)]
+    notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -258,9 +258,10 @@ def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.dev
     return selected(stage, pool_of(recipe, stage), store, name, embed)
 
 
-def _data_notices(recipe: Recipe, node: Node, store: Store, device: torch.device) -> tuple[str, ...]:
+def _task_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
+    """Of the tasks that a stage is trained on; those of a corpus come with its job."""
     if isinstance(node.stage, Pretrain):
-        return corpus_read(recipe, node.stage, store, device).notices
+        return ()
     return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
 
 
