@@ -7,10 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig
 
-from tests.trainables.families import FAMILIES
+from tests.trainables.families import FAMILIES, strong
 from trainables import encoder
 from trainables.encoder import Base
 from trainables.pack import Example
@@ -44,14 +43,7 @@ def tiny_config(kind: str, **changes: Any) -> Any:
 def tiny_base(kind: str) -> Base:
     """An encoder with weights large enough that mixing up texts shows."""
     config = tiny_config(kind)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModel.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-    return encoder.base_of(model, special_of(kind, config.pad_token_id))
+    return encoder.base_of(strong(config), special_of(kind, config.pad_token_id))
 
 
 def special_of(kind: str, pad: int) -> Special:

@@ -74,6 +74,18 @@ FAMILIES = {
 }
 
 
+def strong(config: Any, kind: Any = AutoModel) -> Any:
+    """A random model, the same at every call, with weights so large that mixing up texts shows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kind.from_config(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.mul_(4)
+    return model
+
+
 def tokenizer_of(family: Family) -> Any:
     """The family's tokenizer with a vocabulary trained on a few reviews."""
     kind = getattr(transformers, family.tokenizer)
@@ -97,13 +109,7 @@ def checkpoint(kind: str, **changes: Any) -> Path:
     for name in [name for name, value in config.to_dict().items() if "drop" in name and isinstance(value, float)]:
         setattr(config, name, 0.0)  # what transformers itself answers in training is then a reference
     made = AutoModelForMaskedLM if type(config) in AutoModelForMaskedLM._model_mapping else AutoModel
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = made.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)  # large enough that mixing up texts shows
+    model = strong(config, made)
     folder = Path(tempfile.mkdtemp(prefix=f"tiny-{kind}-"))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

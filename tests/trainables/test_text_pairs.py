@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 from safetensors.torch import load_file
-from transformers import AutoModel, ByT5Tokenizer
+from transformers import ByT5Tokenizer
 
 from tests.helpers import multitask_recipe, pair_recipe, pair_task, reviews, tiny_recipe, write_csv
 from tests.trainables.encoders import tiny_config
+from tests.trainables.families import strong
 from tests.trainables.test_tokenise import KINDS, ODD, byte_bpe, wordpiece, xlnet
 from trainables import recipe as runner
 from trainables.baseline import bag_of_words
@@ -145,14 +146,7 @@ def base(kind: str, tokenizer: Callable[[], Any], changes: str = "{}") -> Base:
     names = ("pad", "bos", "eos", "cls", "sep")
     ids = {f"{name}_token_id": getattr(own, f"{name}_token_id") for name in names if getattr(own, f"{name}_token_id") is not None}
     config = tiny_config(kind, **{"vocab_size": len(own)} | ids | json.loads(changes))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModel.from_config(config)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.mul_(4)
-    return base_of(model, special_tokens(own), own)
+    return base_of(strong(config), special_tokens(own), own)
 
 
 def made(of: Base, folder: Path, pairs: list[tuple[str, str]], **settings: Any) -> list[Any]:
