@@ -92,9 +92,15 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def write_predictions(path: Path, logits: np.ndarray, labels: np.ndarray, thresholds: Sequence[float] | None = None) -> Path:
-    """Classes, or of a multi-label task labels from their thresholds on, of every example as parquet."""
+def write_predictions(
+    path: Path,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    thresholds: Sequence[float] | None = None,
+    pieces: np.ndarray | None = None,
+) -> Path:
+    """Classes, or of a multi-label task labels from their thresholds on, of every example as parquet, with its length in pieces."""
     if labels.ndim == 1:
-        return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)))
+        return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)), pieces)
     probabilities = _sigmoid(logits)
-    return predictions.write(path, labels, probabilities >= np.array(thresholds), probabilities)
+    return predictions.write(path, labels, probabilities >= np.array(thresholds), probabilities, pieces)

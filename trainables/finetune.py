@@ -35,6 +35,14 @@ def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune | Multita
     return [_single(pieces[i], label, base, stage) for i, label in enumerate(split.labels)]
 
 
+def lengths(split: Split, pieces: Pieces, base: Base) -> np.ndarray:
+    """Pieces [n] of every text or pair before any cut, with its special tokens as a single sequence."""
+    if split.pairs is None:
+        return pieces.lengths + base.special.count
+    first, second = pieces.lengths.reshape(-1, 2).T
+    return first + second + np.where(second > 0, base.special.pair.count, base.special.count)
+
+
 def _single(ids: np.ndarray, label: Any, base: Base, stage: Finetune | Multitask) -> Example:
     """A text as one sequence."""
     kept = truncate(ids, stage.max_length - base.special.count, stage.truncation, stage.head_tokens)

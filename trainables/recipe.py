@@ -374,27 +374,30 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
-    logits, data, device = _test_logits(recipe, finetuned, store, execution), target_of(recipe), pick_device(execution.device)
+    logits, lengths = _test_logits(recipe, finetuned, store, execution)
+    data, device = target_of(recipe), pick_device(execution.device)
     tuned = finetuned.manifest["rows"][-1].get("thresholds")
     row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned)
+        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
     return row | about | {"source": "computed"}
 
 
-def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> np.ndarray:
+def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> tuple[np.ndarray, np.ndarray]:
+    """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut)."""
     stage, data, base = recipe.stages[-1], target_of(recipe), base_of(recipe)
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
     _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
-    test = finetune.examples(data.test, tokens(data.test.sides, data.digest("test"), base, store), base, stage)
+    uncut = tokens(data.test.sides, data.digest("test"), base, store)
+    test = finetune.examples(data.test, uncut, base, stage)
     if (kept := _features(recipe, nodes(recipe)[-1], store)) is not None:
         test = kept.of(data.test, test, model, base, runtime)
-    return predict(model, base, test, runtime)
+    return predict(model, base, test, runtime), finetune.lengths(data.test, uncut, base)
 
 
 def device_name(device: torch.device) -> str:
