@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import forms
+from analysis import claims, details, forms, sides
 from analysis.cells import Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
+from analysis.details import Detail, Told
 from analysis.forms import tally
 from analysis.grid import LEVEL, Grid, grid, missing
 from analysis.load import plain
 from analysis.redraw import figures
 from analysis.report import Tile, inline, render, replace
-from analysis.tables import DASH, count, duration, number
+from analysis.tables import DASH, count, duration, number, spread
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
@@ -33,8 +34,9 @@ def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[st
     folder = Path(out) if out is not None else Path(run_folder) / "report"
     found = ledger(run_folder)
     table, judged, drawn = grid(found), verdicts(found), figures(found)
+    told, close = tell(found), look(found)
     made: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("report.html", lambda: page(found, table, judged, drawn)),
+        "html": ("report.html", lambda: page(found, table, judged, drawn, told, close)),
         "md": ("table.md", lambda: forms.markdown(found, table, judged)),
         "tex": ("table.tex", lambda: forms.latex(found, table, judged)),
         "csv": ("cells.csv", lambda: forms.csv(found, table)),
@@ -44,7 +46,10 @@ def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[st
     wanted = dict.fromkeys([*formats, "txt", *(["html"] if "pdf" in formats else [])])
     texts = {name: make() for name, make in (made[each] for each in wanted if each in made)}
     texts["provenance.csv"] = forms.provenance_csv(found)
-    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn}
+    if "csv" in formats:
+        texts |= details.csv_files(("task", "row", "column", "seeds"), [(_about(cell), each) for cell, each in told])
+    every = [*drawn, *(figure for each in close for figure in each.figures.values())]
+    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in every}
     for name, content in texts.items():
         replace(folder / name, content)
     for old in (folder / "figures").glob("*.svg"):
@@ -63,7 +68,32 @@ def text(run_folder: Path) -> str:
     return forms.text(found, grid(found), verdicts(found))
 
 
-def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[Any]) -> str:
+def tell(found: Ledger) -> list[tuple[Cell, Told]]:
+    """Classes, lengths and calibration of every cell that has a number."""
+    return [(cell, details.told(sides.of_cell(found, cell))) for cell in found.cells if cell.finished]
+
+
+def look(found: Ledger) -> list[Detail]:
+    """Of every task two settings side by side."""
+    made = []
+    for place, task in enumerate(found.tasks):
+        pair = [sides.of_cell(found, cell) for cell in claims.sides(found, task)]
+        made.append(details.detail(found.task_name(task), str(place), pair))
+    return [each for each in made if each is not None]
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
+
+
+def page(
+    found: Ledger,
+    table: Grid,
+    judged: Sequence[Verdict],
+    drawn: Sequence[Any],
+    told: Sequence[tuple[Cell, Told]],
+    close: Sequence[Detail],
+) -> str:
     """The report as one HTML page that asks for nothing else."""
     anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(found.cells)}
     headline, sentence = answer(found, judged)
@@ -81,7 +111,13 @@ def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[
         level=LEVEL,
         anchors=anchors,
         figures=drawn,
-        inline=inline({figure.name: figure for figure in drawn}),
+        inline=inline({figure.name: figure for figure in [*drawn, *(f for each in close for f in each.figures.values())]}),
+        errors=close,
+        calibrated=[(cell, each) for cell, each in told if each.calibration],
+        calibration_facts=details.calibration_facts(any(each.several for _, each in told)),
+        score_heads=details.SCORES,
+        number=number,
+        spread=spread,
         details=[_detail(found, cell) for cell in found.cells],
         runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),
         commands=[

@@ -113,6 +113,17 @@ class Cell:
         return max(self.metric.least, low), min(100.0, high)
 
 
+@dataclass(frozen=True)
+class Study:
+    """What is known of one study beside its trials."""
+
+    folder: Path
+    labels: Sequence[str]
+    """Names of its task's classes."""
+    config: Mapping[str, Any]
+    """The resolved study file."""
+
+
 @dataclass
 class Ledger:
     """An ablation as run."""
@@ -128,6 +139,8 @@ class Ledger:
     """Statistics of each task's texts: `row` holds them by column."""
     params: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     """{(task, setting): its parameters as the records have them}"""
+    studies: dict[str, Study] = field(default_factory=dict)
+    """{folder within the run folder: the study}"""
     finished: bool = False
     """Whether every study has finished."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -312,6 +325,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
     if run.problems:
         few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
+    made.studies[name] = Study(run.folder, run.labels, run.config)
     indices = [each for each in _listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
     for row in run.of("study"):

@@ -145,6 +145,29 @@ def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Ce
     ]
 
 
+def sides(ledger: Ledger, task: str) -> list[Cell]:
+    """What to look at closely on a task: the best of both sides of the first claim that has them, else the best and the first."""
+    for claim in (each for each in ledger.about.get("claims") or () if isinstance(each, dict)):
+        named = set(_texts(claim.get("tasks") or ()))
+        if named and not named & set(ledger.names_of(task)):
+            continue
+        best, among = claim.get("best"), {"column": claim["column"]} if claim.get("column") else {}
+        one = _selected(ledger, task, best if isinstance(best, dict) else _selector(claim, "better"))
+        other = _selected(ledger, task, among if isinstance(best, dict) else _selector(claim, "worse"))
+        pair = [*_best_of(one), *_best_of([cell for cell in other if cell not in one])]
+        if len(pair) == 2:
+            return pair
+    every = [cell for cell in ledger.cells if cell.task == task and cell.mean is not None]
+    first = _best_of(every)
+    return [*first, *[cell for cell in every if cell not in first][:1]]
+
+
+def _best_of(cells: Sequence[Cell]) -> list[Cell]:
+    """The best of those with a number; nothing of none."""
+    done = [cell for cell in cells if cell.mean is not None]
+    return [min(done, key=lambda cell: cell.metric.turned(cell.mean or 0.0))] if done else []
+
+
 def _texts(value: Any) -> list[str]:
     return [plain(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
 

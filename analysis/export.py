@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import labels, select
+from analysis import labels
 from analysis.load import Run, plain
 
 RESULT_COLUMNS = (
@@ -18,9 +18,6 @@ RESULT_COLUMNS = (
 TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "metric", "validation_percent",
                  "test_percent", "validation_error_rate_percent", "test_error_rate_percent", "test_macro_f1", "test_micro_f1",
                  "tokens", "seconds", "source")  # fmt: skip
-LABEL_COLUMNS = ("setting", "setting_label", "seeds", "label", "texts", "given", "threshold", "precision_percent", "recall_percent",
-                 "f1_percent", "f1_sd_percent", "bag_of_words_f1_percent")  # fmt: skip
-CONFUSION_COLUMNS = ("setting", "setting_label", "label", "given", "texts", "share_percent")
 TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
 
 
@@ -58,30 +55,6 @@ def trials_csv(run: Run) -> str:
         }
         rows.append(row | _params(run, trial.params))
     return csv_text((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
-
-
-def labels_csv(run: Run) -> str:
-    """One row per setting of the finals and class, or label of a task with several, on the test split: the mean over seeds."""
-    rows = []
-    for setting in select.settings(run):
-        about = {"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}
-        for each in labels.of_setting(run, setting):
-            row = {"label": each.name, "texts": each.texts, "given": each.given, "threshold": each.threshold}
-            row |= {"precision_percent": each.precision, "recall_percent": each.recall, "bag_of_words_f1_percent": each.baseline}
-            rows.append(about | row | {"f1_percent": select.mean(each.f1), "f1_sd_percent": select.sd(each.f1)})
-    return csv_text(LABEL_COLUMNS, rows)
-
-
-def confusions_csv(run: Run) -> str:
-    """One row per setting of the finals and pair of classes that it confuses on the test split: the mean over seeds."""
-    rows = []
-    for setting in select.settings(run):
-        about = {"setting": setting.key, "setting_label": setting.label}
-        rows += [
-            about | {"label": each.name, "given": each.instead, "texts": each.texts, "share_percent": each.share}
-            for each in labels.confusions(run, setting)
-        ]
-    return csv_text(CONFUSION_COLUMNS, rows)
 
 
 def tasks_csv(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""What the finals do with each class, or each label, on the test split, and what they take for what; each task of a joint stage."""
+"""What predictions do with each class, or each label, and what they take for what; each task of a joint stage."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any
 
 from analysis.load import Run, plain
 from analysis.predictions import Predictions
-from analysis.select import Setting
-from study.record import BAG_OF_WORDS
 
 MOST = 20
 """Classes, labels and confusions on the page; the csv files hold all."""
@@ -34,6 +32,8 @@ class Label:
     """Probability from which on it is given, of a task with several labels per text."""
     baseline: float | None
     """F1 of the bag of words."""
+    place: int
+    """Among all classes or labels."""
 
 
 @dataclass(frozen=True)
@@ -48,41 +48,46 @@ class Confusion:
     """Of the texts of the class, percent."""
 
 
-def of_setting(run: Run, setting: Setting) -> list[Label]:
-    """Every class or label in order, those that neither occur nor are given left out; empty where predictions are not kept."""
-    seeds = _predictions(run, setting)
+def of_predictions(
+    seeds: Sequence[Predictions],
+    names: Sequence[str],
+    baseline: Predictions | None = None,
+    thresholds: Sequence[Sequence[Any]] = (),
+) -> list[Label]:
+    """Every class or label in order, those that neither occur nor are given left out; empty for no seeds.
+
+    `thresholds` are those of each seed, `baseline` the predictions of the bag of words.
+    """
     if not seeds:
         return []
     classes = max(each.classes for each in seeds)
     counts = [[part.tolist() for part in each.counts()] for each in seeds]
-    bag = run.predictions(BAG_OF_WORDS)
-    baseline = [] if bag is None else [_f1(*each) for each in zip(*(part.tolist() for part in bag.counts()), strict=True)]
-    tuned = [list(trial.test.get("thresholds") or ()) for trial in setting.trials if trial.test]
+    bag = [] if baseline is None else [_f1(*each) for each in zip(*(part.tolist() for part in baseline.counts()), strict=True)]
     found = []
     for place in range(classes):
         mine = [tuple(part[place] for part in each) if place < len(each[0]) else (0, 0, 0) for each in counts]
         right, has, given = (statistics.fmean(part) for part in zip(*mine, strict=True))
         if not has + given:
             continue
-        thresholds = [each[place] for each in tuned if place < len(each) and isinstance(each[place], (int, float))]
+        tuned = [each[place] for each in thresholds if place < len(each) and isinstance(each[place], (int, float))]
         found.append(
             Label(
-                _name(run, place),
+                _name(names, place),
                 round(has),
                 given,
                 100 * right / given if given else None,
                 100 * right / has if has else None,
                 tuple(_f1(*each) for each in mine),
-                statistics.fmean(thresholds) if thresholds else None,
-                baseline[place] if place < len(baseline) else None,
+                statistics.fmean(tuned) if tuned else None,
+                bag[place] if place < len(bag) else None,
+                place,
             )
         )
     return found
 
 
-def confusions(run: Run, setting: Setting) -> list[Confusion]:
-    """What is taken for what, most often first; empty where a text may have several labels, or predictions are not kept."""
-    seeds = _predictions(run, setting)
+def confusions(seeds: Sequence[Predictions], names: Sequence[str]) -> list[Confusion]:
+    """What is taken for what, most often first; empty where a text may have several labels, or for no seeds."""
     if not seeds or seeds[0].several:
         return []
     total: Counter[tuple[int, int]] = Counter()
@@ -90,7 +95,7 @@ def confusions(run: Run, setting: Setting) -> list[Confusion]:
         total.update(each.confusions())
     has = seeds[0].counts()[1]
     return [
-        Confusion(_name(run, one), _name(run, other), count / len(seeds), 100 * count / len(seeds) / int(has[one]))
+        Confusion(_name(names, one), _name(names, other), count / len(seeds), 100 * count / len(seeds) / int(has[one]))
         for (one, other), count in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))
     ]
 
@@ -113,17 +118,9 @@ def by_task(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
     return found
 
 
-def _predictions(run: Run, setting: Setting) -> list[Predictions]:
-    """Those of all its seeds, of the same texts; else none."""
-    found = [run.predictions(trial.name) for trial in setting.trials if trial.test]
-    known = [each for each in found if each is not None]
-    alike = all(each.several == known[0].several and each.has.shape == known[0].has.shape for each in known)
-    return known if alike and len(known) == len(found) else []
-
-
 def _f1(right: float, has: float, given: float) -> float:
     return 200 * right / (has + given) if has + given else 0.0
 
 
-def _name(run: Run, place: int) -> str:
-    return run.labels[place] if place < len(run.labels) else str(place)
+def _name(names: Sequence[str], place: int) -> str:
+    return names[place] if place < len(names) else str(place)

@@ -31,6 +31,8 @@ class Predictions:
     has: Array
     given: Array
     classes: int
+    pieces: Array | None = None
+    """[n]: length of each text before any cut, in pieces; None where it is not kept."""
 
     @property
     def several(self) -> bool:
@@ -123,9 +125,14 @@ def stacked(found: Sequence[Predictions], metric: Metric) -> tuple[Array | None,
 
 def of_trial(run: Path, name: str, classes: int = 0) -> Predictions:
     """The copy of a trial's test predictions in its run folder, for at least so many classes. Raises as `read` does."""
+    return read(file_of(run, name), classes)
+
+
+def file_of(run: Path, name: str) -> Path:
+    """Where the copy of a trial's test predictions lies in its run folder. Raises ValueError for what names no trial."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"{name!r:.80}: not the name of a trial")
-    return read(run / "predictions" / f"{name}-test.parquet", classes)
+    return run / "predictions" / f"{name}-test.parquet"
 
 
 def read(path: Path, classes: int = 0) -> Predictions:
@@ -135,7 +142,8 @@ def read(path: Path, classes: int = 0) -> Predictions:
 
     try:
         with pq.ParquetFile(path) as file:
-            columns = file.read(columns=["index", "label", "prediction"]).to_pydict()
+            lengths = ["pieces"] if "pieces" in file.schema_arrow.names else []
+            columns = file.read(columns=["index", "label", "prediction", *lengths]).to_pydict()
             index = np.array(columns["index"], dtype=np.int64)
             order = np.argsort(index, kind="stable")
             if not len(index) or not np.array_equal(index[order], np.arange(len(index))):
@@ -155,9 +163,41 @@ def read(path: Path, classes: int = 0) -> Predictions:
             if min(has.min(), given.min()) < 0:
                 raise ValueError("a class is below 0")
             classes = max(classes, 1 + int(max(has.max(), given.max())))
+        known = lengths and None not in columns["pieces"]
+        pieces = np.array(columns["pieces"], dtype=np.int64)[order] if known else None
+        if pieces is not None and pieces.min() < 0:
+            raise ValueError("a length is below 0")
     except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path.name}: {error}") from None
-    return Predictions(has[order], given[order], classes)
+    return Predictions(has[order], given[order], classes, pieces)
+
+
+def probabilities(run: Path, name: str, of: Predictions) -> Array | None:
+    """[n, classes]: what a trial took each class, or label, of each text for, in the order of the texts; None where it is not kept.
+
+    `of` are the trial's predictions. Raises OSError or ValueError for what cannot be probabilities.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = file_of(run, name)
+    try:
+        with pq.ParquetFile(path) as file:
+            if "probabilities" not in file.schema_arrow.names:
+                return None
+            table = file.read(columns=["index", "probabilities"]).combine_chunks()
+        order = np.argsort(table["index"].to_numpy(), kind="stable")
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+        found = flat.reshape(len(of.has), -1)[order]
+        if found.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.given.max())):
+            raise ValueError(f"there are probabilities of {found.shape[1]} classes only")
+        if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1):
+            raise ValueError("some probabilities are no numbers from 0 to 1")
+        if not of.several and abs(found.sum(axis=1) - 1).max() > 1e-3:
+            raise ValueError("some probabilities do not add up to 1")
+    except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return np.asarray(found)
 
 
 def _matrix(places: list[list[int]], classes: int) -> Array:

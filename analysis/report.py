@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import export, figures, labels, select, sharing, tables
+from analysis import details, export, figures, labels, select, sharing, sides, tables
+from analysis.details import Detail
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
 from analysis.select import Difference, Setting
@@ -28,13 +29,17 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     found = load(run)
     folder = Path(out) if out is not None else Path(run) / "report"
     matter = importance(found.search, found.space)
-    drawn = draw(found, matter)
-    texts = {"report.html": page(found, matter, drawn)}
-    texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
-    texts |= {"labels.csv": export.labels_csv(found), "confusions.csv": export.confusions_csv(found)}
-    texts |= {"tasks.csv": export.tasks_csv(found)}
+    drawn, close = draw(found, matter), detail(found)
+    texts = {"report.html": page(found, matter, drawn, close)}
+    texts |= {
+        "results.csv": export.results_csv(found),
+        "trials.csv": export.trials_csv(found),
+        "tasks.csv": export.tasks_csv(found),
+    }
+    texts |= details_csv(found)
     texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
-    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
+    every = [*drawn.values(), *(close.figures.values() if close else ())]
+    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in every}
     for name, text in texts.items():
         replace(folder / name, text)
     for old in (folder / "figures").glob("*.svg"):
@@ -50,12 +55,26 @@ def draw(run: Run, matter: Importance) -> dict[str, Figure]:
     return {figure.name: figure for figure in made if figure is not None}
 
 
-def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
+def detail(run: Run) -> Detail | None:
+    """The chosen setting, or the best so far, with the reference and the bag of words beside it; None without predictions of it."""
+    found = [setting for setting in select.settings(run) if setting.test]
+    chosen = [sides.of_setting(run, setting) for setting in found if setting is found[0] or setting.reference]
+    return details.detail("", "chosen", chosen, sides.of_baseline(run))
+
+
+def details_csv(run: Run) -> dict[str, str]:
+    """{name of a file: its content} of each class, confusions, lengths and calibration, of all final settings."""
+    found = [(setting, sides.of_setting(run, setting)) for setting in select.settings(run) if setting.test]
+    rows = [
+        ({"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}, details.told(side))
+        for setting, side in found
+    ]
+    return details.csv_files(("setting", "setting_label", "seeds"), rows)
+
+
+def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
     """The report as one HTML page that asks for nothing else."""
     headline, sentence = answer(run)
-    best = [setting for setting in select.settings(run)[:1] if setting.test]
-    every = labels.of_setting(run, best[0]) if best else []
-    shown, mixed = labels.shown(every), labels.confusions(run, best[0]) if best else []
     return render(
         "report.html",
         run=run,
@@ -68,13 +87,11 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure]) -> str:
         facts=tables.facts(run),
         missing=tables.missing(run),
         figures=drawn,
-        inline=inline(drawn),
+        inline=inline(drawn) | inline({each.name: each for each in close.figures.values()} if close else {}),
         importance=matter,
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
-        labels=shown,
-        all_labels=len(every),
-        confusions=mixed[: labels.MOST],
-        all_confusions=len(mixed),
+        detail=close,
+        score_heads=details.SCORES,
         number=tables.number,
         spread=tables.spread,
         by_task=labels.by_task(run),

@@ -17,6 +17,9 @@ from tests.analysis.test_redraw import FIGURE3, figure3
 from tests.analysis.test_report import Outline
 
 
+CSV = ("cells.csv", "labels.csv", "confusions.csv", "lengths.csv", "calibration.csv")
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("table2") / "run", TABLE2, table2_outcomes())
@@ -29,7 +32,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_writes_what_is_asked_for(run: Path, tmp_path: Path) -> None:
     always = {"provenance.csv", "table.txt"}
     assert ablation.write_report(run, tmp_path / "all") == tmp_path / "all" / "report.html"
-    assert set(files(tmp_path / "all")) == always | {"report.html", "table.md", "table.tex", "cells.csv", "report.json"}
+    assert set(files(tmp_path / "all")) == always | {"report.html", "table.md", "table.tex", "report.json", *CSV}
     assert ablation.write_report(run, tmp_path / "md", ["md"]) == tmp_path / "md"
     assert set(files(tmp_path / "md")) == always | {"table.md"}
     with pytest.raises(ValueError, match="format docx: there are html, md"):

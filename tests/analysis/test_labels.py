@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from analysis import export, labels, report, select, tables
+from analysis import export, report, select, sides, tables
 from analysis.load import load
 from analysis.predictions import Array
 from study import record
@@ -39,7 +39,7 @@ def single(n: int = 150, classes: int = 3, seed: int = 0, wrong: float = 0.2) ->
 def test_each_label_is_as_scikit_learn_has_it(tmp_path: Path, kind: object) -> None:
     has, seeds = kind()  # type: ignore[operator]
     run = load(make(tmp_path, ["a", "b", "c"], has, {"best 1": seeds}, "macro_f1", baseline=seeds[0]))
-    found = labels.of_setting(run, select.settings(run)[0])
+    found = sides.of_setting(run, select.settings(run)[0]).labels
     expected = np.array([precision_recall_fscore_support(has, given, zero_division=0) for given in seeds])  # [seeds, 4, labels]
     assert [each.name for each in found] == ["a", "b", "c"]
     for i, each in enumerate(found):
@@ -56,7 +56,7 @@ def test_confusions_are_those_of_the_matrix_largest_first(tmp_path: Path) -> Non
     has, seeds = single(classes=4)
     names = ["north", "south", "east", "west"]
     run = load(make(tmp_path, names, has, {"best 1": seeds}, "error_rate"))
-    found = labels.confusions(run, select.settings(run)[0])
+    found = sides.of_setting(run, select.settings(run)[0]).confusions
     matrix = np.mean([confusion_matrix(has, given) for given in seeds], axis=0)
     np.fill_diagonal(matrix, 0)
     assert {(each.name, each.instead): each.texts for each in found} == {
@@ -153,7 +153,7 @@ def test_differences_of_f1_are_paired_and_cover_the_truth(tmp_path: Path) -> Non
     gap = select.difference(run, first, other)
     assert gap is not None
     assert (gap.interval, gap.within_noise) == (None, True)
-    assert labels.of_setting(run, first) == []
+    assert sides.of_setting(run, first).labels == []
     assert "threshold" not in text_of(tmp_path / "lost", tmp_path / "out")
 
 
@@ -165,7 +165,7 @@ def test_predictions_of_other_texts_are_not_paired(tmp_path: Path) -> None:
     first, other = sorted(select.settings(run), key=lambda setting: setting.label)
     assert first.examples_interval is None
     assert other.examples_interval is not None
-    assert labels.of_setting(run, first) == []
+    assert sides.of_setting(run, first).labels == []
 
 
 @pytest.mark.parametrize("kind", [several, single])
