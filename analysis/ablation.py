@@ -20,6 +20,8 @@ from analysis.tables import DASH, count, duration, number, spread
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
+REFUSED = 20
+"""Files of predictions that the page says could not be used."""
 
 
 def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[str] = FORMATS) -> Path:
@@ -113,9 +115,10 @@ def page(
         figures=drawn,
         inline=inline({figure.name: figure for figure in [*drawn, *(f for each in close for f in each.figures.values())]}),
         errors=close,
-        calibrated=[(cell, each) for cell, each in told if each.calibration],
-        calibration_facts=details.calibration_facts(any(each.several for _, each in told)),
+        calibrated=told if any(each.calibration for _, each in told) else (),
+        refused=[f"{found.task_name(cell.task)}, {cell.label}: {text}" for cell, each in told for text in each.problems][:REFUSED],
         score_heads=details.SCORES,
+        score_facts=details.FACTS,
         number=number,
         spread=spread,
         details=[_detail(found, cell) for cell in found.cells],

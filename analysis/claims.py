@@ -157,14 +157,14 @@ def sides(ledger: Ledger, task: str) -> list[Cell]:
         pair = [*_best_of(one), *_best_of([cell for cell in other if cell not in one])]
         if len(pair) == 2:
             return pair
-    every = [cell for cell in ledger.cells if cell.task == task and cell.mean is not None]
+    every = [cell for cell in ledger.cells if cell.task == task and cell.losses is not None]
     first = _best_of(every)
     return [*first, *[cell for cell in every if cell not in first][:1]]
 
 
 def _best_of(cells: Sequence[Cell]) -> list[Cell]:
-    """The best of those with a number; nothing of none."""
-    done = [cell for cell in cells if cell.mean is not None]
+    """The best of those with predictions; nothing of none."""
+    done = [cell for cell in cells if cell.losses is not None]
     return [min(done, key=lambda cell: cell.metric.turned(cell.mean or 0.0))] if done else []
 
 

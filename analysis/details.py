@@ -27,7 +27,14 @@ LENGTHS = ("least_pieces", "most_pieces", "texts", "max_length", "truncation", "
            "error_percent", "interval_low_percent", "interval_high_percent")  # fmt: skip
 CALIBRATION = ("texts", "counted", "ece_percent", "ece_sd_percent", "ece_equal_mass_percent", "ece_by_chance_percent",
                "brier", "log_loss", "mean_confidence_percent", "right_percent")  # fmt: skip
-SCORES = ("ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %")
+FACTS = (
+    "ECE: mean distance between confidence and share of right ones in 15 bins of confidence (Guo et al. 2017).",
+    "Confidence: probability of the class that a text is given; with several labels per text each decision on a label counts.",
+    "By chance: what it would be on so many texts if the probabilities were perfect. Mean over seeds ± standard deviation.",
+    "Brier: squared distance, summed over classes, 0 to 2; where a text may have several labels, of a decision, 0 to 1.",
+)
+"""What SCORES mean."""
+SCORES = ("seeds", "ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %")
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Told:
         digits = zip((found.by_chance, found.ece_equal_mass, found.brier, found.log_loss, found.confidence, found.right),
                      (2, 2, 3, 3, 1, 1), strict=True)  # fmt: skip
         rest = [(number(select.mean(values), places), select.mean(values)) for values, places in digits]
-        return [(spread(found.ece), select.mean(found.ece)), *rest]
+        return [(str(self.seeds), self.seeds), (spread(found.ece), select.mean(found.ece)), *rest]
 
 
 def told(side: Side, pieces: Array | None = None) -> Told:
@@ -166,27 +173,9 @@ class Detail:
             return []
         said = ["Length in pieces before any cut, special tokens included; bins are quantiles, with about as many texts each."]
         said += [f"{side.label} {side.cut.name} pieces." for side in self.sides if side.cut]
-        said.append(
-            "Error: share of texts not given just what they have. In brackets 95 % over seeds and texts, of each bin alone."
-        )
+        said.append("Error: share of texts not given just what they have, whatever the metric.")
+        said.append("In brackets 95 % over seeds and texts, of each bin alone; none for one seed, or where nothing varies.")
         return said
-
-    @property
-    def calibration_facts(self) -> list[str]:
-        """What is to know of the table of probabilities."""
-        return calibration_facts(self.first.several)
-
-
-def calibration_facts(several: bool) -> list[str]:
-    """What the columns SCORES mean."""
-    counted = "each decision of a text and a label" if several else "the class that a text is given"
-    return [
-        f"ECE: mean distance between confidence and share of right ones in 15 bins of confidence (Guo et al. 2017); of {counted}.",
-        "By chance: what it would be on so many texts if the probabilities were perfect. Mean over seeds ± standard deviation.",
-        "Brier: squared distance, summed over classes, 0 to 2."
-        if not several
-        else "Brier: squared distance of a decision, 0 to 1.",
-    ]
 
 
 def detail(name: str, key: str, sides: Sequence[Side], bag: Side | None = None) -> Detail | None:

@@ -92,6 +92,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detai
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
         detail=close,
         score_heads=details.SCORES,
+        score_facts=details.FACTS,
         number=tables.number,
         spread=tables.spread,
         by_task=labels.by_task(run),

@@ -16,7 +16,6 @@ from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.analysis.test_redraw import FIGURE3, figure3
 from tests.analysis.test_report import Outline
 
-
 CSV = ("cells.csv", "labels.csv", "confusions.csv", "lengths.csv", "calibration.csv")
 
 

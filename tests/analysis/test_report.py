@@ -65,8 +65,8 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     page = report.write(finished, tmp_path / "out")
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert page == tmp_path / "out" / "report.html"
-    tables = ["confusions.csv", "labels.csv", "report.html", "results.csv", "table.md", "table.tex", "table.txt", "tasks.csv"]
-    names = [*tables, "trials.csv"]
+    tables = ["calibration.csv", "confusions.csv", "labels.csv", "lengths.csv", "report.html", "results.csv"]
+    names = [*tables, "table.md", "table.tex", "table.txt", "tasks.csv", "trials.csv"]
     assert [name for name in files if not name.startswith("figures/")] == names
     assert "figures/history.svg" in files
 
