@@ -10,6 +10,7 @@ import pytest
 from analysis import ablation
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.analysis.test_browser import CONTRAST, OVERFLOW
+from tests.analysis.test_details import enrich
 from tests.analysis.test_redraw import figure3
 from tests.browser import Page, browser
 
@@ -27,6 +28,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "table":
         build(folder / "run", TABLE2, table2_outcomes(), finished=False)
+        enrich(folder / "run")
     else:
         figure3(folder)
     return ablation.write_report(folder / "run")
@@ -38,6 +40,7 @@ def shown(page: Page, written: Path) -> Iterator[Page]:
     page.viewport(1280, 900)
     page.media()
     url = page.open(written)
+    page.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
     yield page
     assert page.exceptions == []
     assert page.console == []
@@ -72,6 +75,16 @@ def test_a_click_on_a_head_sorts(shown: Page) -> None:
     numbers = [float(score) for score in scores if score]
     assert numbers == sorted(numbers)
     assert scores[len(numbers) :] == [""] * (len(scores) - len(numbers))
+
+
+def test_what_is_closed_opens_by_keyboard_and_in_print(shown: Page) -> None:
+    shown.run("document.querySelectorAll('details').forEach((each) => { each.open = false; })")
+    shown.media("print")
+    shown.until("document.querySelector('#errors details table').checkVisibility()")
+    shown.media()
+    shown.run("document.querySelector('#errors summary').focus()")
+    shown.key("Enter", 13, "\r")
+    shown.until("document.querySelector('#errors details').open")
 
 
 @pytest.mark.parametrize("dark", [False, True])
