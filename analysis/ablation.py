@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import forms
+from analysis import cost, forms
 from analysis.cells import Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
 from analysis.forms import tally
@@ -82,6 +82,8 @@ def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[
         anchors=anchors,
         figures=drawn,
         inline=inline({figure.name: figure for figure in drawn}),
+        cost=cost.together(found.accounts, [run.trial for cell in found.cells for run in cell.runs], "every cell and seed"),
+        cost_head=cost.HEAD,
         details=[_detail(found, cell) for cell in found.cells],
         runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),
         commands=[
