@@ -15,7 +15,7 @@ from analysis.grid import LEVEL, Grid, grid, missing
 from analysis.load import plain
 from analysis.redraw import figures
 from analysis.report import Tile, inline, render, replace
-from analysis.tables import DASH, count, duration, number
+from analysis.tables import DASH, NARROW, count, duration, number, wrapped
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
@@ -63,6 +63,21 @@ def text(run_folder: Path) -> str:
     return forms.text(found, grid(found), verdicts(found))
 
 
+def cost_text(run_folder: Path) -> str:
+    """What an ablation has cost, for a terminal; empty before anything has trained. Raises as `ledger` does."""
+    made = spent(ledger(run_folder))
+    if made is None:
+        return ""
+    _, _, tokens, time, *_ = made.total.cells
+    said = [f"Trained here on {tokens} tokens in {time} of training, runs at the same time added up.", *made.sharing, *made.energy]
+    return "\n".join(map(wrapped, said)).replace(NARROW, " ")
+
+
+def spent(found: Ledger) -> cost.Cost | None:
+    """What an ablation has cost; None before anything has trained."""
+    return cost.together(found.accounts, [run.trial for cell in found.cells for run in cell.runs], "every cell and seed")
+
+
 def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[Any]) -> str:
     """The report as one HTML page that asks for nothing else."""
     anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(found.cells)}
@@ -82,7 +97,7 @@ def page(found: Ledger, table: Grid, judged: Sequence[Verdict], drawn: Sequence[
         anchors=anchors,
         figures=drawn,
         inline=inline({figure.name: figure for figure in drawn}),
-        cost=cost.together(found.accounts, [run.trial for cell in found.cells for run in cell.runs], "every cell and seed"),
+        cost=spent(found),
         cost_head=cost.HEAD,
         details=[_detail(found, cell) for cell in found.cells],
         runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),

@@ -77,7 +77,7 @@ class Part:
         rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
         spent = [count(self.tokens), duration(self.seconds), rate] if self.trained else [DASH] * 3
         partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
-        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy(self.energy_j) + partly if self.told else DASH]
+        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.told else DASH]
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,17 @@ class Cost:
 
     parts: Sequence[Part]
     total: Part
-    facts: Sequence[str]
-    """What one must know beside the table, a sentence each."""
+    time: Sequence[str]
+    """What one must know to read the table, a sentence each."""
+    sharing: Sequence[str]
+    """What sharing saved."""
+    energy: Sequence[str]
+    """What the machine tells of energy."""
+
+    @property
+    def facts(self) -> list[str]:
+        """All sentences."""
+        return [*self.time, *self.sharing, *self.energy]
 
 
 def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
@@ -145,7 +154,7 @@ def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) ->
         parts.setdefault(one.part, Part(one.part)).add(one)
         total.add(one)
     saved = saved_by(trials, {stage_id: row for mine in accounts for stage_id, row in mine.stages.items()})
-    return Cost(list(parts.values()), total, [*_time(accounts), *_sharing(saved, each), *_energy(accounts, total)])
+    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, each), _energy(accounts, total))
 
 
 def _time(accounts: Sequence[Account]) -> list[str]:
@@ -170,17 +179,17 @@ def _energy(accounts: Sequence[Account], total: Part) -> list[str]:
     if total.told:
         of = f" in {total.told:,} of {total.trained:,} trainings; the others' is not known" if total.told < total.trained else ""
         said.append(
-            f"GPU energy: {energy(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
+            f"GPU energy: {energy_text(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
             " GPUs of its own. Starting up, reading the test split and idling are not in it."
         )
     known, sessions = [each for mine in accounts for each in mine.cpu_j], sum(mine.sessions for mine in accounts)
     if known:
         of = f" in {len(known)} of {sessions} sessions" if len(known) < sessions else ""
-        said.append(f"CPU energy: {energy(sum(known))}{of}, of all CPU packages of the machine, whatever else ran on it.")
+        said.append(f"CPU energy: {energy_text(sum(known))}{of}, of all CPU packages of the machine, whatever else ran on it.")
     return said or ["Energy: the machine does not tell (no NVIDIA GPU to a trial alone, no CPU counter that may be read)."]
 
 
-def energy(joules: float) -> str:
+def energy_text(joules: float) -> str:
     """`1.23 kWh`; watt-hours where that is little."""
     hours = joules / 3600
     if hours < 10:

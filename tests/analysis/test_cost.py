@@ -168,4 +168,4 @@ def test_the_pages_have_the_section(tmp_path: Path, finished: Path) -> None:
     ("joules", "text"), [(0.0, "0 Wh"), (360.0, "0.1 Wh"), (36_000, "0.01 kWh"), (4.5e6, "1.25 kWh"), (3.6e13, "10,000,000 kWh")]
 )
 def test_energy_as_text(joules: float, text: str) -> None:
-    assert cost.energy(joules).replace("\N{NO-BREAK SPACE}", " ") == text
+    assert cost.energy_text(joules).replace("\N{NO-BREAK SPACE}", " ") == text
