@@ -161,7 +161,8 @@ def _time(accounts: Sequence[Account]) -> list[str]:
     sessions, seconds = sum(mine.sessions for mine in accounts), sum(mine.seconds for mine in accounts)
     took = f"{sessions} session{'s' * (sessions != 1)} took {duration(seconds)} from first to last record; the table's time is of"
     took += " training with the validations in it, added up over all that ran, at the same time too."
-    return [took, "A training counts once and from its beginning, whoever shares it; what came from the store took none here."]
+    said = "A training counts once and from its beginning, whoever shares it; what came from the store took none here, and what"
+    return [took, f"{said} ended before its first validation is left out."]
 
 
 def _sharing(saved: Saved | None, each: str) -> list[str]:
