@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import claims, details, forms, sides
+from analysis import claims, cost, details, forms, sides
 from analysis.cells import Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
 from analysis.details import Detail, Told
@@ -16,7 +16,7 @@ from analysis.grid import LEVEL, Grid, grid, missing
 from analysis.load import plain
 from analysis.redraw import figures
 from analysis.report import Tile, inline, render, replace
-from analysis.tables import DASH, count, duration, number, spread
+from analysis.tables import DASH, NARROW, count, duration, number, spread, wrapped
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
@@ -88,6 +88,21 @@ def _about(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
 
 
+def cost_text(run_folder: Path) -> str:
+    """What an ablation has cost, for a terminal; empty before anything has trained. Raises as `ledger` does."""
+    made = spent(ledger(run_folder))
+    if made is None:
+        return ""
+    _, _, tokens, time, *_ = made.total.cells
+    said = [f"Trained here on {tokens} tokens in {time} of training, runs at the same time added up.", *made.sharing, *made.energy]
+    return "\n".join(map(wrapped, said)).replace(NARROW, " ")
+
+
+def spent(found: Ledger) -> cost.Cost | None:
+    """What an ablation has cost; None before anything has trained."""
+    return cost.together(found.accounts, [run.trial for cell in found.cells for run in cell.runs], "every cell and seed")
+
+
 def page(
     found: Ledger,
     table: Grid,
@@ -121,6 +136,8 @@ def page(
         score_facts=details.FACTS,
         number=number,
         spread=spread,
+        cost=spent(found),
+        cost_head=cost.HEAD,
         details=[_detail(found, cell) for cell in found.cells],
         runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),
         commands=[

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from analysis import inference, predictions, published
+from analysis import cost, inference, predictions, published
 from analysis.inference import Estimate
 from analysis.load import Run, Trial, load, plain
 from analysis.predictions import Array
@@ -144,6 +144,10 @@ class Ledger:
     finished: bool = False
     """Whether every study has finished."""
     versions: dict[str, str] = field(default_factory=dict)
+    accounts: list[cost.Account] = field(default_factory=list)
+    """What each study has spent."""
+    validated: dict[str, Metric] = field(default_factory=dict)
+    """{task: what its curves on validation are by}"""
 
     @property
     def name(self) -> str:
@@ -331,10 +335,14 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
     for row in run.of("study"):
         about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
         made.versions |= {plain(key): plain(value, 80) for key, value in about.items() if value}
+    part = f"fine-tuning on {made.task_name(task)}"
+    made.accounts.append(cost.account(run, lambda _: part))
+    made.validated.setdefault(task, run.metric)
     for cell in mine.values():
         if not cell.runs:
             cell.metric = _metric(cell.published) or run.metric
         trials = _of_label(run, cell.label)
+        _borrow_curves(run, trials)
         cell.runs += [SeedRun(name, t, cell.metric.score(t.test) if t.test and t.phase == "final" else None) for t in trials]
         if trials:
             made.params[task, cell.setting] = trials[0].params
@@ -352,6 +360,14 @@ def _of_label(run: Run, label: str) -> list[Trial]:
     lost = [trial for trial in same if trial.phase == "search" and trial.status in ("diverged", "failed")]
     begun = [trial for trial in same if trial.phase == "search"]
     return finals or lost or [trial for trial in begun if trial.status != "complete"] or begun
+
+
+def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
+    """A final that is known to diverge is not run, so its curve stands under the trial of the search that did."""
+    curves = {trial.stage_ids[-1]: trial.curve for trial in run.search if trial.stage_ids}
+    for trial in trials:
+        if trial.stage_ids and not trial.curve:
+            trial.curve = curves.get(trial.stage_ids[-1], [])
 
 
 def _validation(line: bytes) -> bool:

@@ -61,6 +61,9 @@ class Trial:
     stage_ids: tuple[str, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
+    """Of its fine-tuning, whenever that was; in older records that leave it open, of this run alone."""
+    energy_j: float | None = None
+    """Of the GPUs in these seconds; None where nothing tells."""
     source: str = ""
     error: float | None = None
     """Last validation error, percent."""
@@ -279,7 +282,8 @@ def _last_word(trial: Trial, row: Row, metric: Metric) -> None:
     trial.error = row.get("error_rate_percent") if row.get("error_rate_percent") is not None else trial.error
     trial.score = metric.turned(loss) if (loss := objective(row)) is not None else trial.score
     trial.tokens = max(trial.tokens, row.get("tokens") or 0)
-    trial.seconds = trial.seconds or row.get("seconds") or 0.0
+    trial.seconds = row.get("wall_s") or trial.seconds or row.get("seconds") or 0.0
+    trial.energy_j = row["energy_j"] if row.get("energy_j") is not None else trial.energy_j
 
 
 def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
@@ -293,6 +297,7 @@ def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
         trial.error = row.get("error_rate_percent")
         trial.tokens = max(trial.tokens, row.get("tokens") or 0)
         trial.seconds = row.get("wall_s") or trial.seconds
+        trial.energy_j = row.get("energy_j", trial.energy_j)
 
 
 def _space(config: Any, trials: Sequence[Trial]) -> list[Dimension]:

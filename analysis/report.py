@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import details, export, figures, labels, select, sharing, sides, tables
+from analysis import cost, details, export, figures, labels, select, sharing, sides, tables
 from analysis.details import Detail
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
@@ -99,6 +99,8 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detai
         metrics=[METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1")],
         tree=sharing.tree(run),
         saved=sharing.saved(run),
+        cost=cost.of_study(run),
+        cost_head=cost.HEAD,
         trials=[_trial_row(run, trial) for trial in _ordered(run)],
         versions=versions(run),
         notices=notices(run),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +47,16 @@ class Saved:
 
 
 def saved(run: Run) -> Saved | None:
-    """What sharing saved; None before any trial has trained. Stages that an earlier study left in the store count as run once."""
-    trials = [trial for trial in run.trials if trial.tokens]
+    """What sharing saved in a study; None before any trial has trained."""
+    return saved_by(run.trials, run.stages)
+
+
+def saved_by(trials: Iterable[Trial], stages: Mapping[str, dict[str, Any]]) -> Saved | None:
+    """What sharing saved these trials, whose stages before the last are in `stages`; None where none has trained.
+
+    Stages that an earlier study left in the store count as run once.
+    """
+    trials = [trial for trial in trials if trial.tokens]
     if not trials:
         return None
     finetuned: dict[str, int] = {}
@@ -58,12 +66,12 @@ def saved(run: Run) -> Saved | None:
         own = trial.stage_ids[-1] if trial.stage_ids else trial.name
         finetuned[own] = max(finetuned.get(own, 0), trial.tokens)
         for stage_id in trial.stage_ids:
-            row = run.stages.get(stage_id, {})
+            row = stages.get(stage_id, {})
             tokens = row.get("tokens") or 0
             apart += tokens
             name = str(row.get("trajectory_id") or stage_id)
             trajectories[name] = max(trajectories.get(name, 0), tokens)
-    for stage_id, row in run.stages.items():  # a milestone that no trial asked for was run all the same
+    for stage_id, row in stages.items():  # a milestone that no trial asked for was run all the same
         name = str(row.get("trajectory_id") or stage_id)
         trajectories[name] = max(trajectories.get(name, 0), row.get("tokens") or 0)
     together, alone = sum(finetuned.values()), sum(trial.tokens for trial in trials)

@@ -163,7 +163,7 @@ def _grid(
 
 
 @cli.command(epilog=EPILOG)
-@click.argument("name", metavar="STUDY.yaml|ABLATION")
+@click.argument("names", metavar="STUDY.yaml|ABLATION...", nargs=-1, required=True)
 @SET
 @STORE
 @SCALE
@@ -172,7 +172,7 @@ def _grid(
 @OTHER_ENCODER
 @click.option("--gpu", metavar="NAME", help="Hours and memory of an ablation on this GPU, such as H100.")
 def plan(
-    name: str,
+    names: tuple[str, ...],
     overrides: tuple[str, ...],
     store: str | None,
     scale: str | None,
@@ -181,19 +181,26 @@ def plan(
     encoder: str | None,
     gpu: str | None,
 ) -> int:
-    """Show the stage tree, what is cached, and what a study or a whole ablation would cost. Computes nothing."""
+    """Show the stage tree, what is cached, and what a study or a whole ablation would cost. Computes nothing.
+
+    Several ablations are planned as in one store, where what they have in common is computed once; options are for all of them.
+    """
     from study import ablations
     from trainables.store import Store
 
-    if ablations.is_ablation(name) or not Path(name).exists():
+    studies = [name for name in names if Path(name).exists() and not ablations.is_ablation(name)]
+    if not studies:
         import os
 
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
         from study import grid_plan
 
-        grid = _grid(name, scale, only, seeds, encoder, overrides, placeholders=True)
-        click.echo(grid_plan.show(grid, Store(store or Store.default().url), gpu))
+        grids = [_grid(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
+        click.echo(grid_plan.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
         return DONE
+    if len(names) > 1:
+        raise click.UsageError(f"{studies[0]} is a study; several in one plan must all be ablations")
+    name = studies[0]
     given = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder, "--gpu": gpu}
     if wrong := [option for option, value in given.items() if value is not None]:
         raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")

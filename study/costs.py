@@ -14,7 +14,7 @@ from trainables.config import Encoder
 from trainables.faults import ConfigError, near
 
 if TYPE_CHECKING:
-    from trainables.stages import Stage
+    from trainables.stages import Finetune, Stage
 
 UTILISATION = 0.4
 """Share of a GPU's peak that training is assumed to reach."""
@@ -86,6 +86,20 @@ def flops_per_piece(encoder: Encoder, predicted: float = 0.0) -> float:
     pieces = int(settings.get("vocab_size") or encoder.vocabulary)
     width = int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
     return FLOPS_PER_WEIGHT * (matrix_weights(encoder) + predicted * pieces * width)
+
+
+def blocks_used(stage: Finetune, encoder: Encoder) -> float:
+    """Share of the encoder's blocks that a stage runs: none above the highest of its layers."""
+    blocks = layers_of(encoder)
+    return (max(layer % blocks for layer in stage.layers) + 1) / blocks
+
+
+def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
+    """Of training a biLSTM, for each piece: four gates, two directions, on the encoder's vectors and its own. Other heads: 0."""
+    settings = encoder_settings(encoder)
+    width = int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
+    vectors = len(stage.layers) if stage.combine == "concat" else 1
+    return FLOPS_PER_WEIGHT * 8 * stage.lstm_width * (vectors * width + stage.lstm_width) if stage.pooling == "bilstm" else 0.0
 
 
 def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:

@@ -24,6 +24,7 @@ from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
 from study.workers import Interrupts, Machine, Shared, check_seen, quiet, ray_session, this_machine
+from trainables import energy
 from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
 
@@ -58,6 +59,7 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
         quiet(run_dir / "study.log") as terminal,
+        energy.packages() as cpus,
     ):
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
@@ -66,7 +68,7 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
             parts.write_whole(run_dir / "study.yaml", study.to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, [*notices, *problems])
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, [*notices, *problems])
 
 
 def _sitting(
@@ -76,10 +78,14 @@ def _sitting(
     scribe: Scribe,
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
+    cpus: energy.Packages,
     notices: list[str],
 ) -> Outcome:
     """Start Ray, do what is left, write how it ended."""
-    began = time.monotonic()
+    began, machines = time.monotonic(), 1
+
+    def spent() -> dict[str, float | None]:
+        return {"seconds": time.monotonic() - began, "cpu_energy_j": cpus.joules() if machines == 1 else None}
 
     def note(status: str, **more: Any) -> None:
         about = {"versions": versions(), "commit": commit(), "device": "cuda" if study.resources.gpus else "cpu"}
@@ -87,7 +93,7 @@ def _sitting(
 
     def interrupted() -> None:
         if scribe.rows[-1].get("status") != "interrupted":
-            note("interrupted", seconds=time.monotonic() - began)
+            note("interrupted", **spent())
 
     try:
         note("resumed" if scribe.records.session else "started")
@@ -97,7 +103,8 @@ def _sitting(
             store.collect()
         with session_of_ray() as machine:
             interrupts.install()
-            if len(machine.nodes) > 1:
+            machines = len(machine.nodes)
+            if machines > 1:
                 check_seen(store, study.local_paths)
             session = parts.session(study, run_dir, store, scribe, machine)
             try:
@@ -106,7 +113,7 @@ def _sitting(
                 interrupted()  # before Ray is shut down, which may take its time
                 raise
         study = session.study
-        note("finished", seconds=time.monotonic() - began)
+        note("finished", **spent())
     except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
         interrupted()
         raise KeyboardInterrupt from None

@@ -353,13 +353,16 @@ def pair(name: str, text: str) -> list[str]:
 def count_text(value: float) -> str:
     """`1.5 M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {unit}"
+        if value >= 0.9995 * size:
+            return f"{value / size:,.0f} {unit}" if value >= 999.5 * size else f"{value / size:.3g} {unit}"
     return f"{value:.0f}"
 
 
 def time_text(seconds: float) -> str:
-    """`90 min`."""
+    """`90 min`; `12,345 h (514 days)`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h ({hours / 24:,.0f} days)"

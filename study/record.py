@@ -74,6 +74,9 @@ _SCORED = {
     "marked_percent": Field(float, "marks: share of those pieces that the marker marks, percent"),
     "micro_batch": Field(int, "sequences per forward pass; 0: the whole batch"),
     "wall_s": Field(float, "seconds of training so far"),
+    "energy_j": Field(
+        float, "joules of the GPUs so far, this validation included; null where a trial has no whole GPU, or nothing tells"
+    ),
     "tokens_per_s": Field(float, "pieces trained on per second"),
     "device": Field(str, "cpu, or the name of the GPU"),
     "precision": Field(str, "arithmetic of matrix products: float32 or bfloat16"),
@@ -86,6 +89,9 @@ FIELDS: dict[str, dict[str, Field]] = {
     "study": {
         "status": Field(str, "started, resumed, interrupted, finished", required=True),
         "seconds": Field(float, "length of this session, seconds"),
+        "cpu_energy_j": Field(
+            float, "joules in this session of all CPU packages of the machine, whatever ran on it; null with several machines"
+        ),
         "versions": Field(dict, "package: version"),
         "commit": Field(str, "commit of the code, with + when the tree had changes"),
         "device": Field(str, "what trials run on"),
@@ -114,7 +120,9 @@ FIELDS: dict[str, dict[str, Field]] = {
         "steps": Field(int, "optimizer steps along the trajectory"),
         "status": Field(str, "computed, loaded, failed", required=True),
         "tokens": Field(int, "pieces trained on, from the start of the trajectory"),
-        "seconds": Field(float, "seconds it took"),
+        "seconds": Field(float, "seconds that its trajectory took in this session"),
+        "wall_s": Field(float, "seconds of training from the start of the trajectory, in whatever session and study"),
+        "energy_j": Field(float, "joules of the GPUs in these seconds; null where nothing tells"),
         "by_task": Field(dict, "multitask: validation scores of each task at the end, {name: {error_rate_percent, macro_f1, ...}}"),
         "reason": Field(str, "why it failed"),
     },
@@ -135,7 +143,9 @@ FIELDS: dict[str, dict[str, Field]] = {
             float, "what the search makes small, last on validation: the error, or 100 less another metric in percent"
         ),
         "tokens": Field(int, "pieces trained on"),
-        "seconds": Field(float, "seconds it took"),
+        "seconds": Field(float, "seconds it took in this session"),
+        "wall_s": Field(float, "seconds of its fine-tuning, in whatever session; where it was loaded, of when it was computed"),
+        "energy_j": Field(float, "joules of the GPUs in these seconds, validation included; null where nothing tells"),
         "attempt": Field(int, "0 for the first try, one more for each retry"),
         "source": Field(str, "computed now, or loaded from the store"),
     },

@@ -14,7 +14,7 @@ import yaml
 
 from analysis import ablation as tables
 from analysis.cells import FILE
-from study import ablations, costs, launch
+from study import ablations, costs, grid_plan, launch
 from study.ablations import Ablation
 from study.config import check
 from study.grid import Grid
@@ -23,6 +23,7 @@ from study.parts import write_whole
 from study.plan import time_text
 from study.workers import Shared, this_machine
 from trainables.faults import ConfigError
+from trainables.store import Store
 
 STATISTICS = "statistics.json"
 
@@ -55,6 +56,8 @@ def run(
         write_whole(folder / FILE, grid.to_yaml())
         if measure:
             write_whole(folder / STATISTICS, measured)
+        if todo:
+            say(f"{grid.name}: {grid_plan.estimate_text(grid, Store(store or Store.default().url), here=address is None)}")
         with Shared() as shared:
             for number, part in enumerate(todo, start=1):
                 cells = f"{len(part.settings)} settings over {part.study.final.seeds} seeds on {part.task}"
@@ -154,7 +157,9 @@ def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     page = tables.write_report(folder)
-    return Outcome(tested, f"{said}\n\n{tables.text(folder)}\nreport: {page}")
+    text = (folder / "report" / "table.txt").read_text(encoding="utf-8")
+    spent = "" if grid.ablation.statistics else f"{tables.cost_text(folder)}\n"
+    return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
 
 
 # The shipped ones ----------------------------------------------------------------------------------------------------------------

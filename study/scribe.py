@@ -44,6 +44,8 @@ class Progress:
     error: float | None = None
     objective: float | None = None
     tokens: int = 0
+    wall_s: float | None = None
+    energy_j: float | None = None
     computed: bool = False
     attempt: int = 0
 
@@ -117,6 +119,7 @@ class Scribe:
         if row.get("stage") == "finetune" and row.get("split") == "validation":
             progress.epoch, progress.tokens = row.get("epoch"), row.get("tokens") or 0
             progress.error, progress.objective = row.get("error_rate_percent"), self.metric.loss(row)
+            progress.wall_s, progress.energy_j = row.get("wall_s"), row.get("energy_j")
         self.screen.evaluation(name, row)
 
     def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None) -> None:
@@ -135,6 +138,8 @@ class Scribe:
             objective_percent=progress.objective,
             tokens=progress.tokens,
             seconds=time.monotonic() - progress.began,
+            wall_s=progress.wall_s,
+            energy_j=progress.energy_j,
             attempt=progress.attempt,
             source="computed" if progress.computed else "loaded",
         )
@@ -144,8 +149,8 @@ class Scribe:
 
     def known(self, trial: Trial, row: Row) -> None:
         """A trial that is not run: the same one has ended so before, as its record says."""
-        about = {key: row.get(key) for key in ("status", "reason", "epochs", "error_rate_percent", "objective_percent", "tokens")}
-        self._trial(trial, **about, seconds=0.0, source="loaded")
+        same = ("status", "reason", "epochs", "error_rate_percent", "objective_percent", "tokens", "wall_s", "energy_j")
+        self._trial(trial, **{key: row.get(key) for key in same}, seconds=0.0, source="loaded")
 
     def stage(
         self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None, by_task: Row | None = None
@@ -162,6 +167,8 @@ class Scribe:
             status=status,
             tokens=row.get("tokens"),
             seconds=seconds,
+            wall_s=row.get("seconds", row.get("wall_s")),
+            energy_j=row.get("energy_j"),
             by_task=by_task,
             reason=reason,
         )

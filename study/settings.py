@@ -224,6 +224,7 @@ class Study(Model):
             micro_batch=given.micro_batch,
             gradient_checkpointing=given.gradient_checkpointing,
             state_every_steps=given.state_every_steps,
+            whole_gpu=given.gpus >= 1,
             keep_weights=keep_weights,
         )
 

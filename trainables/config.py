@@ -203,5 +203,7 @@ class Execution(Model):
     """Compute what a block of the encoder keeps for the backward pass once more there: less memory for one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume also every so many steps; 0: at every evaluation only."""
+    whole_gpu: bool = True
+    """Whether a process has its GPU to itself: only then is the GPU's energy its own, and recorded."""
     keep_weights: bool = True
     """Keep the fine-tuned weights in the artifact; without them it holds metrics and predictions."""

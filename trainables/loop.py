@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainables import energy
 from trainables.classifier import Classifier
 from trainables.encoder import Base
 from trainables.marker import Marker
@@ -82,6 +83,8 @@ class Runtime:
     """Sequences per forward pass; 0 takes a rank's whole share."""
     save_at: Callable[[int], bool] = lambda step: False
     """Steps after which to save without evaluating."""
+    joules: energy.Counter = energy.silent
+    """Counter of this process's own GPU."""
 
 
 @dataclass
@@ -91,6 +94,8 @@ class Position:
     step: int = 0
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
+    energy_j: float | None = 0.0
+    """Of the GPUs of all ranks, validation included; None from the moment on at which one does not tell."""
     tokens: int = 0
     loss_sum: float = 0.0
     loss_weight: float = 0
@@ -107,6 +112,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, torch.Tensor]] = deque()
     micro, clock, seconds_before = runtime.micro_batch, time.perf_counter(), at.seconds
+    joules, joules_before = runtime.joules(), at.energy_j
     job.model.train()
 
     for step, batch in _ahead(job.examples, range(at.step, until)):
@@ -162,6 +168,9 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             at.loss_sum, at.loss_weight = 0.0, 0
         losses.fill_(at.loss_sum if world.leads else 0.0)
         at.seconds = time.perf_counter() - clock + seconds_before
+        at.energy_j = energy.added(joules_before, *world.gather(energy.used(joules, runtime.joules())))
+        if due and at.energy_j is not None:
+            row["energy_j"] = at.energy_j
         save(at)
         if due:
             yield row

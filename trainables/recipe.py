@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import finetune, lora, multitask, pretrain, selective
+from trainables import energy, finetune, lora, multitask, pretrain, selective
 from trainables.config import Execution, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
 from trainables.corpus import Corpus
@@ -139,6 +139,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         autocast=recipe.precision == "bfloat16",
         micro_batch=execution.micro_batch,
         save_at=lambda step: bool(saves) and step % saves == 0,
+        joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
@@ -172,6 +173,13 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         yield row | {"source": "loaded"}
     for row in train(job, runtime, at, max(wanted), save):
         yield row | about
+
+
+def _joules(device: torch.device, execution: Execution) -> energy.Counter:
+    """The counter of a GPU that this process has to itself."""
+    if device.type != "cuda" or not execution.whole_gpu:
+        return energy.silent
+    return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
 
 
 def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
@@ -293,7 +301,7 @@ def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World)
             for key in ("step", "exp_avg", "exp_avg_sq")
             if f"{index}.{key}" in moments
         }
-    at = Position(**state.meta["position"])
+    at = Position(**({"energy_j": None} | state.meta["position"]))  # older states do not know
     return at, load_file(state.path(BEST)) if job.best and at.rows else {}
 
 
@@ -349,6 +357,7 @@ def _publish(
         "rows": at.rows,
         "tokens": at.tokens,
         "seconds": at.seconds,
+        "energy_j": at.energy_j,
         "seed": node.seed,
         "precision": recipe.precision,
     }

@@ -12,7 +12,7 @@ from analysis import ablation
 from analysis.cells import Ledger, ledger
 from analysis.redraw import figures
 from analysis.svg import SVG, Figure
-from tests.analysis.ablations import build, wrong
+from tests.analysis.ablations import Story, build, wrong
 
 STEPS = ("0K", "1K", "10K", "100K")
 FIGURE3: dict[str, Any] = {
@@ -67,7 +67,8 @@ def test_ours_and_the_papers_points(tmp_path: Path) -> None:
                                         zip(STEPS, ("5.63", "5.54", "5.06", "4.37"), strict=True)]  # fmt: skip
     assert "1000" in figure.svg
     assert "(100K)" in figure.svg  # our steps, and the paper's under them
-    assert "diverged in all seeds" in figure.caption
+    assert "A cross at the upper edge: seeds that diverged" in figure.caption
+    assert group(figure, "lost") == ["10K further pre-training steps: 2 of 2 seeds diverged"]
     assert "pretrain steps" in figure.svg
 
 
@@ -86,7 +87,10 @@ def test_learning_curves_with_divergence_and_what_was_read_by_eye(tmp_path: Path
     found = ledger(build(tmp_path / "run", FIGURE2, outcomes, curves=curves))
     (figure,) = figures(found)
     assert "lr=4e-4 ends at 30.00 %" in figure.description
-    assert "A cross: a run diverged and ends there." in figure.caption
+    assert "A cross: a run diverged and ends there" in figure.caption
+    assert group(figure, "ended") == ["lr=4e-4, seed 0: diverged after epoch 1"]
+    assert "lr=4e-4, seed 0, diverged after epoch 1" in figure.description
+    assert "validation error, %" in figure.svg
     assert "read by eye" in figure.caption
     assert [cell.published.shown if cell.published else None for cell in found.cells] == ["~5.5", "~6.0", "~8.5", "~50.0"]
 
@@ -108,3 +112,94 @@ def test_errors_on_training_texts_are_drawn_where_records_have_them(tmp_path: Pa
     found = ledger(folder)
     assert found.training == {("imdb", "f00"): [(1.0, 3.5), (2.0, 3.5), (3.0, 3.5)]}
     assert "Thin lines: errors on training texts" in figures(found)[0].caption
+
+
+# Divergence and other metrics -------------------------------------------------------------------------------------------------
+
+
+def crosses(figure: Figure, gid: str) -> list[tuple[float, float]]:
+    """Where the crosses of a group are, in points from the upper left."""
+    root = ElementTree.fromstring(figure.svg.partition("\n")[2])
+    found = next(e for e in root.iter() if e.get("id") == f"{figure.name}-{gid}")
+    return [(float(e.get("x", "nan")), float(e.get("y", "nan"))) for e in found.iter(f"{{{SVG}}}use")]
+
+
+def f1_study(folder: Path, about: dict[str, Any], seeds: dict[str, list[Any]]) -> Ledger:
+    """A run whose task goes by macro-F1. `seeds` are by row: F1 after each epoch, and whether the run then diverged."""
+    build(folder, about, {})
+    (task,) = about["tasks"]
+    story = Story(folder / task, task)
+    story.write("plan", metric="macro_f1")
+    for row, runs in seeds.items():
+        for seed, (curve, diverged) in enumerate(runs):
+            name, stage = f"f{story.count:02d}", f"{row}-{seed}"
+            story.count += 1
+            who = {"trial": name, "phase": "final", "setting": row, "seed": seed}
+            for epoch, f1 in enumerate(curve, 1):
+                story.write("evaluation", **who, stage="finetune", stage_id=stage, split="validation", epoch=float(epoch),
+                            macro_f1=f1, error_rate_percent=40.0, train_error_rate_percent=39.0)  # fmt: skip
+            status = "diverged" if diverged else "complete"
+            story.write("trial", **who, status=status, label=row, params={}, stage_ids=[stage], metric="macro_f1")
+            if not diverged:
+                scored = {"macro_f1": curve[-1], "error_rate_percent": 41.0, "examples": 10}
+                story.write("evaluation", **who, stage="test", stage_id=f"{stage}-test", split="test", **scored)
+    return ledger(folder)
+
+
+MINE = {"source": None, "tasks": {"mine": {"train": "a.csv"}}}
+
+
+def test_curves_of_a_metric_of_which_more_is_better(tmp_path: Path) -> None:
+    about = FIGURE2 | MINE
+    found = f1_study(tmp_path / "run", about, {
+        "lr=2e-5": [([0.5, 0.8], False), ([0.6, 0.9], False)],
+        "lr=4e-4": [([0.4], True), ([], True)],
+    })  # fmt: skip
+    (figure,) = figures(found)
+    assert "validation macro-F1, %" in figure.svg
+    assert "validation error" not in figure.svg + figure.caption
+    assert "validation macro-F1 after each epoch" in figure.caption
+    assert "lr=2e-5 ends at 85.00 %" in figure.description
+    assert "training texts" not in figure.caption, "their error is no F1"
+    assert group(figure, "ended") == ["lr=4e-4, seed 0: diverged after epoch 1"]
+    assert group(figure, "never") == ["lr=4e-4, seed 1: diverged before its first validation"]
+    assert "Crosses at the lower left: diverged before the first validation" in figure.caption
+    (_, never), (_, ended) = crosses(figure, "never")[0], crosses(figure, "ended")[0]
+    assert never > ended, "below: the y of an SVG grows downwards"
+
+
+def test_a_published_error_is_not_drawn_among_f1(tmp_path: Path) -> None:
+    found = f1_study(tmp_path / "run", FIGURE2, {"lr=2e-5": [([0.5, 0.8], False)]})
+    assert found.cells[0].published is not None
+    (figure,) = figures(found)
+    assert "Hollow marks" not in figure.caption
+
+
+def test_divergence_of_a_single_seed_shows_whatever_the_metric(tmp_path: Path) -> None:
+    rows = {row["row"]: [([0.7], False), ([0.6], place == 1)] for place, row in enumerate(FIGURE3["settings"])}
+    (figure,) = figures(f1_study(tmp_path / "run", FIGURE3 | MINE, rows))
+    assert group(figure, "lost") == ["1K further pre-training steps: 1 of 2 seeds diverged"]
+    assert "A cross at the lower edge: seeds that diverged" in figure.caption
+    assert "test macro-F1, %" in figure.svg
+    assert "1 of 2 seeds diverged" in figure.description
+
+
+@pytest.mark.parametrize("about", [FIGURE2, FIGURE3])
+def test_all_diverged_is_a_figure_too(tmp_path: Path, about: dict[str, Any]) -> None:
+    rows = {setting["row"]: [([], True), ([], True)] for setting in about["settings"][:2]}
+    (figure,) = figures(f1_study(tmp_path / "run", about | MINE, rows))
+    assert "iverged before" in figure.description or "2 of 2 seeds diverged" in figure.description
+    assert len(crosses(figure, "never" if about is FIGURE2 else "lost")) == (4 if about is FIGURE2 else 2)
+
+
+def test_a_final_that_is_known_to_diverge_has_the_curve_of_the_search(tmp_path: Path) -> None:
+    folder = build(tmp_path / "run", FIGURE2, {})
+    story = Story(folder / "imdb", "imdb")
+    about = {"setting": "s", "label": "lr=4e-4", "seed": 0, "params": {}, "stage_ids": ["one"]}
+    for epoch, error in ((1.0, 10.0), (2.0, 50.0)):
+        story.write("evaluation", trial="t000", phase="search", setting="s", seed=0, stage="finetune", stage_id="one",
+                    split="validation", epoch=epoch, error_rate_percent=error)  # fmt: skip
+    story.write("trial", trial="t000", phase="search", status="diverged", **about)
+    story.write("trial", trial="f00", phase="final", status="diverged", source="loaded", **about)
+    (figure,) = figures(ledger(folder))
+    assert group(figure, "ended") == ["lr=4e-4, seed 0: diverged after epoch 2"]

@@ -93,6 +93,25 @@ def test_plan_computes_nothing_and_starts_no_ray(tmp_path: Path) -> None:
     assert not list((tmp_path / "store").rglob("*.safetensors"))
 
 
+def test_several_ablations_in_one_plan(tmp_path: Path) -> None:
+    given = ("--scale", "paper", "--tasks", "imdb", "--gpu", "H100", "--store", tmp_path / "store")
+    done = study("plan", "table2", "table3", "table2", *given)
+    assert done.returncode == 0, done.stderr
+    assert "table2-paper" in done.stdout
+    assert "new here" in done.stdout
+    assert "between them" in done.stdout
+    assert "GPU-hours of one H100" in done.stdout
+    assert sum("cells in" in line for line in done.stdout.splitlines()) == 2, "a name that is given twice is planned once"
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_study_is_planned_alone(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    done = study("plan", "table2", path)
+    assert done.returncode == 2
+    assert "must all be ablations" in done.stderr
+
+
 def test_python_m_study_is_the_command() -> None:
     installed = Path(sys.executable).with_name("study")
     if not installed.exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import signal
 import time
@@ -107,6 +108,9 @@ def test_the_terminal_says_what_is_run(finished: Run) -> None:
     assert finished.said.splitlines()[:2] == ["tiny at scale paper: A tiny one", "  as published"]
     assert "tiny-paper: study 1 of 2, reviews-1: 4 settings over 2 seeds on reviews" in finished.said
     assert "tiny-paper finished in" in finished.said
+    assert re.search(r"tiny-paper: to train on: [\d.]+ k of [\d.]+ k tokens .* here, by a formula", finished.said)
+    assert "Trained here on" in finished.said
+    assert "sharing saved" in finished.said
 
 
 def test_the_resolved_ablation_names_its_studies(finished: Run) -> None:
