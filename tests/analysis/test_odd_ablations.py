@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
 
 from analysis import ablation, forms
@@ -25,6 +25,7 @@ from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
 from trainables.faults import ConfigError
 
 X = {"layout": "curve", "x": "finetune.truncation"}
+ONCE = (Phase.explicit, Phase.generate)  # to make a failing example smaller would take minutes
 SHAPES: tuple[dict[str, Any], ...] = ({}, {"layout": "curve"}, X, {"statistics": True}, {"average": "head-only"})
 NAMES = some.sampled_from(["imdb", "head-only", "Table 2", "../x", "\x1b[31m", "curve"])
 NUMBERS = some.integers() | some.floats() | some.just(10**400)
@@ -83,7 +84,7 @@ def read_all(folder: Path) -> None:
     assert ablation.page(found, table, judged, [])
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, phases=ONCE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=some.data(), shape=some.sampled_from(SHAPES))
 def test_an_ablation_of_anothers_hand(run: Path, data: some.DataObject, shape: dict[str, Any]) -> None:
     about = BRIEF | shape | {"studies": [{"folder": task, "task": task, "settings": [0, 1, 2]} for task in TABLE2["tasks"]]}
@@ -124,7 +125,7 @@ VALUES = SCALARS.filter(lambda value: not isinstance(value, datetime.date)) | so
 LINES = some.sampled_from([b"\x00\xff\xfe\n", b"[]\n", b'{"event":"trial"}\n', b'{"event":"evaluation","split":"test"}\n', b"\r\n"])
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, phases=ONCE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=some.data(), shape=some.sampled_from(SHAPES[:3]))
 def test_records_of_anothers_hand(run: Path, data: some.DataObject, shape: dict[str, Any]) -> None:
     if not (run.parent / "whole").exists():
