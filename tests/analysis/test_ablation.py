@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -151,3 +152,19 @@ def test_a_report_that_cannot_be_written_is_said(run: Path, tmp_path: Path, caps
     with pytest.raises(SystemExit, match="2"):
         cli.main(["report", str(run), "--out", str(tmp_path / "file")])
     assert "give a folder that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
+def test_a_read_only_or_full_disk_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], check=False).returncode:
+        pytest.skip("no mount here")
+    try:
+        for words in ("No space left on device", "Read-only file system"):
+            with pytest.raises(SystemExit, match="2"):
+                cli.main(["report", str(run), "--out", str(folder)])
+            assert f"{words}; give a folder that can be written" in capsys.readouterr().err
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    finally:
+        subprocess.run(["umount", folder], check=True)
