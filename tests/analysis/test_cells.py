@@ -122,7 +122,7 @@ def test_unknown_published_names_are_said(tmp_path: Path) -> None:
     assert not any(cell.published for cell in wrong_table.cells)
     own = ledger(build(tmp_path / "own", {key: TABLE2[key] for key in ("name", "tasks", "settings", "seeds", "changes")}, {}))
     assert own.problems == []
-    assert not [text for text in grid(own).caption if "paper" in text]
+    assert not [text for text in grid(own).caption if "the paper" in text]
 
 
 def test_a_number_of_one_task_is_not_given_to_another(tmp_path: Path) -> None:
