@@ -167,19 +167,19 @@ class Ledger:
     @property
     def changes(self) -> list[str]:
         """What the scale changes, and what is worth knowing of it."""
-        return [plain(each, 300).replace(" -> ", " to ") for name in ("changes", "says") for each in _listed(self.about.get(name))]
+        return [plain(each, 300).replace(" -> ", " to ") for name in ("changes", "says") for each in listed(self.about.get(name))]
 
     @property
     def notes(self) -> list[str]:
         """What the paper leaves unsaid or contradicts itself in."""
-        return [plain(each, 600) for each in _listed(self.about.get("notes"))]
+        return [plain(each, 600) for each in listed(self.about.get("notes"))]
 
     @property
     def source(self) -> str:
         """`Sun et al. 2019, ...: Table 2`; empty for an ablation of one's own."""
         source = _dict(self.about.get("source"))
         paper = str(source.get("paper") or "")
-        tables = ", ".join(map(plain, _listed(source.get("table"))))
+        tables = ", ".join(map(plain, listed(source.get("table"))))
         return ": ".join(each for each in (published.PAPERS.get(paper, plain(paper)), tables) if each)
 
     @property
@@ -219,6 +219,14 @@ class Ledger:
         return one.losses is not None and other.losses is not None and one.texts == other.texts and one.metric == other.metric
 
 
+def folder_of(study: Any) -> str | None:
+    """The folder of one of an ablation's studies; None where it is none within the run folder."""
+    name = study.get("folder") if isinstance(study, dict) else None
+    place = PurePosixPath(str(name or ""))
+    inside = isinstance(name, str) and "\0" not in name and place.parts and not place.is_absolute() and ".." not in place.parts
+    return name if inside else None
+
+
 def is_ablation(folder: str | Path) -> bool:
     """Whether a run folder is that of an ablation."""
     return (Path(folder) / FILE).is_file()
@@ -233,20 +241,20 @@ def ledger(folder: str | Path) -> Ledger:
         raise FileNotFoundError(f"{folder}: no run of an ablation (there is no {FILE} in it)")
     try:
         about = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{folder / FILE}: not readable as YAML: {plain(error, 200)}") from None
     if not isinstance(about, dict):
         raise ValueError(f"{folder / FILE}: holds no ablation")
     made = Ledger(about, [], [])
-    settings = [_dict(each) for each in _listed(about.get("settings"))]
-    tables = [each for setting in settings for each in _listed(setting.get("table"))]
+    settings = [_dict(each) for each in listed(about.get("settings"))]
+    tables = [each for setting in settings for each in listed(setting.get("table"))]
     numbers = _numbers(made, tables)
     planned = _planned(about)
     for task, given in _dict(about.get("tasks")).items():
         for index, setting in enumerate(settings) if _dict(given).get("target", True) else ():
             if planned is None or index in planned.get(str(task), ()):
                 made.cells.append(_empty(made, numbers, str(task), index, setting))
-    states = [_add(made, folder, _dict(study)) for study in _listed(about.get("studies"))]
+    states = [_add(made, folder, _dict(study)) for study in listed(about.get("studies"))]
     made.statistics = _statistics(folder) if about.get("statistics") else []
     made.finished = all(states) and bool(states or made.statistics)
     for cell in made.cells:
@@ -258,8 +266,8 @@ def ledger(folder: str | Path) -> Ledger:
 def _planned(about: Mapping[str, Any]) -> dict[str, set[int]] | None:
     """{task: settings that are run on it}, since a row may lack some tasks; None where nothing says so."""
     found: dict[str, set[int]] = {}
-    for study in map(_dict, _listed(about.get("studies"))):
-        found.setdefault(str(study.get("task")), set()).update(i for i in _listed(study.get("settings")) if isinstance(i, int))
+    for study in map(_dict, listed(about.get("studies"))):
+        found.setdefault(str(study.get("task")), set()).update(i for i in listed(study.get("settings")) if isinstance(i, int))
     return found if any(found.values()) else None
 
 
@@ -269,13 +277,13 @@ def _statistics(folder: Path) -> list[dict[str, Any]]:
         found = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [each for each in map(_dict, _listed(found)) if _dict(each.get("row"))]
+    return [each for each in map(_dict, listed(found)) if _dict(each.get("row"))]
 
 
 def _empty(made: Ledger, numbers: Sequence[Number], task: str, index: int, setting: Mapping[str, Any]) -> Cell:
     row, column = plain(setting.get("row", index)), plain(setting.get("column") or "")
     columns = [each for each in (column, made.printed_name(task)) if each]
-    tables = _listed(setting.get("table")) or _listed(_dict(made.about.get("source")).get("table"))
+    tables = listed(setting.get("table")) or listed(_dict(made.about.get("source")).get("table"))
     own = [number for number in numbers if number.table in map(str, tables)]
     number = published.find(own, row, columns)
     about = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
@@ -289,7 +297,7 @@ def _numbers(made: Ledger, tables: Sequence[Any]) -> tuple[Number, ...]:
     if not source.get("paper"):
         return ()
     try:
-        return published.table(str(source["paper"]), [str(each) for each in (*_listed(source.get("table")), *tables)])
+        return published.table(str(source["paper"]), [str(each) for each in (*listed(source.get("table")), *tables)])
     except KeyError as error:
         made.problems.append(f"published numbers: {error.args[0]}")
         return ()
@@ -317,10 +325,9 @@ def _metric(number: Number | None) -> Metric | None:
 
 def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
     """Put what a study has found into its cells; whether the study has finished."""
-    name, task = str(study.get("folder") or ""), str(study.get("task") or "")
-    place = PurePosixPath(name)
-    if not name or place.is_absolute() or ".." in place.parts:
-        made.problems.append(f"study folder {name!r:.80} is not within the run folder and was left out")
+    name, task = folder_of(study), str(study.get("task") or "")
+    if name is None:
+        made.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
         return False
     try:
         run = load(folder / name, skip=None if _wants_curves(made) else _validation)
@@ -330,7 +337,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
     made.studies[name] = Study(run.folder, run.labels, run.config)
-    indices = [each for each in _listed(study.get("settings")) if isinstance(each, int)]
+    indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
     for row in run.of("study"):
         about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
@@ -414,7 +421,8 @@ def _dict(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """What is written as a list; one that is not is a list of its own."""
     return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from analysis import inference
-from analysis.cells import Cell, Ledger
+from analysis.cells import Cell, Ledger, listed
 from analysis.inference import Estimate
 from analysis.load import plain
 from analysis.tables import signed
@@ -81,8 +81,7 @@ class Verdict:
 
 def verdicts(ledger: Ledger) -> list[Verdict]:
     """A verdict for every claim, in order."""
-    claims = ledger.about.get("claims") or ()
-    made = [_verdict(ledger, claim) for claim in claims if isinstance(claim, dict)]
+    made = [_verdict(ledger, claim) for claim in listed(ledger.about.get("claims")) if isinstance(claim, dict)]
     tested = [v.p_value for v in made if v.p_value is not None]
     corrected = iter(inference.holm(tested))
     return [_decided(v, next(corrected), len(tested)) if v.p_value is not None else v for v in made]

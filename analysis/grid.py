@@ -205,7 +205,8 @@ def _caption(ledger: Ledger, comparisons: int, base: str) -> tuple[str, ...]:
 def _scale(ledger: Ledger) -> str:
     """What the scale changes."""
     if ledger.changes:
-        return f"Scale {ledger.scale}, changed against the paper: {'; '.join(ledger.changes).rstrip('.')}."
+        against = "paper" if ledger.source else "file"
+        return f"Scale {ledger.scale}, changed against the {against}: {'; '.join(ledger.changes).rstrip('.')}."
     return "" if ledger.scale == "paper" else f"Scale {ledger.scale}."
 
 

@@ -254,7 +254,12 @@ def load(name: str | Path) -> Loaded:
 
 def parse(data: Mapping[str, Any]) -> Ablation:
     """An ablation from plain data. Raises ConfigError with every fault."""
-    plain: dict[str, Any] = json.loads(json.dumps(data))
+    return ablation_of(written_out(data))
+
+
+def written_out(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data with known tasks and the papers' recipes, which a file may name, written out. Raises ConfigError."""
+    plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
     tasks = plain.get("tasks")
     if isinstance(tasks, list):
         plain["tasks"] = tasks = dict.fromkeys(map(str, tasks), "known")
@@ -262,7 +267,7 @@ def parse(data: Mapping[str, Any]) -> Ablation:
         _expand_known(each)
     if faults := list(_expand_recipes(plain)):
         raise ConfigError(faults)
-    return ablation_of(plain)
+    return plain
 
 
 def ablation_of(data: Mapping[str, Any]) -> Ablation:

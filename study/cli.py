@@ -139,7 +139,11 @@ def reproduce(
 def _changes(grid: Grid) -> list[str]:
     """What a scale changes, as lines."""
     told = [f"({grid.says})"] if grid.says else []
-    return [*told, *(f"  {line}" for line in grid.changes)] if grid.changes else ["  as published"]
+    return (
+        [*told, *(f"  {line}" for line in grid.changes)]
+        if grid.changes
+        else [f"  as {'published' if grid.ablation.source else 'in its file'}"]
+    )
 
 
 def _grid(
@@ -475,10 +479,18 @@ def _main(arguments: Sequence[str] | None) -> int:
         return _unexpected(error)
 
 
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk is full, or a quota used up."""
+    import errno
+
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def _unexpected(error: Exception) -> int:
     if isinstance(error, Unexpected):
         cause = error.__cause__
-        click.echo(f"error: {type(cause).__name__}: {cause}\nthe traceback is in {error.args[0]}", err=True)
+        advice = "; free some space, and the same command goes on" if _is_full(cause) else ""
+        click.echo(f"error: {type(cause).__name__}: {cause}{advice}\nthe traceback is in {error.args[0]}", err=True)
         return NO_RESULT
     import os
     import tempfile

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from study.ablations import SCALES, Ablation, AblationTask, Loaded, Scale, Setting, ablation_of, apply_override
+from study.ablations import SCALES, Ablation, AblationTask, Loaded, Scale, Setting, ablation_of, apply_override, written_out
 from study.config import load_study
 from study.estimate import encoder_name
 from study.settings import STAGE_KINDS, Dumper, Study
@@ -19,7 +19,7 @@ from study.space import shown
 from study.workers import this_machine
 from trainables import corpus_names
 from trainables.config import Encoder, Task
-from trainables.faults import ConfigError, near, parse_yaml
+from trainables.faults import ConfigError, near, parse_yaml, validate
 from trainables.tasks import TABLE
 
 Data = dict[str, Any]
@@ -96,9 +96,10 @@ def grid(
             faults += apply_override(data, text)
         else:
             faults += _stage_override(stage_values, text)
-    faults += _rename(data, published) if not faults else ()
     if faults:
         raise ConfigError(faults)
+    data = validate(Ablation, written_out(data)).canonical()
+    _rename(data, published)
     faults += _only(data, tasks)
     faults += _set_in_recipes(data, stage_values)
     _fitting_claims(data)
@@ -170,19 +171,17 @@ def _renaming(data: Data, published: Ablation) -> Callable[[Any], Any]:
     return renamed
 
 
-def _rename(data: Data, published: Ablation) -> Iterator[str]:
+def _rename(data: Data, published: Ablation) -> None:
     """Tasks that stand for others take their published names and their places in corpora, stages and claims."""
-    if not isinstance(data["tasks"], dict) or not all(isinstance(task, dict) for task in data["tasks"].values()):
-        yield "tasks: give a mapping of names to tasks"
-        return
     renamed = _renaming(data, published)
+    gone = set(published.tasks) - set(data["tasks"])
+    data["encoders"] = {name: encoder for name, encoder in data["encoders"].items() if name not in gone}
     for task in data["tasks"].values():
         old = published.tasks.get(task.get("stands_for"))
         if old is not None:
             task["published"] = task.get("published") or old.published
             task["corpora"] = task.get("corpora") or old.canonical()["corpora"]
-        if isinstance(task.get("corpora"), dict):
-            task["corpora"] = {name: renamed(entries) for name, entries in task["corpora"].items()}
+        task["corpora"] = {name: renamed(entries) for name, entries in task["corpora"].items()}
     for stage in (stage for recipe in _recipes(data) for _, stage in recipe):
         stage |= {field: renamed(stage[field]) for field in LISTS if field in stage}
     for setting in data["settings"]:

@@ -291,6 +291,8 @@ def _faults(row: Mapping[str, Any], strict: bool) -> Iterator[str]:
 def _is(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        return False  # no number that any field can have, and none that a float can hold
     return isinstance(value, (int, float) if kind is float else kind)
 
 

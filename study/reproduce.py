@@ -60,7 +60,8 @@ def run(
             say(f"{grid.name}: {grid_plan.estimate_text(grid, Store(store or Store.default().url), here=address is None)}")
         with Shared() as shared:
             for number, part in enumerate(todo, start=1):
-                cells = f"{len(part.settings)} settings over {part.study.final.seeds} seeds on {part.task}"
+                settings, seeds = len(part.settings), part.study.final.seeds
+                cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
                 launch.run(part.study, folder / part.folder, store=store, address=address, shared=shared)
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.cells import FILE, is_ablation
+from analysis.cells import FILE, folder_of, is_ablation, listed
+from analysis.load import plain
 from study import record
 from study.lock import running
 from study.metric import Metric, objective, of_run
@@ -19,7 +20,10 @@ from trainables.faults import ConfigError, read_yaml
 def show(run_dir: Path) -> str:
     """State, progress, best so far and a line per trial; of an ablation its studies. Raises ConfigError where there is no run."""
     if is_ablation(run_dir):
-        return "\n".join(_studies(run_dir, read_yaml(run_dir / FILE)))
+        there = read_yaml(run_dir / FILE)
+        if not isinstance(there, dict):
+            raise ConfigError([f"{run_dir / FILE}: holds no ablation"])
+        return "\n".join(_studies(run_dir, there))
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
@@ -33,11 +37,15 @@ def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
     """How far an ablation is: who runs it, and each of its studies."""
     owner = running(run_dir)
     who = "not running" if owner is None else f"running, process {owner.pid} on {owner.host}"
-    yield f"{there['name']} at scale {there['scale']}: {who}"
-    for part in there["studies"]:
-        folder = run_dir / part["folder"]
+    yield f"{plain(there.get('name'), 60)} at scale {plain(there.get('scale'), 40)}: {who}"
+    for part in listed(there.get("studies")):
+        name = folder_of(part)
+        if name is None:
+            yield f"  {plain(part, 80)}: no study of this folder"
+            continue
+        folder = run_dir / name
         rows, problems = record.read(folder / "records.jsonl")
-        yield f"  {_state(folder, rows)}; {_progress(rows)}" if rows else f"  {part['folder']}: not begun"
+        yield f"  {_state(folder, rows)}; {_progress(rows)}" if rows else f"  {plain(name, 60)}: not begun"
         yield from (f"  damaged record, {problem}" for problem in problems)
 
 
@@ -57,7 +65,7 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
 def _progress(rows: Sequence[Row]) -> str:
     planned = next((row.get("trials") for row in reversed(rows) if row["event"] == "plan"), None)
     search, finals = trials(rows, "search"), trials(rows, "final")
-    tested = {row["trial"] for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
     over = [row for row in search.values() if row["status"] in OVER]
     by_status = {status: sum(row["status"] == status for row in over) for status in OVER}
     kinds = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)

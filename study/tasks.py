@@ -252,7 +252,7 @@ def encoder_named(name: str, absolute: bool = False) -> Encoder:
     """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
     from trainables.statistics import QUICKSTART
 
-    if name == QUICKSTART.package:
+    if name in (QUICKSTART.package, f"{QUICKSTART.package}/{QUICKSTART.folder}"):
         return QUICKSTART
     is_folder = Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
     folder = str(Path(name).expanduser().absolute()) if absolute else name

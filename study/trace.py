@@ -30,6 +30,10 @@ class Source:
     params: Mapping[str, Any]
     recorded: float
     """Test error, percent."""
+    stage_id: str = ""
+    """Its fine-tuning; empty where the records do not say."""
+    test_id: str = ""
+    """Its predictions on the test split."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Traced:
     texts: int
     recomputed: tuple[str, ...]
     """Shared stages that the store had no longer, so that they were computed too."""
+    differs: str = ""
+    """What is not as it was when the number was recorded, before anything is computed."""
 
     @property
     def again(self) -> bool:
@@ -58,6 +64,8 @@ class Traced:
         if self.changed is not None:
             each = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
             said += f"; {each}"
+        if self.differs:
+            said += f"\nnot the same as was recorded: {self.differs}"
         if self.recomputed:
             said += f"\ncomputed too, as the store has it no longer: {', '.join(self.recomputed)}"
         return said
@@ -73,13 +81,17 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     from trainables import identity
     from trainables.store import Store
 
-    source = _chosen(sources(run), cell, task, seed)
+    found = sources(run)
+    if found and not any(cell in (each.label, each.trial) for each in found) and (state := _without(run, cell)):
+        raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
+    source = _chosen(found, cell, task, seed)
     study = load_study(source.study / "study.yaml")
     recipe = study.recipe_for(dict(source.params), source.seed)
     execution = study.execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
-    before = identity.nodes(recipe)[:-1]
+    *before, last = identity.nodes(recipe)
+    differs = _differs(source, last.stage_id, identity.test_id(recipe, last.stage_id))
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)
@@ -89,7 +101,17 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
             pass
         row = work.read_test(again)
         changed, texts = _changed(source, fresh, row)
-    return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking))
+    return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
+
+
+def _differs(source: Source, stage_id: str, test_id: str) -> str:
+    """What the names of stages say of data and encoder: they are made of their content."""
+    if source.stage_id and source.stage_id != stage_id:
+        return (
+            f"the fine-tuning was {source.stage_id[:12]} and is {stage_id[:12]} now, so that training or validation texts,"
+            " a corpus, the encoder, the precision or the version of the package are others"
+        )
+    return "the test texts are others" if source.test_id and source.test_id != test_id else ""
 
 
 def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
@@ -139,10 +161,32 @@ def sources(run: Path) -> list[Source]:
     except (OSError, ValueError) as error:
         raise ConfigError([str(error)]) from None
     return [
-        Source(label, task, study, t.name, t.seed, t.params, t.test["error_rate_percent"])
+        Source(
+            label,
+            task,
+            study,
+            t.name,
+            t.seed,
+            t.params,
+            t.test["error_rate_percent"],
+            "".join(t.stage_ids[-1:]),
+            str(t.test.get("stage_id") or ""),
+        )
         for label, task, study, t in pairs
-        if t.test and t.seed is not None
+        if t.test and t.test.get("error_rate_percent") is not None and t.seed is not None
     ]
+
+
+def _without(run: Path, cell: str) -> str:
+    """Why there is no number of a cell that was run; empty where no such cell was."""
+    from analysis.cells import is_ablation, ledger
+    from analysis.load import load
+
+    if is_ablation(run):
+        states = [each.state for each in ledger(run).cells if cell == each.label]
+    else:
+        states = [trial.status for trial in load(run).trials if cell in (trial.label, trial.name)]
+    return ", ".join(dict.fromkeys(states))
 
 
 def _chosen(found: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:

@@ -59,7 +59,8 @@ class _Loader(yaml.SafeLoader):
             if key.value in seen:
                 raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} is given twice"])
             seen.add(key.value)
-        return super().construct_mapping(node, deep)
+        found = super().construct_mapping(node, deep)
+        return {key if isinstance(key, str | int | float | None) else str(key): value for key, value in found.items()}  # dates
 
 
 # YAML 1.1 reads 2e-5 as a string; everybody who writes it means a number.

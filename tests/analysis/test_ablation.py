@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from analysis import ablation, pdf
 from analysis.__main__ import main
+from analysis.cells import ledger
 from study import cli
-from tests.analysis.ablations import TABLE2, build, table2_outcomes
+from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, write_predictions, wrong
 from tests.analysis.test_redraw import FIGURE3, figure3
 from tests.analysis.test_report import Outline
 
@@ -113,3 +119,54 @@ def test_a_browser_that_fails_is_said(run: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(pdf.NoBrowser, match="ended with 7"):
         ablation.write_report(run, tmp_path / "out", ["pdf"])
+
+
+def test_one_seed_is_said_to_be_one_in_every_form(tmp_path: Path) -> None:
+    outcomes = {("imdb", row): [wrong(count)] for row, count in (("head-only", 80), ("tail-only", 42), ("head+tail", 40))}
+    about = TABLE2 | {"seeds": 1, "tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
+    page = ablation.write_report(build(tmp_path / "run", about, outcomes), formats=[*ablation.FORMATS, "txt"])  # type: ignore[arg-type]
+    made = {path.name: " ".join(path.read_text(encoding="utf-8").split()) for path in page.parent.iterdir()}
+    for name in ("report.html", "table.md", "table.tex", "report.json", "table.txt"):
+        assert "One seed only: the spread over seeds is unknown, and no interval is given." in made[name], name
+        assert "in one seed only, so that its spread is unknown" in made[name], name
+        assert "95 % interval" not in made[name], name
+        assert "±" not in made[name].replace("mean ± standard deviation over seeds", ""), name
+    data = json.loads((page.parent / "report.json").read_text())
+    assert {(cell["seeds"], cell["sd"], cell["interval_low"]) for cell in data["cells"]} == {(1, None, None)}
+    assert {(claim["verdict"], claim["interval"], claim["p"]) for claim in data["claims"]} == {("undecided", None, None)}
+    rows = list(csv.DictReader(io.StringIO((page.parent / "cells.csv").read_text())))
+    assert {(row["seeds"], row["sd"], row["interval_low"], row["interval_high"]) for row in rows} == {("1", "", "", "")}
+
+
+def test_predictions_of_another_number_of_classes_are_said_to_be(tmp_path: Path) -> None:
+    folder = build(tmp_path / "run", TABLE2, table2_outcomes())
+    truth = np.arange(TEXTS) % 5
+    write_predictions(folder / "imdb", "f00", truth, truth)
+    found = ledger(folder)
+    said = "\n".join(found.problems)
+    assert "imdb/f00: the test predictions say another score than the records" in said
+    assert "imdb: seeds of head-only were tested on different texts, so that it is compared with nothing" in said
+    assert found.cells[0].mean == 20.0
+
+
+def test_a_report_that_cannot_be_written_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["report", str(run), "--out", str(tmp_path / "file")])
+    assert "give a folder that can be written" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
+def test_a_read_only_or_full_disk_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], check=False).returncode:
+        pytest.skip("no mount here")
+    try:
+        for words in ("No space left on device", "Read-only file system"):
+            with pytest.raises(SystemExit, match="2"):
+                cli.main(["report", str(run), "--out", str(folder)])
+            assert f"{words}; give a folder that can be written" in capsys.readouterr().err
+            subprocess.run(["mount", "-o", "remount,ro", folder], check=True)
+    finally:
+        subprocess.run(["umount", folder], check=True)

@@ -120,8 +120,9 @@ def test_unknown_published_names_are_said(tmp_path: Path) -> None:
     wrong_table = ledger(build(tmp_path / "t", TABLE2 | {"source": {"paper": "sun2019", "table": "Tabel 2"}}, {}))
     assert any("did you mean 'Table 2'" in problem for problem in wrong_table.problems)
     assert not any(cell.published for cell in wrong_table.cells)
-    own = ledger(build(tmp_path / "own", {key: TABLE2[key] for key in ("name", "tasks", "settings", "seeds")}, {}))
+    own = ledger(build(tmp_path / "own", {key: TABLE2[key] for key in ("name", "tasks", "settings", "seeds", "changes")}, {}))
     assert own.problems == []
+    assert not [text for text in grid(own).caption if "the paper" in text]
 
 
 def test_a_number_of_one_task_is_not_given_to_another(tmp_path: Path) -> None:

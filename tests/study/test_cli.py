@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from study import cli
 from tests.study.tiny import ROOT, environment, study, write_study
 
 
@@ -122,3 +125,10 @@ def test_python_m_study_is_the_command() -> None:
     ]
     assert both[0] == both[1]
     assert both[0].startswith("study, version ")
+
+
+def test_a_full_disk_comes_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    error = cli.Unexpected("study.log")
+    error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert cli._unexpected(error) == 1
+    assert "No space left on device; free some space, and the same command goes on" in capsys.readouterr().err

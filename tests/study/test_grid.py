@@ -144,6 +144,15 @@ def test_some_tasks_and_tasks_of_ones_own(tmp_path: Path) -> None:
     assert "mine is no published task" in found.changes
 
 
+def test_options_may_name_what_a_file_may_name() -> None:
+    data = DATA | {"settings": [{"row": "all"}], "claims": [], "scales": {}}
+    found = made(overrides=["tasks=[sls_imdb]", "recipe=BERT-FiT"], data=data)
+    assert [(part.folder, part.study.encoder.hub) for part in found.parts] == [("sls_imdb", "google-bert/bert-base-uncased")]
+    assert found.ablation.encoders == {}, "that of a task which is gone is gone"
+    assert [list(stage) for stage in found.ablation.recipe] == [["finetune"]]
+    assert set(made(overrides=["tasks={sls_imdb: known}", "recipe=BERT-FiT"], data=data).ablation.tasks) == {"sls_imdb"}
+
+
 def test_corpora_that_only_you_can_give() -> None:
     data = DATA | {"tasks": {"imdb": {"known": "imdb", "corpora": {"domain": []}}}, "settings": DATA["settings"][:3]}
     data |= {"claims": [], "encoders": {}, "scales": {}}
@@ -167,7 +176,12 @@ def test_corpora_that_only_you_can_give() -> None:
         ({"overrides": ["finetune.epoch=2"]}, "finetune.epoch: unknown field; did you mean 'epochs'?"),
         ({"overrides": ["finetune.epochs=0"]}, "epochs: 0 given"),
         ({"overrides": ["seeds=0"]}, "seeds: 0 given"),
-        ({"overrides": ["tasks=[imdb]"]}, "tasks: give a mapping"),
+        ({"overrides": ["tasks=3"]}, "tasks: 3 given; it should be an object"),
+        ({"overrides": ["tasks={imdb: 3}"]}, "tasks.imdb: 3 given; it should be an object"),
+        ({"overrides": ["claims=3"]}, "claims: 3 given"),
+        ({"overrides": ["settings=[3]"]}, "settings.0: 3 given; it should be an object"),
+        ({"overrides": ["recipe=[{finetune: 3}]"]}, "recipe.0.finetune: 3 given; it should be an object"),
+        ({"overrides": ["recipe=TPAT"]}, "no recipe is called 'TPAT'; did you mean 'TAPT'?"),
         ({"overrides": ["finetune.epochs"]}, "expected path=value"),
     ],
 )

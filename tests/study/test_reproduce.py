@@ -105,7 +105,7 @@ def test_what_diverged_stands_as_diverged_for_every_seed_and_is_run_once_for_eac
 
 
 def test_the_terminal_says_what_is_run(finished: Run) -> None:
-    assert finished.said.splitlines()[:2] == ["tiny at scale paper: A tiny one", "  as published"]
+    assert finished.said.splitlines()[:2] == ["tiny at scale paper: A tiny one", "  as in its file"]
     assert "tiny-paper: study 1 of 2, reviews-1: 4 settings over 2 seeds on reviews" in finished.said
     assert "tiny-paper finished in" in finished.said
     assert re.search(r"tiny-paper: to train on: [\d.]+ k of [\d.]+ k tokens .* here, by a formula", finished.said)

@@ -18,6 +18,7 @@ from study.work import Work, here, read_test
 from tests.study.tiny import write_study
 from trainables.contents import PREDICTIONS
 from trainables.faults import ConfigError
+from trainables.identity import nodes
 from trainables.store import Store
 
 PARAMS = {"finetune.learning_rate": 1e-3, "pretrain.steps": 3}
@@ -35,7 +36,10 @@ def final(folder: Path, seeds: int = 1) -> tuple[Path, Store]:
         work = Work(name, study.recipe_for(PARAMS, seed), store.url, study.execution_for(keep_weights=True))
         list(here(work))
         about = {"trial": name, "phase": "final", "setting": "abc"}
-        records.append("trial", status="complete", params=PARAMS, seed=seed, label="it", error_rate_percent=1.0, **about)
+        ids = [node.stage_id for node in nodes(work.recipe)]
+        records.append(
+            "trial", status="complete", params=PARAMS, seed=seed, label="it", error_rate_percent=1.0, stage_ids=ids, **about
+        )
         row = read_test(work)
         records.append("evaluation", **scored(row), status="complete", **about)
         artifact = store.get(row["stage_id"])
@@ -91,3 +95,26 @@ def test_no_run_is_wrong_input(tmp_path: Path) -> None:
     record.Records(tmp_path / "records.jsonl", "x").append("notice", text="nothing yet")
     with pytest.raises(ConfigError, match="no number yet"):
         trace(tmp_path, "it")
+
+
+def test_changed_data_are_said_to_have_changed(tmp_path: Path) -> None:
+    run, store = final(tmp_path)
+    assert trace(run, "it", store=store.url).differs == ""
+    file = run / "study.yaml"
+    as_run = file.read_text()
+    for split, words in (("test", "the test texts are others"), ("train", "training or validation texts")):
+        old = run / f"{split}.csv"
+        new = run / f"other-{split}.csv"
+        new.write_text("".join(old.read_text().splitlines(keepends=True)[:-1]))
+        file.write_text(as_run.replace(str(old), str(new)))
+        found = trace(run, "it", store=store.url)
+        assert words in found.differs
+        assert f"\nnot the same as was recorded: {found.differs}" in str(found)
+
+
+def test_a_cell_that_diverged_is_said_to_have(tmp_path: Path) -> None:
+    run, _ = final(tmp_path)
+    about = {"trial": "f07", "phase": "final", "setting": "x", "seed": 0, "label": "lost", "params": {}}
+    record.Records(run / "records.jsonl", "tiny").append("trial", status="diverged", reason="Diverged: nan", **about)
+    with pytest.raises(ConfigError, match="CELL 'lost': it has no number that could come out again; it is diverged"):
+        trace(run, "lost")
