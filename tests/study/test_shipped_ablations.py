@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,21 @@ import pytest
 
 from analysis import ablation as tables
 from analysis.cells import FILE, ledger
-from study import grid_plan, plan
+from study import finals, grid_plan, plan
 from study.ablations import FOLDER, Loaded, load, parse
 from study.config import check
 from study.grid import Grid, Part, grid
+from study.parts import Session
 from study.record import Records
 from study.screen import Screen
 from study.scribe import Row, Scribe, trial_of
 from study.search import given_points
 from study.settings import STAGE_KINDS
-from study.work import Work, ended, here, read_test
+from study.work import Layout, Work, ended, here, read_test
+from study.workers import Machine
 from tests.helpers import TINY_BERT, reviews, write_csv
+from tests.study.tiny import records
 from trainables.config import Execution
-from trainables.contents import PREDICTIONS
 from trainables.store import Store
 from trainables.tokenise import train_wordpiece
 
@@ -45,17 +46,19 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def shrunk(name: str, encoder: dict[str, Any], folder: Path) -> Grid:
-    """The smoke scale on 60 texts of each set, one epoch, a few steps, one seed."""
+    """The smoke scale on 60 texts of each set, two sentences each, in one epoch, a few steps, one seed."""
     data = _less(load(name).ablation.canonical(), encoder)
     for task, about in data["scales"]["smoke"]["tasks"].items():
-        files = {s: write_csv(folder / f"{task}-{s}.csv", reviews(task, s, n)) for s, n in (("train", 60), ("test", 24))}
-        about |= files | {"validation_share": 0.25}
+        for split, count in (("train", 60), ("test", 24)):
+            rows = [(f"{text} Well, {text}", label) for text, label in reviews(task, split, count)]
+            about[split] = write_csv(folder / f"{task}-{split}.csv", rows)
+        about["validation_share"] = 0.25
     overrides = ("precision=float32", "finetune.batch_size=8")
     return grid(Loaded(parse(data), folder), "smoke", seeds=1, overrides=overrides)
 
 
 def _less(data: Any, encoder: dict[str, Any], name: str = "") -> Any:
-    """The same data with less to compute, wherever a setting says how much."""
+    """The same data with less to compute, wherever a setting says how much, and with next-sentence prediction."""
     if isinstance(data, dict) and name == "encoder":
         return encoder
     if isinstance(data, dict):
@@ -64,6 +67,8 @@ def _less(data: Any, encoder: dict[str, Any], name: str = "") -> Any:
         return [_less(each, encoder) for each in data]
     if name in ("steps", "schedule_steps", "scored_texts") and data:
         return math.ceil(data / FEWER)
+    if name == "objective":
+        return "mlm+nsp"
     return 1 if name == "epochs" and data else data
 
 
@@ -71,9 +76,10 @@ def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
     """Run a study as its parts do, without Ray: shared stages, every cell, its test split. Yields what the loop tells."""
     study = part.study
     check(study)
-    (folder / "predictions").mkdir(parents=True)
+    folder.mkdir(parents=True)
     screen = Screen(io.StringIO(), study.name, study.metric)
     scribe = Scribe(Records(folder / "records.jsonl", study.name), screen, [], study.metric)
+    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Layout(1, 1, 0, False, ""), None)
     scribe.write("study", status="started")
     for shared in plan.trajectories(study):
         for row in here(Work(shared.name, shared.recipe, store.url, Execution(), shared.name, shared.milestones)):
@@ -96,9 +102,8 @@ def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
         tested = read_test(work)
         scribe.tested(trial, tested)
         yield tested
-        artifact = store.get(tested["stage_id"])
-        assert artifact is not None
-        shutil.copy(artifact.path(PREDICTIONS), folder / "predictions" / f"{trial.name}-test.parquet")
+    finals.copy_predictions(session)
+    finals.prune(session, last=True)
     scribe.write("study", status="finished")
 
 
@@ -131,3 +136,17 @@ def test_every_cell_comes_to_a_number_and_every_stage_is_computed_once(name: str
         assert cell.state in ("complete", "diverged"), cell.label
         assert cell.state == "diverged" or all(0 <= score <= 100 for score in cell.scores)
     assert all(cell.label in page.read_text(encoding="utf-8") for cell in found.cells if not cell.column)
+
+
+def test_another_ablation_in_the_same_store_reruns_none_of_what_they_share(encoder: dict[str, Any], tmp_path: Path) -> None:
+    """Table 3 after table 2, whose weights are gone: its last layer is what the other calls head+tail."""
+    store = Store(str(tmp_path / "store"))
+    rows = {
+        name: list(carry_out(part, tmp_path / name, store))
+        for name in ("table2", "table3")
+        for part in shrunk(name, encoder, tmp_path).parts
+    }
+    assert {row["source"] for row in rows["table2"]} == {"computed"}
+    ends = {row["label"]: row for row in records(tmp_path / "table3", "trial")}
+    assert {label for label, row in ends.items() if row["source"] == "loaded"} == {"Layer-11"}
+    assert Counter(row["source"] for row in rows["table3"] if row["split"] == "test") == {"loaded": 1, "computed": len(ends) - 1}
