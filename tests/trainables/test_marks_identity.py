@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import marks_recipe, reviews, tiny_recipe, tiny_task, write_csv
+from tests.trainables.resume import ONE_THREAD
 from tests.trainables.test_identity import change, ids
-from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, Task
 from trainables.faults import ConfigError, validate
