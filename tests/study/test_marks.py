@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from study import marks, record
-from study.config import check, load_study
+from study.check import check
+from study.config import load_study
 from study.marks import Shown, Word
 from study.plan import show, trajectories
 from study.settings import Study

@@ -15,7 +15,7 @@ from analysis import ablation as tables
 from analysis.cells import FILE, ledger
 from study import finals, grid_plan, plan
 from study.ablations import FOLDER, Loaded, load, parse
-from study.config import check
+from study.check import check
 from study.grid import Grid, Part, grid
 from study.parts import Session
 from study.record import Records

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
-from trainables import recipe
+from trainables import jobs, recipe
 from trainables.config import Execution, Recipe
 from trainables.contents import WEIGHTS
 from trainables.evaluate import predict
@@ -79,12 +79,12 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
     made = tiny_recipe(tmp_path, evaluations_per_epoch=2)
     store = Store(str(tmp_path / "store"))
     last = rows_of(made, store)[-1]
-    data, base, stage = target_of(made), recipe.base_of(made), made.stages[-1]
+    data, base, stage = target_of(made), jobs.base_of(made), made.stages[-1]
     assert isinstance(stage, Finetune)
     model = model_of(stage, base, len(data.labels), made.seed)
-    recipe._copy(weights_of(made, store), dict(model.named_parameters()))
+    jobs.copy_weights(weights_of(made, store), dict(model.named_parameters()))
     model.eval()
-    whole = examples(data.train, recipe.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
+    whole = examples(data.train, jobs.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
     seen = np.sort(np.random.default_rng((made.seed, 0)).permutation(len(whole))[: len(data.validation)])
     logits = predict(model, base, [whole[i] for i in seen], Runtime(torch.device("cpu"), World(), autocast=False))
     wrong = sum(int(row.argmax()) != data.train.labels[i] for i, row in zip(seen, logits, strict=True))

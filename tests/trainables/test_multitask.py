@@ -24,6 +24,7 @@ from tests.trainables.resume import (
 )
 from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU, job_of, losses_of, padded
+from trainables import jobs
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, Task
 from trainables.data import load_task
@@ -54,7 +55,7 @@ def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     node = nodes(recipe)[index]
     parent = store.get(node.parent_id) if node.parent_id else None
     path = parent.path("model.safetensors") if parent is not None else None
-    return runner._job(recipe, node, path, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(recipe, node, path, frozenset([node.steps]), store, CPU)
 
 
 @pytest.mark.parametrize("sampling", ["proportional", "even"])

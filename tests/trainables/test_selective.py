@@ -30,13 +30,13 @@ from tests.trainables.resume import (
 )
 from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU
+from trainables import jobs, selective
 from trainables import recipe as runner
-from trainables import selective
 from trainables.config import Execution, Recipe
 from trainables.contents import CHOSEN, MARKS
 from trainables.encoder import model_state
 from trainables.finetune import model_of
-from trainables.identity import logits_id, nodes, recipe_name, scores_id, target_of
+from trainables.identity import corpus_of, logits_id, nodes, recipe_name, scores_id, target_of
 from trainables.loop import Job
 from trainables.masking import as_many, chunks, corrupt_at, marked
 from trainables.pack import collate
@@ -59,7 +59,7 @@ def stage_of(recipe: Recipe) -> Marks:
 def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     """The job of a node before its first step."""
     node = nodes(recipe)[index]
-    return runner._job(recipe, node, None, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(recipe, node, None, frozenset([node.steps]), store, CPU)
 
 
 def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta: float) -> list[float] | None:
@@ -87,7 +87,7 @@ def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta:
 def test_scores_equal_the_naive_loop(whole: Whole) -> None:
     """Texts of 0 to 22 pieces; weights made large, so that words move the probability and some are kept and some are not."""
     recipe, store, _ = whole
-    base, data = runner.base_of(recipe), target_of(recipe)
+    base, data = jobs.base_of(recipe), target_of(recipe)
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -97,7 +97,7 @@ def test_scores_equal_the_naive_loop(whole: Whole) -> None:
     reference.bert.load_state_dict({key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}, False)
     reference.bert.pooler.dense.load_state_dict({name: state[f"pooler.{name}"] for name in ("weight", "bias")})
     reference.classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
-    pieces = runner._pieces(data, base, store)["train"]
+    pieces = jobs._pieces(data, base, store)["train"]
     texts = selective.beginnings(pieces, range(20), 22)
     texts += [(ids[:0], numbers[:0]) for ids, numbers in texts[:1]] + [(texts[0][0][:1], texts[0][1][:1])]
     labels = [*data.train.labels[:20].tolist(), 0, 0]
@@ -117,7 +117,7 @@ def test_scores_equal_the_naive_loop(whole: Whole) -> None:
 def test_a_text_of_one_word_has_the_score_0(whole: Whole) -> None:
     """Its only word is the whole text; so is a text without letters, whose marks of punctuation are words like others."""
     recipe, _, _ = whole
-    base = runner.base_of(recipe)
+    base = jobs.base_of(recipe)
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     words = [base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("good", "! ! !", "")]
     texts = [(np.array(ids, dtype=np.int32), np.arange(1, len(ids) + 1, dtype=np.int32)) for ids in words]
@@ -303,7 +303,7 @@ def test_at_most_the_share_is_taken_and_the_largest_logits_first() -> None:
 
 
 def test_80_10_10(whole: Whole) -> None:
-    special = runner.base_of(whole[0]).special
+    special = jobs.base_of(whole[0]).special
     ordinary = special.ordinary
     ids, rng = ordinary[np.arange(40_000) % len(ordinary)], np.random.default_rng(0)
     inputs, positions, targets = corrupt_at(np.arange(0, 40_000, 2), ids, special, rng)
@@ -330,8 +330,8 @@ def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
     reference.load_state_dict({names[name]: kept[name] for name in kept})
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    corpus = runner.corpus_of(recipe, pretrain)
-    pieces = runner.tokens(corpus.texts, corpus.digest, base, store)
+    corpus = corpus_of(recipe, pretrain)
+    pieces = jobs.tokens(corpus.texts, corpus.digest, base, store)
     flat = []
     for ids_, _ in chunks(pieces, 22):
         with torch.no_grad():
@@ -361,7 +361,7 @@ def test_both_read_the_same_logits(whole: Whole, monkeypatch: pytest.MonkeyPatch
     recipe, store, _ = whole
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    name = logits_id(nodes(recipe)[1].stage_id, runner.corpus_of(recipe, pretrain))
+    name = logits_id(nodes(recipe)[1].stage_id, corpus_of(recipe, pretrain))
     assert store.get(name) is not None
     monkeypatch.setattr(selective, "write_logits", None)  # it would be called
     start_of(change(recipe, 1, masking="matched"), store, 2)

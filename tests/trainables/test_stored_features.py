@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
-from trainables import classifier, evaluate, features, recipe
+from trainables import classifier, evaluate, features, jobs
 from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES, WEIGHTS
-from trainables.identity import encoder_id, nodes
-from trainables.recipe import base_of, evaluate_test, run, target_of
+from trainables.identity import encoder_id, nodes, target_of
+from trainables.jobs import base_of
+from trainables.recipe import evaluate_test, run
 from trainables.stages import Finetune
 from trainables.store import Artifact, Store
 
@@ -74,7 +75,7 @@ def test_training_on_features_equals_training_on_the_encoder(
     stored, running = Store(tmp_path / "stored"), Store(tmp_path / "running")
     rows = [*run(made, stored, ONE_THREAD), evaluate_test(made, stored, ONE_THREAD)]
     once = sum(encoded)
-    monkeypatch.setattr(recipe, "_features", lambda recipe, node, store: None)
+    monkeypatch.setattr(jobs, "features_of", lambda recipe, node, store: None)
     others = [*run(made, running, ONE_THREAD), evaluate_test(made, running, ONE_THREAD)]
     assert len(kept(stored)) == 3
     assert not kept(running)
@@ -129,7 +130,7 @@ def test_features_start_from_the_parent(tmp_path: Path) -> None:
 
 def id_of(store: Store, made: Recipe) -> str:
     node = nodes(made)[-1]
-    where = recipe._features(made, node, store)
+    where = jobs.features_of(made, node, store)
     assert where is not None
     return features.stage_id("features", where.determines(target_of(made).train, base_of(made)))
 
