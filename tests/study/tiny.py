@@ -158,7 +158,7 @@ def begin(*arguments: object, **environ: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> Any:
     """The first true value of `what`; fails when it does not come, or when the process ends before."""
     deadline = time.monotonic() + seconds
     while not (value := what()):

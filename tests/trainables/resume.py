@@ -51,6 +51,11 @@ def weights(store: Store, stage_id: str) -> dict[str, torch.Tensor]:
     return load_file(artifact.path("model.safetensors"))
 
 
+def tuned_weights(store: Store, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """What the last stage left."""
+    return weights(store, nodes(recipe)[-1].stage_id)
+
+
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
+from tests.trainables.resume import tuned_weights
 from trainables import classifier, evaluate, features, jobs
 from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES, WEIGHTS
@@ -44,12 +45,6 @@ def kept(store: Store) -> dict[str, Artifact]:
     """All features in a store."""
     artifacts = [store.get(name) for name in store.files.names("artifacts")]
     return {each.stage_id: each for each in artifacts if each is not None and each.has(FEATURES)}
-
-
-def weights(store: Store, made: Recipe) -> dict[str, torch.Tensor]:
-    artifact = store.get(nodes(made)[-1].stage_id)
-    assert artifact is not None
-    return load_file(artifact.path(WEIGHTS))
 
 
 @pytest.fixture
@@ -86,9 +81,9 @@ def test_training_on_features_equals_training_on_the_encoder(
         assert one["error_rate_percent"] == other["error_rate_percent"]
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one.get("train_loss", 0) == pytest.approx(other.get("train_loss", 0), abs=1e-5)
-    found = weights(stored, made)
-    assert found.keys() == weights(running, made).keys()
-    for name, tensor in weights(running, made).items():
+    found = tuned_weights(stored, made)
+    assert found.keys() == tuned_weights(running, made).keys()
+    for name, tensor in tuned_weights(running, made).items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
@@ -192,8 +187,8 @@ def test_resume_gives_the_same_bits(way: str, tmp_path: Path) -> None:
         halves.files.remove(f"artifacts/{artifact.stage_id}")
     again = list(run(made, halves, ONE_THREAD))
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in rows]
-    found = weights(halves, made)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(whole, made).items())
+    found = tuned_weights(halves, made)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in tuned_weights(whole, made).items())
 
 
 def test_an_artifact_needs_no_features(tmp_path: Path) -> None:
@@ -201,7 +196,7 @@ def test_an_artifact_needs_no_features(tmp_path: Path) -> None:
     made, store = frozen(tmp_path, **BILSTM), Store(tmp_path / "store")
     list(run(made, store, ONE_THREAD))
     base = base_of(made)
-    found = weights(store, made)
+    found = tuned_weights(store, made)
     for name, tensor in base.model.state_dict().items():
         if f"encoder.{name}" in found:
             assert torch.equal(found[f"encoder.{name}"], tensor)
