@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from study.config import Study
     from study.grid import Grid
+    from study.settings import Study
 
 EPILOG = """\b
 Exit codes:

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from study import parts, record
-from study.config import Study, check, load_study
+from study.check import check
+from study.config import load_study
 from study.lock import RunLock
 from study.screen import Screen
 from study.scribe import Scribe, trials
+from study.settings import Study
 from study.workers import Interrupts, Machine, Shared, check_seen, quiet, ray_session, this_machine
 from trainables import energy
 from trainables.faults import ConfigError, read_yaml

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 from study import finals, space
 from study import plan as plans
-from study.config import Study
 from study.metric import objective
 from study.record import BAG_OF_WORDS
 from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of
+from study.settings import Study
 from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
 from trainables import predictions

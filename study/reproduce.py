@@ -16,7 +16,7 @@ from analysis import ablation as tables
 from analysis.cells import FILE
 from study import ablations, costs, grid_plan, launch
 from study.ablations import Ablation
-from study.config import check
+from study.check import check
 from study.grid import Grid
 from study.lock import RunLock
 from study.parts import write_whole

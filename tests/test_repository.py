@@ -23,10 +23,11 @@ import pytest
 from study import record
 from study.ablations import load, shipped
 from study.cli import cli
-from study.config import document, load_study
+from study.config import load_study
 from study.encoders import document as encoders_document
 from study.grid import grid
 from study.recipes import document as recipes_document
+from study.reference import document
 from study.tasks import document as tasks_document
 
 ROOT = Path(__file__).parent.parent

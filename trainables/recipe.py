@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,45 +13,20 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainables import energy, finetune, lora, multitask, pretrain, selective
+from trainables import energy, finetune, jobs, lora, multitask
 from trainables.config import Execution, Recipe
 from trainables.contents import PREDICTIONS, WEIGHTS
-from trainables.corpus import Corpus
-from trainables.data import TaskData
-from trainables.derived import once
-from trainables.embeddings import embedded
-from trainables.encoder import Base, load_base, model_state
+from trainables.encoder import model_state
 from trainables.evaluate import measured, predict, write_predictions
 from trainables.faults import ConfigError
-from trainables.features import Features
-from trainables.identity import (
-    Node,
-    corpus_of,
-    encoder_id,
-    logits_id,
-    members_of,
-    milestone_id,
-    nodes,
-    pool_of,
-    recipe_name,
-    scored_texts,
-    scores_id,
-    target_of,
-    test_id,
-    train_split,
-    vocabulary_texts,
-)
+from trainables.identity import Node, members_of, milestone_id, nodes, recipe_name, target_of, test_id
 from trainables.loop import Job, Position, Row, Runtime, train
-from trainables.marker import marker
 from trainables.members import head_key
 from trainables.optim import rates
 from trainables.precision import pick_device, resolve
 from trainables.recompute import recompute_blocks
-from trainables.selection import selected
-from trainables.similarity import Rows
-from trainables.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.stages import Finetune, Multitask, Pretrain
 from trainables.store import Artifact, Store
-from trainables.tokenise import Pieces, pieces
 from trainables.world import World, current
 
 log = logging.getLogger(__name__)
@@ -142,7 +116,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = _job(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    job = jobs.job_of(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
@@ -182,105 +156,11 @@ def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
 
 
-def _job(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
-    base = base_of(recipe)
-    if isinstance(node.stage, Pretrain):
-        tokenise = partial(tokens, base=base, store=store)
-        corpus = corpus_read(recipe, node.stage, store, runtime.device)
-        marks = _logits(recipe, corpus, node.reads, store, runtime) if node.reads else None
-        return pretrain.job(node.stage, base, parent, corpus, tokenise, steps, runtime, marks)
-    if isinstance(node.stage, Marks):
-        scores, train = _scores(recipe, node, store, runtime), _pieces(target_of(recipe), base, store)["train"]
-        return selective.job(node.stage, base, parent, train, scores, node.steps, runtime)
-    if isinstance(node.stage, Multitask):
-        members = members_of(recipe, node.stage)
-        each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
-        return multitask.job(node.stage, base, parent, members, each, runtime)
-    whole = target_of(recipe)
-    data = replace(whole, train=train_split(whole, node.stage, node.seed))
-    kept = _features(recipe, node, store)
-    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), node.seed, runtime, head_key(whole), kept)
-
-
-def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
-    """The scores that a marker learns from: made once for all markers of this threshold."""
-    stage, data, base = node.stage, target_of(recipe), base_of(recipe)
-    assert isinstance(stage, Marks)
-    assert node.reads is not None
-    scorer = node.reads
-
-    def make(folder: Path) -> dict[str, Path]:
-        model = finetune.model_of(stage.scorer, base, len(data.labels), node.seed)
-        _put_weights(model, store, scorer, runtime)
-        pieces = _pieces(data, base, store)["train"]
-        return selective.write_scores(folder, stage, model, base, pieces, data.train.labels, scored_texts(stage, data), runtime)
-
-    about = {"kind": "scores", "parent": scorer}
-    return once(store, runtime.world, scores_id(stage, scorer), about, selective.SCORES, make)
-
-
-def _logits(recipe: Recipe, corpus: Corpus, marks: str, store: Store, runtime: Runtime) -> Path:
-    """The marker's logits on a corpus: made once for all stages that are masked by them."""
-    base = base_of(recipe)
-
-    def make(folder: Path) -> dict[str, Path]:
-        artifact = store.get(marks)
-        assert artifact is not None, f"artifact {marks} vanished from the store"
-        model, length = marker(base, 0.0, 0), artifact.manifest["settings"]["max_length"]
-        _put_weights(model, store, marks, runtime)
-        return selective.write_logits(folder, model, length, base, tokens(corpus.texts, corpus.digest, base, store), runtime)
-
-    about = {"kind": "logits", "parent": marks}
-    return once(store, runtime.world, logits_id(marks, corpus), about, selective.LOGITS, make)
-
-
-def _put_weights(model: torch.nn.Module, store: Store, name: str, runtime: Runtime) -> None:
-    """Give a model the weights of an artifact, for evaluation."""
-    artifact = store.get(name)
-    assert artifact is not None, f"artifact {name} vanished from the store"
-    _copy(load_file(artifact.path(WEIGHTS)), dict(model.named_parameters()))
-    model.to(runtime.device).eval()
-
-
-def _features(recipe: Recipe, node: Node, store: Store) -> Features | None:
-    """Where what the encoder says is kept, if that is the same for every trial; None where it has to be run."""
-    assert isinstance(node.stage, Finetune)
-    source = node.parent_id or encoder_id(recipe)
-    return Features(node.stage, source, recipe.precision, store) if node.stage.fixed_encoder else None
-
-
-def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
-    """Pieces of a task's training and validation split."""
-    return {name: tokens(getattr(data, name).sides, data.digest(name), base, store) for name in ("train", "validation")}
-
-
-def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
-    """The texts that further pre-training reads: its corpus, or what it selects of it, from the store where that is there."""
-    if stage.select == "all":
-        return corpus_of(recipe, stage)
-    name = encoder_id(recipe)
-
-    def embed(texts: Sequence[str], digest: str) -> Rows:
-        return embedded(texts, digest, base_of(recipe), name, store, device)
-
-    return selected(stage, pool_of(recipe, stage), store, name, embed)
-
-
 def _task_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
     """Of the tasks that a stage is trained on; those of a corpus come with its job."""
     if isinstance(node.stage, Pretrain):
         return ()
     return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
-
-
-def base_of(recipe: Recipe) -> Base:
-    """The encoder where the recipe starts, loaded once per process."""
-    return load_base(recipe.encoder, vocabulary_texts(recipe))
-
-
-def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Pieces:
-    """The texts as pieces, tokenised once per (data, tokenizer) and memory-mapped."""
-    return pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
 
 
 def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> tuple[Position, dict[str, torch.Tensor]]:
@@ -293,7 +173,7 @@ def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World)
     if state is None or step > first_wanted:
         return Position(), {}
     assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
-    _copy(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
+    jobs.copy_weights(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
     moments = load_file(state.path("optimizer.safetensors"))
     for index, (group, parameter) in enumerate(_optimised(job)):
         job.optimizer.state[parameter] = {
@@ -307,12 +187,6 @@ def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World)
 
 def _optimised(job: Job) -> list[tuple[dict[str, Any], torch.nn.Parameter]]:
     return [(group, parameter) for group in job.optimizer.param_groups for parameter in group["params"]]
-
-
-def _copy(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
-    with torch.no_grad():
-        for name, parameter in target.items():
-            parameter.copy_(source[name])
 
 
 def _state_files(job: Job, folder: Path, best: Mapping[str, torch.Tensor]) -> dict[str, Path]:
@@ -396,15 +270,15 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 
 def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> tuple[np.ndarray, np.ndarray]:
     """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut)."""
-    stage, data, base = recipe.stages[-1], target_of(recipe), base_of(recipe)
+    stage, data, base = recipe.stages[-1], target_of(recipe), jobs.base_of(recipe)
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
-    _copy(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
+    jobs.copy_weights(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
-    uncut = tokens(data.test.sides, data.digest("test"), base, store)
+    uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)
-    if (kept := _features(recipe, nodes(recipe)[-1], store)) is not None:
+    if (kept := jobs.features_of(recipe, nodes(recipe)[-1], store)) is not None:
         test = kept.of(data.test, test, model, base, runtime)
     return predict(model, base, test, runtime), finetune.lengths(data.test, uncut, base)
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -103,18 +104,22 @@ def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
 
 def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:
     """Numbers of the candidates that are nearest, ascending: computed by one of all that ask."""
+    from trainables.derived import once  # these two need torch
+    from trainables.world import World
+
     _, candidates, queries = pool.digests
     about = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
     name = stage_id("selection", about | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
-    while (artifact := store.get(name, needs=(CHOSEN,))) is None:
-        with store.claim(name, needs=(CHOSEN,)) as claim:
-            if claim is None:
-                continue
-            if stage.embeddings == "tfidf":
-                vectors = similarity.tfidf(pool.candidates, pool.queries)
-            else:
-                vectors = embed(pool.candidates, candidates), embed(pool.queries, queries)
-            chosen = similarity.nearest(vectors[1], vectors[0], stage.neighbours)
-            content = json.dumps(chosen.tolist()).encode()
-            store.publish(name, {"kind": "selection", "rows": [], **about, "chosen": len(chosen)}, {CHOSEN: content})
-    return np.array(json.loads(artifact.path(CHOSEN).read_bytes()), dtype=np.int64)
+
+    def make(folder: Path) -> dict[str, Path]:
+        if stage.embeddings == "tfidf":
+            vectors = similarity.tfidf(pool.candidates, pool.queries)
+        else:
+            vectors = embed(pool.candidates, candidates), embed(pool.queries, queries)
+        chosen = similarity.nearest(vectors[1], vectors[0], stage.neighbours)
+        (folder / CHOSEN).write_text(json.dumps(chosen.tolist()), encoding="utf-8")
+        return {CHOSEN: folder / CHOSEN}
+
+    # Every rank asks for itself: those that wait for a claim may wait for hours, which no collective operation would.
+    path = once(store, World(), name, {"kind": "selection", "rows": [], **about}, CHOSEN, make)
+    return np.array(json.loads(path.read_bytes()), dtype=np.int64)

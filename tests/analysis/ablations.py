@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from study import record
+from tests.analysis.records import digest
 
 Outcome = np.ndarray | str
 """Which test texts a seed gets wrong, 0/1 [texts], or how it ended: diverged, failed, running, untested."""
@@ -166,11 +165,6 @@ def write_predictions(study: Path, trial: str, truth: np.ndarray, given: np.ndar
     (study / "predictions").mkdir(exist_ok=True)
     columns = {"index": np.arange(len(truth)), "label": truth, "prediction": given}
     pq.write_table(pa.table(columns), study / "predictions" / f"{trial}-test.parquet")
-
-
-def digest(value: Any, length: int = 8) -> str:
-    """A short hash of plain data."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
 
 
 def _label(setting: Mapping[str, Any]) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +26,22 @@ class Run:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The tiny study, run to its end by the command: from a path with spaces in it, without a home to write to."""
-    folder = tmp_path_factory.mktemp("a path with spaces")
-    path = write_study(folder / "input")
-    run, store = folder / "the run", folder / "the store"
-    done = study("run", path, "--out", run, "--store", store, HOME="/nonexistent")
-    assert done.returncode == 0, done.stdout + done.stderr + _log(run)
-    return Run(path, run, store, done)
+    """The tiny study, run to its end by the command: from a path with spaces in it, without a home to write to.
+
+    The processes of pytest-xdist share one run: who comes first makes it, the others wait for it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "a path with spaces"
+    folder.mkdir(exist_ok=True)
+    path, run, store, said = folder / "input" / "study.yaml", folder / "the run", folder / "the store", folder / "said.json"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            write_study(folder / "input")
+            done = study("run", path, "--out", run, "--store", store, HOME="/nonexistent")
+            assert done.returncode == 0, done.stdout + done.stderr + _log(run)
+            said.write_text(json.dumps([done.stdout, done.stderr]), encoding="utf-8")
+    return Run(path, run, store, subprocess.CompletedProcess("study", 0, *json.loads(said.read_text(encoding="utf-8"))))
 
 
 def _log(run: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from study import cli
-from tests.study.tiny import ROOT, environment, study, write_study
+from tests.study.tiny import ROOT, answer, environment, refused, study, write_study
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -26,23 +26,13 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("name", ["run", "plan", "status", "report", "doctor", "tasks", "overlap"])
-def test_every_command_explains_itself_and_its_exit_codes(name: str) -> None:
-    done = study(name, "--help")
-    assert done.returncode == 0
-    assert "Usage: study " + name in done.stdout
+def test_every_command_explains_itself_and_its_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Usage: study " + name in answer(capsys, name, "--help")
 
 
-def refused(*arguments: object, **environ: str) -> str:
-    """What the command says to wrong input: exit 2, one clear message, no traceback, nothing computed."""
-    done = study(*arguments, **environ)
-    assert done.returncode == 2, done.stderr + done.stdout
-    assert "Traceback" not in done.stderr + done.stdout
-    return done.stderr
-
-
-def test_all_faults_of_a_study_file_at_once(tmp_path: Path) -> None:
+def test_all_faults_of_a_study_file_at_once(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_study(tmp_path, budgett={}, search={"sampler": "tpee"}, budget={"trials": 0})
-    said = refused("run", path, "--out", tmp_path / "run")
+    said = refused(capsys, "run", path, "--out", tmp_path / "run")
     assert "budgett: unknown field; did you mean 'budget'?" in said
     assert "search.sampler" in said
     assert "tpe" in said
@@ -59,32 +49,36 @@ def test_all_faults_of_a_study_file_at_once(tmp_path: Path) -> None:
         (["nonsense"], ["path=value"]),
     ],
 )
-def test_wrong_input_ends_before_anything_is_made(tmp_path: Path, overrides: list[str], words: list[str]) -> None:
+def test_wrong_input_ends_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, overrides: list[str], words: list[str]
+) -> None:
     path = write_study(tmp_path)
-    said = refused("run", path, "--out", tmp_path / "run", *(part for text in overrides for part in ("--set", text)))
+    said = refused(capsys, "run", path, "--out", tmp_path / "run", *(part for text in overrides for part in ("--set", text)))
     assert all(word in said for word in words), said
     assert not (tmp_path / "run" / "records.jsonl").exists()
 
 
-def test_a_folder_that_is_no_run_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_folder_is_left_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = write_study(tmp_path / "mine")
     before = path.read_bytes()
-    assert "no run folder" in refused("run", path, "--out", path.parent)
+    assert "no run folder" in refused(capsys, "run", path, "--out", path.parent)
     assert path.read_bytes() == before
 
 
-def test_no_study_no_run_no_command(tmp_path: Path) -> None:
-    assert "missing.yaml" in refused("run", tmp_path / "missing.yaml")
-    assert "no run folder" in refused("status", tmp_path)
-    assert "no run folder" in refused("report", tmp_path)
-    assert "No such command" in refused("rum")
+def test_no_study_no_run_no_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "missing.yaml" in refused(capsys, "run", tmp_path / "missing.yaml")
+    assert "no run folder" in refused(capsys, "status", tmp_path)
+    assert "no run folder" in refused(capsys, "report", tmp_path)
+    assert "No such command" in refused(capsys, "rum")
 
 
 def test_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     path = write_study(tmp_path)
-    said = refused("run", path, "--out", tmp_path / "run", "--address", "127.0.0.1:1")
-    assert "127.0.0.1:1" in said
-    assert "no Ray cluster there" in said
+    done = study("run", path, "--out", tmp_path / "run", "--address", "127.0.0.1:1")
+    assert done.returncode == 2
+    assert "127.0.0.1:1" in done.stderr
+    assert "no Ray cluster there" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_plan_computes_nothing_and_starts_no_ray(tmp_path: Path) -> None:

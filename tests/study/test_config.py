@@ -14,11 +14,10 @@ import pytest
 import yaml
 
 from study import space as spaces
-from study.config import check, document, load_study
+from study.config import load_study
+from study.reference import document
 from study.settings import MAY_CHANGE, Study
-from study.workers import Machine
-from tests.helpers import TINY_BERT, pair_task, tiny_task
-from trainables.config import Encoder
+from tests.helpers import TINY_BERT
 from trainables.faults import ConfigError
 from trainables.stages import Multitask
 
@@ -538,26 +537,6 @@ def test_import_is_light() -> None:
     assert shown.stdout.strip() == "[]"
 
 
-def real_study(folder: Path, **changes: Any) -> Study:
-    tasks = {name: tiny_task(folder, f"sls_{name}").canonical() for name in ("imdb", "yelp")}
-    data = changed(tasks=tasks, task="imdb", search=None, **changes)
-    data["recipe"][0]["pretrain"]["corpus"] = ["imdb", "yelp"]
-    return load_study(data)
-
-
-def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
-    study = real_study(tmp_path)
-    assert all(isinstance(notice, str) for notice in check(study, Machine(((4, 0),))))
-    (tmp_path / "sls_yelp-train.csv").unlink()
-    (tmp_path / "sls_imdb-test.csv").write_text("text,lable\nfine,1\n", encoding="utf-8")
-    with pytest.raises(ConfigError) as caught:
-        check(_fresh(study), Machine(((0, 0),)))
-    text = "\n".join(caught.value.faults)
-    assert "tasks.yelp" in text
-    assert "tasks.imdb.test" in text
-    assert "resources.cpus: 1 asked for a trial, but this machine has 0 CPUs" in text
-
-
 def several(names: list[str], **space: Any) -> dict[str, Any]:
     """The study with a stage on several tasks between pre-training and fine-tuning."""
     stage = {"multitask": {"tasks": names, "max_length": 24, "head_tokens": 6}}
@@ -591,24 +570,6 @@ def test_a_stage_on_several_tasks_uses_those_it_can_name() -> None:
 def test_faulty_spaces_of_several_tasks(space: dict[str, Any], fault: str) -> None:
     found = faults(several(["mine"], **space))
     assert any(fault in line for line in found), found
-
-
-def test_check_reads_the_tasks_of_a_stage_on_several(tmp_path: Path) -> None:
-    tasks = {name: tiny_task(tmp_path, f"sls_{name}").canonical() for name in ("imdb", "yelp")}
-    recipe = [{"multitask": {"max_length": 24, "head_tokens": 6}}, {"finetune": {"max_length": 24, "head_tokens": 6}}]
-    data = {"name": "x", "tasks": tasks, "task": "imdb", "encoder": STUDY["encoder"], "recipe": recipe}
-    check(load_study(data))
-    with pytest.raises(ConfigError, match=r"recipe.0.multitask.max_length: 129 given, but the encoder has positions for 128"):
-        check(load_study(data, ["recipe.multitask.max_length=129"]))
-    twice = data | {"tasks": tasks | {"films": tasks["imdb"]}}
-    with pytest.raises(ConfigError, match="the tasks 'films' and 'imdb' hold the same data"):
-        check(load_study(twice))
-
-
-def _fresh(study: Study) -> Study:
-    """The study under other task settings, so that data already loaded in this process do not hide what is on disk."""
-    tasks = {name: task.model_copy(update={"split_seed": 5}) for name, task in study.tasks.items()}
-    return study.model_copy(update={"tasks": tasks})
 
 
 CORPORA = {"pretrain.corpus": {"choice": [["within-task"], ["in-domain"], ["cross-domain"], ["more.txt", "s3://b/x.jsonl"]]}}
@@ -649,66 +610,7 @@ def test_corpora_that_cannot_be_are_refused() -> None:
     assert near == ["space.pretrain.corpus: 'in-domian' is not among tasks; did you mean 'in-domain'?"]
 
 
-def test_check_reads_the_files_of_corpora(tmp_path: Path) -> None:
-    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "more.txt")]]}})
-    with pytest.raises(ConfigError, match=r"corpus: .*more.txt: there is no such file"):
-        check(study)
-    (tmp_path / "other.txt").write_text("One.\nTwo.\n")
-    study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "other.txt")]]}})
-    assert "corpus other.txt: 2 documents in other.txt, one a line" in check(study)
-
-
-def test_check_refuses_pairs_for_encoders_without_them_and_tells_where_there_are_none(tmp_path: Path) -> None:
-    study = real_study(tmp_path, **{"space__pretrain.objective": {"choice": ["mlm", "mlm+nsp"]}})
-    (notice,) = [each for each in check(study) if "next-sentence" in each]
-    assert notice.startswith("corpus imdb, yelp: next-sentence prediction is off: 1 of 90 documents")
-    for encoder, types in (({"model_type": "distilbert"}, 0), (TINY_BERT | {"type_vocab_size": 1}, 1)):
-        single = study.model_copy(update={"encoder": Encoder(config=encoder, vocabulary=400)})
-        with pytest.raises(ConfigError, match=f"^space.pretrain.objective: mlm.nsp needs .* has {types} token types; use mlm"):
-            check(single)
-    never = study.model_copy(update={"space": {path: each for path, each in study.space.items() if "pretrain" not in path}})
-    assert not [each for each in check(never) if "next-sentence" in each], "zero steps ask nothing"
-
-
-def test_check_refuses_what_pairs_of_texts_cannot_have(tmp_path: Path) -> None:
-    tasks = {"pairs": pair_task(tmp_path).canonical(), "other": tiny_task(tmp_path).canonical()}
-    recipe = [{"multitask": {"max_length": 5, "head_tokens": 1}}, {"finetune": {"max_length": 24, "head_tokens": 6}}]
-    space = {"finetune.truncation": {"choice": ["head", "hier-max"]}, "finetune.max_length": {"int": [4, 24]}}
-    data = {"name": "x", "tasks": tasks, "task": "pairs", "encoder": STUDY["encoder"], "recipe": recipe, "space": space}
-    with pytest.raises(ConfigError) as caught:
-        check(load_study(data))
-    ways = "use head, tail or head+tail, or a task without `text_pair`"
-    assert caught.value.faults == (
-        "recipe.0.multitask.max_length: 5 given, but a pair of texts needs at least 6",
-        f"space.finetune.truncation: hier-max given, but pairs of texts are not read in fractions; {ways}",
-        "space.finetune.max_length: 4 given, but a pair of texts needs at least 6",
-    )
-    others = data | {"task": "other", "recipe": [{"multitask": {"max_length": 5, "head_tokens": 1, "tasks": ["other"]}}, recipe[1]]}
-    check(load_study(others))
-
-
-def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
-    study = real_study(tmp_path, **{"space__finetune.max_length": {"choice": [24, 129]}})
-    with pytest.raises(ConfigError, match=r"space.finetune.max_length: 129 given, but the encoder has positions for 128 pieces"):
-        check(study)
-
-
 HEAD_TOKENS = {"finetune.head_tokens": {"int": [2, 20]}}
-ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}} | HEAD_TOKENS
-
-
-def test_adapters_are_checked_against_the_encoder_and_the_installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = real_study(tmp_path, space=ADAPTERS)
-    with pytest.raises(ConfigError) as caught:
-        check(study)
-    (fault,) = caught.value.faults
-    assert fault.startswith(
-        "space.finetune.lora_targets: 'querry' is no linear layer in the blocks of this bert; did you mean 'query'"
-    )
-    monkeypatch.setattr("trainables.lora.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"space.finetune.lora_rank: 4 given, but .*pip install \"finetune-study\[lora\]\""):
-        check(study)
-    check(load_study(yaml.safe_load(study.to_yaml()), ["space.finetune.lora_rank=null", "space.finetune.lora_targets=null"]))
 
 
 ADAPTED = HEAD_TOKENS | {"finetune.lora_rank": {"int": [0, 8]}}

@@ -8,17 +8,10 @@ from pathlib import Path
 import pytest
 
 from study import encoders
-from study.cli import main
 from study.encoders import TABLE
+from tests.study.tiny import inside
 from tests.test_repository import loaded_after
 from tests.trainables.families import checkpoint
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(["encoders", *arguments])
-    found = capsys.readouterr()
-    return int(left.value.code or 0), found.out, found.err
 
 
 def test_the_table_comes_at_once() -> None:
@@ -26,7 +19,7 @@ def test_the_table_comes_at_once() -> None:
 
 
 def test_the_table_fits_and_says_why_some_are_padded(capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = answer(capsys)
+    code, text, _ = inside(capsys, "encoders")
     assert code == 0
     assert max(map(len, text.splitlines())) <= 80
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line and line.split()[0] in TABLE}
@@ -34,12 +27,12 @@ def test_the_table_fits_and_says_why_some_are_padded(capsys: pytest.CaptureFixtu
     assert rows["albert"][4] == "one"
     assert rows["xlnet"] == ["padded", "no", "no", "yes", "each", "~512"]
     assert text.count("padded: ") == 1 + sum(family.padded is not None for family in TABLE.values())
-    assert [each["family"] for each in json.loads(answer(capsys, "--json")[1])] == list(TABLE)
+    assert [each["family"] for each in json.loads(inside(capsys, "encoders", "--json")[1])] == list(TABLE)
 
 
 @pytest.mark.parametrize("kind", ["albert", "xlnet"])
 def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, _ = answer(capsys, str(checkpoint(kind)))
+    code, text, _ = inside(capsys, "encoders", str(checkpoint(kind)))
     assert code == 0
     expected = {
         "albert": ["batches       packed", "NSP           yes", "layers        3 that share one block", "longest text  200 pieces"],
@@ -51,12 +44,12 @@ def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str])
         ],
     }
     assert all(line in text for line in expected[kind]), text
-    data = json.loads(answer(capsys, str(checkpoint(kind)), "--json")[1])
+    data = json.loads(inside(capsys, "encoders", str(checkpoint(kind)), "--json")[1])
     assert (data["family"], data["packed"]) == (kind, kind == "albert")
 
 
 def test_an_encoder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text, error = answer(capsys, str(tmp_path / "nowhere"))
+    code, text, error = inside(capsys, "encoders", str(tmp_path / "nowhere"))
     assert (code, text) == (2, "")
     assert "nowhere" in error
 

@@ -20,20 +20,20 @@ import pytest
 from tests.study.conftest import Run
 from tests.study.tiny import ROOT, alive, begin, family, records, study, table, trial_actor, wait_for, write_study
 
-KILLS = 5
+PARTS = {"pretrain": 6, "search": 12, "final": 6}
+"""Evaluations of the tiny study in its shared stage, its search and its finals."""
 
 
-def test_a_driver_killed_five_times_comes_to_the_same_table(finished: Run, tmp_path: Path) -> None:
+def test_a_driver_killed_in_every_part_comes_to_the_same_table(finished: Run, tmp_path: Path) -> None:
     seed = int(time.time())
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
     folder = tmp_path / "run"
     call = ("run", finished.file, "--out", folder, "--store", tmp_path / "store")
     left: set[int] = set()
-    for _ in range(KILLS):
-        wanted = len(records(folder)) + moments.randint(1, 8)
+    for part, evaluations in PARTS.items():
         process = begin(*call)
-        wait_for(partial(_has, folder, wanted), process)
+        wait_for(partial(_has, folder, part, moments.randint(1, evaluations - 1)), process)
         time.sleep(moments.random() * 0.2)
         left |= family(process.pid)
         assert process.poll() is None, "the study ended before it could be killed"
@@ -44,12 +44,13 @@ def test_a_driver_killed_five_times_comes_to_the_same_table(finished: Run, tmp_p
     assert table(folder) == table(finished.folder)
     assert_computed_once(folder, tmp_path / "store")
     statuses = Counter(row["status"] for row in records(folder, "study"))
-    assert statuses["started"] + statuses["resumed"] == KILLS + 1
+    assert statuses["started"] + statuses["resumed"] == len(PARTS) + 1
     assert not alive(left), "the next start clears away what the killed one left"
 
 
 def test_killed_with_two_at_a_time_nothing_recorded_is_computed_again(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"space": {"finetune.learning_rate": {"log_uniform": [1e-4, 1e-2]}}, "budget": {"trials": 5}}
+    space = {"finetune.learning_rate": {"log_uniform": [1e-4, 1e-2]}}
+    changes: dict[str, Any] = {"space": space, "budget": {"trials": 5}, "baseline": False}
     path = write_study(tmp_path, **changes, search={"sampler": "tpe"}, final={"top_k": 1, "seeds": 1}, resources={"concurrent": 2})
     folder, store = tmp_path / "run", tmp_path / "store"
     process = begin("run", path, "--out", folder, "--store", store)
@@ -80,12 +81,14 @@ def assert_computed_once(folder: Path, store: Path) -> None:
     assert {key: kept[key] for key in common} == {key: recorded[key] for key in common}
 
 
-def _has(folder: Path, count: int) -> bool:
-    return len(records(folder)) >= count
+def _has(folder: Path, part: str, count: int) -> bool:
+    """Whether so many evaluations of a part are recorded: of the shared stage, or of a phase of the trials."""
+    return sum(part in (row.get("phase"), row["stage"]) for row in records(folder, "evaluation")) >= count
 
 
 def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctrl_c(tmp_path: Path) -> None:
-    path = write_study(tmp_path / "input", space={}, search={}, final={"top_k": 1, "seeds": 1}, budget={"trials": 1})
+    alone: dict[str, Any] = {"space": {}, "search": {}, "final": {"top_k": 1, "seeds": 1}, "budget": {"trials": 1}}
+    path = write_study(tmp_path / "input", **alone, baseline=False)
     folder = tmp_path / "run"
     call = ("run", path, "--out", folder, "--store", tmp_path / "store", "--set", "recipe.finetune.epochs=500")
     process = begin(*call)
@@ -131,6 +134,7 @@ def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Pa
         search={"sampler": "grid"},
         final={"top_k": 1, "seeds": 1},
         budget={"trials": 2},
+        baseline=False,
     )
     done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr

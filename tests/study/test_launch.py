@@ -12,8 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from study.scribe import hours_spent, ranking
 from study.workers import this_machine
 from tests.helpers import reviews, write_csv
 from tests.study.conftest import Run
-from tests.study.tiny import ROOT, begin, environment, records, study, trial_actor, wait_for, write_study
+from tests.study.tiny import ROOT, answer, begin, environment, records, refused, study, trial_actor, wait_for, write_study
 
 
 def test_the_terminal_shows_the_result_and_none_of_the_noise(finished: Run) -> None:
@@ -138,37 +137,40 @@ def test_a_second_run_says_so_at_once_and_runs_nothing(finished: Run) -> None:
     )
 
 
-def test_status_and_report_read_the_records_alone(finished: Run, tmp_path: Path) -> None:
+def test_status_and_report_read_the_records_alone(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copied = tmp_path / "copy"
     copied.mkdir()
     shutil.copy(finished.folder / "records.jsonl", copied)
-    said = study("status", copied).stdout
+    said = answer(capsys, "status", copied)
     assert "tiny: finished" in said
     assert "search 4/4" in said
     assert "best so far: t" in said
     assert max(map(len, said.splitlines())) <= 100
-    done = study("report", finished.folder, "--out", tmp_path / "report")
-    assert done.returncode == 0, done.stderr
+    answer(capsys, "report", finished.folder, "--out", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
 
 
-def test_the_folder_of_another_study_is_refused(finished: Run) -> None:
-    done = study("run", finished.file, "--out", finished.folder, "--set", "recipe.finetune.epochs=2")
-    assert done.returncode == 2
-    assert "another study" in done.stderr
-    assert "epochs" in done.stderr
+def test_the_folder_of_another_study_is_refused(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "run", finished.file, "--out", finished.folder, "--set", "recipe.finetune.epochs=2")
+    assert "another study" in said
+    assert "epochs" in said
 
 
-def test_a_raised_budget_goes_on_where_the_search_stood(finished: Run, tmp_path: Path) -> None:
+def test_a_raised_budget_and_more_seeds_go_on_where_the_study_stood(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "longer"
     shutil.copytree(finished.folder, folder)
-    done = study("run", finished.file, "--out", folder, "--store", finished.store, "--set", "budget.trials=5")
+    more = ("--set", "budget.trials=5", "--set", "final.seeds=3")
+    done = study("run", finished.file, "--out", folder, "--store", finished.store, *more)
     assert done.returncode == 0, done.stdout + done.stderr
     old, new = records(finished.folder), records(folder)
     assert new[: len(old)] == old
     added = new[len(old) :]
     searched = {row["trial"] for row in added if row["event"] == "trial" and row["phase"] == "search"}
     assert searched == {"t004"}
+    before, after = ({(r["setting"], r["seed"]): r["trial"] for r in rows if r.get("phase") == "final"} for rows in (old, new))
+    assert before.items() <= after.items(), "a name belongs to a setting and a seed for good"
+    computed = [row for row in added if row["event"] == "evaluation" and row["source"] == "computed" and row["phase"] == "final"]
+    assert {row["seed"] for row in computed if row["setting"] in {setting for setting, _ in before}} == {2}
     assert [row["status"] for row in added if row["event"] == "study"] == ["resumed", "finished"]
     assert not [row for row in added if row["event"] == "stage"]
 
@@ -179,9 +181,10 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
         tmp_path,
         resources={"execution": "train", "cpus": every_cpu},
         search={"sampler": "grid", "early_stopping": {"kind": "asha", "grace_epochs": 1, "reduction": 2}},
-        budget={"trials": 3},
+        budget={"trials": 2},
         final={"top_k": 1, "seeds": 1},
-        space={"finetune.learning_rate": {"choice": [1e-2, 1e-3, 1e-6]}},
+        baseline=False,
+        space={"finetune.learning_rate": {"choice": [3e-3, 1e-6]}},
         recipe=[{"finetune": {"epochs": 12, "batch_size": 8, "max_length": 24, "head_tokens": 6}}],  # time enough to be killed in
     )
     folder = tmp_path / "run"
@@ -193,61 +196,84 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
     assert "its process died; it goes on" in out
     assert {row["trial"] for row in records(folder, "evaluation") if row["split"] == "test"} == {"f00"}
     ends = {row["trial"]: row["status"] for row in records(folder, "trial")}
-    assert sorted(ends) == ["f00", "t000", "t001", "t002"]
-    assert set(ends.values()) <= {"complete", "stopped"}
+    assert ends == {"t000": "complete", "t001": "stopped", "f00": "complete"}
 
 
-def test_a_report_that_cannot_be_written_is_wrong_input(finished: Run, tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_wrong_input(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
-    done = study("report", finished.folder, "--out", tmp_path / "file" / "report")
-    assert done.returncode == 2
-    assert "give a folder that can be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    said = refused(capsys, "report", finished.folder, "--out", tmp_path / "file" / "report")
+    assert "give a folder that can be written" in said
 
 
 CLUSTER = """
-import sys, time
+import sys
 from ray.cluster_utils import Cluster
 arguments = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 cluster = Cluster(initialize_head=True, head_node_args={**arguments, "temp_dir": sys.argv[1], "include_dashboard": False})
-late = float(sys.argv[2])
-if not late:
+print(cluster.address, flush=True)
+for line in sys.stdin:
     cluster.add_node(**arguments)
     cluster.wait_for_nodes()
-print("address", cluster.address, flush=True)
-if late:
-    time.sleep(late)
-    cluster.add_node(**arguments)
-sys.stdin.read()
+    print("grown", flush=True)
 cluster.shutdown()
 """
 
 
-@contextmanager
-def two_nodes(late: float = 0) -> Iterator[tuple[str, dict[str, str]]]:
-    """Address of a cluster of two nodes with one CPU each, and the environment with its token; the second may come `late`."""
-    folder = tempfile.mkdtemp(prefix="two-", dir="/tmp")
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, folder, str(late)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment(**token),
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
+class GrowingCluster:
+    """A Ray cluster of nodes with one CPU each on this machine, which are added one by one."""
+
+    def __init__(self, folder: str) -> None:
+        self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLUSTER, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=environment(**self.token),
+        )
+        self.address = self._said(lambda line: re.fullmatch(r"[\d.]+:\d+", line) is not None)
+        self.nodes = 1
+
+    def _said(self, wanted: Callable[[str], bool]) -> str:
+        assert self.process.stdout is not None
+        return next(line for line in map(str.strip, self.process.stdout) if wanted(line))
+
+    def grow(self) -> None:
+        """One node more."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        self._said("grown".__eq__)
+        self.nodes += 1
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[GrowingCluster]:
+    folder = tempfile.mkdtemp(prefix="grows-", dir="/tmp")
+    made = GrowingCluster(folder)
     try:
-        address = next(line.split()[1] for line in process.stdout if line.startswith("address"))
-        yield address, token
+        yield made
     finally:
-        process.stdin.close()
-        process.wait(60)
+        made.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_two_workers_on_two_nodes_of_an_existing_cluster_find_what_one_finds(finished: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def several_nodes(cluster: GrowingCluster) -> GrowingCluster:
+    if cluster.nodes == 1:
+        cluster.grow()
+    return cluster
+
+
+def test_two_workers_on_two_nodes_of_an_existing_cluster_find_what_one_finds(
+    finished: Run, several_nodes: GrowingCluster, tmp_path: Path
+) -> None:
     path = write_study(
         tmp_path,
         resources={"workers": 2},
@@ -255,28 +281,54 @@ def test_two_workers_on_two_nodes_of_an_existing_cluster_find_what_one_finds(fin
         final={"top_k": 1, "seeds": 1},
         space={"pretrain.steps": {"choice": [0]}},
         search={"sampler": "grid"},
+        baseline=False,
     )
-    with two_nodes() as (address, token):
-        done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", "--address", address, **token)
-        assert done.returncode == 0, done.stdout + done.stderr
-        asked_too_much = study(
-            "run", path, "--out", tmp_path / "more", "--address", address, "--set", "resources.workers=3", **token
-        )
-        assert asked_too_much.returncode == 2
-        assert "3 workers" in asked_too_much.stderr
+    there = ("--address", several_nodes.address)
+    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *there, **several_nodes.token)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = [row for row in records(tmp_path / "run", "evaluation") if row["trial"] == "t000"]
     alone = [row for row in records(finished.folder, "evaluation") if row.get("trial") == "t000"]
     assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in alone], abs=1e-5)
     assert [row["stage_id"] for row in found] == [row["stage_id"] for row in alone]
 
 
+def test_more_workers_than_the_cluster_has_room_for_are_refused(cluster: GrowingCluster, tmp_path: Path) -> None:
+    asked = cluster.nodes + 1
+    options = ("--address", cluster.address, "--set", f"resources.workers={asked}")
+    done = study("run", write_study(tmp_path), "--out", tmp_path / "run", *options, **cluster.token)
+    assert done.returncode == 2
+    assert f"{asked} workers" in done.stderr
+    assert "set resources.wait_minutes" in done.stderr
+
+
 JOIN = """
 import sys, types
+from ray.autoscaler import sdk
 from study.workers import ray_session
-asked = types.SimpleNamespace(cpus=1, gpus=0, workers=2, concurrent=None, wait_minutes=float(sys.argv[2]))
-with ray_session(asked, sys.argv[1]) as machine:
-    print(machine.cpus)
+
+def told(bundles, ask=sdk.request_resources):
+    ask(bundles=bundles)
+    print("asked for", len(bundles), flush=True)
+
+sdk.request_resources = told
+resources = types.SimpleNamespace(cpus=1, gpus=0, workers=int(sys.argv[2]), concurrent=None, wait_minutes=3)
+with ray_session(resources, sys.argv[1]) as machine:
+    print("has", machine.cpus)
 """
+
+
+def test_a_cluster_that_grows_is_waited_for(cluster: GrowingCluster) -> None:
+    wanted = cluster.nodes + 1
+    arguments = [sys.executable, "-c", JOIN, cluster.address, str(wanted)]
+    joining = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(**cluster.token)
+    )
+    assert joining.stdout is not None
+    asked = joining.stdout.readline()
+    cluster.grow()
+    out, err = joining.communicate(timeout=200)
+    assert joining.returncode == 0, out + err
+    assert (asked + out).splitlines() == [f"asked for {wanted}", f"has {wanted:.1f}", "asked for 0"]
 
 
 SEEN = """
@@ -296,24 +348,15 @@ with ray_session(resources, sys.argv[1]):
 """
 
 
-def test_what_the_nodes_of_a_cluster_do_not_see_is_said(tmp_path: Path) -> None:
-    with two_nodes() as (address, token):
-        arguments = [sys.executable, "-c", SEEN, address, str(tmp_path / "store")]
-        done = subprocess.run(arguments, capture_output=True, text=True, env=environment(**token), timeout=120, check=True)
+def test_what_the_nodes_of_a_cluster_do_not_see_is_said(several_nodes: GrowingCluster, tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", SEEN, several_nodes.address, str(tmp_path / "store")]
+    done = subprocess.run(
+        arguments, capture_output=True, text=True, env=environment(**several_nodes.token), timeout=120, check=True
+    )
     *faults, hint = done.stdout.strip().splitlines()
-    assert len(faults) == 2
+    assert len(faults) == several_nodes.nodes
     assert all("/not/there.csv: node " in fault and "does not see it" in fault for fault in faults)
     assert "--store" in hint
-
-
-def test_a_cluster_that_grows_is_waited_for() -> None:
-    with two_nodes(late=12) as (address, token):
-        for minutes, code in ((0, 1), (3, 0)):
-            arguments = [sys.executable, "-c", JOIN, address, str(minutes)]
-            done = subprocess.run(arguments, capture_output=True, text=True, env=environment(**token), timeout=200, check=False)
-            assert done.returncode == code, done.stdout + done.stderr
-            assert ("set resources.wait_minutes" in done.stderr) == (code == 1)
-            assert ("2.0" in done.stdout) == (code == 0)
 
 
 def row(session: int, utc: str) -> dict[str, object]:
@@ -358,8 +401,8 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
-    """Pairs in further pre-training, then several tasks, both shared under Ray Train; then fractions, few texts, several labels."""
+def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several tasks, shared under Ray Train; then fractions, few texts, several labels."""
     tasks: dict[str, Any] = {"several": {"multi_label": True}, "reviews": {}}
     for name, task in tasks.items():
         for split, count in (("train", 60), ("test", 24)):
@@ -371,16 +414,6 @@ def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
         tasks={name: task | {"domain": "film", "validation_share": 0.25} for name, task in tasks.items()},
         task="several",
         recipe=[
-            {
-                "pretrain": {
-                    "corpus": ["in-domain"],
-                    "objective": "mlm+nsp",
-                    "schedule_steps": 4,
-                    "steps": 4,
-                    "batch_size": 8,
-                    "max_length": 24,
-                }
-            },
             {"multitask": {"epochs": 1, "batch_size": 8, "max_length": 24, "head_tokens": 6}},
             {"finetune": {"epochs": 2, "batch_size": 8, "max_length": 16, "head_tokens": 6, "train_examples": 30}},
         ],
@@ -392,21 +425,21 @@ def test_every_kind_of_stage_goes_through_a_study(tmp_path: Path) -> None:
     done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = records(tmp_path / "run", "stage")
-    assert [(row["kind"], row["status"]) for row in stages] == [("pretrain", "computed"), ("multitask", "computed")]
+    assert [(row["kind"], row["status"]) for row in stages] == [("multitask", "computed")]
     assert {row["status"] for row in records(tmp_path / "run", "trial") if row["status"] != "started"} == {"complete"}
     (test,) = [row for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"]
     assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
-    _goes_by_micro_f1(tmp_path / "run", done.stdout, test)
-    assert set(stages[1]["by_task"]) == {"several", "reviews"}
+    _goes_by_micro_f1(tmp_path / "run", done.stdout, answer(capsys, "status", tmp_path / "run"), test)
+    assert set(stages[0]["by_task"]) == {"several", "reviews"}
     joint = [row for row in records(tmp_path / "run", "evaluation") if row["stage"] == "multitask"]
-    assert stages[1]["by_task"] == joint[-1]["by_task"]
+    assert stages[0]["by_task"] == joint[-1]["by_task"]
     with open(tmp_path / "run" / "report" / "tasks.csv", encoding="utf-8", newline="") as file:
         assert sorted(row["task"] for row in csv.DictReader(file)) == ["reviews", "several"]
-    assert test["recipe"] == "BERT-IDPT-MFiT-FiT"
+    assert test["recipe"] == "BERT-MFiT-FiT"
     assert (tmp_path / "run" / "report" / "report.html").exists()
 
 
-def test_selective_masking_goes_through_a_study(tmp_path: Path) -> None:
+def test_selective_masking_goes_through_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Scorer, marker and what is masked by it are shared under Ray Train; then the words are shown."""
     shared = {"batch_size": 8, "max_length": 24, "learning_rate": 1e-3}
     path = write_study(
@@ -420,6 +453,7 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path) -> None:
         search={},
         budget={"trials": 1},
         final={"top_k": 1, "seeds": 1},
+        baseline=False,
     )
     done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -433,14 +467,13 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path) -> None:
     assert {row["recipe"] for row in evaluations if row.get("trial")} == {"BERT-ITPT(selective)-FiT"}
     (trial,) = [row for row in records(tmp_path / "run", "trial") if row["phase"] == "search" and row["status"] != "started"]
     assert (trial["status"], len(trial["stage_ids"])) == ("complete", 4)
-    shown = study("marks", tmp_path / "run", "--store", tmp_path / "store", "--texts", 2)
-    assert shown.returncode == 0, shown.stderr
-    assert "marks: words of the task's training texts" in shown.stdout
-    assert "pretrain: what was masked in the corpus" in shown.stdout
+    shown = answer(capsys, "marks", tmp_path / "run", "--store", tmp_path / "store", "--texts", 2)
+    assert "marks: words of the task's training texts" in shown
+    assert "pretrain: what was masked in the corpus" in shown
     assert "marks.scorer" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def _goes_by_micro_f1(run: Path, said: str, test: dict[str, Any]) -> None:
+def _goes_by_micro_f1(run: Path, said: str, status: str, test: dict[str, Any]) -> None:
     """Everywhere from the records to the last line on the terminal."""
     (plan,) = records(run, "plan")
     assert (plan["metric"], plan["labels"]) == ("micro_f1", ["all", "negative", "positive"])
@@ -455,7 +488,6 @@ def _goes_by_micro_f1(run: Path, said: str, test: dict[str, Any]) -> None:
     assert re.search(r"^t000 +epoch 1/2 +loss \d\.\d+  micro-F1 [ \d]\d\.\d\d %", said, flags=re.MULTILINE)
     assert "\nmicro-F1 in percent, more is better\n" in said
     assert f"{100 * test['micro_f1']:.2f}" in said
-    status = study("status", run).stdout
     assert f"{100 - selected['objective_percent']:.2f} % validation micro-F1" in status
     (baseline,) = [row for row in records(run, "baseline") if row["split"] == "test"]
     assert set(baseline["f1_by_label"]) == set(test["f1_by_label"])

@@ -12,13 +12,13 @@ import pytest
 import yaml
 
 from study import marks, record
-from study.config import check, load_study
+from study.check import check
+from study.config import load_study
 from study.marks import Shown, Word
 from study.plan import show, trajectories
 from study.settings import Study
 from tests.helpers import TINY_BERT, tiny_task
-from tests.study.test_tasks import answer, run
-from tests.study.tiny import ROOT
+from tests.study.tiny import ROOT, answer, inside
 from trainables import recipe as runner
 from trainables.config import Execution
 from trainables.faults import ConfigError
@@ -218,9 +218,9 @@ def test_the_command_writes_the_page(
 
 
 def test_no_run_no_marks(finished: tuple[Path, Study, Store], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, _, said = run(capsys, "marks", tmp_path)
+    code, _, said = inside(capsys, "marks", tmp_path)
     assert (code, "no run folder" in said) == (2, True)
-    code, _, said = run(capsys, "marks", finished[0], "--store", tmp_path / "other")
+    code, _, said = inside(capsys, "marks", finished[0], "--store", tmp_path / "other")
     assert (code, "no marks in" in said and "give it with --store" in said) == (2, True)
 
 

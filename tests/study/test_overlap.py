@@ -10,7 +10,7 @@ import pytest
 
 from study.overlap import MOST, Overlap, compare, show, svg
 from tests.helpers import write_csv
-from tests.study.test_tasks import answer, fits, run
+from tests.study.tiny import answer, fits, inside
 from trainables.faults import ConfigError
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -99,7 +99,7 @@ def test_wrong_input_is_named_all_at_once(tmp_path: Path, sources: list[str], ca
         (["sls_imdb", "sls_yelp", "--out", blank / "map.svg"], ["map.svg: "]),
         ([], ["Missing argument"]),
     ]:
-        code, out, err = run(capsys, "overlap", *arguments)
+        code, out, err = inside(capsys, "overlap", *arguments)
         assert (code, out) == (2, "")
         for fault in faults:
             assert fault in err

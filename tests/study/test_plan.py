@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from study import estimate, record
-from study.config import Study, load_study
+from study.config import load_study
 from study.plan import Plan, plan, render, show, trajectories, with_precision
 from study.scribe import scored
+from study.settings import Study
 from study.work import Work, here
 from tests.helpers import TINY_BERT, tiny_task
 from tests.study.test_config import CONFIGS, ROOT

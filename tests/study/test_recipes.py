@@ -10,8 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from study import recipes
+from study.check import check
 from study.cli import cli
-from study.config import check, load_study
+from study.config import load_study
 from study.plan import trajectories
 from study.settings import Study
 from tests.helpers import TINY_BERT, reviews, tiny_task

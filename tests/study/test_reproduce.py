@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import signal
 import time
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +15,13 @@ from typing import Any
 import pytest
 import yaml
 
+from study import launch
+from study.ablations import load
+from study.grid import grid
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.test_faults import assert_computed_once
-from tests.study.tiny import ROOT, alive, begin, family, records, study, table, wait_for
+from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
+from trainables.faults import ConfigError
 
 
 def tiny_ablation(folder: Path, **changes: Any) -> Path:
@@ -147,73 +149,49 @@ def test_a_finished_one_says_so_and_runs_nothing(finished: Run) -> None:
     assert (finished.folder / "reviews-1" / "records.jsonl").read_bytes() == before
 
 
-def test_more_seeds_go_on_where_it_stood(finished: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "more"
-    shutil.copytree(finished.folder, folder)
-    options = ("--scale", "paper", "--seeds", 3, "--out", folder, "--store", finished.store)
-    done = study("reproduce", finished.file, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    old, new = (records(each / "reviews-1", "evaluation") for each in (finished.folder, folder))
-    assert new[: len(old)] == old
-    added = [row for row in new[len(old) :] if row["stage"] == "finetune"]
-    assert {row["seed"] for row in added} == {2}
+def test_more_seeds_go_on_in_the_same_folder_and_another_size_does_not(finished: Run) -> None:
+    loaded = load(finished.file)
+    assert all(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper").parts)
+    assert not any(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper", seeds=3).parts)
+    for part in grid(loaded, "paper", overrides=["finetune.epochs=3"]).parts:
+        with pytest.raises(ConfigError, match="the folder of another study"):
+            launch.is_finished(part.study, finished.folder / part.folder)
 
 
-def test_another_ablation_in_the_same_store_reruns_none_of_what_they_share(finished: Run, tmp_path: Path) -> None:
-    """As table 3 after table 2: its last layer is what the other calls head+tail."""
-    settings = [{"row": "last layer"}, {"row": "first layer", "set": {"finetune.layers": [0]}}]
-    path = tiny_ablation(tmp_path / "input", name="other", settings=settings, claims=[], scales={})
-    done = study("reproduce", path, "--scale", "paper", "--out", tmp_path / "run", "--store", finished.store)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = ends(tmp_path / "run" / "reviews")
-    assert {row["source"] for (_, label, _), row in found.items() if label == "last layer"} == {"loaded"}
-    assert {row["source"] for (_, label, seed), row in found.items() if label == "first layer" and seed} == {"computed"}
-    read = [row for row in records(tmp_path / "run" / "reviews", "evaluation") if row["split"] == "test"]
-    assert Counter(row["source"] for row in read) == {"loaded": 2, "computed": 2}
-
-
-def test_the_folder_of_something_else_is_refused(finished: Run, tmp_path: Path) -> None:
-    done = study("reproduce", finished.file, "--scale", "smoke", "--out", finished.folder)
-    assert done.returncode == 2
-    assert "holds tiny at scale paper, not tiny at scale smoke" in done.stderr
+def test_the_folder_of_something_else_is_refused(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "reproduce", finished.file, "--scale", "smoke", "--out", finished.folder)
+    assert "holds tiny at scale paper, not tiny at scale smoke" in said
     changed = ("--set", "finetune.epochs=3")
-    done = study("reproduce", finished.file, "--scale", "paper", "--out", finished.folder, *changed)
-    assert done.returncode == 2
-    assert "the folder of another study" in done.stderr
+    said = refused(capsys, "reproduce", finished.file, "--scale", "paper", "--out", finished.folder, *changed)
+    assert "the folder of another study" in said
     (tmp_path / "notes.txt").touch()
-    done = study("reproduce", finished.file, "--scale", "paper", "--out", tmp_path)
-    assert done.returncode == 2
-    assert "no run folder of an ablation" in done.stderr
+    said = refused(capsys, "reproduce", finished.file, "--scale", "paper", "--out", tmp_path)
+    assert "no run folder of an ablation" in said
 
 
-def test_wrong_input_is_told_before_anything_is_made(tmp_path: Path) -> None:
-    done = study("reproduce", "tabel2")
-    assert done.returncode == 2
-    assert done.stderr == "error: 'tabel2' is neither an ablation nor a file NAME.yaml; did you mean 'table2'?\n"
+def test_wrong_input_is_told_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(capsys, "reproduce", "tabel2")
+    assert said == "error: 'tabel2' is neither an ablation nor a file NAME.yaml; did you mean 'table2'?\n"
     path = tiny_ablation(tmp_path / "input")
     (tmp_path / "input" / "test.csv").unlink()
-    done = study("reproduce", path, "--scale", "paper", "--out", tmp_path / "run")
-    assert done.returncode == 2
-    assert "test.csv" in done.stderr
+    assert "test.csv" in refused(capsys, "reproduce", path, "--scale", "paper", "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_the_list_names_all_that_are_shipped() -> None:
-    done = study("reproduce", "--list")
-    assert done.returncode == 0
+def test_the_list_names_all_that_are_shipped(capsys: pytest.CaptureFixture[str]) -> None:
+    said = answer(capsys, "reproduce", "--list")
     for name in (path.stem for path in (ROOT / "study" / "configs" / "ablations").glob("*.yaml")):
-        assert f"\n{name} " in "\n" + done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+        assert f"\n{name} " in "\n" + said
+    assert max(map(len, said.splitlines())) <= 80
 
 
-def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
+def test_statistics_stand_beside_the_published_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"statistics": True, "settings": [], "claims": [], "scales": {}, "source": {"paper": "sun2019", "table": "Table 1"}}
     path = tiny_ablation(tmp_path / "input", **data)
     text = path.read_text().replace("published: Reviews", "published: TREC\n    domain: question")
     path.write_text(text)
     options = ("--scale", "paper", "--out", tmp_path / "run")
-    done = study("reproduce", path, *options)
-    assert done.returncode == 0, done.stderr
+    answer(capsys, "reproduce", path, *options)
     (found,) = json.loads((tmp_path / "run" / "statistics.json").read_text())
     texts = [text for text, _ in reviews("sls_imdb", "train", 60)]
     lengths = [len(text.split()) for text in texts]  # its vocabulary is made only when it is trained
@@ -229,10 +207,14 @@ def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
         "test_samples": 24,
     }
     assert found["published_row"]["train_samples"] == "5452"
-    assert "nothing was run again" in study("reproduce", path, *options).stdout
+    assert "nothing was run again" in answer(capsys, "reproduce", path, *options)
 
 
-def test_killed_in_mid_grid_it_comes_to_the_same_table(finished: Run, tmp_path: Path) -> None:
+def _evaluated(folder: Path, count: int) -> bool:
+    return len(records(folder, "evaluation")) >= count
+
+
+def test_killed_in_each_study_it_comes_to_the_same_tables(finished: Run, tmp_path: Path) -> None:
     seed = int(time.time())
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
@@ -240,17 +222,10 @@ def test_killed_in_mid_grid_it_comes_to_the_same_table(finished: Run, tmp_path: 
     call = ("reproduce", finished.file, "--scale", "paper", "--out", folder, "--store", tmp_path / "store")
     left: set[int] = set()
 
-    def count() -> int:
-        return sum(len(records(folder / name)) for name in ("reviews-1", "reviews-2"))
-
-    def reached(wanted: int) -> bool:
-        return count() >= wanted
-
-    whole = sum(len(records(finished.folder / name)) for name in ("reviews-1", "reviews-2"))
-    for share in (0.3, 0.7, 0.9):  # in the search, in the finals, in the second study or just before it
-        wanted = max(count() + 1, round(whole * share) + moments.randint(-2, 2))
+    for name in ("reviews-1", "reviews-2"):
+        wanted = moments.randint(1, len(records(finished.folder / name, "evaluation")) // 2 + 1)
         process = begin(*call)
-        wait_for(partial(reached, wanted), process)
+        wait_for(partial(_evaluated, folder / name, wanted), process)
         left |= family(process.pid)
         assert process.poll() is None, "it ended before it could be killed"
         process.kill()
@@ -302,9 +277,8 @@ def test_a_shipped_ablation_at_smoke_scale(name: str, tmp_path: Path) -> None:
     assert_whole(tmp_path / "run")
 
 
-def test_statistics_of_the_shipped_sets(tmp_path: Path) -> None:
-    done = study("reproduce", "table1", "--scale", "smoke", "--out", tmp_path / "run")
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_statistics_of_the_shipped_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "reproduce", "table1", "--scale", "smoke", "--out", tmp_path / "run")
     found = json.loads((tmp_path / "run" / "statistics.json").read_text())
     sizes = [len(reviews(name, "train")) for name in ("sls_imdb", "sls_yelp", "sls_amazon")]
     assert [each["published"] for each in found] == ["IMDb", "Yelp P.", "Yelp F."]

@@ -14,9 +14,9 @@ from typing import Any
 import optuna
 import pytest
 
-from study.config import Study, load_study
+from study.config import load_study
 from study.search import Past, Search, Stopping, asha_stops, history, trial_name, trial_number
-from study.settings import EarlyStopping, Resources
+from study.settings import EarlyStopping, Resources, Study
 from study.space import setting_id
 from tests.study.test_config import CHOICES_ONLY, changed
 

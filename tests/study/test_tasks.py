@@ -8,34 +8,13 @@ from typing import Any
 
 import pytest
 
-from study.cli import main
 from study.tasks import document
 from tests.helpers import write_csv
-from tests.study.tiny import write_study
+from tests.study.tiny import answer, fits, inside, write_study
 from trainables.statistics import QUICKSTART
 from trainables.tasks import TABLE
 
 ROWS = [("a good film", "yes"), ("a bad film", "no"), ("a bad film", "no"), ("one two three four", "yes"), ("no", "no")]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command, in this process: it imports no Ray."""
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    said = capsys.readouterr()
-    assert "Traceback" not in said.err
-    return int(left.value.code or 0), said.out, said.err
-
-
-def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    code, out, err = run(capsys, *arguments)
-    assert code == 0, err
-    return out
-
-
-def fits(text: str) -> bool:
-    """Within 80 columns, but for web addresses, which are never broken."""
-    return all(len(line) <= 80 for line in text.splitlines() if "https://" not in line)
 
 
 def test_the_table_names_every_set_in_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,7 +75,7 @@ def test_statistics_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert [line.split()[-1] for line in out.splitlines() if "of the first" in line or "of the second" in line] == ["2.0", "1.7"]
     assert "of the second" not in answer(capsys, "tasks", "--stats", *files)
     for wrong, fault in [("b", "there is no column 'b'"), ("q", "text_pair: 'q' is a column of `text` already")]:
-        code, _, err = run(capsys, *arguments, "--text-pair", wrong)
+        code, _, err = inside(capsys, *arguments, "--text-pair", wrong)
         assert (code, fault in err) == (2, True), err
 
 
@@ -147,7 +126,7 @@ def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.Capture
         (["--stats", mine, "--encoder", tmp_path / "nowhere"], [f"--encoder {tmp_path / 'nowhere'}: encoder.folder: no folder"]),
         (["--stats", mine, "--limit", 0], ["--limit"]),
     ]:
-        code, out, err = run(capsys, "tasks", *arguments)
+        code, out, err = inside(capsys, "tasks", *arguments)
         assert (code, out) == (2, "")
         for fault in faults:
             assert fault in err
@@ -155,7 +134,7 @@ def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.Capture
 
 def test_naming_a_set_that_must_be_brought_in_a_study_says_how(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_study(tmp_path, tasks={"chemprot": "known"}, task="chemprot")
-    code, _, err = run(capsys, "plan", path, "--store", tmp_path / "store")
+    code, _, err = inside(capsys, "plan", path, "--store", tmp_path / "store")
     assert code == 2
     assert "tasks.chemprot: the hub has no copy that is known to be the paper's own; fetch train.jsonl" in err
 

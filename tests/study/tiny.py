@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from study.cli import main
 from tests.helpers import TINY_BERT, reviews, write_csv
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,11 +67,39 @@ def environment(**changes: str) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | changes
 
 
-def study(*arguments: object, timeout: float = 240, **changes: str) -> subprocess.CompletedProcess[str]:
+def study(*arguments: object, timeout: float = 500, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
     return subprocess.run(
         command(*arguments), capture_output=True, text=True, timeout=timeout, env=environment(**changes), cwd=ROOT, check=False
     )
+
+
+def inside(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the command in this process, for what starts no Ray: no library is loaded once more."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return int(left.value.code or 0), said.out, said.err
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the command says in this process where nothing is wrong."""
+    code, out, err = inside(capsys, *arguments)
+    assert code == 0, err
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """What the command says in this process to wrong input."""
+    code, out, err = inside(capsys, *arguments)
+    assert code == 2, out + err
+    return err
+
+
+def fits(text: str) -> bool:
+    """Within 80 columns, but for web addresses, which are never broken."""
+    return all(len(line) <= 80 for line in text.splitlines() if "https://" not in line)
 
 
 def records(run_dir: Path, event: str | None = None) -> list[dict[str, Any]]:
@@ -128,7 +158,7 @@ def begin(*arguments: object, **environ: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 120) -> Any:
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = 300) -> Any:
     """The first true value of `what`; fails when it does not come, or when the process ends before."""
     deadline = time.monotonic() + seconds
     while not (value := what()):

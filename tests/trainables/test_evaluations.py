@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
-from trainables import recipe
+from tests.trainables.resume import tuned_weights
+from trainables import jobs, recipe
 from trainables.config import Execution, Recipe
-from trainables.contents import WEIGHTS
 from trainables.evaluate import predict
 from trainables.finetune import evaluation_steps, examples, model_of
 from trainables.identity import nodes, target_of
@@ -40,12 +39,6 @@ def rows_of(made: Recipe, store: Store) -> list[dict[str, Any]]:
     return list(recipe.run(made, store, CPU))
 
 
-def weights_of(made: Recipe, store: Store) -> dict[str, torch.Tensor]:
-    artifact = store.get(nodes(made)[-1].stage_id)
-    assert artifact is not None
-    return load_file(artifact.path(WEIGHTS))
-
-
 def test_weights_and_whole_epochs_do_not_depend_on_it(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     once, often = tiny_recipe(tmp_path), tiny_recipe(tmp_path, evaluations_per_epoch=3)
@@ -58,7 +51,7 @@ def test_weights_and_whole_epochs_do_not_depend_on_it(tmp_path: Path) -> None:
     assert [(row["loss"], row["error_rate_percent"]) for row in whole] == [
         (row["loss"], row["error_rate_percent"]) for row in plain
     ]
-    mine, theirs = weights_of(once, store), weights_of(often, store)
+    mine, theirs = tuned_weights(store, once), tuned_weights(store, often)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert not any("train_error_rate_percent" in row for row in plain)
 
@@ -79,12 +72,12 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
     made = tiny_recipe(tmp_path, evaluations_per_epoch=2)
     store = Store(str(tmp_path / "store"))
     last = rows_of(made, store)[-1]
-    data, base, stage = target_of(made), recipe.base_of(made), made.stages[-1]
+    data, base, stage = target_of(made), jobs.base_of(made), made.stages[-1]
     assert isinstance(stage, Finetune)
     model = model_of(stage, base, len(data.labels), made.seed)
-    recipe._copy(weights_of(made, store), dict(model.named_parameters()))
+    jobs.copy_weights(tuned_weights(store, made), dict(model.named_parameters()))
     model.eval()
-    whole = examples(data.train, recipe.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
+    whole = examples(data.train, jobs.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
     seen = np.sort(np.random.default_rng((made.seed, 0)).permutation(len(whole))[: len(data.validation)])
     logits = predict(model, base, [whole[i] for i in seen], Runtime(torch.device("cpu"), World(), autocast=False))
     wrong = sum(int(row.argmax()) != data.train.labels[i] for i, row in zip(seen, logits, strict=True))

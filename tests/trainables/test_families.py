@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from study.config import OFFSET_POSITIONS
+from study.check import OFFSET_POSITIONS
 from study.encoders import TABLE
 from tests.helpers import reviews, tiny_recipe
 from tests.trainables.families import FAMILIES, base, checkpoint, encoder
-from trainables import finetune, lora, optim
+from trainables import finetune, jobs, lora, optim
 from trainables import recipe as runner
 from trainables.abilities import abilities_of
 from trainables.classifier import classifier
@@ -313,7 +313,7 @@ def test_a_recipe_trains_saves_and_reloads(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(state[name])
-    pieces = runner.tokens(data.validation.texts, data.digest("validation"), base(kind), store)
+    pieces = jobs.tokens(data.validation.texts, data.digest("validation"), base(kind), store)
     validation = finetune.examples(data.validation, pieces, base(kind), recipe.stages[-1])  # type: ignore[arg-type]
     logits = predict(model, base(kind), validation, Runtime(torch.device("cpu"), current(), False))
     again = pq.read_table(write_predictions(tmp_path / "again.parquet", logits, data.validation.labels))

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tests.helpers import tiny_recipe
 from tests.trainables.encoders import examples_of, tiny_base
 from tests.trainables.families import FAMILIES
+from trainables import jobs
 from trainables import recipe as runner
 from trainables.classifier import classifier, reinitialise
 from trainables.config import Execution, Recipe
@@ -119,7 +120,7 @@ def weights_of(artifact: Any) -> dict[str, torch.Tensor]:
 
 def changed(recipe: Recipe, folder: Path) -> set[str]:
     """Parts of the encoder whose weights training has moved."""
-    base = runner.base_of(recipe)
+    base = jobs.base_of(recipe)
     _, artifact = run(recipe, folder)
     before = {f"encoder.{name}": tensor for name, tensor in base.model.state_dict().items()}
     moved = {name for name, tensor in weights_of(artifact).items() if name in before and not torch.equal(tensor, before[name])}

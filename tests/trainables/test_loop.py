@@ -11,7 +11,7 @@ import torch
 from transformers import BertForMaskedLM, BertForSequenceClassification, get_linear_schedule_with_warmup
 
 from tests.helpers import tiny_recipe
-from trainables import finetune, loop, recipe
+from trainables import finetune, jobs, loop
 from trainables.config import Recipe
 from trainables.encoder import model_state
 from trainables.identity import nodes
@@ -25,7 +25,7 @@ CPU = Runtime(device=torch.device("cpu"), world=World(), autocast=False)
 
 def job_of(recipe_: Recipe, store: Store, index: int) -> Job:
     node = nodes(recipe_)[index]
-    return recipe._job(recipe_, node, None, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(recipe_, node, None, frozenset([node.steps]), store, CPU)
 
 
 def losses_of(job: Job, steps: int, runtime: Runtime = CPU) -> list[float]:

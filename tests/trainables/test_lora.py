@@ -14,7 +14,7 @@ from torch.func import functional_call
 from tests.helpers import tiny_recipe
 from tests.trainables.families import FAMILIES, base
 from tests.trainables.test_families import texts_of
-from trainables import lora, optim
+from trainables import jobs, lora, optim
 from trainables import recipe as runner
 from trainables.classifier import Classifier, classifier
 from trainables.config import Execution, Recipe
@@ -127,7 +127,7 @@ def test_a_stage_with_adapters_publishes_a_plain_encoder_and_resumes_to_the_bit(
     recipe = tiny_recipe(tmp_path, lora_rank=2, epochs=3, learning_rate=5e-3)
     rows, weights = run(recipe, Store(str(tmp_path / "whole")))
     assert "adapters of rank 2 on query, value train 512 weights in the encoder's place" in " ".join(rows[0]["notices"])
-    before = {f"encoder.{name}": value for name, value in runner.base_of(recipe).model.named_parameters()}
+    before = {f"encoder.{name}": value for name, value in jobs.base_of(recipe).model.named_parameters()}
     moved = {name for name, value in before.items() if not torch.equal(value, weights[name])}
     assert moved == {name for name in before if name.endswith(("query.weight", "value.weight"))}
     for name in moved:
@@ -154,7 +154,7 @@ def test_adapters_start_from_what_an_earlier_stage_left(tmp_path: Path) -> None:
     pretrained = load_file(artifact.path("model.safetensors"))
     key = "encoder.encoder.layer.0.attention.self.key.weight"
     assert torch.equal(weights[key], pretrained[key])
-    assert not torch.equal(weights[key], dict(runner.base_of(recipe).model.named_parameters())[key.removeprefix("encoder.")])
+    assert not torch.equal(weights[key], dict(jobs.base_of(recipe).model.named_parameters())[key.removeprefix("encoder.")])
 
 
 @pytest.mark.parametrize(

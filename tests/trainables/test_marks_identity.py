@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.helpers import marks_recipe, reviews, tiny_recipe, tiny_task, write_csv
+from tests.trainables.resume import ONE_THREAD
 from tests.trainables.test_identity import change, ids
-from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
+from trainables import selective
 from trainables.config import Execution, Recipe, Task
 from trainables.faults import ConfigError, validate
-from trainables.identity import logits_id, nodes, scores_id, settings_of
+from trainables.identity import corpus_of, logits_id, nodes, scores_id, settings_of
 from trainables.stages import Finetune, Marks, Pretrain
 from trainables.store import Store
 
@@ -136,7 +137,7 @@ def test_scores_and_logits_are_shared_where_they_can_be(recipe: Recipe) -> None:
     def logits(recipe: Recipe) -> str:
         stage = recipe.stages[1]
         assert isinstance(stage, Pretrain)
-        return logits_id(nodes(recipe)[1].stage_id, runner.corpus_of(recipe, stage))
+        return logits_id(nodes(recipe)[1].stage_id, corpus_of(recipe, stage))
 
     assert (
         logits(recipe) == logits(change(recipe, 1, masking="matched")) == logits(change(recipe, 1, max_length=16, mask_share=0.3))
@@ -213,13 +214,13 @@ def words_task(folder: Path, texts: list[tuple[str, str]]) -> Task:
 
 def test_no_text_is_classified_correctly(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which a scorer of its training texts hardly does: here every label is turned round before they are scored."""
-    score = runner.selective.write_scores
+    score = selective.write_scores
 
     def turned(*given: Any) -> Any:
         *head, labels, places, runtime = given
         return score(*head, labels + 2, places, runtime)
 
-    monkeypatch.setattr(runner.selective, "write_scores", turned)
+    monkeypatch.setattr(selective, "write_scores", turned)
     store = Store(str(tmp_path / "store"))
     with pytest.raises(ConfigError, match=r"marks: the scorer classifies 0 of 45 texts correctly, marks need two; train it longer"):
         list(runner.run(recipe, store, ONE_THREAD))
@@ -240,7 +241,7 @@ def test_one_class_predicted_only(recipe: Recipe, tmp_path: Path) -> None:
     assert rows[-1]["stage"] == "finetune"
     artifact = store.get(nodes(recipe)[1].stage_id)
     assert artifact is not None
-    table = runner.selective.pq.read_table(artifact.path("marks.parquet")).to_pydict()
+    table = selective.pq.read_table(artifact.path("marks.parquet")).to_pydict()
     assert {texts[index][1] for index in table["index"]} == {"good"}
     assert len(table["index"]) == 24
 
@@ -253,7 +254,7 @@ def test_nothing_but_stop_words(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_a_corpus_without_a_mark(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    margins = runner.selective.piece_margins
-    monkeypatch.setattr(runner.selective, "piece_margins", lambda *given: [-abs(each) - 1 for each in margins(*given)])
+    margins = selective.piece_margins
+    monkeypatch.setattr(selective, "piece_margins", lambda *given: [-abs(each) - 1 for each in margins(*given)])
     with pytest.raises(ConfigError, match="pretrain: the marker marks no piece of the corpus"):
         list(runner.run(recipe, Store(str(tmp_path / "store")), ONE_THREAD))

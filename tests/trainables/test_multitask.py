@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,9 +12,19 @@ from torch.nn import functional as F
 from transformers import BertModel, get_linear_schedule_with_warmup
 
 from tests.helpers import multitask_recipe, reviews, three_classes, write_csv
+from tests.trainables.resume import (
+    ONE_THREAD,
+    Whole,
+    assert_goes_on,
+    begin,
+    interrupt,
+    saved_step,
+    undisturbed,
+    weights,
+)
 from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU, job_of, losses_of, padded
-from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
+from trainables import jobs
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe, Task
 from trainables.data import load_task
@@ -47,7 +55,7 @@ def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     node = nodes(recipe)[index]
     parent = store.get(node.parent_id) if node.parent_id else None
     path = parent.path("model.safetensors") if parent is not None else None
-    return runner._job(recipe, node, path, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(recipe, node, path, frozenset([node.steps]), store, CPU)
 
 
 @pytest.mark.parametrize("sampling", ["proportional", "even"])
@@ -133,15 +141,12 @@ def test_a_step_leaves_the_other_heads_alone(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Store, list[dict[str, Any]]]:
-    """An undisturbed run: the reference."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    recipe = multitask_recipe(folder)
-    store = Store(str(folder / "store"))
-    return recipe, store, list(runner.run(recipe, store, ONE_THREAD))
+    return undisturbed(multitask_recipe(folder), folder)
 
 
-def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_rows(whole: Whole) -> None:
     recipe, _, rows = whole
     assert [(row["stage"], row["epoch"]) for row in rows] == [("multitask", 1), ("multitask", 2), ("finetune", 1), ("finetune", 2)]
     row = rows[1]
@@ -152,7 +157,7 @@ def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
     assert row["seed"] == 0
 
 
-def test_rows_are_told_in_the_names_and_for_the_target_of_who_asks(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_rows_are_told_in_the_names_and_for_the_target_of_who_asks(whole: Whole) -> None:
     recipe, store, rows = whole
     scores = rows[0]["by_task"]
     named = {"plots": recipe.tasks["reviews"], "food": recipe.tasks["places"]}
@@ -174,43 +179,27 @@ def test_a_target_that_is_not_among_the_tasks_gets_their_mean(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resume_is_bit_for_bit(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, stop_after: int) -> None:
-    recipe, store, rows = whole
+def test_resume_is_bit_for_bit(whole: Whole, tmp_path: Path, stop_after: int) -> None:
     other = Store(str(tmp_path / "store"))
-    running = runner.run(recipe, other, ONE_THREAD)
-    for _ in range(stop_after):
-        next(running)
-    running.close()
-    assert results(list(runner.run(recipe, other, ONE_THREAD))) == results(rows)
-    for node in nodes(recipe):
-        assert same_bits(weights(store, node.stage_id), weights(other, node.stage_id))
+    begin(whole.recipe, other, stop_after)
+    assert_goes_on(whole, other)
 
 
-def test_resume_in_the_middle_of_an_epoch(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path) -> None:
-    recipe, store, rows = whole
-    arguments = (recipe.canonical(), str(tmp_path / "store"), 7)
-    process = multiprocessing.get_context("spawn").Process(target=_die_at_step, args=arguments)
-    process.start()
-    process.join(120)
-    assert process.exitcode == 9
+def test_resume_in_the_middle_of_an_epoch(whole: Whole, tmp_path: Path) -> None:
     broken = Store(str(tmp_path / "store"))
-    state = broken.load_state(nodes(recipe)[0].trajectory_id)
-    assert state is not None
-    assert state.step == 4  # nine steps are an epoch
-    assert results(list(runner.run(recipe, broken, Execution(threads=1, state_every_steps=4)))) == results(rows)
-    assert same_bits(weights(store, nodes(recipe)[0].stage_id), weights(broken, nodes(recipe)[0].stage_id))
+    interrupt(whole.recipe, broken, 7)
+    assert saved_step(whole.recipe, broken, 0) == 4  # nine steps are an epoch
+    assert_goes_on(whole, broken)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_do_not_change_the_result(
-    whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, micro_batch: int
-) -> None:
+def test_micro_batches_do_not_change_the_result(whole: Whole, tmp_path: Path, micro_batch: int) -> None:
     recipe, _, rows = whole
     split = runner.run(recipe, Store(str(tmp_path / "b")), Execution(threads=1, micro_batch=micro_batch), last="multitask")
     assert [row["train_loss"] for row in split] == pytest.approx([row["train_loss"] for row in rows[:2]], abs=1e-5)
 
 
-def test_fine_tuning_starts_from_the_encoder_and_its_own_head(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_fine_tuning_starts_from_the_encoder_and_its_own_head(whole: Whole) -> None:
     """Both tasks have two classes, so that the other's head would fit."""
     recipe, store, _ = whole
     stored = weights(store, nodes(recipe)[0].stage_id)
@@ -225,7 +214,7 @@ def test_fine_tuning_starts_from_the_encoder_and_its_own_head(whole: tuple[Recip
         assert torch.equal(state["classifier.bias"], stored[f"{own}.bias"])
 
 
-def test_the_own_head_is_kept_where_fewer_texts_are_used(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_the_own_head_is_kept_where_fewer_texts_are_used(whole: Whole) -> None:
     recipe, store, _ = whole
     state = model_state(start_of(change(recipe, 1, train_share=0.5), store, 1).model)
     own = head_key(load_task("reviews", recipe.tasks["reviews"]))
@@ -241,7 +230,7 @@ def test_no_other_task_s_head_is_taken_over(tmp_path: Path) -> None:
     assert not torch.equal(state["pooler.weight"], new["pooler.weight"])
 
 
-def test_a_head_of_another_form_is_new(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_a_head_of_another_form_is_new(whole: Whole) -> None:
     recipe, store, _ = whole
     two_layers = change(recipe, 1, head="mlp")
     alone = two_layers.model_copy(update={"stages": two_layers.stages[1:]})

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import multitask_recipe, reviews, three_classes, tiny_encoder, tiny_task, write_csv
+from tests.trainables.resume import ONE_THREAD
 from tests.trainables.test_identity import OF_CLASSIFIERS, change, ids
-from tests.trainables.test_recipe import ONE_THREAD
 from trainables import recipe as runner
 from trainables.config import Recipe
 from trainables.faults import ConfigError, validate

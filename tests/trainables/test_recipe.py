@@ -3,53 +3,42 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
+from tests.trainables.resume import (
+    ONE_THREAD,
+    Whole,
+    assert_goes_on,
+    begin,
+    kill,
+    results,
+    same_bits,
+    saved_step,
+    undisturbed,
+    weights,
+)
 from trainables import recipe as runner
-from trainables.config import Execution, Recipe
+from trainables.config import Execution
 from trainables.identity import milestone_id, nodes
 from trainables.loop import Diverged
 from trainables.store import Store
 
-ONE_THREAD = Execution(threads=1)
-TIMES = ("wall_s", "tokens_per_s", "source")
-
-
-def results(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows less what depends on the clock."""
-    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-
-
-def weights(store: Store, stage_id: str) -> dict[str, torch.Tensor]:
-    artifact = store.get(stage_id)
-    assert artifact is not None
-    return load_file(artifact.path("model.safetensors"))
-
-
-def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Store, list[dict[str, Any]]]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """An undisturbed run with further pre-training: the reference."""
     folder = tmp_path_factory.mktemp("whole")
-    recipe = tiny_recipe(folder, pretrain={"steps": 6})
-    store = Store(str(folder / "store"))
-    return recipe, store, list(runner.run(recipe, store, ONE_THREAD))
+    return undisturbed(tiny_recipe(folder, pretrain={"steps": 6}), folder)
 
 
-def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_rows(whole: Whole) -> None:
     recipe, store, rows = whole
     finetune = nodes(recipe)[-1]
     assert [row["stage"] for row in rows] == ["pretrain"] * 6 + ["finetune"] * 2
@@ -69,14 +58,14 @@ def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
     assert store.load_state(finetune.trajectory_id) is None
 
 
-def test_finished_stages_are_loaded(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_finished_stages_are_loaded(whole: Whole) -> None:
     recipe, store, rows = whole
     again = list(runner.run(recipe, store, ONE_THREAD))
     assert {row["source"] for row in again} == {"loaded"}
     assert results(again) == results(rows)
 
 
-def test_same_seed_same_bits_whatever_ran_before(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path) -> None:
+def test_same_seed_same_bits_whatever_ran_before(whole: Whole, tmp_path: Path) -> None:
     recipe, store, rows = whole
     torch.manual_seed(123)
     torch.randn(1000)
@@ -89,53 +78,18 @@ def test_same_seed_same_bits_whatever_ran_before(whole: tuple[Recipe, Store, lis
 
 
 @pytest.mark.parametrize("stop_after", range(1, 8))
-def test_resume_from_every_evaluation_is_bit_for_bit(
-    whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, stop_after: int
-) -> None:
-    recipe, store, rows = whole
+def test_resume_from_every_evaluation_is_bit_for_bit(whole: Whole, tmp_path: Path, stop_after: int) -> None:
     other = Store(str(tmp_path / "store"))
-    running = runner.run(recipe, other, ONE_THREAD)
-    begun = [next(running) for _ in range(stop_after)]
-    running.close()
-    resumed = list(runner.run(recipe, other, ONE_THREAD))
-    assert results(begun) == results(rows[:stop_after])
-    assert results(resumed) == results(rows)
+    assert results(begin(whole.recipe, other, stop_after)) == results(whole.rows[:stop_after])
+    resumed = assert_goes_on(whole, other)
     assert [row["source"] for row in resumed[:stop_after]] == ["loaded"] * stop_after
-    assert same_bits(weights(store, nodes(recipe)[-1].stage_id), weights(other, nodes(recipe)[-1].stage_id))
 
 
 def test_resume_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
-    recipe = tiny_recipe(tmp_path)
-    straight, broken = Store(str(tmp_path / "a")), Store(str(tmp_path / "b"))
-    rows = list(runner.run(recipe, straight, ONE_THREAD))
-    process = multiprocessing.get_context("spawn").Process(target=_die_at_step, args=(recipe.canonical(), str(tmp_path / "b"), 9))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 9
-    state = broken.load_state(nodes(recipe)[0].trajectory_id)
-    assert state is not None
-    assert state.step == 8  # six steps are an epoch
-    assert results(list(runner.run(recipe, broken, Execution(threads=1, state_every_steps=4)))) == results(rows)
-    assert same_bits(weights(straight, nodes(recipe)[0].stage_id), weights(broken, nodes(recipe)[0].stage_id))
-
-
-def _die_at_step(recipe: dict[str, Any], store: str, step: int) -> None:
-    """Run with a state every four steps and die without a word in the middle."""
-    import os
-
-    from trainables import loop
-    from trainables.faults import validate
-
-    ahead = loop._ahead
-
-    def deadly(examples: Any, steps: range) -> Any:
-        for current, batch in ahead(examples, steps):
-            if current == step:
-                os._exit(9)
-            yield current, batch
-
-    loop._ahead = deadly
-    list(runner.run(validate(Recipe, recipe), Store(store), Execution(threads=1, state_every_steps=4)))
+    whole, broken = undisturbed(tiny_recipe(tmp_path), tmp_path), Store(str(tmp_path / "broken"))
+    kill(whole.recipe, broken, 9)
+    assert saved_step(whole.recipe, broken, 0) == 8  # six steps are an epoch
+    assert_goes_on(whole, broken)
 
 
 def test_milestones_equal_separately_run_lengths(tmp_path: Path) -> None:
@@ -185,7 +139,7 @@ def test_divergence_stops_before_the_step(tmp_path: Path) -> None:
     assert store.get(nodes(recipe)[0].stage_id) is None
 
 
-def test_test_split_is_read_once(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_test_split_is_read_once(whole: Whole) -> None:
     recipe, store, _ = whole
     first = runner.evaluate_test(recipe, store, ONE_THREAD)
     second = runner.evaluate_test(recipe, store, ONE_THREAD)

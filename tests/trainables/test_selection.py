@@ -23,7 +23,7 @@ from trainables.data import load_task
 from trainables.encoder import load_base
 from trainables.faults import ConfigError, validate
 from trainables.identity import corpus_of, encoder_id, nodes, pool_of, recipe_name, target_of
-from trainables.recipe import base_of, corpus_read
+from trainables.jobs import base_of, corpus_read
 from trainables.selection import pool, selected
 from trainables.stages import Pretrain
 from trainables.store import Store

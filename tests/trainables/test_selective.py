@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,27 @@ from torch.nn import functional as F
 from transformers import BertForSequenceClassification, BertForTokenClassification
 
 from tests.helpers import marks_recipe
+from tests.trainables.resume import (
+    ONE_THREAD,
+    Whole,
+    assert_goes_on,
+    begin,
+    interrupt,
+    results,
+    same_bits,
+    saved_step,
+    undisturbed,
+    weights,
+)
 from tests.trainables.test_identity import change
 from tests.trainables.test_loop import CPU
-from tests.trainables.test_recipe import ONE_THREAD, _die_at_step, results, same_bits, weights
+from trainables import jobs, selective
 from trainables import recipe as runner
-from trainables import selective
 from trainables.config import Execution, Recipe
 from trainables.contents import CHOSEN, MARKS
 from trainables.encoder import model_state
 from trainables.finetune import model_of
-from trainables.identity import logits_id, nodes, recipe_name, scores_id, target_of
+from trainables.identity import corpus_of, logits_id, nodes, recipe_name, scores_id, target_of
 from trainables.loop import Job
 from trainables.masking import as_many, chunks, corrupt_at, marked
 from trainables.pack import collate
@@ -35,12 +45,9 @@ from trainables.store import Store
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Store, list[dict[str, Any]]]:
-    """An undisturbed run: the reference."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
-    recipe = marks_recipe(folder, {"stop_words": "none", "threshold": 1e-5})
-    store = Store(str(folder / "store"))
-    return recipe, store, list(runner.run(recipe, store, ONE_THREAD))
+    return undisturbed(marks_recipe(folder, {"stop_words": "none", "threshold": 1e-5}), folder)
 
 
 def stage_of(recipe: Recipe) -> Marks:
@@ -52,7 +59,7 @@ def stage_of(recipe: Recipe) -> Marks:
 def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     """The job of a node before its first step."""
     node = nodes(recipe)[index]
-    return runner._job(recipe, node, None, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(recipe, node, None, frozenset([node.steps]), store, CPU)
 
 
 def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta: float) -> list[float] | None:
@@ -77,10 +84,10 @@ def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta:
     return scores
 
 
-def test_scores_equal_the_naive_loop(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_scores_equal_the_naive_loop(whole: Whole) -> None:
     """Texts of 0 to 22 pieces; weights made large, so that words move the probability and some are kept and some are not."""
     recipe, store, _ = whole
-    base, data = runner.base_of(recipe), target_of(recipe)
+    base, data = jobs.base_of(recipe), target_of(recipe)
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -90,7 +97,7 @@ def test_scores_equal_the_naive_loop(whole: tuple[Recipe, Store, list[dict[str, 
     reference.bert.load_state_dict({key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}, False)
     reference.bert.pooler.dense.load_state_dict({name: state[f"pooler.{name}"] for name in ("weight", "bias")})
     reference.classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
-    pieces = runner._pieces(data, base, store)["train"]
+    pieces = jobs._pieces(data, base, store)["train"]
     texts = selective.beginnings(pieces, range(20), 22)
     texts += [(ids[:0], numbers[:0]) for ids, numbers in texts[:1]] + [(texts[0][0][:1], texts[0][1][:1])]
     labels = [*data.train.labels[:20].tolist(), 0, 0]
@@ -107,10 +114,10 @@ def test_scores_equal_the_naive_loop(whole: tuple[Recipe, Store, list[dict[str, 
     assert kept > 20
 
 
-def test_a_text_of_one_word_has_the_score_0(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_a_text_of_one_word_has_the_score_0(whole: Whole) -> None:
     """Its only word is the whole text; so is a text without letters, whose marks of punctuation are words like others."""
     recipe, _, _ = whole
-    base = runner.base_of(recipe)
+    base = jobs.base_of(recipe)
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     words = [base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("good", "! ! !", "")]
     texts = [(np.array(ids, dtype=np.int32), np.arange(1, len(ids) + 1, dtype=np.int32)) for ids in words]
@@ -134,7 +141,7 @@ def test_marks_follow_from_scores_and_stop_words() -> None:
     assert selective.important(words, scores, Marks(threshold=0.01)) == [False] * 4
 
 
-def test_the_artifact_holds_what_was_marked(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_the_artifact_holds_what_was_marked(whole: Whole) -> None:
     recipe, store, _ = whole
     scorer, marker = nodes(recipe)[:2]
     artifact, scores = store.get(marker.stage_id), store.get(scores_id(stage_of(recipe), scorer.stage_id))
@@ -151,7 +158,7 @@ def test_the_artifact_holds_what_was_marked(whole: tuple[Recipe, Store, list[dic
     assert len(set(table["index"])) == len(table["index"]) > 20
 
 
-def test_the_loss_is_that_of_a_token_classifier(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_the_loss_is_that_of_a_token_classifier(whole: Whole) -> None:
     """Weighted cross-entropy over the pieces of the texts, special tokens left out, as torch and transformers have it."""
     recipe, store, _ = whole
     job = start_of(recipe, store, 1)
@@ -185,7 +192,7 @@ def test_f1_is_scikit_learn_s() -> None:
     assert selective.mark_scores(np.zeros(3, np.int64), np.zeros(3, bool))["mark_f1"] == 0
 
 
-def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_rows(whole: Whole) -> None:
     recipe, store, rows = whole
     told = [(row["stage"], row["stage_name"], row["split"]) for row in rows]
     scorer, marker = ("marks", "marks.scorer", "validation"), ("marks", "marks", "heldout")
@@ -199,7 +206,7 @@ def test_rows(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
     assert [row["stage_name"] for row in only] == ["marks.scorer"] * 2
 
 
-def test_the_scorer_is_an_ordinary_artifact(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_the_scorer_is_an_ordinary_artifact(whole: Whole) -> None:
     """A study that fine-tunes with these very settings loads it."""
     recipe, store, _ = whole
     alone = recipe.model_copy(update={"stages": (stage_of(recipe).scorer,)})
@@ -222,32 +229,18 @@ def test_a_scorer_without_weights_is_trained_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_after", [3, 4])
-def test_resume_is_bit_for_bit(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, stop_after: int) -> None:
-    recipe, store, rows = whole
+def test_resume_is_bit_for_bit(whole: Whole, tmp_path: Path, stop_after: int) -> None:
     other = Store(str(tmp_path / "store"))
-    running = runner.run(recipe, other, ONE_THREAD)
-    for _ in range(stop_after):
-        next(running)
-    running.close()
-    assert results(list(runner.run(recipe, other, ONE_THREAD))) == results(rows)
-    for node in nodes(recipe):
-        assert same_bits(weights(store, node.stage_id), weights(other, node.stage_id))
+    begin(whole.recipe, other, stop_after)
+    assert_goes_on(whole, other)
 
 
-def test_resume_in_the_middle_of_the_marker_s_epoch(whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path) -> None:
-    recipe, store, rows = whole
-    path = str(tmp_path / "store")
-    list(runner.run(recipe, Store(path), ONE_THREAD, last="marks.scorer"))
-    process = multiprocessing.get_context("spawn").Process(target=_die_at_step, args=(recipe.canonical(), path, 9))
-    process.start()
-    process.join(120)
-    assert process.exitcode == 9
-    broken, marker = Store(path), nodes(recipe)[1]
-    state = broken.load_state(marker.trajectory_id)
-    assert state is not None
-    assert 0 < state.step < marker.steps
-    assert results(list(runner.run(recipe, broken, Execution(threads=1, state_every_steps=4)))) == results(rows)
-    assert same_bits(weights(store, marker.stage_id), weights(broken, marker.stage_id))
+def test_resume_in_the_middle_of_the_marker_s_epoch(whole: Whole, tmp_path: Path) -> None:
+    broken = Store(str(tmp_path / "store"))
+    list(runner.run(whole.recipe, broken, ONE_THREAD, last="marks.scorer"))
+    interrupt(whole.recipe, broken, 9)
+    assert 0 < saved_step(whole.recipe, broken, 1) < nodes(whole.recipe)[1].steps
+    assert_goes_on(whole, broken)
 
 
 def test_the_best_weights_stay_and_survive_a_resume(tmp_path: Path) -> None:
@@ -282,9 +275,7 @@ def test_the_best_weights_stay_and_survive_a_resume(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3])
-def test_micro_batches_do_not_change_the_marker(
-    whole: tuple[Recipe, Store, list[dict[str, Any]]], tmp_path: Path, micro_batch: int
-) -> None:
+def test_micro_batches_do_not_change_the_marker(whole: Whole, tmp_path: Path, micro_batch: int) -> None:
     recipe, _, rows = whole
     split = runner.run(recipe, Store(str(tmp_path / "b")), Execution(threads=1, micro_batch=micro_batch), last="marks")
     assert [row["train_loss"] for row in split] == pytest.approx([row["train_loss"] for row in rows[:5]], abs=1e-5)
@@ -311,8 +302,8 @@ def test_at_most_the_share_is_taken_and_the_largest_logits_first() -> None:
     assert len(as_many(np.full(4, -np.inf), 0.15, rng)) == 0
 
 
-def test_80_10_10(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
-    special = runner.base_of(whole[0]).special
+def test_80_10_10(whole: Whole) -> None:
+    special = jobs.base_of(whole[0]).special
     ordinary = special.ordinary
     ids, rng = ordinary[np.arange(40_000) % len(ordinary)], np.random.default_rng(0)
     inputs, positions, targets = corrupt_at(np.arange(0, 40_000, 2), ids, special, rng)
@@ -325,7 +316,7 @@ def test_80_10_10(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
 
 
 def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
-    whole: tuple[Recipe, Store, list[dict[str, Any]]],
+    whole: Whole,
 ) -> None:
     """Logits are those of transformers' token classifier on the documents as the marker's own length cuts them."""
     recipe, store, _ = whole
@@ -339,8 +330,8 @@ def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
     reference.load_state_dict({names[name]: kept[name] for name in kept})
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    corpus = runner.corpus_of(recipe, pretrain)
-    pieces = runner.tokens(corpus.texts, corpus.digest, base, store)
+    corpus = corpus_of(recipe, pretrain)
+    pieces = jobs.tokens(corpus.texts, corpus.digest, base, store)
     flat = []
     for ids_, _ in chunks(pieces, 22):
         with torch.no_grad():
@@ -366,17 +357,17 @@ def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
     assert any(len(each) > 1 or not each for each in expected.values()) or len(expected) > 48
 
 
-def test_both_read_the_same_logits(whole: tuple[Recipe, Store, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_read_the_same_logits(whole: Whole, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe, store, _ = whole
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    name = logits_id(nodes(recipe)[1].stage_id, runner.corpus_of(recipe, pretrain))
+    name = logits_id(nodes(recipe)[1].stage_id, corpus_of(recipe, pretrain))
     assert store.get(name) is not None
     monkeypatch.setattr(selective, "write_logits", None)  # it would be called
     start_of(change(recipe, 1, masking="matched"), store, 2)
 
 
-def test_examples_of_what_was_masked_are_kept(whole: tuple[Recipe, Store, list[dict[str, Any]]]) -> None:
+def test_examples_of_what_was_masked_are_kept(whole: Whole) -> None:
     recipe, store, _ = whole
     artifact = store.get(nodes(recipe)[2].stage_id)
     assert artifact is not None

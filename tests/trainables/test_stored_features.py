@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import tiny_recipe
-from trainables import classifier, evaluate, features, recipe
+from tests.trainables.resume import tuned_weights
+from trainables import classifier, evaluate, features, jobs
 from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES, WEIGHTS
-from trainables.identity import encoder_id, nodes
-from trainables.recipe import base_of, evaluate_test, run, target_of
+from trainables.identity import encoder_id, nodes, target_of
+from trainables.jobs import base_of
+from trainables.recipe import evaluate_test, run
 from trainables.stages import Finetune
 from trainables.store import Artifact, Store
 
@@ -45,12 +47,6 @@ def kept(store: Store) -> dict[str, Artifact]:
     return {each.stage_id: each for each in artifacts if each is not None and each.has(FEATURES)}
 
 
-def weights(store: Store, made: Recipe) -> dict[str, torch.Tensor]:
-    artifact = store.get(nodes(made)[-1].stage_id)
-    assert artifact is not None
-    return load_file(artifact.path(WEIGHTS))
-
-
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Number of sequences in each pass through the encoder."""
@@ -74,7 +70,7 @@ def test_training_on_features_equals_training_on_the_encoder(
     stored, running = Store(tmp_path / "stored"), Store(tmp_path / "running")
     rows = [*run(made, stored, ONE_THREAD), evaluate_test(made, stored, ONE_THREAD)]
     once = sum(encoded)
-    monkeypatch.setattr(recipe, "_features", lambda recipe, node, store: None)
+    monkeypatch.setattr(jobs, "features_of", lambda recipe, node, store: None)
     others = [*run(made, running, ONE_THREAD), evaluate_test(made, running, ONE_THREAD)]
     assert len(kept(stored)) == 3
     assert not kept(running)
@@ -85,9 +81,9 @@ def test_training_on_features_equals_training_on_the_encoder(
         assert one["error_rate_percent"] == other["error_rate_percent"]
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one.get("train_loss", 0) == pytest.approx(other.get("train_loss", 0), abs=1e-5)
-    found = weights(stored, made)
-    assert found.keys() == weights(running, made).keys()
-    for name, tensor in weights(running, made).items():
+    found = tuned_weights(stored, made)
+    assert found.keys() == tuned_weights(running, made).keys()
+    for name, tensor in tuned_weights(running, made).items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 
 
@@ -129,7 +125,7 @@ def test_features_start_from_the_parent(tmp_path: Path) -> None:
 
 def id_of(store: Store, made: Recipe) -> str:
     node = nodes(made)[-1]
-    where = recipe._features(made, node, store)
+    where = jobs.features_of(made, node, store)
     assert where is not None
     return features.stage_id("features", where.determines(target_of(made).train, base_of(made)))
 
@@ -191,8 +187,8 @@ def test_resume_gives_the_same_bits(way: str, tmp_path: Path) -> None:
         halves.files.remove(f"artifacts/{artifact.stage_id}")
     again = list(run(made, halves, ONE_THREAD))
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in rows]
-    found = weights(halves, made)
-    assert all(torch.equal(tensor, found[name]) for name, tensor in weights(whole, made).items())
+    found = tuned_weights(halves, made)
+    assert all(torch.equal(tensor, found[name]) for name, tensor in tuned_weights(whole, made).items())
 
 
 def test_an_artifact_needs_no_features(tmp_path: Path) -> None:
@@ -200,7 +196,7 @@ def test_an_artifact_needs_no_features(tmp_path: Path) -> None:
     made, store = frozen(tmp_path, **BILSTM), Store(tmp_path / "store")
     list(run(made, store, ONE_THREAD))
     base = base_of(made)
-    found = weights(store, made)
+    found = tuned_weights(store, made)
     for name, tensor in base.model.state_dict().items():
         if f"encoder.{name}" in found:
             assert torch.equal(found[f"encoder.{name}"], tensor)

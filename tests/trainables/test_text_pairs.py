@@ -16,12 +16,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from safetensors.torch import load_file
 from transformers import ByT5Tokenizer
 
 from tests.helpers import multitask_recipe, pair_recipe, pair_task, reviews, tiny_recipe, write_csv
 from tests.trainables.encoders import tiny_config
 from tests.trainables.families import strong
+from tests.trainables.resume import ONE_THREAD, same_bits, weights
 from tests.trainables.test_tokenise import KINDS, ODD, byte_bpe, wordpiece, xlnet
 from trainables import recipe as runner
 from trainables.baseline import bag_of_words
@@ -40,7 +40,6 @@ from trainables.store import Store
 from trainables.text_pairs import longest_first
 from trainables.tokenise import pieces, special_tokens, truncate_pair
 
-ONE_THREAD = Execution(threads=1)
 QUESTIONS = [text for text, _ in reviews()]
 ANSWERS = [text for text, _ in reviews("sls_yelp")]
 kinds = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -315,16 +314,6 @@ def test_copies_are_found_in_the_joined_text(tmp_path: Path) -> None:
 # Stages
 
 
-def weights(store: Store, stage_id: str) -> dict[str, torch.Tensor]:
-    artifact = store.get(stage_id)
-    assert artifact is not None
-    return load_file(artifact.path("model.safetensors"))
-
-
-def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def test_a_recipe_is_tested_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     recipe = pair_recipe(tmp_path, epochs=3)
     whole, broken, split = (Store(str(tmp_path / name)) for name in "abc")
@@ -338,7 +327,7 @@ def test_a_recipe_is_tested_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert [row["source"] for row in again] == ["loaded", "computed", "computed"]
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
     end = nodes(recipe)[-1].stage_id
-    assert equal(weights(whole, end), weights(broken, end))
+    assert same_bits(weights(whole, end), weights(broken, end))
     parts = list(runner.run(recipe, split, Execution(threads=1, micro_batch=3)))
     assert [row["train_loss"] for row in parts] == pytest.approx([row["train_loss"] for row in rows], abs=1e-5)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES
 from trainables.faults import validate
 from trainables.identity import nodes
+from trainables.loop import Row
 from trainables.pack import Batch
 from trainables.store import Store
 from trainables.world import World
@@ -27,8 +30,8 @@ PASS = 150
 """Pieces in a pass without gradients: so few that there are several passes for each rank."""
 
 
-def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any, interrupted_at: int) -> None:
-    """Both ranks stop in the middle of an epoch, go on, and then find everything done."""
+def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], interrupted_at: int) -> tuple[list[Row], list[str]]:
+    """Both ranks stop in the middle of an epoch, go on, and then find everything done: (rows, sources of the rows at last)."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
     evaluate.EVALUATION_TOKENS = PASS
@@ -39,24 +42,30 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], queue: Any,
             raise KeyboardInterrupt
         return loss(model, batch, **more)
 
-    finetune.cross_entropy = interrupted
-    with contextlib.suppress(KeyboardInterrupt):
-        list(
-            runner.run(
-                validate(Recipe, recipe),
-                Store(f"{folder}/two"),
-                Execution(threads=1, state_every_steps=1, gradient_checkpointing=True),
-            )
-        )
-    rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
-    assert next(calls) > interrupted_at
+    careful = Execution(threads=1, state_every_steps=1, gradient_checkpointing=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "cross_entropy", interrupted)
+        with contextlib.suppress(KeyboardInterrupt):
+            list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), careful))
+        rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
+        assert next(calls) > interrupted_at
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     torch.distributed.destroy_process_group()
-    queue.put((rank, rows, [row["source"] for row in again]))
+    return rows, [row["source"] for row in again]
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[list[ProcessPoolExecutor]]:
+    """A process for each of two ranks, which all cases use one after the other."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
+        yield [first, second]
 
 
 @pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs", "adapters"])
-def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_equal_one(
+    tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch, ranks: list[ProcessPoolExecutor]
+) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
 
     Features are computed by both, and are the same bits as those of one.
@@ -82,15 +91,8 @@ def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.M
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
     assert steps_per_epoch > 3
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    ranks = [context.Process(target=_rank, args=(rank, 2, str(tmp_path), recipe.canonical(), queue, 3)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    answers = sorted((queue.get(timeout=120) for _ in ranks), key=lambda answer: answer[0])
-    for process in ranks:
-        process.join(60)
-    for _, shared, sources in answers:
+    asked = [each.submit(_rank, rank, 2, str(tmp_path), recipe.canonical(), 3) for rank, each in enumerate(ranks)]
+    for shared, sources in (each.result(timeout=120) for each in asked):
         assert set(sources) == {"loaded"}
         for one, two in zip(rows, shared, strict=True):
             for key in ("step", "tokens", "split", "stage_id", "error_rate_percent", "mark_f1"):
