@@ -12,7 +12,8 @@ from analysis.claims import KINDS, Verdict, plain_verdict
 from analysis.export import csv_text
 from analysis.grid import LEVEL, Grid, Shown, missing
 from analysis.load import plain
-from analysis.tables import WIDTH, aligned, md, tex, wrapped
+from analysis.tables import WIDTH, aligned, md, wrapped
+from analysis.tex import Column, table, tex
 
 BEST = "*"
 """Marks the best where there is no bold type."""
@@ -73,44 +74,18 @@ def _md_cell(shown: Shown, has_paper: bool) -> str:
 
 
 def latex(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
-    """A table for `\\input` in a document that loads booktabs; ours and the published numbers in columns of their own."""
+    """A table for `\\input` in a document that loads booktabs and graphicx; the published numbers in columns of their own."""
     pair = grid.has_paper
-    head = " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" if pair else tex(name) for name in grid.head)])
-    under = " & ".join(["", *["ours & paper"] * len(grid.head)]) + r" \\"
-    rules = "".join(rf"\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(grid.head)))
-    rows = []
-    for label, row in grid.rows:
-        rows.append(" & ".join([tex(label), *(cell for shown in row for cell in _tex_cells(shown, pair))]) + r" \\")
-    said = [*grid.caption, *grid.notes, *missing(ledger)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            *(plain(f"% {v.says}: {v.text}") for v in found),
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \begin{{tabular}}{{l{'rr' * len(grid.head) if pair else 'r' * len(grid.head)}}}",
-            r"    \toprule",
-            f"    {head} " + r"\\",
-            *([f"    {rules}", f"    {under}"] if pair else []),
-            r"    \midrule",
-            *(f"    {row}" for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            rf"  \caption{{{' '.join(map(_sentence, said))}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    under = ("ours", "paper") if pair else ("",)
+    columns = [Column(name, [_tex_cells(row[i], pair) for _, row in grid.rows], under) for i, name in enumerate(grid.head)]
+    labels = [label for label, _ in grid.rows]
+    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in found])
 
 
 def _tex_cells(shown: Shown, pair: bool) -> list[str]:
     ours = tex(shown.ours)
-    ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (r"$^\dagger$" if shown.mark == "level" else "")
+    ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (tex(LEVEL) if shown.mark == "level" else "")
     return [ours, tex(shown.paper) or ("--" if shown.state != "none" else "")] if pair else [ours]
-
-
-def _sentence(text: str) -> str:
-    return tex(text).replace(LEVEL, r"$^\dagger$")
 
 
 COLUMNS = (
