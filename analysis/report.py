@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import export, figures, labels, select, sharing, tables
+from analysis import export, figures, forms, labels, output, select, sharing, study_cells, tables
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
 from analysis.select import Difference, Setting
@@ -20,27 +19,44 @@ from study.metric import METRICS
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(run: str | Path, out: str | Path | None = None) -> Path:
-    """Make the report of a run folder, by default into its `report/`. Returns the page.
+def write(run: str | Path, out: str | Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
+    """Make the report of a run folder, by default into its `report/`. Returns the page, or the folder without one.
 
-    Raises FileNotFoundError where there is no run, OSError where the folder cannot be written.
+    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not,
+    FileNotFoundError where there is no run, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
     """
-    found = load(run)
+    output.check(formats)
     folder = Path(out) if out is not None else Path(run) / "report"
+    place = output.write(folder, read(run).files, formats)
+    output.print_pdf(folder, formats)
+    return place
+
+
+def read(run: str | Path) -> output.Report:
+    """The report of a run folder, before it is written. Raises FileNotFoundError where there is no run."""
+    found = load(run)
     matter = importance(found.search, found.space)
     drawn = draw(found, matter)
-    texts = {"report.html": page(found, matter, drawn)}
-    texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
-    texts |= {"labels.csv": export.labels_csv(found), "confusions.csv": export.confusions_csv(found)}
-    texts |= {"tasks.csv": export.tasks_csv(found)}
-    texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
-    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
-    for name, text in texts.items():
-        replace(folder / name, text)
-    for old in (folder / "figures").glob("*.svg"):
-        if f"figures/{old.name}" not in texts:
-            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
-    return folder / "report.html"
+    made = study_cells.ledger(found)
+    table, lacking, said = study_cells.grid(found, made), tables.missing(found), answer(found)
+    files: output.Files = {
+        "html": {"report.html": lambda: page(found, matter, drawn)},
+        "md": {"table.md": lambda: tables.markdown(found)},
+        "tex": {"table.tex": lambda: tables.latex(found)},
+        "csv": {
+            "cells.csv": lambda: forms.csv(made, table),
+            "results.csv": lambda: export.results_csv(found),
+            "trials.csv": lambda: export.trials_csv(found),
+            "labels.csv": lambda: export.labels_csv(found),
+            "confusions.csv": lambda: export.confusions_csv(found),
+            "tasks.csv": lambda: export.tasks_csv(found),
+        },
+        "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
+        "txt": {"table.txt": lambda: tables.result_text(found)},
+        "": {"provenance.csv": lambda: forms.provenance_csv(made)}
+        | {f"figures/{figure.name}.svg": (lambda svg=figure.svg: svg) for figure in drawn.values()},
+    }
+    return output.Report(made, table, *said, lacking, files)
 
 
 def draw(run: Run, matter: Importance) -> dict[str, Figure]:
@@ -278,11 +294,3 @@ def _short_commit(commit: str | None) -> str | None:
 def notices(run: Run) -> list[str]:
     """What the study had to say, each once."""
     return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    aside.replace(path)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis import ablation, forms
+from analysis import ablation, forms, output
 from analysis.cells import Ledger, ledger
 from analysis.claims import verdicts
 from analysis.grid import grid
@@ -129,7 +129,7 @@ def nasty() -> dict[str, Any]:
 def test_everything_is_escaped(tmp_path: Path) -> None:
     outcomes = {("imdb", row): [wrong(60, s) for s in range(2)] for row in (NASTY, "=HYPERLINK(1)")}
     folder = build(tmp_path / "run", nasty(), outcomes)  # type: ignore[arg-type]
-    page = ablation.write_report(folder, formats=ablation.FORMATS)
+    page = ablation.write_report(folder, formats=output.FORMATS)
     made = {path.name: path.read_text(encoding="utf-8") for path in page.parent.iterdir()}
     assert all("\x1b" not in text for text in made.values())
     assert made["report.html"].count("<script>") == 1
