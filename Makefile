@@ -7,7 +7,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN = .venv/bin
 
-.PHONY: study test lint types tests browser clean
+.PHONY: study test lint types tests tools clean
 .DEFAULT_GOAL = study
 .NOTPARALLEL:
 
@@ -31,7 +31,7 @@ lint: .venv/dev
 types: .venv/dev
 	@$(BIN)/mypy
 
-tests: .venv/dev browser
+tests: .venv/dev tools
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # A checkout that was moved or copied needs a new environment: its scripts name their interpreter by its full path.
@@ -54,14 +54,20 @@ endif
 
 comma = ,
 
-# For the browser test, which opens a report in headless Chromium.
-browser:
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
-	if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "No Chromium here, and only root with apt-get installs one: the browser test will be skipped"; exit; fi; \
-	echo "Installing Chromium for the browser test"; \
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 \
-		|| echo "Chromium could not be installed: the browser test will be skipped"
+# What tests need beside Python: Chromium, which opens reports, and LaTeX, which sets their tables.
+tools:
+	@$(call install,Chromium,chromium chromium-browser google-chrome,chromium,tests in a browser)
+	@$(call install,LaTeX,pdflatex,texlive-latex-base texlive-latex-recommended,tests that compile tables)
+
+# $(call install,what,commands one of which is enough,packages of Debian,what is skipped without them)
+define install
+for name in $(2); do command -v $$name >/dev/null && exit; done; \
+if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	echo "No $(1) here, and only root with apt-get installs it: $(4) will be skipped"; exit; fi; \
+echo "Installing $(1) for $(4)"; \
+{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(3); } >/dev/null 2>&1 \
+	|| echo "$(1) could not be installed: $(4) will be skipped"
+endef
 
 clean:
 	rm -rf .venv .cache runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

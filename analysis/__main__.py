@@ -1,6 +1,7 @@
 """Reports from records, without torch and ray.
 
-`python -m analysis RUN`: tables, figures and the page of a study or of an ablation. `python -m analysis compare A B`: two runs.
+`python -m analysis RUN ...`: tables, figures and the page of a study or of an ablation, of several one over all of them.
+`python -m analysis compare A B`: two runs.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import reports
+from analysis import output, reports
 from analysis.pdf import NoBrowser
 
 
@@ -26,12 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _report(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Remake tables, figures and the page of a run.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of a study or an ablation; or `compare A B`")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report")
-    parser.add_argument("--format", metavar="NAMES", help=f"which forms, by comma: {', '.join(reports.FORMATS)}")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder of a study or an ablation; or `compare A B`")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report, of several ./report")
+    parser.add_argument("--format", metavar="NAMES", help=f"which forms, by comma: {', '.join(output.ALL_FORMATS)}")
     given = parser.parse_args(words)
-    page = reports.write(given.run, given.out, reports.formats(given.format))
-    print(f"{reports.text(given.run)}\nreport: {page}")
+    made = reports.write(given.runs, given.out, reports.formats(given.format))
+    print(f"{made.text}\nreport: {made.page}")
     return 0
 
 

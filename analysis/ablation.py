@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis import claims, cost, details, forms, sides
+from analysis import claims, cost, details, forms, output, sides
 from analysis.cells import Cell, Ledger, ledger
 from analysis.claims import KINDS, Verdict, verdicts
 from analysis.details import Detail, Told
@@ -15,53 +15,45 @@ from analysis.forms import tally
 from analysis.grid import LEVEL, Grid, grid, missing
 from analysis.load import plain
 from analysis.redraw import figures
-from analysis.report import Tile, inline, render, replace
+from analysis.report import Tile, inline, render
 from analysis.tables import DASH, NARROW, count, duration, number, spread, wrapped
 
-FORMATS = ("html", "md", "tex", "csv", "json")
-ALL_FORMATS = (*FORMATS, "txt", "pdf")
 REFUSED = 20
 """Files of predictions that the page says could not be used."""
 
 
-def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[str] = FORMATS) -> Path:
+def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
     """Write the report of an ablation's run folder, by default into its `report/`. Returns the page, or the folder without one.
 
-    provenance.csv and the figures are always written. Raises ValueError for a format that there is not or a file that is no
-    ablation, FileNotFoundError without one, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
+    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not or a file that is
+    no ablation, FileNotFoundError without one, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
     """
-    unknown = [name for name in formats if name not in ALL_FORMATS]
-    if unknown:
-        raise ValueError(f"format {', '.join(unknown)}: there are {', '.join(ALL_FORMATS)}")
+    output.check(formats)
     folder = Path(out) if out is not None else Path(run_folder) / "report"
+    place = output.write(folder, read(run_folder).files, formats)
+    output.print_pdf(folder, formats)
+    return place
+
+
+def read(run_folder: Path) -> output.Report:
+    """The report of a run folder, before it is written. Raises as `write_report` does."""
     found = ledger(run_folder)
     table, judged, drawn = grid(found), verdicts(found), figures(found)
     told, close = tell(found), look(found)
-    made: dict[str, tuple[str, Callable[[], str]]] = {
-        "html": ("report.html", lambda: page(found, table, judged, drawn, told, close)),
-        "md": ("table.md", lambda: forms.markdown(found, table, judged)),
-        "tex": ("table.tex", lambda: forms.latex(found, table, judged)),
-        "csv": ("cells.csv", lambda: forms.csv(found, table)),
-        "json": ("report.json", lambda: forms.as_json(found, table, judged)),
-        "txt": ("table.txt", lambda: forms.text(found, table, judged)),
-    }
-    wanted = dict.fromkeys([*formats, "txt", *(["html"] if "pdf" in formats else [])])
-    texts = {name: make() for name, make in (made[each] for each in wanted if each in made)}
-    texts["provenance.csv"] = forms.provenance_csv(found)
-    if "csv" in formats:
-        texts |= details.csv_files(("task", "row", "column", "seeds"), [(_about(cell), each) for cell, each in told])
+    said, lacking = answer(found, judged), missing(found)
     every = [*drawn, *(figure for each in close for figure in each.figures.values())]
-    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in every}
-    for name, content in texts.items():
-        replace(folder / name, content)
-    for old in (folder / "figures").glob("*.svg"):
-        if f"figures/{old.name}" not in texts:
-            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
-    if "pdf" in formats:
-        from analysis.pdf import print_page
-
-        print_page(folder / "report.html", folder / "report.pdf")
-    return folder / "report.html" if "report.html" in texts else folder
+    rows = [(_about(cell), each) for cell, each in told]
+    files: output.Files = {
+        "html": {"report.html": lambda: page(found, table, judged, drawn, told, close)},
+        "md": {"table.md": lambda: forms.markdown(found, table, judged)},
+        "tex": {"table.tex": lambda: forms.latex(found, table, judged)},
+        "csv": {"cells.csv": lambda: forms.csv(found, table)} | details.csv_files(("task", "row", "column", "seeds"), rows),
+        "json": {"report.json": lambda: forms.as_json(found, table, judged, said, lacking)},
+        "txt": {"table.txt": lambda: forms.text(found, table, judged)},
+        "": {"provenance.csv": lambda: forms.provenance_csv(found)}
+        | {f"figures/{figure.name}.svg": (lambda svg=figure.svg: svg) for figure in every},
+    }
+    return output.Report(found, table, *said, lacking, files)
 
 
 def text(run_folder: Path) -> str:

@@ -148,6 +148,8 @@ class Ledger:
     """What each study has spent."""
     validated: dict[str, Metric] = field(default_factory=dict)
     """{task: what its curves on validation are by}"""
+    kind: str = "ablation"
+    """Or study."""
 
     @property
     def name(self) -> str:
@@ -197,10 +199,14 @@ class Ledger:
         about = _dict(_dict(self.about.get("tasks")).get(task))
         return plain(about.get("published") or about.get("stands_for") or task, 60)
 
+    def known_name(self, task: str) -> str:
+        """What the task's data are called, whatever they stand for."""
+        return plain(_dict(_dict(self.about.get("tasks")).get(task)).get("known") or task, 60)
+
     def task_name(self, task: str) -> str:
         """A task as tables call it: `IMDb`, and where the data are other ones `sls_imdb (for IMDb)`."""
         about = _dict(_dict(self.about.get("tasks")).get(task))
-        known, printed = plain(about.get("known") or task, 60), self.printed_name(task)
+        known, printed = self.known_name(task), self.printed_name(task)
         alike = map(_letters, (known, task))
         return printed if _letters(printed) in alike and not about.get("stands_for") else f"{known} (for {printed})"
 
@@ -258,7 +264,7 @@ def ledger(folder: str | Path) -> Ledger:
     made.statistics = _statistics(folder) if about.get("statistics") else []
     made.finished = all(states) and bool(states or made.statistics)
     for cell in made.cells:
-        _settle(made, cell, folder)
+        settle(made, cell, folder)
     _unknown(made, numbers)
     return made
 
@@ -386,7 +392,7 @@ def _wants_curves(made: Ledger) -> bool:
     return made.about.get("layout") == "curve" and not made.about.get("x")
 
 
-def _settle(made: Ledger, cell: Cell, folder: Path) -> None:
+def settle(made: Ledger, cell: Cell, folder: Path) -> None:
     """Each seed once, and the losses of those that have finished."""
     kept: dict[Any, SeedRun] = {}
     for run in sorted(cell.runs, key=lambda run: not run.finished):  # stable: of equal ones the first

@@ -5,8 +5,9 @@ Of a few settings on a task beside each other for a page (`Detail`), of all of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from analysis import labels, lengths, select
@@ -306,15 +307,15 @@ About = Mapping[str, Any]
 """What says in a row of a csv file which setting it is."""
 
 
-def csv_files(columns: Sequence[str], found: Iterable[tuple[About, Told]]) -> dict[str, str]:
-    """{name of a file: its content}: one row a setting and class, pair of classes, bin of lengths, and setting."""
-    known = list(found)
+def csv_files(columns: Sequence[str], found: Sequence[tuple[About, Told]]) -> dict[str, Callable[[], str]]:
+    """{name of a file: what makes it}: one row a setting and class, pair of classes, bin of lengths, and setting."""
     makers = {"labels": (LABELS, _labels), "confusions": (CONFUSIONS, _confusions), "lengths": (LENGTHS, _lengths)}
     makers |= {"calibration": (CALIBRATION, _calibration)}
-    return {
-        f"{name}.csv": csv_text((*columns, *own), [{**about, **row} for about, each in known for row in rows(each)])
-        for name, (own, rows) in makers.items()
-    }
+
+    def text(own: Sequence[str], rows: Callable[[Told], list[dict[str, Any]]]) -> str:
+        return csv_text((*columns, *own), [{**about, **row} for about, each in found for row in rows(each)])
+
+    return {f"{name}.csv": partial(text, *maker) for name, maker in makers.items()}
 
 
 def _labels(found: Told) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from analysis.cells import Cell, Ledger, SeedRun
@@ -12,7 +13,8 @@ from analysis.claims import KINDS, Verdict, plain_verdict
 from analysis.export import csv_text
 from analysis.grid import LEVEL, Grid, Shown, missing
 from analysis.load import plain
-from analysis.tables import WIDTH, aligned, md, tex, wrapped
+from analysis.tables import WIDTH, aligned, md, wrapped
+from analysis.tex import Column, table, tex
 
 BEST = "*"
 """Marks the best where there is no bold type."""
@@ -73,49 +75,24 @@ def _md_cell(shown: Shown, has_paper: bool) -> str:
 
 
 def latex(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
-    """A table for `\\input` in a document that loads booktabs; ours and the published numbers in columns of their own."""
+    """A table for `\\input` in a document that loads booktabs and graphicx; the published numbers in columns of their own."""
     pair = grid.has_paper
-    head = " & ".join(["", *(rf"\multicolumn{{2}}{{c}}{{{tex(name)}}}" if pair else tex(name) for name in grid.head)])
-    under = " & ".join(["", *["ours & paper"] * len(grid.head)]) + r" \\"
-    rules = "".join(rf"\cmidrule(lr){{{2 + 2 * i}-{3 + 2 * i}}}" for i in range(len(grid.head)))
-    rows = []
-    for label, row in grid.rows:
-        rows.append(" & ".join([tex(label), *(cell for shown in row for cell in _tex_cells(shown, pair))]) + r" \\")
-    said = [*grid.caption, *grid.notes, *missing(ledger)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            *(plain(f"% {v.says}: {v.text}") for v in found),
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \begin{{tabular}}{{l{'rr' * len(grid.head) if pair else 'r' * len(grid.head)}}}",
-            r"    \toprule",
-            f"    {head} " + r"\\",
-            *([f"    {rules}", f"    {under}"] if pair else []),
-            r"    \midrule",
-            *(f"    {row}" for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            rf"  \caption{{{' '.join(map(_sentence, said))}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    under = ("ours", "paper") if pair else ("",)
+    columns = [Column(name, [_tex_cells(row[i], pair) for _, row in grid.rows], under) for i, name in enumerate(grid.head)]
+    labels = [label for label, _ in grid.rows]
+    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in found])
 
 
 def _tex_cells(shown: Shown, pair: bool) -> list[str]:
     ours = tex(shown.ours)
-    ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (r"$^\dagger$" if shown.mark == "level" else "")
+    ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (tex(LEVEL) if shown.mark == "level" else "")
     return [ours, tex(shown.paper) or ("--" if shown.state != "none" else "")] if pair else [ours]
-
-
-def _sentence(text: str) -> str:
-    return tex(text).replace(LEVEL, r"$^\dagger$")
 
 
 COLUMNS = (
     *(
-        "ablation",
+        "kind",
+        "name",
         "scale",
         "paper",
         "table",
@@ -142,8 +119,8 @@ def csv(ledger: Ledger, grid: Grid) -> str:
 def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
     """Every cell as plain data."""
     marks = {id(shown.cell): shown.mark for _, row in grid.rows for shown in row}
-    about: dict[str, Any] = {"ablation": ledger.name, "scale": ledger.scale}
-    if not ledger.cells:  # statistics of texts
+    about: dict[str, Any] = {"kind": ledger.kind, "name": ledger.name, "scale": _scale(ledger)}
+    if ledger.about.get("statistics"):
         shown = [(row, column, each) for row, cells in grid.rows for column, each in zip(grid.head, cells, strict=True)]
         return [about | {"row": r, "column": c, "mean": each.ours, "published_text": each.paper or None} for r, c, each in shown]
     made = []
@@ -182,12 +159,20 @@ def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
     return made
 
 
-def as_json(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
+def _scale(ledger: Ledger) -> str | None:
+    return ledger.scale if ledger.kind == "ablation" else None
+
+
+def as_json(
+    ledger: Ledger, grid: Grid, found: Sequence[Verdict], answer: tuple[str, str] = ("", ""), lacking: Sequence[str] = ()
+) -> str:
     """Everything as plain data."""
     data = {
-        "ablation": ledger.name,
+        "kind": ledger.kind,
+        "name": ledger.name,
         "title": ledger.title,
-        "scale": ledger.scale,
+        "answer": {"headline": answer[0], "sentence": answer[1]},
+        "scale": _scale(ledger),
         "changes": ledger.changes,
         "source": ledger.source,
         "finished": ledger.finished,
@@ -195,7 +180,7 @@ def as_json(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
         "cells": cells(ledger, grid),
         "caption": list(grid.caption),
         "notes": list(grid.notes),
-        "missing": missing(ledger),
+        "missing": list(lacking),
         "provenance": [row for cell in ledger.cells for row in provenance(ledger, cell)],
     }
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -221,7 +206,7 @@ def provenance(ledger: Ledger, cell: Cell) -> list[dict[str, Any]]:
 
 
 def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
-    trial = run.trial
+    trial, study = run.trial, PurePosixPath(run.study)
     return {
         "seed": trial.seed,
         "score": run.score,
@@ -233,8 +218,8 @@ def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
         "tokens": trial.tokens,
         "seconds": trial.seconds,
         "source": trial.source or None,
-        "records": f"{run.study}/records.jsonl",
-        "predictions": f"{run.study}/predictions/{trial.name}-test.parquet" if trial.test else None,
+        "records": str(study / "records.jsonl"),
+        "predictions": str(study / "predictions" / f"{trial.name}-test.parquet") if trial.test else None,
         "command": command(ledger),
     }
 
@@ -247,7 +232,7 @@ def command(ledger: Ledger) -> str:
 
 def again(cell: Cell, run: SeedRun) -> str | None:
     """What computes one number again and compares; nothing for a run that left none."""
-    if not run.finished:
+    if not run.finished or run.trial.seed is None:
         return None
     return f"study trace RUN {shlex.quote(cell.label)} --task {shlex.quote(cell.task)} --seed {run.trial.seed}"
 

@@ -238,7 +238,7 @@ def missing(ledger: Ledger) -> list[str]:
     """What a finished report would hold and this one does not, a sentence each."""
     said = []
     if not ledger.finished:
-        said.append("The ablation has not finished: this is how it stands.")
+        said.append(f"The {ledger.kind} has not finished: this is how it stands.")
     for state, what in (
         ("missing", "not begun"),
         ("unfinished", "not finished"),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import cost, details, export, figures, labels, select, sharing, sides, tables
-from analysis.details import Detail
+from analysis import cost, details, export, figures, forms, labels, output, select, sharing, sides, study_cells, tables
+from analysis.details import Detail, Told
 from analysis.importance import Importance, importance
 from analysis.load import Run, Trial, load, plain, settings_text, shown
 from analysis.select import Difference, Setting
@@ -21,31 +20,44 @@ from study.metric import METRICS
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write(run: str | Path, out: str | Path | None = None) -> Path:
-    """Make the report of a run folder, by default into its `report/`. Returns the page.
+def write(run: str | Path, out: str | Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
+    """Make the report of a run folder, by default into its `report/`. Returns the page, or the folder without one.
 
-    Raises FileNotFoundError where there is no run, OSError where the folder cannot be written.
+    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not,
+    FileNotFoundError where there is no run, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
     """
-    found = load(run)
+    output.check(formats)
     folder = Path(out) if out is not None else Path(run) / "report"
+    place = output.write(folder, read(run).files, formats)
+    output.print_pdf(folder, formats)
+    return place
+
+
+def read(run: str | Path) -> output.Report:
+    """The report of a run folder, before it is written. Raises FileNotFoundError where there is no run."""
+    found = load(run)
     matter = importance(found.search, found.space)
     drawn, close = draw(found, matter), detail(found)
-    texts = {"report.html": page(found, matter, drawn, close)}
-    texts |= {
-        "results.csv": export.results_csv(found),
-        "trials.csv": export.trials_csv(found),
-        "tasks.csv": export.tasks_csv(found),
-    }
-    texts |= details_csv(found)
-    texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
+    made = study_cells.ledger(found)
+    table, lacking, said = study_cells.grid(found, made), tables.missing(found), answer(found)
     every = [*drawn.values(), *(close.figures.values() if close else ())]
-    texts |= {f"figures/{figure.name}.svg": figure.svg for figure in every}
-    for name, text in texts.items():
-        replace(folder / name, text)
-    for old in (folder / "figures").glob("*.svg"):
-        if f"figures/{old.name}" not in texts:
-            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
-    return folder / "report.html"
+    files: output.Files = {
+        "html": {"report.html": lambda: page(found, matter, drawn, close)},
+        "md": {"table.md": lambda: tables.markdown(found)},
+        "tex": {"table.tex": lambda: tables.latex(found)},
+        "csv": {
+            "cells.csv": lambda: forms.csv(made, table),
+            "results.csv": lambda: export.results_csv(found),
+            "trials.csv": lambda: export.trials_csv(found),
+            "tasks.csv": lambda: export.tasks_csv(found),
+        }
+        | details.csv_files(("setting", "setting_label", "seeds"), told(found)),
+        "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
+        "txt": {"table.txt": lambda: tables.result_text(found)},
+        "": {"provenance.csv": lambda: forms.provenance_csv(made)}
+        | {f"figures/{figure.name}.svg": (lambda svg=figure.svg: svg) for figure in every},
+    }
+    return output.Report(made, table, *said, lacking, files)
 
 
 def draw(run: Run, matter: Importance) -> dict[str, Figure]:
@@ -62,14 +74,13 @@ def detail(run: Run) -> Detail | None:
     return details.detail("", "chosen", chosen, sides.of_baseline(run))
 
 
-def details_csv(run: Run) -> dict[str, str]:
-    """{name of a file: its content} of each class, confusions, lengths and calibration, of all final settings."""
+def told(run: Run) -> list[tuple[dict[str, Any], Told]]:
+    """(what says which it is, all that is said of it) of every final setting with a test score."""
     found = [(setting, sides.of_setting(run, setting)) for setting in select.settings(run) if setting.test]
-    rows = [
+    return [
         ({"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}, details.told(side))
         for setting, side in found
     ]
-    return details.csv_files(("setting", "setting_label", "seeds"), rows)
 
 
 def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
@@ -298,11 +309,3 @@ def _short_commit(commit: str | None) -> str | None:
 def notices(run: Run) -> list[str]:
     """What the study had to say, each once."""
     return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))
-
-
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
-    aside.replace(path)

@@ -11,6 +11,7 @@ from pathlib import Path
 from analysis import select
 from analysis.load import STATUSES, Run, load, plain, settings_text
 from analysis.select import Difference, Interval, Setting
+from analysis.tex import Column, table, tex
 from study.metric import METRICS, Metric
 
 DASH = "–"
@@ -378,47 +379,12 @@ def md(text: str) -> str:
 
 def latex(run: Run) -> str:
     """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
-    columns = [column for column in COLUMNS if column not in ("settings", "trials")]
-    rows, heads = [], list(map(tex, _cells(head(run), columns)))
-    for line in lines(run):
-        cells = list(map(tex, _cells(line, columns)))
-        rows.append(" & ".join([f"\\textbf{{{cells[0]}}}" if line.chosen else cells[0], *cells[1:]]) + r" \\")
-    notes = [f"{line.label}: {line.settings}." for line in lines(run) if line.kind != "baseline"]
+    found = lines(run)
+    names = [column for column in COLUMNS if column not in ("label", "settings", "trials")]
+    rows = [list(map(tex, _cells(line, names))) for line in found]
+    columns = [Column(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
+    notes = [f"{line.label}: {line.settings}." for line in found if line.kind != "baseline"]
     notes += [f"The {'chosen' if select.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
-    notes += [*facts(run), *missing(run)]
-    return "\n".join(
-        [
-            "% needs \\usepackage{booktabs}",
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
-            r"    \toprule",
-            "    " + " & ".join(heads) + r" \\",
-            r"    \midrule",
-            *(f"    {row}" for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            rf"  \caption{{{tex(run.name)}. {' '.join(map(tex, notes))}}}",
-            r"\end{table}",
-            "",
-        ]
-    )
-
-
-TEX = {c: "\\" + c for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "\N{MINUS SIGN}": "$-$",
-    DASH: "--",
-    '"': "''",
-    "…": r"\ldots{}",
-}
-
-
-def tex(text: str) -> str:
-    return "".join(TEX.get(char, char) for char in plain(text))
+    labels = [line.label for line in found]
+    said, chosen = [*notes, *facts(run), *missing(run)], [place for place, line in enumerate(found) if line.chosen]
+    return table(labels, columns, [f"{run.name}."], said, corner=head(run).label, strong=chosen)

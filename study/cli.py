@@ -227,31 +227,28 @@ def status(run_dir: Path) -> int:
 
 @cli.command(epilog=EPILOG)
 @click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "formats", metavar="NAMES", help="Of an ablation, by comma: html, md, tex, csv, json, txt, pdf.")
-@click.option("--out", metavar="FOLDER", type=click.Path(path_type=Path), help="Where the report goes. Default: RUN/report.")
+@click.option("--format", "formats", metavar="NAMES", help="By comma: html, md, tex, csv, json, pdf. Default: all but the PDF.")
+@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Default: RUN/report; of several runs ./report.")
 def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) -> int:
     """Remake tables, figures and the page of runs from their records: of studies, and of ablations with verdicts on their claims.
 
-    Of several runs with --out each gets a folder of its own name in it. A PDF needs Chromium or Chrome.
+    Of several runs it is one report: what each asked and found, all cells in one table, and in a folder of its name the report of
+    each. A PDF needs Chromium or Chrome.
     """
     from analysis import reports
-    from analysis.cells import is_ablation
     from analysis.pdf import NoBrowser
     from trainables.faults import ConfigError
 
-    wrong = [run for run in run_dirs if not (run / "records.jsonl").exists() and not is_ablation(run)]
-    if wrong:
-        raise ConfigError([f"{run}: no run folder (there is neither records.jsonl nor ablation.yaml in it)" for run in wrong])
-    for run in run_dirs:
-        target = out and (out / run.name if len(run_dirs) > 1 else out)
-        try:
-            click.echo(f"report: {reports.write(run, target, reports.formats(formats))}")
-        except OSError as error:
-            raise ConfigError(
-                [f"--out {target or run / 'report'}: {error.strerror or error}; give a folder that can be written"]
-            ) from None
-        except (ValueError, NoBrowser) as error:
-            raise ConfigError([str(error)]) from None
+    try:
+        made = reports.write(run_dirs, out, reports.formats(formats))
+    except (FileNotFoundError, ValueError, NoBrowser) as error:
+        raise ConfigError(str(error).split("\n")) from None
+    except OSError as error:
+        where = out or (run_dirs[0] / "report" if len(run_dirs) == 1 else reports.OUT)
+        raise ConfigError([f"--out {where}: {error.strerror or error}; give a folder that can be written"]) from None
+    for each in made.lost:
+        click.echo(each, err=True)
+    click.echo(f"report: {made.page}")
     return DONE
 
 

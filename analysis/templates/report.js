@@ -40,3 +40,7 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
     row.focus({ preventScroll: true });
   });
 }
+// On paper nothing is folded.
+addEventListener("beforeprint", () => {
+  for (const each of document.querySelectorAll("details")) each.open = true;
+});

@@ -65,8 +65,17 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     page = report.write(finished, tmp_path / "out")
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert page == tmp_path / "out" / "report.html"
-    tables = ["calibration.csv", "confusions.csv", "labels.csv", "lengths.csv", "report.html", "results.csv"]
-    names = [*tables, "table.md", "table.tex", "table.txt", "tasks.csv", "trials.csv"]
+    tables = [
+        "calibration.csv",
+        "confusions.csv",
+        "labels.csv",
+        "lengths.csv",
+        "report.html",
+        "results.csv",
+        "table.md",
+        "table.tex",
+    ]
+    names = sorted([*tables, "cells.csv", "provenance.csv", "report.json", "table.txt", "tasks.csv", "trials.csv"])
     assert [name for name in files if not name.startswith("figures/")] == names
     assert "figures/history.svg" in files
 
@@ -228,7 +237,7 @@ def test_no_run_folder_is_one_line_and_exit_2(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "analysis", str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert "no records.jsonl" in done.stderr
+    assert "neither records.jsonl nor ablation.yaml" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
