@@ -147,7 +147,7 @@ def _because(found: Verdict) -> str:
 
 
 def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
-    bounds = f"{cell.interval[0]:.2f}{DASH}{cell.interval[1]:.2f}" if cell.interval else DASH
+    bounds, drawn = (f"{b[0]:.2f}{DASH}{b[1]:.2f}" if b else DASH for b in (cell.interval, cell.bootstrap))
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
     effort = (
@@ -158,7 +158,7 @@ def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
         "label": cell.label,
         "task": found.task_name(cell.task),
         "state": cell.state,
-        "numbers": [number(cell.mean), number(cell.sd), bounds, seeds, texts, *effort],
+        "numbers": [number(cell.mean), number(cell.sd), bounds, drawn, seeds, texts, *effort],
     }
 
 

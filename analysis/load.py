@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from analysis.predictions import Array, Predictions, of_trial
+from analysis.predictions import Array, Predictions, of_trial, stacked
 from study import record
 from study.metric import Metric, objective, of_run
 
@@ -82,7 +79,8 @@ class Run:
     config: dict[str, Any]
     """The resolved study file; empty where it is missing or unreadable."""
     config_text: str = ""
-    _predictions: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
+    _predictions: dict[str, Predictions | str] = field(default_factory=dict, repr=False)
+    _losses: dict[tuple[str, ...], tuple[Array | None, str]] = field(default_factory=dict, repr=False)
 
     def of(self, event: str) -> list[Row]:
         """Records of one event, in order."""
@@ -175,18 +173,34 @@ class Run:
 
     def predictions(self, name: str) -> Predictions | None:
         """Test predictions of a trial, or of the bag of words; None where they are not kept, or cannot be used."""
-        if name not in self._predictions:
-            self._predictions[name] = None
-            with suppress(OSError, ValueError):
-                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
-        return self._predictions[name]
+        found = self._read(name)
+        return found if isinstance(found, Predictions) else None
 
-    def influence(self, names: Sequence[str]) -> tuple[str, Array] | None:
-        """(digest of the test texts, how much each moves the mean score of these trials); None without predictions of all."""
-        found = [each for each in map(self.predictions, names) if each is not None]
-        if not found or len(found) < len(names) or len({each.digest for each in found}) > 1 or len(found[0].has) < 2:
-            return None
-        return found[0].digest, np.mean([each.influence(self.metric) for each in found], axis=0)
+    def losses(self, names: Sequence[str]) -> tuple[Array | None, str]:
+        """(loss of every one of these trials and test text in percent, [trials, texts], digest of the texts).
+
+        Without predictions of all of them on the same texts (None, why).
+        """
+        key = tuple(names)
+        if key not in self._losses:
+            found = [self._read(name) for name in key]
+            known = [each for each in found if isinstance(each, Predictions)]
+            faults = [each for each in found if isinstance(each, str)]
+            if faults or not known:
+                self._losses[key] = None, faults[0] if faults else "no test predictions"
+            else:
+                losses, texts = stacked(known, self.metric)
+                self._losses[key] = losses, texts if losses is not None else "seeds were tested on different texts"
+        return self._losses[key]
+
+    def _read(self, name: str) -> Predictions | str:
+        """Test predictions, or why there are none."""
+        if name not in self._predictions:
+            try:
+                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
+            except (OSError, ValueError) as error:
+                self._predictions[name] = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
+        return self._predictions[name]
 
 
 def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run:

@@ -38,7 +38,7 @@ def test_the_table_holds_the_numbers_of_the_records(finished: Path) -> None:
     assert lines[2].kind == "reference"
     assert lines[0].seeds == "3"
     assert lines[3].test == "20.50"
-    assert lines[3].over_seeds == tables.DASH
+    assert lines[3].over_both == tables.DASH
     assert lines[3].over_texts == "15.5–26.6"
     assert "pretrain steps 0" in lines[2].settings
 
@@ -50,7 +50,7 @@ def test_the_terminal_table_fits_and_says_how_it_was_chosen(finished: Path) -> N
     assert "Chosen on the validation split" in text
     assert "one test text = 0.5 points" in re.sub(r"\s+", " ", text)
     assert "6 complete, 4 stopped early, 1 diverged, 1 failed" in re.sub(r"\s+", " ", text)
-    assert "Wilson's over texts" in re.sub(r"\s+", " ", text)
+    assert "over texts alone Wilson's" in re.sub(r"\s+", " ", text)
 
 
 def test_within_noise_is_said(tmp_path: Path) -> None:
@@ -68,17 +68,17 @@ def test_within_noise_is_said(tmp_path: Path) -> None:
 
 def test_a_difference_without_interval_is_no_finding() -> None:
     gap = select.Difference(-3.0, None, "the number of test texts is unknown")
-    assert "perhaps noise" in tables.verdict(gap, "b")
+    assert "which is undecided (the number" in tables.verdict(gap, "b")
 
 
 def test_one_seed_invents_no_spread(tmp_path: Path) -> None:
     run = load(make(tmp_path, seeds=1))
     line = tables.lines(run)[0]
     assert "±" not in line.test
-    assert line.over_seeds == tables.DASH
+    assert line.over_both == tables.DASH
     assert line.over_texts != tables.DASH
     assert any("One seed only" in text for text in tables.missing(run))
-    assert "without the spread over seeds: one seed" in tables.comparisons(run)[0]
+    assert "undecided (one seed" in tables.comparisons(run)[0]
 
 
 def test_labels_cannot_break_the_terminal(tmp_path: Path) -> None:
