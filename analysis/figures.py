@@ -32,6 +32,8 @@ MARKS = {
 """Colour, marker, whether it is filled, and name of each status."""
 
 
+POINTS = 20_000
+"""Points of learning curves on a page, of all trials together, so that it stays small."""
 MANY = 60
 """From so many trials on lines are fainter, and an axis of trials is logarithmic."""
 
@@ -81,7 +83,7 @@ def curves(run: Run) -> Figure | None:
     trials = [trial for trial in run.search if trial.curve]
     if not trials:
         return None
-    best = _best(run, trials)
+    best, most = _best(run, trials), max(10, POINTS // len(trials))
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
@@ -89,7 +91,11 @@ def curves(run: Run) -> Figure | None:
             colour = MARKS[trial.status][0]
             style: dict[str, Any] = {"color": COLOURS[colour], "gid": f"line-{trial.name}"}
             style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < MANY else 0.35}
-            axes.plot(*zip(*trial.curve, strict=True), linestyle="-" if trial.status == "complete" else (0, (3, 2)), **style)
+            axes.plot(
+                *zip(*_thinned(trial.curve, most), strict=True),
+                linestyle="-" if trial.status == "complete" else (0, (3, 2)),
+                **style,
+            )
             _mark(axes, [trial.curve[-1]], trial.status, size=22 if trial.status != "complete" or trial is best else 7)
             tips[f"line-{trial.name}"] = [tip(trial, run.space)]
         _epochs(axes, trials, run.metric.label)
@@ -106,6 +112,7 @@ def curves(run: Run) -> Figure | None:
     )
     caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
     caption += " ended."
+    caption += f" Of each curve {most} points are drawn." if max(len(trial.curve) for trial in trials) > most else ""
     return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
 
 
@@ -294,6 +301,11 @@ def tip(trial: Trial, space: Sequence[Dimension]) -> str:
 def _best(run: Run, trials: Iterable[Trial]) -> Trial | None:
     complete = [trial for trial in trials if trial.status == "complete" and trial.score is not None]
     return min(complete, key=run.loss, default=None)
+
+
+def _thinned(curve: Sequence[tuple[float, float]], most: int) -> Sequence[tuple[float, float]]:
+    """At most so many of its points, evenly, the first and the last among them."""
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)] if len(curve) > most else curve
 
 
 def _best_so_far(run: Run) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(out) if out is not None else Path(run) / "report"
     matter = importance(found.search, found.space)
     drawn = draw(found, matter)
-    texts = {"report.html": page(found, matter, drawn)}
+    texts: dict[str, str | Iterable[str]] = {"report.html": page(found, matter, drawn)}
     texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
     texts |= {"labels.csv": export.labels_csv(found), "confusions.csv": export.confusions_csv(found)}
     texts |= {"tasks.csv": export.tasks_csv(found)}
@@ -116,7 +116,7 @@ def render(template: str, **values: Any) -> str:
 
 def answer(run: Run) -> tuple[str, str]:
     """(headline, the answer in one sentence)."""
-    task = plain(run.config.get("task") or next((row["task"] for row in run.of("evaluation") if row.get("task")), ""), 60)
+    task = plain(run.config.get("task") or next((task for (task,) in run.distinct("task") if task), ""), 60)
     where = f"On {task}, " if task else ""
     found = select.settings(run)
     if not found or not found[0].test:
@@ -252,8 +252,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
         for name, value in about.items():
             if value and plain(value) not in found.setdefault(plain(name), []):
                 found[plain(name)].append(plain(value, 80))
-    devices = sorted({plain(row["device"]) for row in run.of("evaluation") if row.get("device")})
-    precisions = sorted({plain(row["precision"]) for row in run.of("evaluation") if row.get("precision")})
+    devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
     found["device"] = devices or found.get("device", [])
     found["precision"] = precisions
     return [(name, ", then ".join(values)) for name, values in found.items() if values]
@@ -268,9 +267,10 @@ def notices(run: Run) -> list[str]:
     return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half."""
+def replace(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, from a text or from its parts, so that a reader sees the old one or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
+    with open(aside, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines([text] if isinstance(text, str) else text)
     aside.replace(path)

@@ -120,7 +120,7 @@ def test_latex_has_booktabs_rules_and_every_setting(finished: Path) -> None:
 
 def test_csv_has_a_row_per_evaluation_with_its_settings(finished: Path) -> None:
     run = load(finished)
-    rows = list(csv.DictReader(io.StringIO(export.results_csv(run))))
+    rows = list(csv.DictReader(io.StringIO("".join(export.results_csv(run)))))
     assert len(rows) == len(run.of("evaluation")) + len(run.of("baseline"))
     first = next(row for row in rows if row["trial"] == "t000")
     assert float(first["param.finetune.learning_rate"]) == 2e-5
@@ -140,10 +140,10 @@ def test_csv_holds_no_formula(tmp_path: Path, start: str) -> None:
         story.write("evaluation", trial="t900", split="validation", mcc=-0.5, stage_name=start)
 
     run = load(make(tmp_path, part="started", edit=edit))
-    for text in (export.results_csv(run), export.trials_csv(run)):
+    for text in ("".join(export.results_csv(run)), export.trials_csv(run)):
         cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
         assert not [cell for cell in cells if cell[:1] in tuple("=+-@\t\r") and cell != "-0.5"]
-    assert "-0.5" in export.results_csv(run)
+    assert "-0.5" in "".join(export.results_csv(run))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_is_missing_is_said_in_every_form(tmp_path: Path, changes: dict[str
     assert said.split()[-1].strip(".") in tables.result_text(run)
     assert tables.markdown(run).startswith("# quickstart")
     assert tables.latex(run).endswith("\\end{table}\n")
-    assert export.results_csv(run).count("\n") >= 1
+    assert "".join(export.results_csv(run)).count("\n") >= 1
 
 
 def test_an_empty_file_is_a_run_that_has_not_begun(tmp_path: Path) -> None:
