@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def read(run_folder: Path) -> output.Report:
         "json": {"report.json": lambda: forms.as_json(found, table, judged, said, lacking)},
         "txt": {"table.txt": lambda: forms.text(found, table, judged)},
         "": {"provenance.csv": lambda: forms.provenance_csv(found)}
-        | {f"figures/{figure.name}.svg": (lambda svg=figure.svg: svg) for figure in every},
+        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
     }
     return output.Report(found, table, *said, lacking, files)
 
@@ -195,7 +196,7 @@ def _because(found: Verdict) -> str:
 
 
 def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
-    bounds = f"{cell.interval[0]:.2f}{DASH}{cell.interval[1]:.2f}" if cell.interval else DASH
+    bounds, drawn = (f"{b[0]:.2f}{DASH}{b[1]:.2f}" if b else DASH for b in (cell.interval, cell.bootstrap))
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
     effort = (
@@ -206,7 +207,7 @@ def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
         "label": cell.label,
         "task": found.task_name(cell.task),
         "state": cell.state,
-        "numbers": [number(cell.mean), number(cell.sd), bounds, seeds, texts, *effort],
+        "numbers": [number(cell.mean), number(cell.sd), bounds, drawn, seeds, texts, *effort],
     }
 
 

@@ -34,6 +34,8 @@ class SeedRun:
     trial: Trial
     score: float | None
     """Test score in percent, in the cell's metric; None where the test split was not read."""
+    classes: int = 0
+    """How many classes or labels the task has, as far as the records say."""
 
     @property
     def finished(self) -> bool:
@@ -106,11 +108,12 @@ class Cell:
     @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the score over seeds and texts, within what is possible; None for one seed or without predictions."""
-        found = self.estimate.interval if self.estimate else None
-        if found is None:
-            return None
-        low, high = sorted(map(self.metric.turned, found))
-        return max(self.metric.least, low), min(100.0, high)
+        return predictions.as_scores(self.estimate.interval if self.estimate else None, self.metric)
+
+    @cached_property
+    def bootstrap(self) -> tuple[float, float] | None:
+        """The same by bootstrap over texts and seeds: percentiles, too narrow for few seeds."""
+        return predictions.as_scores(None if self.losses is None else inference.bootstrap_interval(self.losses), self.metric)
 
 
 @dataclass(frozen=True)
@@ -356,7 +359,8 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
             cell.metric = _metric(cell.published) or run.metric
         trials = _of_label(run, cell.label)
         _borrow_curves(run, trials)
-        cell.runs += [SeedRun(name, t, cell.metric.score(t.test) if t.test and t.phase == "final" else None) for t in trials]
+        scores = [cell.metric.score(t.test) if t.test and t.phase == "final" else None for t in trials]
+        cell.runs += [SeedRun(name, t, score, len(run.labels)) for t, score in zip(trials, scores, strict=True)]
         if trials:
             made.params[task, cell.setting] = trials[0].params
     for row in run.of("evaluation"):
@@ -406,7 +410,7 @@ def settle(made: Ledger, cell: Cell, folder: Path) -> None:
     found = []
     for run in cell.finished:
         try:
-            found.append(predictions.of_trial(folder / run.study, run.trial.name))
+            found.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
         except (OSError, ValueError) as error:
             what = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
             made.problems.append(f"{run.study}/{run.trial.name}: {what}, so that {cell.label} is compared with nothing")

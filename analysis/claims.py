@@ -15,12 +15,11 @@ import numpy as np
 
 from analysis import inference
 from analysis.cells import Cell, Ledger, listed
-from analysis.inference import Estimate
+from analysis.inference import ALPHA, Estimate, p_text
 from analysis.load import plain
 from analysis.tables import signed
 from study.metric import Metric
 
-ALPHA = 1 - inference.LEVEL
 KINDS = {"supported": "supported", "contradicted": "contradicted", "undecided": "undecided at this size", "open": "not yet decided"}
 """Kinds of verdict and what they are called. Open are those whose cells are not there."""
 
@@ -38,6 +37,8 @@ class Compared:
     """Why there is no estimate, or what was left out."""
     diverged: tuple[int, int, int, int] | None = None
     """Where one side has no finished seed because all diverged: (diverged, seeds) of the one and of the other."""
+    bootstrap: tuple[float, float] | None = None
+    """Interval of the difference by bootstrap over texts and seeds; None for one seed."""
     single: float | None = None
     """p value of McNemar's test, where there is one run of each."""
 
@@ -200,6 +201,7 @@ def _compared(ledger: Ledger, task: str, one: Mapping[str, Any], other: Mapping[
         inference.contrast(groups, weights),
         _printed(ready[0], ready[1]),
         (*missing, *_left_out(ready)),
+        bootstrap=inference.bootstrap_interval(*groups, weights=weights),
         single=inference.mcnemar(groups[0][0] > 0, groups[1][0] > 0) if single else None,
     )
 
@@ -353,11 +355,6 @@ def points(value: float, metric: Metric | None) -> str:
     return f"{size} {unit} {'less' if fewer else 'more'}"
 
 
-def p_text(value: float | None) -> str:
-    """`p = 0.032`, `p < 0.0001`."""
-    return "p unknown" if value is None else "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
-
-
 def plain_verdict(found: Verdict) -> dict[str, Any]:
     """As plain data for JSON."""
     bounds = found.estimate.interval if found.estimate else None
@@ -378,6 +375,7 @@ def plain_verdict(found: Verdict) -> dict[str, Any]:
             each.task: {
                 "difference_points": each.estimate.value if each.estimate else None,
                 "interval": list(each.estimate.interval) if each.estimate and each.estimate.interval else None,
+                "bootstrap_interval": list(each.bootstrap) if each.bootstrap else None,
                 "published_difference_points": each.published,
                 "not_in_it": list(each.missing),
             }

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from analysis import inference, predictions
+from analysis import inference
 from analysis.cells import is_ablation, ledger
-from analysis.claims import ALPHA, p_text
-from analysis.inference import Estimate
+from analysis.inference import ALPHA, Estimate, p_text
 from analysis.load import load, plain
 from analysis.predictions import Array
-from analysis.select import settings
+from analysis.select import paired, settings
 from analysis.tables import DASH, WIDTH, aligned, signed, wrapped
 from study.metric import Metric
 
@@ -103,12 +102,9 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
         if not tested:
             continue
         task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
-        losses, texts = None, ""
-        try:
-            losses, texts = predictions.stacked([predictions.of_trial(folder, trial.name) for trial in tested], run.metric)
-        except (OSError, ValueError) as error:
-            problems.append(f"{setting.label}: {'no test predictions' if isinstance(error, FileNotFoundError) else error}")
-        sides[task, setting.label] = Side(run.metric, tuple(setting.test), losses, texts)
+        if setting.losses is None:
+            problems.append(f"{setting.label}: {setting.texts}")
+        sides[task, setting.label] = Side(run.metric, tuple(setting.test), setting.losses, setting.texts)
     return sides, problems
 
 
@@ -119,13 +115,8 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
         return Pair(key, one, other, None, "no test predictions of all seeds")
     if one.texts != other.texts:
         return Pair(key, one, other, None, "tested on other texts: number or labels differ")
-    estimate = inference.difference(other.losses, one.losses)
-    if estimate.freedom:
-        return Pair(key, one, other, estimate, "paired over test texts and seeds", estimate.p_value)
-    if len(one.losses) == len(other.losses) == 1 and one.metric.share:
-        p_value = inference.mcnemar(one.losses[0] > 0, other.losses[0] > 0)
-        return Pair(key, one, other, estimate, f"one seed each, so undecided; of these two runs McNemar's {p_text(p_value)}")
-    return Pair(key, one, other, estimate, "one seed: its spread is unknown")
+    estimate, how = paired(one.metric, other.losses, one.losses)
+    return Pair(key, one, other, estimate, how, estimate.p_value)
 
 
 def text(one: Path, other: Path) -> str:

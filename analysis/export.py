@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from analysis import labels
@@ -21,15 +23,14 @@ TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason
 TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
 
 
-def results_csv(run: Run) -> str:
-    """One row per evaluation, the bag of words among them; a column per dimension of the space."""
-    trials = {trial.name: trial for trial in run.trials}
-    rows = []
-    for row in [*run.of("baseline"), *run.of("evaluation")]:
-        trial = trials.get(row.get("trial") or "")
-        about = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting} if trial else {}
-        rows.append(row | about | _params(run, trial.params if trial else {}))
-    return csv_text((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+def results_csv(run: Run) -> Iterator[str]:
+    """One row per evaluation, the bag of words among them; a column per dimension of the space. In parts, since it may be large."""
+    about: dict[str, dict[str, Any]] = {"": _params(run, {})}
+    for trial in run.trials:
+        named = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting}
+        about[trial.name] = named | _params(run, trial.params)
+    rows = (row | about.get(row.get("trial") or "", about[""]) for row in chain(run.of("baseline"), run.each("evaluation")))
+    return csv_parts((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 
 
 def trials_csv(run: Run) -> str:
@@ -67,11 +68,18 @@ def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(csv_parts(columns, rows))
+
+
+def csv_parts(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The same line by line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(_cell, columns))
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
-    return out.getvalue()
+    for cells in chain([columns], ([row.get(column) for column in columns] for row in rows)):
+        writer.writerow(map(_cell, cells))
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
 
 
 def _cell(value: Any) -> Any:
@@ -79,6 +87,11 @@ def _cell(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         value = " + ".join(map(str, value))
     if isinstance(value, str):
-        value = plain(value)
-        return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value
+        return _text(value)
     return "" if value is None else value
+
+
+@lru_cache(10_000)
+def _text(value: str) -> str:
+    value = plain(value)
+    return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value

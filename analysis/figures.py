@@ -12,7 +12,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from analysis import select
+import numpy as np
+
+from analysis import inference, select
 from analysis.importance import Importance, position
 from analysis.load import Dimension, Run, Trial, plain, settings_text, shown
 from analysis.svg import COLOURS, Figure, figure
@@ -30,6 +32,12 @@ MARKS = {
 """Colour, marker, whether it is filled, and name of each status."""
 
 
+POINTS = 20_000
+"""Points of learning curves on a page, of all trials together, so that it stays small."""
+MANY = 60
+"""From so many trials on lines are fainter, and an axis of trials is logarithmic."""
+
+
 def result(run: Run) -> Figure | None:
     """Test score of each final setting with its seeds and intervals, and the bag of words."""
     settings = [setting for setting in select.settings(run) if setting.test]
@@ -42,10 +50,10 @@ def result(run: Run) -> Figure | None:
     def draw(axes: Any) -> None:
         for y, setting in enumerate(settings):
             colour, marker, _ = SERIES[y % len(SERIES)]
-            if setting.examples_interval:
-                axes.plot(setting.examples_interval, [y, y], color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
-            if setting.seeds_interval:
-                axes.plot(setting.seeds_interval, [y, y], color=COLOURS[colour], linewidth=5, alpha=0.3, solid_capstyle="butt")
+            if setting.texts_interval:
+                axes.plot(setting.texts_interval, [y, y], color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
+            if setting.interval:
+                axes.plot(setting.interval, [y, y], color=COLOURS[colour], linewidth=5, alpha=0.3, solid_capstyle="butt")
             tips[f"seeds-{y}"] = [
                 f"{plain(setting.label)}, seed {t.seed}: {number(run.metric.score(t.test))} %" for t in setting.trials if t.test
             ]
@@ -65,8 +73,8 @@ def result(run: Run) -> Figure | None:
 
     said = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
     said += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
-    caption = f"Test {label}: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds (band) and over texts"
-    caption += " (line)."
+    caption = f"Test {label}: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds and texts (band) and"
+    caption += " over texts alone (line)."
     return figure("result", f"Test {label} of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
 
 
@@ -75,15 +83,19 @@ def curves(run: Run) -> Figure | None:
     trials = [trial for trial in run.search if trial.curve]
     if not trials:
         return None
-    best = _best(run, trials)
+    best, most = _best(run, trials), max(10, POINTS // len(trials))
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
         for trial in sorted(trials, key=lambda each: each is best):
             colour = MARKS[trial.status][0]
             style: dict[str, Any] = {"color": COLOURS[colour], "gid": f"line-{trial.name}"}
-            style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < 60 else 0.35}
-            axes.plot(*zip(*trial.curve, strict=True), linestyle="-" if trial.status == "complete" else (0, (3, 2)), **style)
+            style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < MANY else 0.35}
+            axes.plot(
+                *zip(*_thinned(trial.curve, most), strict=True),
+                linestyle="-" if trial.status == "complete" else (0, (3, 2)),
+                **style,
+            )
             _mark(axes, [trial.curve[-1]], trial.status, size=22 if trial.status != "complete" or trial is best else 7)
             tips[f"line-{trial.name}"] = [tip(trial, run.space)]
         _epochs(axes, trials, run.metric.label)
@@ -100,6 +112,7 @@ def curves(run: Run) -> Figure | None:
     )
     caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
     caption += " ended."
+    caption += f" Of each curve {most} points are drawn." if max(len(trial.curve) for trial in trials) > most else ""
     return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
 
 
@@ -168,6 +181,50 @@ def history(run: Run) -> Figure | None:
     caption += f" {lost} without any value lie at the {side} edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", line("green", 1.6))] if steps else [])
     return figure("history", "Search history", said, caption, draw, tips, legend)
+
+
+def budget(run: Run) -> Figure | None:
+    """Expected best validation score of so many trials (Dodge et al. 2019, section 3.1)."""
+    known = [trial for trial in run.search if trial.score is not None and trial.status in ("complete", "stopped")]
+    if len(known) < 2 or all(trial.status == "stopped" for trial in known):
+        return None
+    losses, label = [run.loss(trial) for trial in known], run.metric.label
+    budgets = sorted({round(len(known) ** (i / 99)) for i in range(100)})
+    expected, spread = inference.expected_best(losses, budgets)
+    edges = np.clip([expected - spread, expected + spread], min(losses), max(losses))
+    means, low, high = ([run.metric.turned(float(loss)) for loss in each] for each in (expected, *edges))
+
+    def draw(axes: Any) -> None:
+        axes.fill_between(budgets, low, high, color=COLOURS["accent"], alpha=0.16, linewidth=0)
+        axes.plot(budgets, means, color=COLOURS["accent"], linewidth=1.8, marker="o" if len(budgets) < 20 else "", markersize=4)
+        axes.set_xlabel("trials" + (" (log axis)" if len(known) > MANY else ""))
+        axes.set_ylabel(f"validation {label}, %")
+        if len(known) > MANY:
+            _log_axis(axes)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
+
+    said = f"Of one trial {means[0]:.2f} %, of {len(known)} the best has {means[-1]:.2f} %."
+    caption = f"Budget: expected best validation {label} of so many of these trials, drawn at random with replacement"
+    caption += " (Dodge et al. 2019), and one standard deviation of it (band)."
+    legend = [("expected best", line("accent", 1.8))]
+    return figure("budget", "What more trials bring", said, " ".join([caption, *_caveats(run, known)]), draw, {}, legend)
+
+
+def _caveats(run: Run, known: Sequence[Trial]) -> list[str]:
+    """Why the curve of budgets is not quite that of a search."""
+    said, search = [], run.config.get("search")
+    sampler = search.get("sampler") if isinstance(search, dict) else None
+    if sampler != "random":
+        how = {"grid": "a grid was gone through", "given": "the settings were given", "tpe": "the sampler learns"}
+        why = how.get(str(sampler), "the sampler may learn")
+        said.append(f"Trials were not drawn independently ({why}): it describes these trials and foretells no other search.")
+    if stopped := sum(trial.status == "stopped" for trial in known):
+        count = "One was stopped early and counts" if stopped == 1 else f"{stopped} were stopped early and count"
+        said.append(f"{count} with the last value before that: at full length it might be better.")
+    if lost := sum(trial.status in ("diverged", "failed") for trial in run.search):
+        said.append(f"{lost} without a result {'is' if lost == 1 else 'are'} left out.")
+    return said
 
 
 def importances(run: Run, found: Importance) -> Figure | None:
@@ -244,6 +301,11 @@ def tip(trial: Trial, space: Sequence[Dimension]) -> str:
 def _best(run: Run, trials: Iterable[Trial]) -> Trial | None:
     complete = [trial for trial in trials if trial.status == "complete" and trial.score is not None]
     return min(complete, key=run.loss, default=None)
+
+
+def _thinned(curve: Sequence[tuple[float, float]], most: int) -> Sequence[tuple[float, float]]:
+    """At most so many of its points, evenly, the first and the last among them."""
+    return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)] if len(curve) > most else curve
 
 
 def _best_so_far(run: Run) -> list[tuple[float, float]]:

@@ -105,6 +105,8 @@ COLUMNS = (
         "sd",
         "interval_low",
         "interval_high",
+        "bootstrap_low",
+        "bootstrap_high",
     ),
     *("seeds", "seeds_wanted", "diverged", "failed", "test_texts", "mark", "published", "published_text", "published_sd"),
     *("published_metric", "published_source", "studies", "trials", "stage_ids"),
@@ -125,7 +127,7 @@ def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
         return [about | {"row": r, "column": c, "mean": each.ours, "published_text": each.paper or None} for r, c, each in shown]
     made = []
     for cell in ledger.cells:
-        printed, bounds = cell.published, cell.interval
+        printed, bounds, drawn = cell.published, cell.interval, cell.bootstrap
         made.append(
             about
             | {
@@ -140,6 +142,8 @@ def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
                 "sd": cell.sd,
                 "interval_low": bounds[0] if bounds else None,
                 "interval_high": bounds[1] if bounds else None,
+                "bootstrap_low": drawn[0] if drawn else None,
+                "bootstrap_high": drawn[1] if drawn else None,
                 "seeds": len(cell.finished),
                 "seeds_wanted": cell.wanted,
                 "diverged": cell.lost("diverged"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from analysis import inference
 from analysis.cells import Cell, Ledger, shared_stages
-from analysis.claims import ALPHA
+from analysis.inference import ALPHA
 from analysis.load import plain
 from analysis.tables import DASH, number
 

@@ -13,7 +13,7 @@ All functions take errors per text in any unit, 0/1 for right and wrong; means a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 LEVEL = 0.95
+ALPHA = 1 - LEVEL
+BLOCK = 4_000_000
+"""Weights of texts that a bootstrap holds at a time: 32 MB."""
 MOST_SEEDS = 1000
 """More seeds than these nobody will run: a difference that needs them is one that seeds do not decide."""
 
@@ -77,10 +80,7 @@ def difference(one: Array, other: Array) -> Estimate:
 
     Raises ValueError for no seeds, no texts, and another number of texts.
     """
-    one, other = _filled(one), _filled(other)
-    if one.shape[1] != other.shape[1]:
-        raise ValueError(f"{one.shape[1]} texts and {other.shape[1]}: a paired difference needs the same texts")
-    return _estimate([one, other], [1.0, -1.0])
+    return _estimate(_alike([one, other]), [1.0, -1.0])
 
 
 def contrast(groups: Sequence[Array], weights: Sequence[float]) -> Estimate:
@@ -88,10 +88,7 @@ def contrast(groups: Sequence[Array], weights: Sequence[float]) -> Estimate:
 
     Raises ValueError for no seeds, no texts, and another number of texts.
     """
-    groups = [_filled(group) for group in groups]
-    if len({group.shape[1] for group in groups}) != 1:
-        raise ValueError("errors on different numbers of texts: a contrast needs the same texts")
-    return _estimate(groups, weights)
+    return _estimate(_alike(groups), weights)
 
 
 def pooled(found: Sequence[Estimate]) -> Estimate:
@@ -121,19 +118,12 @@ def against_best(one: Array, others: Sequence[Array], draws: int = 1000, seed: i
     plain = difference(one, best)
     if len(others) == 1 or not plain.freedom:
         return plain
-    groups = [one, *others]
-    stacked = np.concatenate(groups)
-    ends = np.cumsum([len(group) for group in groups])[:-1]
-
-    def score(seeds: Array, texts: Array) -> Array:
-        means = np.array([part.sum() for part in np.split(seeds * (stacked @ texts), ends)])
-        return np.asarray(means[0] - means[1:].min())
-
-    drawn = bootstrap(score, [len(group) for group in groups], one.shape[1], draws, seed)
+    means = bootstrap([one, *others], draws, seed)
+    drawn = means[:, 0] - means[:, 1:].min(axis=1)
     value = 2 * plain.value - float(drawn.mean())
     scale = max(1.0, float(drawn.var(ddof=1)) / plain.variance) if plain.variance else 1.0
     parts = {name: scale * getattr(plain, name) for name in ("part_seeds", "part_texts", "part_rest")}
-    return Estimate(value, min(len(group) for group in groups), plain.texts, **parts, freedom=plain.freedom)
+    return Estimate(value, min(map(len, (one, *others))), plain.texts, **parts, freedom=plain.freedom)
 
 
 def _filled(errors: Array) -> Array:
@@ -141,6 +131,14 @@ def _filled(errors: Array) -> Array:
     if errors.ndim != 2 or not errors.size:
         raise ValueError(f"errors of shape {errors.shape}, where [seeds, texts] are needed")
     return errors
+
+
+def _alike(groups: Sequence[Array]) -> list[Array]:
+    groups = [_filled(group) for group in groups]
+    texts = list(dict.fromkeys(group.shape[1] for group in groups))
+    if len(texts) > 1:
+        raise ValueError(f"{' texts and '.join(map(str, texts))}: what is paired needs the same texts")
+    return groups
 
 
 def _estimate(groups: Sequence[Array], signs: Sequence[float]) -> Estimate:
@@ -189,24 +187,42 @@ def seeds_to_decide(found: Estimate) -> int | None:
     return None
 
 
-def bootstrap(score: Callable[[Array, Array], Array], seeds: Sequence[int], texts: int, draws: int = 2000, seed: int = 0) -> Array:
-    """Bootstrap draws [draws] of any score of settings over seeds and texts together (the pigeonhole bootstrap, Owen 2007).
+def bootstrap(groups: Sequence[Array], draws: int = 2000, seed: int = 0) -> Array:
+    """Bootstrap draws [draws, settings] of means of errors [seeds, texts] over both together (the pigeonhole bootstrap, Owen 2007).
 
-    Every draw takes the texts anew, the same for all settings and seeds, and of each setting its seeds anew. `score` is given the
-    weights of the seeds [sum(seeds)], setting after setting, adding to 1 within each, and those of the texts [texts], adding to 1.
-    The spread over few seeds comes out too small by (n - 1)/n, which the draws are corrected for: each setting's weights of seeds
-    are drawn apart by the root of n/(n - 1).
+    Every draw takes the texts anew, the same for all settings and seeds, and of each setting its seeds anew. Texts on
+    which all seeds of all settings do alike are one kind, and how often a kind is drawn is multinomial: the same draws, sooner. The
+    spread over few seeds comes out too small by (n - 1)/n, which the draws are corrected for: each setting's weights of seeds are
+    drawn apart by the root of n/(n - 1). Raises ValueError for no seeds, no texts, and another number of texts.
     """
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(draws):
-        parts = []
-        for count in seeds:
-            drawn = rng.multinomial(count, np.full(count, 1 / count)) / count
-            apart = math.sqrt(count / (count - 1)) if count > 1 else 0.0
-            parts.append(1 / count + apart * (drawn - 1 / count))
-        found.append(score(np.concatenate(parts), rng.multinomial(texts, np.full(texts, 1 / texts)) / texts))
-    return np.array(found)
+    groups = _alike(groups)
+    rng, sizes = np.random.default_rng(seed), [len(group) for group in groups]
+    kinds, counts = np.unique(np.concatenate(groups), axis=1, return_counts=True)  # [seeds, kinds], [kinds]
+    weights = []
+    for size in sizes:
+        drawn = rng.multinomial(size, np.full(size, 1 / size), draws) / size
+        weights.append(1 / size + math.sqrt(size / max(1, size - 1)) * (drawn - 1 / size))
+    of_seeds, total = np.concatenate(weights, axis=1), int(counts.sum())
+    found, block = [], max(1, BLOCK // len(counts))
+    for start in range(0, draws, block):
+        mine = of_seeds[start : start + block]
+        of_texts = rng.multinomial(total, counts / total, len(mine)) / total
+        found.append(np.add.reduceat((of_texts @ kinds.T) * mine, np.cumsum([0, *sizes[:-1]]), axis=1))
+    return np.concatenate(found)
+
+
+def bootstrap_interval(
+    *groups: Array, weights: Sequence[float] = (1.0,), draws: int = 2000, seed: int = 0
+) -> tuple[float, float] | None:
+    """Percentile interval of a mean error [seeds, texts], or with weights (1, -1) of the difference of two on the same texts.
+
+    None for a single seed. It needs no t distribution, but of few seeds percentiles cannot know the tails: beside `Estimate`'s
+    it is too narrow for less than about ten (`benchmarks/coverage.py` measures how often it covers the truth).
+    """
+    if min(map(len, groups)) < 2:
+        return None
+    low, high = np.quantile(bootstrap(groups, draws, seed) @ np.asarray(weights), (0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
+    return float(low), float(high)
 
 
 def mcnemar(one: Array, other: Array) -> float:
@@ -230,16 +246,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def expected_best(errors: Sequence[float]) -> Array:
-    """Expected smallest validation error of n random trials, for n = 1 .. the number of trials (Dodge et al. 2019, section 3.1).
+def expected_best(errors: Sequence[float], budgets: Sequence[int]) -> tuple[Array, Array]:
+    """(expected smallest validation error of n random trials, its standard deviation), for each n of `budgets`.
 
-    `errors` are those of trials drawn independently; under a sampler that learns, or early stopping, it is a description only.
+    Dodge et al. 2019, section 3.1: n are drawn with replacement from these, each with the same chance. `errors` are those of trials
+    drawn independently; under a sampler that learns, or early stopping, it is a description only.
     """
     ordered = np.sort(np.asarray(errors, dtype=float))
-    budgets = np.arange(1, len(ordered) + 1)[:, None]
     at_least = (len(ordered) - np.arange(len(ordered) + 1)) / max(1, len(ordered))  # share of trials that are no better
-    chance = at_least[None, :-1] ** budgets - at_least[None, 1:] ** budgets  # that the smallest of n is this one
-    return np.asarray(chance @ ordered)
+    none_better = at_least ** np.asarray(budgets, dtype=float)[:, None]
+    chance = none_better[:, :-1] - none_better[:, 1:]  # [budgets, trials], that the smallest of n is this one
+    expected = chance @ ordered
+    return expected, np.sqrt((chance * (ordered - expected[:, None]) ** 2).sum(axis=1))
+
+
+def p_text(value: float | None) -> str:
+    """`p = 0.032`, `p < 0.0001`."""
+    return "p unknown" if value is None else "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
 
 
 def _t(share: float, freedom: float) -> float:

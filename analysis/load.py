@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from analysis.predictions import Array, Predictions, of_trial
+from analysis import bulk
+from analysis.bulk import Columns, Told
+from analysis.predictions import Array, Predictions, of_trial, stacked
 from study import record
 from study.metric import Metric, objective, of_run
 
@@ -85,11 +89,30 @@ class Run:
     config: dict[str, Any]
     """The resolved study file; empty where it is missing or unreadable."""
     config_text: str = ""
-    _predictions: dict[str, Predictions | None] = field(default_factory=dict, repr=False)
+    columns: Columns | None = field(default=None, repr=False)
+    """Evaluations that are not among the rows, of a large run."""
+    _predictions: dict[str, Predictions | str] = field(default_factory=dict, repr=False)
+    _losses: dict[tuple[str, ...], tuple[Array | None, str]] = field(default_factory=dict, repr=False)
 
     def of(self, event: str) -> list[Row]:
         """Records of one event, in order."""
-        return [row for row in self.rows if row["event"] == event]
+        return list(self.each(event))
+
+    def each(self, event: str) -> Iterator[Row]:
+        """The same one by one, without holding all of a large run."""
+        if event != "evaluation" or self.columns is None:
+            return (row for row in self.rows if row["event"] == event)
+        own = ((at, row) for at, row in zip(self.columns.row_lines, self.rows, strict=True) if row["event"] == event)
+        return (row for _, row in heapq.merge(own, self.columns.rows(), key=itemgetter(0)))
+
+    def distinct(self, *names: str) -> list[tuple[Any, ...]]:
+        """What these fields of the evaluations are together, in the order in which it stands last in the records."""
+        own = [(at, row) for at, row in enumerate(self.rows) if row["event"] == "evaluation"]
+        lines = self.columns.row_lines if self.columns else range(len(self.rows))
+        found = {tuple(row.get(name) for name in names): lines[at] for at, row in own}
+        for key, line in (self.columns.distinct(names) if self.columns else {}).items():
+            found[key] = max(line, found.get(key, 0))
+        return sorted(found, key=lambda key: found[key])
 
     @cached_property
     def name(self) -> str:
@@ -99,7 +122,7 @@ class Run:
     @cached_property
     def trials(self) -> list[Trial]:
         """All trials, those of the search first, each phase in order."""
-        return _trials(self.rows, self.metric)
+        return _trials(self.rows, self.metric, self.columns)
 
     @cached_property
     def metric(self) -> Metric:
@@ -114,7 +137,7 @@ class Run:
     @cached_property
     def several(self) -> bool:
         """Whether a text may have several labels."""
-        return any(row.get("f1_by_label") for row in [*self.of("evaluation"), *self.of("baseline")])
+        return any(row.get("f1_by_label") for row in self.rows if row["event"] in ("evaluation", "baseline"))
 
     def loss(self, trial: Trial) -> float:
         """Of a trial, smaller for the better; infinite without a score."""
@@ -152,10 +175,11 @@ class Run:
         """Dimensions of the search, from the study file where it is there, else as the trials' parameters show them."""
         return _space(self.config.get("space"), self.search or self.trials)
 
-    @property
+    @cached_property
     def sizes(self) -> dict[str, int]:
         """{split: number of examples} as far as known."""
-        sizes = {row["split"]: row["examples"] for row in [*self.of("evaluation"), *self.of("baseline")] if row.get("examples")}
+        sizes = {split: int(examples) for split, examples in self.distinct("split", "examples") if examples}
+        sizes |= {row["split"]: row["examples"] for row in self.of("baseline") if row.get("examples")}
         planned: Row = next((row["splits"] for row in reversed(self.of("plan")) if row.get("splits")), {})
         sizes |= {split: size for split, size in planned.items() if isinstance(size, int)}
         return {split: sizes[split] for split in ("train", "validation", "test") if split in sizes}
@@ -166,30 +190,47 @@ class Run:
         last = next((row["status"] for row in reversed(self.of("study"))), "")
         return last if last in ("finished", "interrupted") else "unfinished"
 
-    @property
+    @cached_property
     def seconds(self) -> float:
         """Time of all sessions, each from its first record to its last."""
         spans: dict[int, list[float]] = {}
-        for row in self.rows:
-            at = _seconds(row.get("utc"))
+        told = [(row.get("session"), row.get("utc")) for row in self.rows]
+        for session, utc in chain(told, self.columns.ends() if self.columns else ()):
+            at = _seconds(utc)
             if at is not None:
-                spans.setdefault(row.get("session") or 0, []).append(at)
+                spans.setdefault(int(session or 0), []).append(at)
         return sum(max(times) - min(times) for times in spans.values())
 
     def predictions(self, name: str) -> Predictions | None:
         """Test predictions of a trial, or of the bag of words; None where they are not kept, or cannot be used."""
-        if name not in self._predictions:
-            self._predictions[name] = None
-            with suppress(OSError, ValueError):
-                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
-        return self._predictions[name]
+        found = self._read(name)
+        return found if isinstance(found, Predictions) else None
 
-    def influence(self, names: Sequence[str]) -> tuple[str, Array] | None:
-        """(digest of the test texts, how much each moves the mean score of these trials); None without predictions of all."""
-        found = [each for each in map(self.predictions, names) if each is not None]
-        if not found or len(found) < len(names) or len({each.digest for each in found}) > 1 or len(found[0].has) < 2:
-            return None
-        return found[0].digest, np.mean([each.influence(self.metric) for each in found], axis=0)
+    def losses(self, names: Sequence[str]) -> tuple[Array | None, str]:
+        """(loss of every one of these trials and test text in percent, [trials, texts], digest of the texts).
+
+        Without predictions of all of them on the same texts (None, why).
+        """
+        key = tuple(names)
+        if key not in self._losses:
+            found = [self._read(name) for name in key]
+            known = [each for each in found if isinstance(each, Predictions)]
+            faults = [each for each in found if isinstance(each, str)]
+            if faults or not known:
+                self._losses[key] = None, faults[0] if faults else "no test predictions"
+            else:
+                losses, texts = stacked(known, self.metric)
+                self._losses[key] = losses, texts if losses is not None else "seeds were tested on different texts"
+        return self._losses[key]
+
+    def _read(self, name: str) -> Predictions | str:
+        """Test predictions, or why there are none."""
+        if name not in self._predictions:
+            try:
+                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
+            except (OSError, ValueError) as error:
+                self._predictions[name] = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
+        return self._predictions[name]
 
 
 def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run:
@@ -201,9 +242,13 @@ def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run
     path = folder / "records.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{folder}: no run folder (there is no records.jsonl in it)")
-    rows, problems = record.read(path, skip)
+    columns = None
+    if skip is None and path.stat().st_size >= bulk.FROM:
+        rows, problems, columns = bulk.read(path)
+    else:
+        rows, problems = record.read(path, skip)
     text, config = _config(folder / "study.yaml")
-    return Run(folder, rows, problems, config, text)
+    return Run(folder, rows, problems, config, text, columns)
 
 
 def plain(text: object, limit: int = 0) -> str:
@@ -248,13 +293,22 @@ def _seconds(utc: str | None) -> float | None:
         return None
 
 
-def _trials(rows: Iterable[Row], metric: Metric) -> list[Trial]:
+def _trials(rows: Sequence[Row], metric: Metric, columns: Columns | None) -> list[Trial]:
+    """What rows and columns say of each trial, in the order of the records."""
     found: dict[str, Trial] = {}
-    for row in rows:
-        if row["event"] == "trial":
-            _last_word(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row, metric)
-        elif row["event"] == "evaluation" and row.get("trial"):
-            _evaluation(found.setdefault(row["trial"], Trial(row["trial"], row.get("phase") or "search")), row, metric)
+    waiting = columns.by_trial(metric) if columns else {}
+    for at, row in enumerate(rows):
+        name = row.get("trial") if row["event"] in ("trial", "evaluation") else None
+        if not name:
+            continue
+        told = waiting.get(name)
+        first = told.phase if told and columns and told.lines[0] < columns.row_lines[at] else row.get("phase")
+        trial = found.setdefault(name, Trial(name, first or "search"))
+        if told and columns:
+            _evaluations(trial, told, columns.row_lines[at])
+        _last_word(trial, row, metric) if row["event"] == "trial" else _evaluation(trial, row, metric)
+    for name, told in waiting.items():
+        _evaluations(found.setdefault(name, Trial(name, told.phase or "search")), told)
     for trial in found.values():
         trial.curve.sort()
         if trial.score is None and trial.curve:
@@ -298,6 +352,26 @@ def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
         trial.tokens = max(trial.tokens, row.get("tokens") or 0)
         trial.seconds = row.get("wall_s") or trial.seconds
         trial.energy_j = row.get("energy_j", trial.energy_j)
+
+
+def _evaluations(trial: Trial, told: Told, until: int | None = None) -> None:
+    """The same for all evaluations that stand before a line of the records, those that were taken already left out."""
+    end = len(told.lines) if until is None else int(np.searchsorted(told.lines, until))
+    new, told.taken = slice(told.taken, end), end
+    trial.setting = trial.setting or next(filter(None, told.setting[new]), "")
+    trial.seed = next((int(seed) for seed in told.seed[new] if seed == seed), None) if trial.seed is None else trial.seed
+    counts = told.counts[new]
+    if not counts.any():
+        return
+    epoch, score, error, tokens, wall_s = (
+        each[new][counts] for each in (told.epoch, told.score, told.error, told.tokens, told.wall_s)
+    )
+    for at, value in zip(epoch.tolist(), score.tolist(), strict=True):
+        trial.curve.append((at if at and at == at else len(trial.curve) + 1, value))
+    trial.error = float(error[-1]) if error[-1] == error[-1] else None
+    trial.tokens = max(trial.tokens, int(np.nanmax(tokens, initial=0)))
+    timed = wall_s[np.nan_to_num(wall_s) != 0]
+    trial.seconds = float(timed[-1]) if len(timed) else trial.seconds
 
 
 def _space(config: Any, trials: Sequence[Trial]) -> list[Dimension]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
 ALWAYS = ("txt", "")
 """Formats that are always written; the last is of what has none: provenance and figures."""
-Files = Mapping[str, Mapping[str, Callable[[], str]]]
-"""{format: {name of a file: what makes its text}}"""
+Files = Mapping[str, Mapping[str, Callable[[], str | Iterable[str]]]]
+"""{format: {name of a file: what makes its text, or its parts}}"""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ def print_pdf(folder: Path, formats: Sequence[str]) -> None:
         print_page(folder / "report.html", folder / "report.pdf")
 
 
-def replace(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half."""
+def replace(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file, from a text or from its parts, so that a reader sees the old one or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8", newline="\n")
+    with open(aside, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines([text] if isinstance(text, str) else text)
     aside.replace(path)

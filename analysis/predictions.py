@@ -72,10 +72,6 @@ class Predictions:
         percent = 100 * self._parts(metric)[0]
         return percent if metric.higher else 100 - percent
 
-    def influence(self, metric: Metric) -> Array:
-        """[n]: how much each text moves the score, the error rate as much as accuracy, in percent, up to a constant."""
-        return np.asarray(100.0 * self._parts(metric)[1])
-
     def losses(self, metric: Metric) -> Array:
         """[n]: loss of every text in percent, with the mean 100 - score: 0 or 100 for shares of texts, else real numbers."""
         value, moved = self._parts(metric)
@@ -114,6 +110,17 @@ class Predictions:
         moved = self.right - q[self.has] - p[self.given]  # up to a constant, as all that follows
         moved = moved + above * (p[self.has] / u + q[self.given] / v)
         return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
+
+
+def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float, float] | None:
+    """An interval of losses as one of scores, within what is possible.
+
+    None for none, and for one without any width: it would claim a certainty that nobody has.
+    """
+    if bounds is None or bounds[0] == bounds[1]:
+        return None
+    low, high = sorted(map(metric.turned, bounds))
+    return max(metric.least, low), min(100.0, high)
 
 
 def stacked(found: Sequence[Predictions], metric: Metric) -> tuple[Array | None, str]:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,15 @@ def read(run: str | Path) -> output.Report:
         "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
         "txt": {"table.txt": lambda: tables.result_text(found)},
         "": {"provenance.csv": lambda: forms.provenance_csv(made)}
-        | {f"figures/{figure.name}.svg": (lambda svg=figure.svg: svg) for figure in every},
+        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
     }
     return output.Report(made, table, *said, lacking, files)
 
 
 def draw(run: Run, matter: Importance) -> dict[str, Figure]:
     """All figures that the records are good for, by name."""
-    made = [figures.result(run), figures.curves(run), figures.finals(run), figures.history(run), figures.importances(run, matter)]
+    made = [figures.result(run), figures.curves(run), figures.finals(run), figures.history(run)]
+    made += [figures.budget(run), figures.importances(run, matter)]
     made += [figures.dimension(run, index) for index in range(len(run.space))]
     return {figure.name: figure for figure in made if figure is not None}
 
@@ -146,7 +148,7 @@ def render(template: str, **values: Any) -> str:
 
 def answer(run: Run) -> tuple[str, str]:
     """(headline, the answer in one sentence)."""
-    task = plain(run.config.get("task") or next((row["task"] for row in run.of("evaluation") if row.get("task")), ""), 60)
+    task = plain(run.config.get("task") or next((task for (task,) in run.distinct("task") if task), ""), 60)
     where = f"On {task}, " if task else ""
     found = select.settings(run)
     if not found or not found[0].test:
@@ -156,37 +158,28 @@ def answer(run: Run) -> tuple[str, str]:
     seeds = f"{len(best.test)} seeds" if len(best.test) > 1 else "one seed"
     settled = select.is_settled(run)
     headline = f"{score:.1f} % test {run.metric.label} with the {'chosen' if settled else 'best'} setting"
-    bounds = []
-    if best.seeds_interval:
-        bounds.append(f"{tables.interval(best.seeds_interval)} over {seeds}")
-    if best.examples_interval:
-        bounds.append(f"{tables.interval(best.examples_interval)} over the {best.examples:,} test texts")
+    bounds = [f"{tables.interval(best.interval)} over {seeds} and the test texts"] if best.interval else []
+    if best.texts_interval:
+        alone = " alone" if bounds else ""
+        bounds.append(f"{tables.interval(best.texts_interval)} over the {best.examples:,} test texts{alone}")
     interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
-    interval += "" if best.seeds_interval else "; one seed" if len(best.test) == 1 else f"; {seeds}, all equal"
+    interval += "; one seed, whose spread is unknown" if len(best.test) == 1 else ""
     said = f"{where}{tables.named(best.label)} "
     if run.metric.higher:
         said += f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
     else:
         said += f"errs on {score:.2f} % of the test texts ({interval})"
-    return headline, said + _versus(run, found) + "."
+    return headline, said + _versus(run) + "."
 
 
-def _versus(run: Run, found: list[Setting]) -> str:
+def _versus(run: Run) -> str:
     """`: 0.8 points below the papers' setting, within noise, and 11.0 points below ...`; empty with nothing to compare."""
-    gaps = [(tables.named(other.label), gap) for other, gap in _gaps(run, found)]
-    if (baseline := select.against_baseline(run, found[0])) is not None:
-        gaps.append(("the bag of words", baseline))
-    parts = [tables.distance(gap, name) for name, gap in gaps]
+    gaps = select.comparisons(run)
+    parts = [tables.distance(gap, tables.named(label)) for label, gap in gaps]
     certain = [tables.certainty(gap) for _, gap in gaps]
     if len(parts) == 2 and certain[0] == certain[1]:
         return f": {' and '.join(parts)}, both {certain[0]}"
     return ": " + ", and ".join(f"{part}, {sure}" for part, sure in zip(parts, certain, strict=True)) if parts else ""
-
-
-def _gaps(run: Run, found: list[Setting]) -> list[tuple[Setting, Difference]]:
-    """The chosen setting's test score less that of the reference, where that is another setting."""
-    gaps = [(other, select.difference(run, found[0], other)) for other in found[1:] if other.reference]
-    return [(other, gap) for other, gap in gaps if gap is not None]
 
 
 def chosen_settings(run: Run) -> str:
@@ -231,15 +224,11 @@ def tiles(run: Run) -> list[Tile]:
     found = select.settings(run)
     if found and found[0].test:
         best = found[0]
-        texts = tables.interval(best.examples_interval)
-        seeds = f"95 %: {tables.interval(best.seeds_interval)} over {len(best.test)} seeds" if best.seeds_interval else "one seed"
-        seeds = f"{len(best.test)} seeds, all equal" if len(best.test) > 1 and not best.seeds_interval else seeds
-        made.append(
-            Tile(f"test {run.metric.label}", f"{select.mean(best.test) or 0.0:.2f}", "%", f"{seeds}\n95 %: {texts} over texts")
-        )
-        made += [_gap_tile(f"against {tables.named(other.label)}", gap) for other, gap in _gaps(run, found)]
-        if (baseline := select.against_baseline(run, best)) is not None:
-            made.append(_gap_tile("against the bag of words", baseline))
+        note = f"95 %: {tables.interval(best.interval)} over {len(best.test)} seeds and texts" if best.interval else ""
+        note = note or ("one seed" if len(best.test) == 1 else f"{len(best.test)} seeds")
+        note += f"\n95 %: {tables.interval(best.texts_interval)} over texts alone"
+        made.append(Tile(f"test {run.metric.label}", f"{select.mean(best.test) or 0.0:.2f}", "%", note))
+        made += [_gap_tile(f"against {tables.named(label)}", gap) for label, gap in select.comparisons(run)]
     total = sharing.saved(run)
     if total is not None:
         note = f"{tables.count(total.shared)} tokens instead of {tables.count(total.unshared)}"
@@ -295,8 +284,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
         for name, value in about.items():
             if value and plain(value) not in found.setdefault(plain(name), []):
                 found[plain(name)].append(plain(value, 80))
-    devices = sorted({plain(row["device"]) for row in run.of("evaluation") if row.get("device")})
-    precisions = sorted({plain(row["precision"]) for row in run.of("evaluation") if row.get("precision")})
+    devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
     found["device"] = devices or found.get("device", [])
     found["precision"] = precisions
     return [(name, ", then ".join(values)) for name, values in found.items() if values]

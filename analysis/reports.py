@@ -61,7 +61,7 @@ def write(runs: Sequence[Path], out: Path | None = None, names: Sequence[str] = 
         folder = out or runs[0] / "report"
         page = output.write(folder, found.files, names)
         output.print_pdf(folder, names)
-        return Written(page, found.files["txt"]["table.txt"]())
+        return Written(page, "".join(found.files["txt"]["table.txt"]()))
     folder = out or OUT
     used, lost = _usable(runs, folder)
     for entry in used:
@@ -70,7 +70,7 @@ def write(runs: Sequence[Path], out: Path | None = None, names: Sequence[str] = 
     page = output.write(folder, files, names)
     for place in (folder, *(folder / entry.name for entry in used)):
         output.print_pdf(place, names)
-    return Written(page, files["txt"]["table.txt"](), tuple(lost))
+    return Written(page, "".join(files["txt"]["table.txt"]()), tuple(lost))
 
 
 def _usable(runs: Sequence[Path], folder: Path) -> tuple[list[overview.Entry], list[str]]:

@@ -1,7 +1,8 @@
 """The final settings: which one is chosen, on validation, and what the test split says of it and of the others.
 
-Two things make a test score uncertain: the seed, and which texts happen to be in the test split. Both intervals are given, each by
-its name; a difference of two settings takes both into account.
+Two things make a test score uncertain: the seed, and which texts happen to be in the test split. With the test predictions of all
+seeds `analysis.inference` takes both into account, here as in ablations and comparisons of runs. Where predictions are missing the
+texts of two settings count as independent, which errs on the wide side.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+
+from analysis import inference
+from analysis.inference import ALPHA, LEVEL, Estimate, p_text
 from analysis.load import Run, Trial
-from analysis.predictions import Array
+from analysis.predictions import Array, as_scores
 from study.metric import ERROR_RATE, Metric
 from study.record import BAG_OF_WORDS
 
-LEVEL = 0.95
 Interval = tuple[float, float]
+UNKNOWN = "what the choice of test texts does to it is unknown"
+ONE_SEED = "one seed: its spread is unknown"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """One setting of the finals over its seeds. Scores, by the run's metric, and intervals are in percent."""
 
@@ -34,8 +41,10 @@ class Setting:
     reference: bool
     """Whether it is the study's reference, the papers' setting."""
     metric: Metric = ERROR_RATE
-    text_variance: Part | None = None
-    """For a metric that is no share: variance of the mean test score over texts; None where predictions are not kept."""
+    losses: Array | None = None
+    """Loss of every seed and test text in percent, [seeds, texts]; None without the predictions of all."""
+    texts: str = ""
+    """Digest of the test texts; without losses why there are none."""
 
     @property
     def validation(self) -> list[float]:
@@ -52,27 +61,24 @@ class Setting:
         """Size of the test split."""
         return next((trial.test["examples"] for trial in self.trials if trial.test and trial.test.get("examples")), None)
 
-    @property
-    def variance(self) -> Part | None:
-        """Of the mean test score, as far as it comes from the choice of test texts; None where it is not known."""
-        return _share_variance(self.test, self.examples) if self.metric.share else self.text_variance
-
-    @property
-    def seeds_interval(self) -> Interval | None:
-        """t interval of the test score over seeds; None for fewer than two or equal ones."""
-        return t_interval(self.test, least=self.metric.least)
-
-    @property
-    def examples_interval(self) -> Interval | None:
-        """Interval of the mean test score over the texts of the test split: Wilson's, for other scores than shares Student's."""
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """Mean loss with its uncertainty over seeds and texts; None without test scores."""
         if not self.test:
             return None
-        if self.metric.share:
-            return wilson(statistics.fmean(self.test), self.examples) if self.examples else None
-        if self.variance is None:
-            return None
-        low, high = _welch(statistics.fmean(self.test), [self.variance])
-        return max(self.metric.least, low), min(100.0, high)
+        if self.losses is not None:
+            return inference.mean(self.losses)
+        return _apart(self.metric, self.metric.turned(statistics.fmean(self.test)), [(self.test, self.examples)], [self.test])
+
+    @property
+    def interval(self) -> Interval | None:
+        """Of the mean test score, over seeds and texts; None for one seed, and where predictions are needed and missing."""
+        return as_scores(self.estimate.interval if self.estimate else None, self.metric)
+
+    @property
+    def texts_interval(self) -> Interval | None:
+        """Of the mean test score of these very seeds, over texts alone: Wilson's, for other scores than shares Student's."""
+        return _over_texts(self.metric, self.test, self.examples, self.estimate if self.losses is not None else None)
 
     @property
     def tokens(self) -> int:
@@ -91,13 +97,17 @@ class Difference:
 
     points: float
     interval: Interval | None
-    """None where what the choice of test texts does is unknown."""
+    """None for one seed, and where what the choice of test texts does is unknown."""
     method: str
+    p_value: float | None = None
+    corrected: float | None = None
+    """p value after Holm's correction over all comparisons of the table."""
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval covers zero, or there is none."""
-        return self.interval is None or self.interval[0] <= 0 <= self.interval[1]
+        """Whether it may be nothing but noise; also where that is not known."""
+        p_value = self.p_value if self.corrected is None else self.corrected
+        return p_value is None or p_value >= ALPHA
 
 
 def settings(run: Run) -> list[Setting]:
@@ -114,9 +124,8 @@ def settings(run: Run) -> list[Setting]:
 
 
 def _setting(run: Run, key: str, label: str, trials: Sequence[Trial], rank: int) -> Setting:
-    made = Setting(key, label or key, tuple(trials), rank, is_reference(run, label), run.metric)
-    moved = None if run.metric.share else run.influence([trial.name for trial in trials if trial.test])
-    return made if moved is None else replace(made, text_variance=_text_variance(moved[1]))
+    losses, texts = run.losses([trial.name for trial in trials if trial.test])
+    return Setting(key, label or key, tuple(trials), rank, is_reference(run, label), run.metric, losses, texts)
 
 
 def is_reference(run: Run, label: str) -> bool:
@@ -145,18 +154,6 @@ def sd(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def t_interval(values: Sequence[float], level: float = LEVEL, least: float = 0.0) -> Interval | None:
-    """Student's interval of a mean score in percent, kept within what is possible.
-
-    None for fewer than two values, and for equal ones: no width at all would claim a certainty that nobody has.
-    """
-    if len(values) < 2 or len(set(values)) == 1:
-        return None
-    half = _t(len(values) - 1, level) * statistics.stdev(values) / math.sqrt(len(values))
-    middle = statistics.fmean(values)
-    return max(least, middle - half), min(100.0, middle + half)
-
-
 def wilson(error: float, examples: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of an error rate in percent over so many examples (Wilson 1927)."""
     z = statistics.NormalDist().inv_cdf(0.5 + level / 2)
@@ -166,14 +163,15 @@ def wilson(error: float, examples: int, level: float = LEVEL) -> Interval:
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
-def difference(run: Run, one: Setting, other: Setting) -> Difference | None:
+def difference(one: Setting, other: Setting) -> Difference | None:
     """Test score of `one` less that of `other`; None unless both have test scores."""
     if not one.test or not other.test:
         return None
     points = statistics.fmean(one.test) - statistics.fmean(other.test)
-    names = [[trial.name for trial in setting.trials if trial.test] for setting in (one, other)]
-    seeds = _seed_parts(one) + _seed_parts(other)
-    return _difference(points, _paired_variance(run, *names), [one.variance, other.variance], seeds, len(seeds) == 2)
+    if one.losses is not None and other.losses is not None and one.texts == other.texts:
+        return _difference(points, one.metric, *paired(one.metric, one.losses, other.losses))
+    sides, seeded = [(each.test, each.examples) for each in (one, other)], [one.test, other.test]
+    return _independent(points, one.metric, sides, seeded)
 
 
 def against_baseline(run: Run, one: Setting) -> Difference | None:
@@ -182,78 +180,102 @@ def against_baseline(run: Run, one: Setting) -> Difference | None:
     score = run.metric.score(row)
     if score is None or not one.test:
         return None
-    points, examples = statistics.fmean(one.test) - score, row.get("examples")
-    tested = [trial.name for trial in one.trials if trial.test]
-    own = _share_variance([score], examples) if run.metric.share else None
-    seeds = _seed_parts(one)
-    return _difference(points, _paired_variance(run, tested, [BAG_OF_WORDS]), [one.variance, own], seeds, bool(seeds))
+    points = statistics.fmean(one.test) - score
+    losses, texts = run.losses([BAG_OF_WORDS])
+    if one.losses is not None and losses is not None and one.texts == texts:
+        return _difference(points, run.metric, *paired(run.metric, one.losses, losses, seeded=False))
+    return _independent(points, run.metric, [(one.test, one.examples), ([score], row.get("examples"))], [one.test])
+
+
+def comparisons(run: Run) -> list[tuple[str, Difference]]:
+    """(label, test score of the chosen setting less that of it) for the reference and the bag of words, corrected for both."""
+    found = settings(run)
+    if not found:
+        return []
+    gaps = [(other.label, difference(found[0], other)) for other in found[1:] if other.reference]
+    gaps.append(("bag of words", against_baseline(run, found[0])))
+    known = [(label, gap) for label, gap in gaps if gap is not None]
+    corrected = iter(inference.holm([gap.p_value for _, gap in known if gap.p_value is not None]))
+    return [(label, gap if gap.p_value is None else replace(gap, corrected=next(corrected))) for label, gap in known]
+
+
+def paired(metric: Metric, one: Array, other: Array, seeded: bool = True) -> tuple[Estimate, str]:
+    """(loss of `one` [seeds, texts] less that of `other` [seeds, texts] on the same texts, how they are compared).
+
+    Where the other has no seed its losses are fixed numbers, and what is estimated is the mean of the differences.
+    """
+    found = inference.difference(one, other) if seeded else inference.mean(np.asarray(one, float) - other)
+    if found.freedom:
+        return found, "paired over test texts and seeds"
+    if len(one) == len(other) == 1 and metric.share:
+        p_value = inference.mcnemar(one[0] > 0, other[0] > 0)
+        return found, f"one seed each, whose spread is unknown; of these two runs McNemar's {p_text(p_value)}"
+    return found, ONE_SEED
 
 
 def baseline_interval(run: Run) -> Interval | None:
     """Interval of the bag of words' test score over the texts of the test split."""
     row = run.baseline.get("test", {})
-    return _setting(run, "", "", [Trial(BAG_OF_WORDS, "baseline", test=row)], 0).examples_interval if row else None
+    score, losses = run.metric.score(row), run.losses([BAG_OF_WORDS])[0]
+    estimate = None if losses is None else inference.mean(losses)
+    return None if score is None else _over_texts(run.metric, [score], row.get("examples"), estimate)
 
 
-Part = tuple[float, int]
-"""(variance of a mean, its degrees of freedom)"""
+def _difference(points: float, metric: Metric, found: Estimate, method: str) -> Difference:
+    way = -1 if metric.higher else 1
+    low, high = sorted(way * bound for bound in found.interval or (math.nan, math.nan))
+    return Difference(points, (low, high) if found.interval else None, method, found.p_value)
 
 
-def _difference(
-    points: float, paired: Part | None, apart: Sequence[Part | None], seeds: Sequence[Part], spread: bool
-) -> Difference:
-    """A difference with its interval, from the variance over texts, of the pairs or else of each side, and over seeds."""
-    parts = [paired] if paired else [part for part in apart if part]
-    if not paired and len(parts) < len(apart):
-        return Difference(points, None, "what the choice of test texts does to it is unknown")
-    how = "paired over test texts" if paired else "test texts taken as independent"
-    said = "with the spread over seeds" if spread else "without the spread over seeds: one seed"
-    return Difference(points, _welch(points, [*parts, *seeds]), f"{how}, {said}")
-
-
-def _share_variance(scores: Sequence[float], examples: int | None) -> Part | None:
-    """Variance of a share of texts (points squared) that comes from their choice; Laplace's estimate, never zero."""
-    if not examples or not scores:
+def _over_texts(metric: Metric, scores: Sequence[float], examples: int | None, found: Estimate | None) -> Interval | None:
+    if not scores:
         return None
+    if metric.share:
+        return wilson(statistics.fmean(scores), examples) if examples else None
+    if found is None:
+        return None
+    alone = replace(found, part_seeds=0.0, part_rest=0.0, freedom=max(1, found.texts - 1))
+    return as_scores(alone.interval, metric)
+
+
+# Without predictions -------------------------------------------------------------------------------------------------------------
+
+Side = tuple[Sequence[float], int | None]
+"""Test scores of a setting, and of how many texts."""
+
+
+def _independent(points: float, metric: Metric, sides: Sequence[Side], seeded: Sequence[Sequence[float]]) -> Difference:
+    """A difference of two whose errors on the texts are taken as independent."""
+    found = _apart(metric, metric.turned(points) - metric.turned(0.0), sides, seeded)
+    if found is None:
+        return Difference(points, None, UNKNOWN)
+    method = "test texts taken as independent, since not all predictions are there" if found.freedom else ONE_SEED
+    return _difference(points, metric, found, method)
+
+
+def _apart(metric: Metric, value: float, sides: Sequence[Side], seeded: Sequence[Sequence[float]]) -> Estimate | None:
+    """A mean loss, or the difference of two, from scores alone; None where nothing is known of the texts.
+
+    Variances over seeds and over texts are added, with Satterthwaite's degrees of freedom. The spread over seeds holds a
+    little of the texts' (seed by text) once more, so that the interval errs on the wide side.
+    """
+    parts = [_share_variance(scores, examples) for scores, examples in sides if metric.share and examples]
+    if len(parts) < len(sides):
+        return None
+    texts, seeds = min(examples or 0 for _, examples in sides), min(map(len, seeded))
+    of_texts = sum(variance for variance, _ in parts)
+    if seeds < 2:
+        return Estimate(value, seeds, texts, 0.0, of_texts, 0.0, 0.0)
+    spread = [(statistics.variance(scores) / len(scores), len(scores) - 1) for scores in seeded]
+    of_seeds = sum(variance for variance, _ in spread)
+    freedom = (of_seeds + of_texts) ** 2 / sum(variance**2 / degrees for variance, degrees in [*parts, *spread])
+    return Estimate(value, seeds, texts, of_seeds, of_texts, 0.0, freedom)
+
+
+def _share_variance(scores: Sequence[float], examples: int) -> tuple[float, int]:
+    """(variance of a share of texts in points squared that comes from their choice, its degrees of freedom).
+
+    Laplace's estimate, which is never zero.
+    """
     share = (statistics.fmean(scores) / 100 * examples + 1) / (examples + 2)
     return 1e4 * share * (1 - share) / examples, max(1, examples - 1)
-
-
-def _text_variance(moved: Array) -> Part | None:
-    """Variance of a mean over texts; None where all are alike: no width at all would claim a certainty that nobody has."""
-    variance = float(moved.var(ddof=1)) / len(moved)
-    return (variance, len(moved) - 1) if variance else None
-
-
-def _paired_variance(run: Run, one: Sequence[str], other: Sequence[str]) -> Part | None:
-    """The same for a difference of two on the same texts; None without the predictions of all their trials."""
-    found = [run.influence(names) for names in (one, other)]
-    if found[0] is None or found[1] is None or found[0][0] != found[1][0]:
-        return None
-    moved = found[0][1] - found[1][1]
-    return float(moved.var(ddof=1)) / len(moved), len(moved) - 1
-
-
-def _seed_parts(setting: Setting) -> list[Part]:
-    """Variance of a setting's mean that comes from its seeds; nothing for one seed, whose spread is unknown."""
-    count = len(setting.test)
-    return [(statistics.variance(setting.test) / count, count - 1)] if count > 1 else []
-
-
-def _welch(points: float, parts: Sequence[Part]) -> Interval:
-    """Interval of a sum of independent errors with Welch's and Satterthwaite's degrees of freedom.
-
-    The spread over seeds holds a little of the texts' (seed by text) once more, so that the interval errs on the wide side.
-    """
-    total = sum(variance for variance, _ in parts)
-    if total == 0:
-        return points, points
-    freedom = total**2 / sum(variance**2 / degrees for variance, degrees in parts)
-    half = _t(freedom, LEVEL) * math.sqrt(total)
-    return points - half, points + half
-
-
-def _t(freedom: float, level: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(0.5 + level / 2, freedom))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis import select
+from analysis.inference import ALPHA, p_text
 from analysis.load import STATUSES, Run, load, plain, settings_text
 from analysis.select import Difference, Interval, Setting
 from analysis.tex import Column, table, tex
@@ -30,7 +31,7 @@ class Line:
     validation: str
     test: str
     seeds: str
-    over_seeds: str
+    over_both: str
     over_texts: str
     trials: str
     tokens: str
@@ -50,8 +51,8 @@ def head(run: Run) -> Line:
         f"validation {run.metric.label}{NARROW}%",
         f"test {run.metric.label}{NARROW}%",
         "seeds",
-        "95 % over seeds",
-        "95 % over texts",
+        "95 % over seeds and texts",
+        "95 % over texts alone",
         "trials",
         "tokens",
         "time",
@@ -77,8 +78,8 @@ def _setting_line(run: Run, setting: Setting) -> Line:
         validation=spread(setting.validation),
         test=spread(setting.test),
         seeds=_seeds(setting),
-        over_seeds=interval(setting.seeds_interval),
-        over_texts=interval(setting.examples_interval),
+        over_both=interval(setting.interval),
+        over_texts=interval(setting.texts_interval),
         trials=str(len(setting.trials)),
         tokens=count(setting.tokens),
         time=duration(setting.seconds),
@@ -111,7 +112,7 @@ def _baseline_line(run: Run) -> list[Line]:
             validation=number(run.metric.score(run.baseline.get("validation", {}))),
             test=number(run.metric.score(test)),
             seeds=DASH,
-            over_seeds=DASH,
+            over_both=DASH,
             over_texts=interval(select.baseline_interval(run)),
             trials=DASH,
             tokens=DASH,
@@ -176,7 +177,8 @@ def verdict(found: Difference, other: str) -> str:
     said = f"{distance(found, other)}, which is {certainty(found)}"
     if found.interval is None:
         return f"{said} ({found.method})"
-    return f"{said} (95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}; {found.method})"
+    bounds = f"95 % interval of the difference {signed(found.interval[0])} to {signed(found.interval[1])}"
+    return f"{said} ({bounds}, {p_text(found.p_value if found.corrected is None else found.corrected)}; {found.method})"
 
 
 def distance(found: Difference, other: str) -> str:
@@ -187,30 +189,22 @@ def distance(found: Difference, other: str) -> str:
 
 def certainty(found: Difference) -> str:
     """Whether a difference may be nothing but noise."""
-    if found.interval is None:
-        return "perhaps noise"
+    if found.p_value is None:
+        return "undecided"
     return "within noise" if found.within_noise else "more than noise"
 
 
 def named(label: str) -> str:
     """A setting's label in a sentence."""
     label = plain(label, 60)
-    if re.match("papers?'?s? setting", label):
+    if re.match("papers?'?s? setting|bag of words$", label):
         return f"the {label}"
     return re.sub(r", (.+)$", r" (\1)", label)
 
 
 def comparisons(run: Run) -> list[str]:
     """How the chosen setting's test score compares with the reference and with the bag of words."""
-    found = select.settings(run)
-    if not found or not found[0].test:
-        return []
-    best = found[0]
-    gaps = [(select.difference(run, best, other), other) for other in found[1:] if other.reference]
-    said = [verdict(gap, named(other.label)) for gap, other in gaps if gap is not None]
-    if gap := select.against_baseline(run, best):
-        said.append(verdict(gap, "the bag of words"))
-    return said
+    return [verdict(gap, named(label)) for label, gap in select.comparisons(run)]
 
 
 def facts(run: Run) -> list[str]:
@@ -225,15 +219,25 @@ def facts(run: Run) -> list[str]:
         counted = [split for split in ("validation", "test") if run.metric.share and run.sizes.get(split)]
         points = [f"one {split} text = {100 / run.sizes[split]:.2g} points" for split in counted]
         said.append(f"Texts: {sizes}" + (f"; {', '.join(points)}." if points else "."))
-    if select.settings(run):
-        texts = "Wilson's" if run.metric.share else "the delta method's"
-        said.append(
-            f"± is the standard deviation over seeds. 95 % intervals of the test {run.metric.label}: Student's t over seeds,"
-            f" {texts} over texts."
-        )
+    if found := [setting for setting in select.settings(run) if setting.test]:
+        said.append(f"± is the standard deviation over seeds. {intervals(run, found)}")
+        of = sum(gap.p_value is not None for _, gap in select.comparisons(run))
+        if of > 1:
+            said.append(f"p values are corrected for {of} comparisons; from {ALPHA:.2g} on a difference is within noise.")
         said.append(meaning(run))
     said.append(search_summary(run))
     return [sentence for sentence in said if sentence]
+
+
+def intervals(run: Run, found: Sequence[Setting]) -> str:
+    """What the 95 % intervals are made of."""
+    whole = sum(setting.losses is not None for setting in found)
+    both = "an analysis of variance over seeds and test texts" if whole else "the spread over seeds, and texts as independent"
+    if 0 < whole < len(found):
+        both += " (without test predictions: the spread over seeds, and texts as independent)"
+    texts = "Wilson's" if run.metric.share else "the delta method's"
+    said = f"95 % intervals of the test {run.metric.label}: {both}, none for one seed"
+    return f"{said}; over texts alone {texts}, for these seeds only."
 
 
 def meaning(run: Run) -> str:
@@ -285,6 +289,7 @@ def missing(run: Run) -> list[str]:
         said.append("The finals are not all there, so no setting is chosen yet.")
     if finals and any(not trial.test for setting in finals for trial in setting.trials):
         said.append("Test scores of some finals are missing.")
+    said += [f"{plain(setting.label, 60)}: the test predictions say another score than the records." for setting in _torn(finals)]
     if finals and max(len(setting.validation) for setting in finals) == 1:
         said.append("One seed only: the spread over seeds is unknown.")
     if run.rows and not run.baseline:
@@ -293,6 +298,12 @@ def missing(run: Run) -> list[str]:
         few = "; ".join(plain(problem, 120) for problem in run.problems[:5]) + ("; …" if len(run.problems) > 5 else "")
         said.append(f"{len(run.problems)} line(s) of the records could not be used ({few}).")
     return said
+
+
+def _torn(finals: Sequence[Setting]) -> list[Setting]:
+    """Settings whose test predictions do not belong to their records."""
+    means = [(setting, select.mean(setting.test), setting.estimate) for setting in finals if setting.losses is not None]
+    return [s for s, mean, found in means if mean is not None and found and abs(s.metric.turned(found.value) - mean) > 0.01]
 
 
 # Forms ---------------------------------------------------------------------------------------------------------------------------
@@ -307,8 +318,8 @@ def result_text(run: Run | str | Path) -> str:
         columns = {
             "validation": "validation %",
             "test": "test %",
-            "over_seeds": "95 % (seeds)",
-            "over_texts": "95 % (texts)",
+            "over_both": "95 %",
+            "over_texts": "texts alone",
             "seeds": "seeds",
         }
         cells = [list(columns.values()), *([getattr(line, column) for column in columns] for line in found)]
@@ -348,7 +359,7 @@ def wrapped(text: str) -> str:
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
 
 
-COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_seeds", "over_texts", "trials", "tokens", "time")
+COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_both", "over_texts", "trials", "tokens", "time")
 
 
 def markdown(run: Run) -> str:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -167,6 +167,9 @@ IDENTITY = ("trial", "stage_id", "split", "epoch", "step")
 """What makes an evaluation the same one: a second record of it is dropped, after a crash too."""
 
 
+_FLAT = frozenset({str, int, float, bool, type(None)})
+
+
 class RecordError(ValueError):
     """A record that `FIELDS` does not allow."""
 
@@ -220,15 +223,11 @@ def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple
     A line torn by a crash, or of another program or version, costs itself only. Of two records of one evaluation the first counts.
     Lines that `skip` is true of are not read: of a million records most are of no interest to most readers.
     """
-    rows, problems, seen = [], [], set()
-    for number, line in _lines(path):
-        if not line.strip() or (skip is not None and skip(line)):
-            continue
-        row = _parse(line)
-        torn = row is None and not line.endswith(b"\n")
-        faults = ["torn by a crash" if torn else "not a JSON object"] if row is None else list(_faults(row, strict=False))
-        if row is None or faults:
-            problems.append(f"line {number}: {'; '.join(faults)}")
+    rows: list[Row] = []
+    problems, seen = [], set()
+    for _, row in parsed(pair for pair in _lines(path) if pair[1].strip() and not (skip is not None and skip(pair[1]))):
+        if isinstance(row, str):
+            problems.append(row)
             continue
         if row["event"] == "evaluation":
             if _identity(row) in seen:
@@ -236,6 +235,24 @@ def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple
             seen.add(_identity(row))
         rows.append(row)
     return rows, problems
+
+
+def parsed(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Row | str]]:
+    """(number of the line, its record, or what is wrong with it)."""
+    sound: set[tuple[Any, ...]] = set()  # names and types of records without a fault: most are of a few shapes
+    for number, line in lines:
+        row = _parse(line)
+        if row is None:
+            torn = not line.endswith(b"\n")
+            yield number, f"line {number}: {'torn by a crash' if torn else 'not a JSON object'}"
+            continue
+        shape = (row.get("event"), *row, *map(type, row.values()))
+        if shape not in sound:
+            if faults := list(_faults(row, strict=False)):
+                yield number, f"line {number}: {'; '.join(faults)}"
+                continue
+            sound.add(shape)
+        yield number, row
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
@@ -319,10 +336,19 @@ def _plain(value: Any) -> Any:
 def _parse(line: bytes) -> Row | None:
     """The JSON object in a line, or None."""
     try:
-        row = _plain(json.loads(line.decode("utf-8")))
+        row = json.loads(line.decode("utf-8"))
+        if isinstance(row, dict) and b"\\u" not in line and _is_plain(row):
+            return row
+        row = _plain(row)
     except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _is_plain(row: Row) -> bool:
+    """Whether `_plain` would leave a row without any half character as it is."""
+    values = row.values()
+    return _FLAT.issuperset(map(type, values)) and math.isfinite(sum(value for value in values if type(value) is float))
 
 
 def _append(path: Path, line: bytes) -> None:

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from analysis import figures
 from analysis.importance import importance
-from analysis.load import load
+from analysis.load import Run, load
 from analysis.report import draw
 from analysis.svg import Figure
 from tests.analysis.records import Story, make
@@ -23,7 +24,7 @@ def drawn(large: Path) -> dict[str, Figure]:
 
 
 def test_all_figures_are_there(drawn: dict[str, Figure]) -> None:
-    assert list(drawn) == ["result", "curves", "finals", "history", "importance", *(f"dimension-{i}" for i in range(5))]
+    assert list(drawn) == ["result", "curves", "finals", "history", "budget", "importance", *(f"dimension-{i}" for i in range(5))]
 
 
 def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[str, Figure]) -> None:
@@ -97,6 +98,43 @@ def test_mathematics_and_markup_in_labels_stay_text(tmp_path: Path) -> None:
 
 def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
     run = load(make(tmp_path, part="started"))
-    assert [figures.result(run), figures.curves(run), figures.finals(run), figures.history(run), figures.dimension(run, 0)] == [
-        None
-    ] * 5
+    made = [figures.result, figures.curves, figures.finals, figures.history, figures.budget]
+    assert [each(run) for each in made] == [None] * 5
+    assert figures.dimension(run, 0) is None
+
+
+def searched(*trials: tuple[str, float | None], sampler: str = "random", metric: str | None = None) -> Run:
+    """A run whose search has these trials: (status, loss on validation)."""
+    rows: list[dict[str, object]] = [{"event": "plan", "metric": metric}] if metric else []
+    for number, (status, error) in enumerate(trials):
+        value = {"objective_percent": error, "metric": metric} if metric else {"error_rate_percent": error}
+        rows.append({"event": "trial", "trial": f"t{number:03d}", "phase": "search", "status": status} | value)
+    return Run(Path("/nowhere"), rows, [], {"search": {"sampler": sampler}})
+
+
+def test_the_budget_is_what_random_draws_of_the_trials_come_to() -> None:
+    values = [12.0, 9.0, 15.0, 10.0]
+    drawn = np.random.default_rng(0).choice(values, (200_000, 4)).min(axis=1)
+    for metric, turned in ((None, lambda loss: loss), ("macro_f1", lambda loss: 100 - loss)):
+        found = figures.budget(searched(*(("complete", value) for value in values), metric=metric))
+        assert found is not None
+        first, last = map(float, re.findall(r"(\d+\.\d+) %", found.description))
+        assert first == turned(np.mean(values))
+        assert last == pytest.approx(turned(drawn.mean()), abs=0.02)
+        assert found.caption.endswith("one standard deviation of it (band).")  # nothing to excuse
+    assert "validation macro-F1, %" in found.svg
+
+
+def test_the_budget_says_what_it_cannot_tell() -> None:
+    trials = [("complete", 9.0), ("stopped", 20.0), ("diverged", None), ("complete", 10.0)]
+    found = figures.budget(searched(*trials, sampler="tpe"))
+    assert found is not None
+    assert "of 3 the best" in found.description  # without the one that has no value
+    for part in ("the sampler learns", "One was stopped early and counts with the last value", "1 without a result is left out."):
+        assert part in found.caption
+    assert figures.budget(searched(("complete", 9.0))) is None
+    assert figures.budget(searched(("stopped", 9.0), ("stopped", 8.0))) is None
+    assert figures.budget(searched(("complete", 9.0), ("complete", 9.0))) is not None
+    many = figures.budget(searched(*(("complete", 10.0 + i % 50) for i in range(1000))))
+    assert many is not None
+    assert "(log axis)" in many.svg

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.regression import mixed_linear_model
+from statsmodels.stats import contingency_tables, multitest
 
 from analysis import inference
-from benchmarks.coverage import measured
+from benchmarks.coverage import best_alarms, measured, simulated
 
 
 def errors(seeds: int, texts: int, seed: int = 0, share: float = 0.2) -> np.ndarray:
@@ -23,6 +27,23 @@ def test_intervals_cover_and_equal_settings_seem_equal(seeds: int) -> None:
     covered, alarms = measured(seeds, texts=300, of_seed=0.15, studies=2000)
     assert 93 <= covered <= 97
     assert alarms <= 5
+
+
+@pytest.mark.parametrize(("seeds", "settings"), [(3, 3), (3, 8), (5, 6)])
+def test_the_best_of_equal_settings_is_seldom_claimed(seeds: int, settings: int) -> None:
+    """Named beforehand or picked because it looks best; the best of the others is picked anew in every draw."""
+    named, least = best_alarms(seeds, texts=200, of_seed=0.15, studies=250, settings=settings)
+    assert max(named, least) <= 5
+
+
+def test_picking_the_best_without_repeating_the_choice_would_be_claimed_too_often() -> None:
+    """What the test above is for: a plain difference between the best and the worst of eight equal settings."""
+    rng, alarms = np.random.default_rng(9), 0
+    for _ in range(100):
+        hardness = rng.normal(0, 2.5, 200)
+        groups = sorted((simulated(rng, 5, hardness, 0.15) for _ in range(8)), key=lambda group: float(group.mean()))
+        alarms += (inference.difference(groups[0], groups[-1]).p_value or 1.0) < 0.05
+    assert alarms > 15
 
 
 def test_variance_parts_against_a_two_way_analysis_of_variance() -> None:
@@ -113,12 +134,53 @@ def test_no_number_of_seeds_decides_where_the_texts_are_too_few() -> None:
 
 def test_bootstrap_agrees_with_the_analysis_of_variance() -> None:
     one, other = errors(10, 300, 1), errors(10, 300, 1, share=0.3)
-    both, signs = np.concatenate([one, other]), np.repeat([1.0, -1.0], 10)
-    draws = inference.bootstrap(lambda seeds, texts: (seeds * signs) @ both @ texts, [10, 10], 300, draws=3000)
+    draws = inference.bootstrap([one, other], draws=3000) @ [1, -1]
     found = inference.difference(one, other)
     assert draws.mean() == pytest.approx(found.value, abs=4 * math.sqrt(found.variance / 3000))
     # It counts what seed and text share three times where the analysis of variance does once (Owen 2007, theorem 3).
     assert found.variance < draws.var() < found.variance + 2.5 * found.part_rest
+
+
+def test_bootstrap_draws_are_weighted_sums_over_all_texts() -> None:
+    """Texts of one kind drawn together, in blocks or at once, are texts drawn one by one: against a loop without either."""
+    y, rng = errors(3, 40, 4), np.random.default_rng(1)
+    apart = math.sqrt(3 / 2)
+    naive = []
+    for _ in range(4000):
+        texts = rng.integers(0, 40, 40)
+        weights = 1 / 3 + apart * (np.bincount(rng.integers(0, 3, 3), minlength=3) / 3 - 1 / 3)
+        naive.append(sum(weights[s] * np.mean([y[s, i] for i in texts]) for s in range(3)))
+    draws = inference.bootstrap([y], draws=4000)[:, 0]
+    assert stats.ks_2samp(draws, naive).pvalue > 0.01
+    assert np.array_equal(draws, inference.bootstrap([y], draws=4000)[:, 0])
+    assert draws.mean() == pytest.approx(y.mean(), abs=5 * draws.std() / math.sqrt(4000))
+
+
+def test_bootstrap_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = np.random.default_rng(0).random((2, 4, 30))  # real numbers: every text is a kind of its own
+    whole = inference.bootstrap([one, other], draws=50)
+    monkeypatch.setattr(inference, "BLOCK", 100)
+    assert inference.bootstrap([one, other], draws=50) == pytest.approx(whole)
+
+
+def test_bootstrap_interval_is_near_the_analytic_one_for_many_seeds_and_texts() -> None:
+    rng = np.random.default_rng(5)
+    hardness = rng.normal(0, 2.5, 2000)
+    one, other = (simulated(rng, 30, hardness, 0.3) for _ in range(2))
+    for found, drawn in (
+        (inference.mean(one), inference.bootstrap_interval(one)),
+        (inference.difference(one, other), inference.bootstrap_interval(one, other, weights=(1, -1))),
+    ):
+        assert found.interval is not None
+        half = (found.interval[1] - found.interval[0]) / 2
+        assert drawn == pytest.approx(found.interval, abs=0.2 * half)
+    few = inference.mean(one[:3]).interval or (0.0, 0.0)
+    drawn = inference.bootstrap_interval(one[:3]) or (0.0, 1.0)
+    assert drawn[1] - drawn[0] < few[1] - few[0]  # percentiles of three seeds do not know the tails
+    assert inference.bootstrap_interval(one[:1]) is None
+    assert inference.bootstrap_interval(one, other[:1], weights=(1, -1)) is None
+    with pytest.raises(ValueError, match="2000 texts and 1999"):
+        inference.bootstrap_interval(one, other[:, 1:], weights=(1, -1))
 
 
 def test_mcnemar_against_the_binomial_sum() -> None:
@@ -131,6 +193,43 @@ def test_mcnemar_against_the_binomial_sum() -> None:
         inference.mcnemar(one, other[1:])
 
 
+def test_mcnemar_is_that_of_statsmodels() -> None:
+    rng = np.random.default_rng(2)
+    for texts in (5, 30, 400):
+        for _ in range(10):
+            one, other = rng.random((2, texts)) < rng.random((2, 1))
+            table = [[int(((one == a) & (other == b)).sum()) for b in (False, True)] for a in (False, True)]
+            assert inference.mcnemar(one, other) == pytest.approx(contingency_tables.mcnemar(table, exact=True).pvalue)
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    rng = np.random.default_rng(3)
+    for count in (1, 7, 40):
+        for _ in range(3):
+            p_values = np.round(rng.random(count) ** 3, 2)  # with ties
+            assert inference.holm(p_values.tolist()) == pytest.approx(multitest.multipletests(p_values, method="holm")[1])
+
+
+def test_variance_is_that_of_the_mixed_model_of_statsmodels() -> None:
+    """Crossed random effects of seeds and texts: in a balanced table restricted maximum likelihood is the analysis of variance."""
+    rng = np.random.default_rng(7)
+    seeds, texts = 6, 25
+    y = 10 + rng.normal(0, 2, (seeds, 1)) + rng.normal(0, 3, (1, texts)) + rng.normal(0, 1, (seeds, texts))
+    seed, text = np.indices(y.shape)
+    data = pd.DataFrame({"y": y.ravel(), "seed": seed.ravel(), "text": text.ravel(), "all": 1})
+    parts = {"seed": "0 + C(seed)", "text": "0 + C(text)"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = mixed_linear_model.MixedLM.from_formula("y ~ 1", groups="all", vc_formula=parts, re_formula="0", data=data).fit()
+    of = dict(zip(sorted(parts), model.vcomp, strict=True)) | {"rest": model.scale}
+    found = inference.mean(y)
+    assert found.value == pytest.approx(model.params["Intercept"], rel=1e-6)
+    assert found.part_rest * seeds * texts == pytest.approx(of["rest"], rel=0.01)
+    assert (found.part_seeds - found.part_rest) * seeds == pytest.approx(of["seed"], rel=0.02)
+    assert (found.part_texts - found.part_rest) * texts == pytest.approx(of["text"], rel=0.02)
+    assert math.sqrt(found.variance) == pytest.approx(model.bse["Intercept"], rel=0.02)
+
+
 def test_holm_worked_by_hand() -> None:
     assert inference.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert inference.holm([0.9, 0.8]) == [1.0, 1.0]
@@ -139,6 +238,19 @@ def test_holm_worked_by_hand() -> None:
 
 def test_expected_best_against_all_draws() -> None:
     values = [3.0, 1.0, 4.0, 1.5]
-    expected = [np.mean([min(draw) for draw in itertools.product(values, repeat=n)]) for n in range(1, 5)]
-    assert inference.expected_best(values) == pytest.approx(expected)
-    assert len(inference.expected_best([])) == 0
+    draws = [[min(draw) for draw in itertools.product(values, repeat=n)] for n in range(1, 5)]
+    expected, spread = inference.expected_best(values, range(1, 5))
+    assert expected == pytest.approx([np.mean(each) for each in draws])
+    assert spread == pytest.approx([np.std(each) for each in draws])
+    assert [len(each) for each in inference.expected_best([], [])] == [0, 0]
+    equal = inference.expected_best([2.0, 2.0], [1, 2])
+    assert [each.tolist() for each in equal] == [[2.0, 2.0], [0.0, 0.0]]
+
+
+def test_expected_best_against_many_searches() -> None:
+    rng = np.random.default_rng(0)
+    values = rng.normal(10, 2, 60)
+    drawn = rng.choice(values, (20_000, 25)).min(axis=1)
+    (expected,), (spread,) = inference.expected_best(values.tolist(), [25])
+    assert expected == pytest.approx(drawn.mean(), abs=5 * spread / math.sqrt(20_000))
+    assert spread == pytest.approx(drawn.std(), rel=0.05)

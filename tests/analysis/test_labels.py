@@ -132,12 +132,12 @@ def test_differences_of_f1_are_paired_and_cover_the_truth(tmp_path: Path) -> Non
     settings = {"good": good, "papers' setting": bad}
     run = load(make(tmp_path / "kept", ["a", "b", "c"], has, settings, "macro_f1", baseline=bad[0]))
     first, other = select.settings(run)
-    gap = select.difference(run, first, other)
+    gap = select.difference(first, other)
     assert gap is not None
     assert gap.points > 5
     assert not gap.within_noise
     assert gap.method.startswith("paired over test texts")
-    low, high = first.examples_interval or (0, 0)
+    low, high = first.interval or (0, 0)
     assert low < select.mean(first.test) < high < low + 12  # type: ignore[operator]
     baseline = select.against_baseline(run, first)
     assert baseline is not None
@@ -148,9 +148,9 @@ def test_differences_of_f1_are_paired_and_cover_the_truth(tmp_path: Path) -> Non
     # Without predictions nothing is known of the texts, and that is said.
     run = load(make(tmp_path / "lost", ["a", "b", "c"], has, settings, "macro_f1", baseline=bad[0], predictions=False))
     first, other = select.settings(run)
-    assert first.examples_interval is None
+    assert first.texts_interval is None
     assert select.baseline_interval(run) is None
-    gap = select.difference(run, first, other)
+    gap = select.difference(first, other)
     assert gap is not None
     assert (gap.interval, gap.within_noise) == (None, True)
     assert sides.of_setting(run, first).labels == []
@@ -163,8 +163,8 @@ def test_predictions_of_other_texts_are_not_paired(tmp_path: Path) -> None:
     (folder / "predictions" / "f01-test.parquet").write_bytes(b"PAR1 nothing")
     run = load(folder)
     first, other = sorted(select.settings(run), key=lambda setting: setting.label)
-    assert first.examples_interval is None
-    assert other.examples_interval is not None
+    assert first.texts_interval is None
+    assert other.texts_interval is not None
     assert sides.of_setting(run, first).labels == []
 
 

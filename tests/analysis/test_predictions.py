@@ -37,8 +37,6 @@ def test_the_mean_of_the_losses_is_the_score(name: str, several: bool) -> None:
     assert found.score(metric) == pytest.approx(expected)
     losses = found.losses(metric)
     assert losses.mean() == pytest.approx(metric.turned(expected))
-    moved = found.influence(metric)
-    assert losses.mean() - losses == pytest.approx(moved - moved.mean())
     if metric.share:
         assert losses.tolist() == [100.0 * bool(np.any(wrong)) for wrong in has != given]
 
@@ -52,11 +50,11 @@ def test_labels_that_nobody_has_count_in_the_mean_of_several() -> None:
 
 
 @pytest.mark.parametrize(("name", "several"), CASES)
-def test_influence_is_what_leaving_a_text_out_does(name: str, several: bool) -> None:
-    """The influence function is the limit of the jackknife: up to a constant n - 1 times the change without the text."""
+def test_losses_are_what_leaving_a_text_out_does(name: str, several: bool) -> None:
+    """Less their mean they are the influence function, the limit of the jackknife: n - 1 times the change without the text."""
     has, given = draw(several)
     names = list("abcd")
-    found = Predictions(has, given, 4).influence(METRICS[name])
+    found = -Predictions(has, given, 4).losses(METRICS[name])
     whole = METRICS[name].score(scores(has, given, names))
     assert whole is not None
     jackknife = np.array(
@@ -72,7 +70,7 @@ def test_influence_is_what_leaving_a_text_out_does(name: str, several: bool) -> 
 @pytest.mark.parametrize(("name", "several"), [("macro_f1", False), ("macro_f1", True), ("micro_f1", True), ("mcc", False)])
 def test_its_variance_is_the_bootstraps(name: str, several: bool) -> None:
     has, given = draw(several, 800)
-    moved = Predictions(has, given, 4).influence(METRICS[name])
+    moved = Predictions(has, given, 4).losses(METRICS[name])
     rng = np.random.default_rng(0)
     drawn = [rng.integers(0, len(has), len(has)) for _ in range(400)]
     spread = np.std([METRICS[name].score(scores(has[each], given[each], list("abcd"))) for each in drawn])
@@ -95,13 +93,13 @@ def test_predictions_are_read_in_the_order_of_the_texts(tmp_path: Path, several:
 @pytest.mark.parametrize("metric", ["error_rate", "macro_f1", "micro_f1", "mcc"])
 def test_one_class_alone_moves_nothing(metric: str) -> None:
     same = np.zeros(5, dtype=int)
-    assert np.ptp(Predictions(same, same, 1).influence(METRICS[metric])) == 0
+    assert np.ptp(Predictions(same, same, 1).losses(METRICS[metric])) == 0
 
 
 def test_nobody_has_a_label() -> None:
     none = np.zeros((5, 3), dtype=bool)
     for metric in ("micro_f1", "macro_f1"):
-        assert Predictions(none, none, 3).influence(METRICS[metric]).tolist() == [0.0] * 5
+        assert Predictions(none, none, 3).losses(METRICS[metric]).tolist() == [100.0] * 5
 
 
 def write(path: Path, **columns: object) -> Path:

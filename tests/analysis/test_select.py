@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from pathlib import Path
 
@@ -9,9 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import select
+from analysis import inference, select, tables
+from analysis.cells import ledger
+from analysis.claims import verdicts
+from analysis.compare import compare
 from analysis.load import Run, Trial, load
 from analysis.select import Setting
+from tests.analysis.measured import keep
+from tests.analysis.measured import make as measured
 from tests.analysis.records import make
 
 
@@ -56,16 +62,6 @@ def test_before_the_selection_finals_stand_in_order_of_validation(tmp_path: Path
     assert len(select.settings(run)) == 3
 
 
-def test_t_interval_is_students() -> None:
-    values = [9.0, 10.0, 11.5]
-    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
-    assert select.t_interval(values) == pytest.approx((low, high))
-    assert select.t_interval([9.0]) is None
-    assert select.t_interval([]) is None
-    assert select.t_interval([9.0, 9.0, 9.0]) is None
-    assert select.t_interval([0.5, 0.0])[0] == 0  # type: ignore[index]
-
-
 @pytest.mark.parametrize(("wrong", "examples"), [(0, 200), (1, 200), (17, 200), (200, 200), (1350, 25_000)])
 def test_wilson_interval_is_scipys(wrong: int, examples: int) -> None:
     expected = stats.binomtest(wrong, examples).proportion_ci(0.95, method="wilson")
@@ -73,11 +69,30 @@ def test_wilson_interval_is_scipys(wrong: int, examples: int) -> None:
     assert found == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
 
 
-def test_one_seed_has_no_seed_interval() -> None:
-    one = setting([9.0])
-    assert one.seeds_interval is None
-    assert select.sd(one.test) is None
-    assert one.examples_interval is not None
+def test_one_seed_gets_no_interval_but_that_of_these_texts(tmp_path: Path) -> None:
+    one, other = setting([9.0]), setting([19.0], name="b")
+    assert (one.interval, select.sd(one.test)) == (None, None)
+    assert one.texts_interval == select.wilson(9.0, 200)
+    gap = select.difference(one, other)
+    assert gap == select.Difference(-10.0, None, select.ONE_SEED)
+    assert gap.within_noise
+    run = load(make(tmp_path, seeds=1))
+    first = select.settings(run)[0]
+    assert (first.interval, first.losses is None) == (None, False)
+    gaps = dict(select.comparisons(run))
+    assert {(each.interval, each.p_value, each.corrected) for each in gaps.values()} == {(None, None, None)}
+    assert "of these two runs McNemar's p " in gaps["papers' setting"].method
+
+
+def test_an_interval_without_predictions_adds_the_variances() -> None:
+    one = setting([9.0, 10.0, 11.5])
+    share = (0.10166666 * 200 + 1) / 202
+    of_texts, of_seeds = 1e4 * share * (1 - share) / 200, np.var([9.0, 10.0, 11.5], ddof=1) / 3
+    freedom = (of_texts + of_seeds) ** 2 / (of_texts**2 / 199 + of_seeds**2 / 2)
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(of_texts + of_seeds)
+    assert one.interval == pytest.approx((10.1666667 - half, 10.1666667 + half))
+    assert setting([0.5, 0.0]).interval[0] == 0  # type: ignore[index]
+    assert setting([9.0, 9.0, 9.0]).interval is not None  # the texts alone make it uncertain
 
 
 def test_predictions_make_the_interval_of_a_difference_narrower(finished: Path, tmp_path: Path) -> None:
@@ -85,7 +100,7 @@ def test_predictions_make_the_interval_of_a_difference_narrower(finished: Path, 
     widths = []
     for run in (paired, apart):
         found = select.settings(run)
-        gap = select.difference(run, found[0], found[-1])
+        gap = select.difference(found[0], found[-1])
         assert gap is not None
         assert gap.interval is not None
         assert gap.interval[0] < gap.points < gap.interval[1]
@@ -96,21 +111,20 @@ def test_predictions_make_the_interval_of_a_difference_narrower(finished: Path, 
 def test_intervals_of_differences_cover_what_they_claim() -> None:
     """Two settings, equal in truth, over three seeds and 200 texts each: 95 % of the intervals should cover zero; more may."""
     rng = np.random.default_rng(0)
-    run, covered, rounds = Run(Path("/nowhere"), [], [], {}), 0, 400
+    covered, rounds = 0, 400
     for _ in range(rounds):
         settings = []
         for name in "ab":
             rates = np.clip(rng.normal(0.1, 0.01, 3), 0, 1)
             settings.append(setting([float(100 * rng.binomial(200, rate) / 200) for rate in rates], name=name))
-        gap = select.difference(run, *settings)
+        gap = select.difference(*settings)
         assert gap is not None
         covered += gap.within_noise
     assert covered / rounds >= 0.94
 
 
 def test_a_real_difference_is_found() -> None:
-    run = Run(Path("/nowhere"), [], [], {})
-    gap = select.difference(run, setting([9.0, 9.5, 9.2], 2000), setting([13.0, 13.4, 12.8], 2000, "b"))
+    gap = select.difference(setting([9.0, 9.5, 9.2], 2000), setting([13.0, 13.4, 12.8], 2000, "b"))
     assert gap is not None
     assert not gap.within_noise
     assert gap.points == pytest.approx(-3.8333, abs=1e-3)
@@ -118,13 +132,79 @@ def test_a_real_difference_is_found() -> None:
 
 def test_without_test_scores_there_is_no_difference() -> None:
     run = Run(Path("/nowhere"), [], [], {})
-    assert select.difference(run, setting([]), setting([9.0])) is None
+    assert select.difference(setting([]), setting([9.0])) is None
     assert select.against_baseline(run, setting([9.0])) is None
 
 
 def test_unknown_test_size_gives_no_interval() -> None:
-    run = Run(Path("/nowhere"), [], [], {})
-    gap = select.difference(run, setting([9.0, 9.1], 0), setting([12.0, 12.3], 0, "b"))
+    gap = select.difference(setting([9.0, 9.1], 0), setting([12.0, 12.3], 0, "b"))
     assert gap is not None
     assert gap.interval is None
     assert gap.within_noise
+    assert gap.method == select.UNKNOWN
+
+
+def test_the_bag_of_words_has_no_seed_and_its_losses_are_fixed_numbers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    has = rng.integers(0, 3, 300)
+    seeds = [np.where(rng.random(300) < 0.1, 0, has) for _ in range(3)]
+    bag = np.where(rng.random(300) < 0.4, 1, has)
+    run = load(measured(tmp_path, list("abc"), has, {"it": seeds}, "error_rate", baseline=bag))
+    ((label, gap),) = select.comparisons(run)
+    apart = 100.0 * (np.stack(seeds) != has) - 100.0 * (bag != has)
+    assert (label, gap.interval) == ("bag of words", inference.mean(apart).interval)
+    assert gap.points == pytest.approx(apart.mean())
+    assert gap.corrected == gap.p_value == inference.mean(apart).p_value
+
+
+def test_p_values_of_the_table_are_corrected_for_each_other(finished: Path) -> None:
+    gaps = select.comparisons(load(finished))
+    assert [label for label, _ in gaps] == ["papers' setting", "bag of words"]
+    assert gaps[1][1].p_value is not None  # the made-up bag of words has no predictions: independent texts
+    assert gaps[1][1].method.startswith("test texts taken as independent")
+    assert [gap.corrected for _, gap in gaps] == inference.holm([gap.p_value for _, gap in gaps if gap.p_value is not None])
+
+
+@pytest.mark.parametrize("metric", ["error_rate", "macro_f1", "mcc"])
+def test_one_statistics_for_study_ablation_and_comparison(tmp_path: Path, metric: str) -> None:
+    """The same finals on the page of a study, as an ablation with a claim, and as two runs side by side."""
+    rng = np.random.default_rng(1)
+    has, names = rng.integers(0, 3, 240), ["a", "b", "c", "none has it"]
+
+    def seeds(share: float) -> list[np.ndarray]:
+        hard = rng.random(240) < share
+        return [np.where(hard & (rng.random(240) < 0.8), rng.integers(0, 3, 240), has) for _ in range(3)]
+
+    better, worse = seeds(0.2), seeds(0.32)
+    study = load(measured(tmp_path / "it" / "s", names, has, {"mine": better, "default": worse}, metric))
+    mine, default = select.settings(study)
+    ((label, gap),) = select.comparisons(study)
+    assert (mine.label, label) == ("mine", "default")
+    assert gap.interval is not None
+
+    about = {"tasks": {"t": {}}, "settings": [{"row": "mine"}, {"row": "default"}], "seeds": 3}
+    about |= {"studies": [{"folder": "s", "task": "t"}], "claims": [{"better": {"row": "mine"}, "worse": {"row": "default"}}]}
+    (tmp_path / "it" / "ablation.yaml").write_text(json.dumps(about))
+    found = ledger(tmp_path / "it")
+    assert [cell.interval for cell in found.cells] == [mine.interval, default.interval]
+    (verdict,) = verdicts(found)
+    assert verdict.estimate is not None
+
+    sides = [measured(tmp_path / key, names, has, {"x": runs}, metric) for key, runs in (("A", worse), ("B", better))]
+    ((pair,), _) = compare(*sides)
+    assert pair.estimate == verdict.estimate
+    way = -1 if study.metric.higher else 1
+    assert gap.interval == tuple(sorted(way * bound for bound in pair.estimate.interval or ()))
+    assert gap.p_value == pair.p_value == verdict.p_value
+    decided = not gap.within_noise
+    assert decided == (pair.verdict == "B better") == (verdict.kind == "supported")
+    assert tables.interval(mine.interval) in tables.result_text(study)
+
+
+def test_predictions_of_another_run_are_noticed(finished: Path, tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    for name in ("f00", "f01", "f02"):
+        keep(folder, name, np.zeros(200, dtype=int), np.zeros(200, dtype=int))
+    said = "the test predictions say another score than the records."
+    assert sum(said in text for text in tables.missing(load(folder))) == 1
+    assert not [text for text in tables.missing(load(finished)) if said in text]
