@@ -31,7 +31,8 @@ def _report(words: Sequence[str]) -> int:
     parser.add_argument("--format", metavar="NAMES", help=f"which forms, by comma: {', '.join(reports.FORMATS)}")
     given = parser.parse_args(words)
     page = reports.write(given.run, given.out, reports.formats(given.format))
-    print(f"{reports.text(given.run)}\nreport: {page}")
+    table = (page if page.is_dir() else page.parent) / "table.txt"  # every report has it: the records need not be read again
+    print(f"{table.read_text(encoding='utf-8')}\nreport: {page}")
     return 0
 
 

@@ -29,12 +29,12 @@ def write(run: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(out) if out is not None else Path(run) / "report"
     matter = importance(found.search, found.space)
     drawn = draw(found, matter)
-    texts: dict[str, str | Iterable[str]] = {"report.html": page(found, matter, drawn)}
-    texts |= {"results.csv": export.results_csv(found), "trials.csv": export.trials_csv(found)}
+    texts: dict[str, str | Iterable[str]] = {"report.html": page(found, matter, drawn), "trials.csv": export.trials_csv(found)}
     texts |= {"labels.csv": export.labels_csv(found), "confusions.csv": export.confusions_csv(found)}
     texts |= {"tasks.csv": export.tasks_csv(found)}
     texts |= {"table.txt": tables.result_text(found), "table.md": tables.markdown(found), "table.tex": tables.latex(found)}
     texts |= {f"figures/{figure.name}.svg": figure.svg for figure in drawn.values()}
+    texts["results.csv"] = export.results_csv(found)  # the largest comes last
     for name, text in texts.items():
         replace(folder / name, text)
     for old in (folder / "figures").glob("*.svg"):
