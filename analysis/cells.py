@@ -112,7 +112,7 @@ class Cell:
 
     @cached_property
     def bootstrap(self) -> tuple[float, float] | None:
-        """The same by bootstrap over texts and seeds: percentiles, too narrow for few seeds."""
+        """The same by bootstrap over texts and seeds: percentiles, which of few seeds do not know the tails."""
         return predictions.as_scores(None if self.losses is None else inference.bootstrap_interval(self.losses), self.metric)
 
 

@@ -216,8 +216,8 @@ def bootstrap_interval(
 ) -> tuple[float, float] | None:
     """Percentile interval of a mean error [seeds, texts], or with weights (1, -1) of the difference of two on the same texts.
 
-    None for a single seed. It needs no t distribution, but of few seeds percentiles cannot know the tails: beside `Estimate`'s
-    it is too narrow for less than about ten (`benchmarks/coverage.py` measures how often it covers the truth).
+    None for a single seed. Where texts matter most it is wider than `Estimate`'s, since it counts what seed and text share three
+    times; where seeds do, percentiles of few of them do not know the tails, and it is too narrow (`benchmarks/coverage.py`).
     """
     if min(map(len, groups)) < 2:
         return None

@@ -87,7 +87,7 @@ def main() -> None:
     print(f"{studies:,} simulated studies a line; spread of seeds on the logit scale\n{'  '.join(heads)}")
     for seeds in (3, 5, 10):
         for texts in (200, 1000):
-            for of_seed in (0.05, 0.15, 0.3):
+            for of_seed in (0.05, 0.15, 0.3, 1.0):
                 covered, alarms = measured(seeds, texts, of_seed, studies)
                 numbers = [
                     covered,
