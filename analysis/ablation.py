@@ -153,7 +153,7 @@ def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
     if done < len(found.cells):
         asked += f" {done} of {len(found.cells)} cells have a number."
     if judged:
-        headline = tally(judged)
+        headline = tally(judged) if found.scale == "paper" else f"at scale {found.scale}: {tally(judged)}"
         headline = headline[:1].upper() + headline[1:]
         asked += " Differences are paired over the test texts and weighed against the spread over seeds."
     elif found.about.get("statistics"):

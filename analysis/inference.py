@@ -222,7 +222,7 @@ def bootstrap_interval(
     if min(map(len, groups)) < 2:
         return None
     low, high = np.quantile(bootstrap(groups, draws, seed) @ np.asarray(weights), (0.5 - LEVEL / 2, 0.5 + LEVEL / 2))
-    return float(low), float(high)
+    return round(float(low), 6), round(float(high), 6)  # sums of products end in other bits on another processor
 
 
 def mcnemar(one: Array, other: Array) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import ablation, pdf
+from analysis import ablation, output, pdf
 from analysis.__main__ import main
 from analysis.cells import ledger
 from study import cli
@@ -83,7 +83,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path, state: str) -> N
 
 def test_the_answer_comes_first(run: Path) -> None:
     text = ablation.write_report(run).read_text(encoding="utf-8")
-    headline = text.index("1 claim supported, 2 undecided at this size</h1>")
+    headline = text.index("At scale smoke: 1 claim supported, 2 undecided at this size</h1>")
     places = [text.index(f'<section id="{name}"') for name in ("claims", "table", "details", "provenance", "rerun")]
     assert [headline, *places] == sorted([headline, *places])
 
@@ -124,7 +124,7 @@ def test_a_browser_that_fails_is_said(run: Path, tmp_path: Path, monkeypatch: py
 def test_one_seed_is_said_to_be_one_in_every_form(tmp_path: Path) -> None:
     outcomes = {("imdb", row): [wrong(count)] for row, count in (("head-only", 80), ("tail-only", 42), ("head+tail", 40))}
     about = TABLE2 | {"seeds": 1, "tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
-    page = ablation.write_report(build(tmp_path / "run", about, outcomes), formats=[*ablation.FORMATS, "txt"])  # type: ignore[arg-type]
+    page = ablation.write_report(build(tmp_path / "run", about, outcomes), formats=[*output.FORMATS, "txt"])  # type: ignore[arg-type]
     made = {path.name: " ".join(path.read_text(encoding="utf-8").split()) for path in page.parent.iterdir()}
     for name in ("report.html", "table.md", "table.tex", "report.json", "table.txt"):
         assert "One seed only: the spread over seeds is unknown, and no interval is given." in made[name], name

@@ -78,7 +78,7 @@ FORMS: Forms = {
 
 
 def page(found: Ledger) -> str:
-    return ablation.page(found, grid(found), verdicts(found), [])
+    return ablation.page(found, grid(found), verdicts(found), [], ablation.tell(found), ablation.look(found))
 
 
 def made(folder: Path, names: dict[str, str]) -> Ledger:

@@ -81,7 +81,7 @@ def read_all(folder: Path) -> None:
         assert make(found, table, judged)
     assert forms.csv(found, table)
     assert forms.provenance_csv(found)
-    assert ablation.page(found, table, judged, [])
+    assert ablation.page(found, table, judged, [], ablation.tell(found), ablation.look(found))
 
 
 @settings(max_examples=30, phases=ONCE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -80,8 +80,9 @@ def test_golden(runs: Path, tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("name", ["study", "table2"])
 def test_a_format_means_the_same_for_both(runs: Path, tmp_path: Path, name: str) -> None:
     always = {"table.txt", "provenance.csv"}
-    own = {"results.csv", "trials.csv", "labels.csv", "confusions.csv", "tasks.csv"} if name == "study" else set()
-    for form, wanted in {"csv": {"cells.csv"} | own, "json": {"report.json"}, "md": {"table.md"}, "tex": {"table.tex"}}.items():
+    csv_files = {"cells.csv", "labels.csv", "confusions.csv", "lengths.csv", "calibration.csv"}
+    csv_files |= {"results.csv", "trials.csv", "tasks.csv"} if name == "study" else set()
+    for form, wanted in {"csv": csv_files, "json": {"report.json"}, "md": {"table.md"}, "tex": {"table.tex"}}.items():
         made = reports.write([runs / name], tmp_path / form, [form])
         assert made.page == tmp_path / form
         assert {file for file in files(tmp_path / form) if not file.startswith("figures/")} == always | wanted
