@@ -95,13 +95,16 @@ class _Cell:
 
 def plan(grid: Grid, store: Store, *others: Grid) -> GridPlan:
     """Plan an ablation, or several that share a store. Data and encoders that are not on this machine are reckoned with by their
-    published sizes; where one lacks its data, stages of all are told apart by names and settings."""
+    published sizes; where one lacks its data, stages of all are told apart by names and settings. Raises ConfigError where all are
+    here and the settings do not go with them."""
     grids = (grid, *others)
     sizes = [_sizes(each) for each in grids]
     try:
         walked = [[_cell(recipe, _walked(recipe), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
         real = True
     except (ConfigError, OSError):
+        if _all_here(grids, sizes):
+            raise  # the settings do not go with the data: `study reproduce` would refuse them too
         walked = [[_cell(recipe, _sketched(recipe, s, g), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
         real = False
     cells = [cell for each in walked for cell in each]
@@ -126,6 +129,13 @@ def plan(grid: Grid, store: Store, *others: Grid) -> GridPlan:
         sources=() if real else tuple(dict.fromkeys(size.source for each in sizes for size in each.values() if size.source)),
         shares=tuple(_shares(grids, walked)),
     )
+
+
+def _all_here(grids: Sequence[Grid], sizes: Sequence[Mapping[str, Size]]) -> bool:
+    """Whether data and encoders are on this machine."""
+    if any(size.source for each in sizes for size in each.values()):
+        return False
+    return all(costs.measurable(recipe.encoder) is recipe.encoder for grid in grids for recipe in _cells(grid))
 
 
 def _cell(recipe: Recipe, steps: Iterable[Step], sizes: Mapping[str, Size]) -> _Cell:

@@ -141,7 +141,7 @@ class Scribe:
             wall_s=progress.wall_s,
             energy_j=progress.energy_j,
             attempt=progress.attempt,
-            source="computed" if progress.computed else "loaded",
+            source="computed" if progress.computed or status in ("diverged", "failed") else "loaded",
         )
         self.screen.ended(name, status, "search" if trial.phase == "search" else "finals", reason)
         if status == "complete" and progress.objective is not None:

@@ -57,7 +57,7 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if owner is not None:
         return f"{name}: running, process {owner.pid} on {owner.host}"
     if last in ("started", "resumed"):
-        last = "was killed; the same `study run` goes on"
+        last = "was killed; the same command goes on"
     spent = sum(row.get("seconds") or 0 for row in events)
     return f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted") and spent else "")
 

@@ -105,6 +105,12 @@ def test_without_the_data_sizes_are_published_and_named(tmp_path: Path) -> None:
     assert "Table 1 of Sun et al. 2019" in show(found, Store(str(tmp_path)), "h100")
 
 
+def test_settings_that_do_not_go_with_the_data_are_no_plan(tmp_path: Path) -> None:
+    """What `study reproduce` would refuse must not look fine in a plan."""
+    with pytest.raises(ConfigError, match="train_examples"):
+        plan(tiny(tmp_path, recipe=[{"finetune": {"train_examples": 10_000}}], settings=[{"row": "all"}]), Store(str(tmp_path)))
+
+
 def test_hours_of_a_gpu() -> None:
     bert = costs.measurable(Encoder(hub="google-bert/bert-base-uncased"))
     blocks = 12 * (4 * 768 * 768 + 2 * 768 * 3072)  # 85 million, of the 110 million that it has with embeddings
