@@ -43,7 +43,7 @@ class SeedRun:
         return self.trial.status == "complete" and self.score is not None
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
     """One cell: a setting on a task."""
 

@@ -147,7 +147,7 @@ def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Ce
 
 def sides(ledger: Ledger, task: str) -> list[Cell]:
     """What to look at closely on a task: the best of both sides of the first claim that has them, else the best and the first."""
-    for claim in (each for each in ledger.about.get("claims") or () if isinstance(each, dict)):
+    for claim in (each for each in listed(ledger.about.get("claims")) if isinstance(each, dict)):
         named = set(_texts(claim.get("tasks") or ()))
         if named and not named & set(ledger.names_of(task)):
             continue

@@ -111,7 +111,7 @@ def test_names_stay_text_in_every_form(tmp_path_factory: pytest.TempPathFactory,
     assert set(tags.tags) == set(plain_tags.tags)
     assert tags.tags.count("script") == plain_tags.tags.count("script")
     assert tags.handlers == plain_tags.handlers
-    balanced(texts["tex"])
+    balanced(re.sub(r"^\\providecommand.*$", "", texts["tex"], flags=re.MULTILINE))
     assert not re.search(r"\\(input|write|def)", re.sub(r"^%.*$", "", texts["tex"], flags=re.MULTILINE))
     for name in ("csv", "provenance"):
         rows = list(csv.reader(io.StringIO(texts[name])))
