@@ -40,6 +40,10 @@ def chromium() -> str:
     return found
 
 
+class Navigated(Exception):
+    """The page was left before it could answer."""
+
+
 class Page:
     """One tab. `console`, `exceptions` and `requests` hold what happened in it since it was opened."""
 
@@ -61,6 +65,8 @@ class Page:
         while True:
             message = json.loads(self._socket.recv())
             if message.get("id") == number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Navigated(method)
                 assert "error" not in message, f"{method}: {message['error']}"
                 return dict(message["result"])
             self._event(message)
@@ -79,8 +85,9 @@ class Page:
     def open(self, path: Path) -> str:
         """Open a file; returns its URL once it is loaded."""
         url = path.absolute().as_uri()
+        self.run("window.left = true")  # the page before, which is complete too
         self.send("Page.navigate", url=url)
-        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.until("!window.left && document.readyState === 'complete'")
         return url
 
     def run(self, script: str) -> Any:
@@ -90,11 +97,17 @@ class Page:
         return answer["result"].get("value")
 
     def until(self, script: str, seconds: float = 20) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true, here or on the page that a link leads to."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+        while not self._holds(script):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.05)
+
+    def _holds(self, script: str) -> bool:
+        try:
+            return bool(self.run(script))
+        except Navigated:
+            return False
 
     def viewport(self, width: int, height: int, phone: bool = False) -> None:
         """Size of the window in CSS pixels."""

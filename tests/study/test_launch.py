@@ -106,7 +106,7 @@ def test_the_choice_is_made_on_validation_and_test_is_read_after_it_for_finals_o
 def test_predictions_of_the_finals_lie_in_the_run_folder(finished: Run) -> None:
     for row in [row for row in records(finished.folder, "evaluation") if row["split"] == "test"]:
         found = pq.read_table(finished.folder / "predictions" / f"{row['trial']}-test.parquet").to_pydict()
-        assert list(found) == ["index", "label", "prediction", "probabilities"]
+        assert list(found) == ["index", "label", "prediction", "probabilities", "pieces"]
         wrong = sum(a != b for a, b in zip(found["label"], found["prediction"], strict=True))
         assert 100 * wrong / len(found["label"]) == pytest.approx(row["error_rate_percent"])
 

@@ -14,8 +14,8 @@ from tests.trainables import test_multilabel
 from trainables import predictions
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
-from trainables.identity import nodes
-from trainables.recipe import base_of, target_of
+from trainables.identity import nodes, target_of
+from trainables.jobs import base_of
 from trainables.store import Store
 
 ONE_THREAD = Execution(threads=1)
