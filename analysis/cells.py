@@ -363,7 +363,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         cell.runs += [SeedRun(name, t, score, len(run.labels)) for t, score in zip(trials, scores, strict=True)]
         if trials:
             made.params[task, cell.setting] = trials[0].params
-    for row in run.of("evaluation"):
+    for row in run.each("evaluation"):
         if row.get("train_error_rate_percent") is not None and row.get("epoch") is not None:
             made.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
     return run.state == "finished"

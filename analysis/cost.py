@@ -112,8 +112,9 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
             spent = (row.get("wall_s") or row.get("seconds") or 0.0, row.get("energy_j"))
             part = plain(row.get("name") or row.get("kind") or "stage", 60)
             add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
-    for row in run.of("evaluation"):  # of stages that no plan shares, and each trial has to itself
-        if row.get("trial") and row.get("stage") not in (None, "finetune", "test") and row.get("stage_id") not in run.stages:
+    others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}
+    for row in run.each("evaluation") if others else ():  # of stages that no plan shares, and each trial has to itself
+        if row.get("trial") and row.get("stage") in others and row.get("stage_id") not in run.stages:
             part = plain(row.get("stage_name") or row["stage"], 60)
             spent = (row.get("wall_s") or 0.0, row.get("energy_j"))
             add(str(row.get("stage_id")), Training(part, row.get("source") != "loaded", row.get("tokens") or 0, *spent))

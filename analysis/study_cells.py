@@ -37,7 +37,7 @@ def ledger(run: Run) -> Ledger:
 
 def task_name(run: Run) -> str:
     """The task whose test split is read."""
-    found = next((row["task"] for row in run.of("evaluation") if row.get("task") and row.get("split") == "test"), None)
+    found = next((task for task, split in run.distinct("task", "split") if task and split == "test"), None)
     return plain(found or run.config.get("task") or "the task", 60)
 
 
