@@ -115,7 +115,8 @@ def _baseline(s: Session) -> Any:
     """Start the bag of words, which runs beside what comes next."""
     if not s.study.baseline or any(row["event"] == "baseline" for row in s.rows):
         return None
-    return _task(s, bag_of_words, s.study.recipe_for(space.any_point(s.study.space, s.study.fixed), s.study.seed))
+    searched = any(path.endswith((".train_share", ".train_examples")) for path in s.study.space)
+    return _task(s, bag_of_words, s.study.recipe_for(space.any_point(s.study.space, s.study.fixed), s.study.seed), searched)
 
 
 def _record_baseline(s: Session, pending: Any) -> None:
@@ -134,7 +135,8 @@ def _record_baseline(s: Session, pending: Any) -> None:
     target = load_task(s.study.task, s.study.tasks[s.study.task])
     predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
     for split in ("validation", "test"):
-        about = {"recipe": "bag of words", "task": s.study.task, "split": split, "c": found["c"], "seconds": found.get("seconds")}
+        about = {"recipe": "bag of words", "task": s.study.task, "split": split}
+        about |= {name: found.get(name) for name in ("c", "train_examples", "seconds")}
         s.scribe.write("baseline", **(scored(found[split], "baseline") | about))
 
 

@@ -151,7 +151,11 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "evaluation": _SCORED,
     "baseline": _SCORED
-    | {"c": Field(float, "inverse strength of the regularisation"), "seconds": Field(float, "seconds to fit and evaluate")},
+    | {
+        "c": Field(float, "inverse strength of the regularisation"),
+        "train_examples": Field(int, "labelled texts that it is fit on for the test"),
+        "seconds": Field(float, "seconds to fit and evaluate"),
+    },
     "selection": {
         "settings": Field(
             list,

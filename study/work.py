@@ -72,13 +72,21 @@ def best_precision(execution: Execution) -> str:
     return str(precision.resolve("auto", execution.device))
 
 
-def bag_of_words(recipe: Recipe) -> Row:
-    """The baseline on the recipe's target task, chosen by that task's metric."""
+def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
+    """The baseline on the recipe's target task, chosen by that task's metric, from as many texts as the recipe's fine-tuning has.
+
+    From all where it is `searched` how many these are.
+    """
     from study.metric import METRICS
     from trainables.baseline import bag_of_words
-    from trainables.identity import target_of
+    from trainables.identity import target_of, train_split
+    from trainables.stages import Finetune
 
-    return dict(bag_of_words(target_of(recipe), METRICS[recipe.tasks[recipe.task].measured_by].loss))
+    data, stage = target_of(recipe), recipe.stages[-1]
+    assert isinstance(stage, Finetune)
+    few = stage.train_share < 1 or stage.train_examples is not None
+    train = train_split(data, stage, recipe.seed) if few and not searched else None
+    return dict(bag_of_words(data, METRICS[recipe.tasks[recipe.task].measured_by].loss, train))
 
 
 def read_test(work: Work) -> Row:

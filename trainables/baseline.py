@@ -26,29 +26,35 @@ def error_rate(found: Mapping[str, Any]) -> float:
     return float(found["error_rate_percent"])
 
 
-def bag_of_words(data: TaskData, worse: Callable[[Mapping[str, Any]], float | None] = error_rate) -> dict[str, Any]:
+def bag_of_words(
+    data: TaskData, worse: Callable[[Mapping[str, Any]], float | None] = error_rate, few: Split | None = None
+) -> dict[str, Any]:
     """Fit on train with the strength that is best on validation, then on both for the test.
 
     `worse` says of scores how bad they are; of equal ones the smaller loss decides.
 
-    The encoders of a study do not learn from the validation split: the baseline may, so that nobody finds it weak. Returns c,
+    The encoders of a study do not learn from the validation split: the baseline may, so that nobody finds it weak. Where they learn
+    from `few` texts of the training split it has these and no others. Returns c, train_examples (texts it is fit on for the test),
     seconds, for `validation` and `test` the scores and loss, and of both splits `predictions` [n] (of a multi-label task 0/1
     [n, labels], by the threshold that is best on validation) and `probabilities` [n, classes]; test is None for a task without a
     test split, which is read once. Deterministic.
     """
     began = time.perf_counter()
     tried = []
-    for strength, probabilities in zip(STRENGTHS, _predict(data.train, data.validation, STRENGTHS, len(data.labels)), strict=True):
+    train = data.train if few is None else few
+    for strength, probabilities in zip(STRENGTHS, _predict(train, data.validation, STRENGTHS, len(data.labels)), strict=True):
         thresholds = None if data.validation.labels.ndim == 1 else thresholds_of("one", data.validation.labels, probabilities)
         found = _measure(probabilities, data.validation, data.labels, thresholds)
         tried.append((worse(found), found["loss"], strength, probabilities, thresholds))
     _, _, strength, probabilities, thresholds = min(tried, key=lambda fit: fit[:3])
     result = {"validation": probabilities}
+    if few is None:
+        train = Split(train.texts + data.validation.texts, np.concatenate((train.labels, data.validation.labels)))
     if len(data.test):
-        both = Split(data.train.texts + data.validation.texts, np.concatenate((data.train.labels, data.validation.labels)))
-        result["test"] = _predict(both, data.test, (strength,), len(data.labels))[0]
+        result["test"] = _predict(train, data.test, (strength,), len(data.labels))[0]
     return {
         "c": strength,
+        "train_examples": len(train.labels),
         "validation": _measure(result["validation"], data.validation, data.labels, thresholds),
         "test": _measure(result["test"], data.test, data.labels, thresholds) if "test" in result else None,
         "predictions": {split: _given(found, thresholds) for split, found in result.items()},

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from tests.helpers import write_csv
 from trainables.baseline import STRENGTHS, bag_of_words
 from trainables.config import Task
-from trainables.data import load_task
+from trainables.data import load_task, subset
 from trainables.metrics import scores
 from trainables.tasks import resolve
 
@@ -45,6 +45,19 @@ def test_the_strength_is_the_best_on_validation() -> None:
     assert found["validation"]["error_rate_percent"] == pytest.approx(100 * min(errors))
     assert errors[STRENGTHS.index(found["c"])] == min(errors)
     assert max(errors) > min(errors)  # else any choice would do
+
+
+def test_of_few_labelled_texts_it_has_these_and_no_others() -> None:
+    data = load_task("sls_yelp", resolve("sls_yelp"))
+    few = subset(data.train, 60, 0)
+    found = bag_of_words(data, few=few)
+    assert found["train_examples"] == 60
+    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\w+", sublinear_tf=True, dtype=np.float32)
+    fitted = LogisticRegression(C=found["c"], max_iter=1000).fit(words.fit_transform(few.texts), few.labels)
+    assert found["predictions"]["test"].tolist() == fitted.predict(words.transform(data.test.texts)).tolist()
+    whole = bag_of_words(data)
+    assert whole["train_examples"] == len(data.train) + len(data.validation)
+    assert found["test"]["error_rate_percent"] > whole["test"]["error_rate_percent"] + 5
 
 
 def test_a_class_that_training_lacks_and_texts_without_words(tmp_path: Path) -> None:
