@@ -32,7 +32,7 @@ def test_a_better_run_is_seen(tmp_path: Path) -> None:
     assert said == []
     text = compare.text(one, other)
     assert max(map(len, text.splitlines())) <= 80
-    assert text.splitlines()[1:3] == ["imdb", "head-only  20.00 ± 1.00 (3)  10.00 ± 1.00 (3)  −13.14 to −6.86  B better"]
+    assert text.splitlines()[1:3] == ["imdb", "head-only  20.00 ± 1.00 (3)  10.00 ± 1.00 (3)  −13.89 to −6.11  B better"]
     assert compare.compare(other, one)[0][0].verdict == "A better"
     assert json.loads(compare.as_json(one, other))["pairs"][0]["verdict"] == "B better"
 

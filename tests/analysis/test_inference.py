@@ -117,11 +117,39 @@ def test_so_many_seeds_decide() -> None:
 
     def decides(seeds: int) -> bool:
         variance = texts + per_seed / seeds
-        freedom = variance**2 / ((per_seed / seeds) ** 2 / (2 * (seeds - 1)) + texts**2 / 1999)
+        freedom = variance**2 / ((per_seed / seeds) ** 2 / (seeds - 1) + texts**2 / 1999)
         return bool(abs(found.value) > stats.t.ppf(0.975, freedom) * math.sqrt(variance))
 
     assert decides(needed)
     assert not decides(needed - 1)
+
+
+def test_what_a_seed_does_to_both_settings_drops_out() -> None:
+    """Seeds that differ by far more than the settings do: seed by seed the difference is plain, apart it is not."""
+    rng = np.random.default_rng(5)
+    of_seed = np.array([[0.10], [0.20], [0.25], [0.30], [0.40]])
+    luck = rng.random((5, 2000))
+    one, other = ((luck < of_seed + gap).astype(float) for gap in (0.0, 0.03))
+    found = inference.difference(one, other)
+    by_seed = stats.ttest_rel(one.mean(axis=1), other.mean(axis=1))
+    assert found.p_value is not None
+    assert found.p_value < 1e-6
+    assert by_seed.pvalue < 1e-3
+    apart = inference.difference(one, other[:4])  # not as many seeds: independent draws
+    assert apart.p_value is not None
+    assert apart.p_value > 0.2
+    low, high = inference.bootstrap_interval(one, other, weights=(1, -1)) or (0.0, 0.0)
+    assert low < found.value < high < 0
+
+
+def test_equal_settings_seem_equal_where_they_share_their_seeds() -> None:
+    alarms = 0
+    for study in range(1000):
+        rng = np.random.default_rng((7, study))
+        hardness = rng.normal(0, 2.5, 300) + rng.normal(0, 0.5, (5, 1))  # the same seeds move both settings
+        one, other = (np.vstack([simulated(rng, 1, each, 0.1) for each in hardness]) for _ in range(2))
+        alarms += (inference.difference(one, other).p_value or 1.0) < 0.05
+    assert alarms <= 50
 
 
 def test_no_number_of_seeds_decides_where_the_texts_are_too_few() -> None:
