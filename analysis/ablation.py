@@ -155,7 +155,7 @@ def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
     if judged:
         headline = tally(judged) if found.scale == "paper" else f"at scale {found.scale}: {tally(judged)}"
         headline = headline[:1].upper() + headline[1:]
-        asked += " Differences are paired over the test texts and weighed against the spread over seeds."
+        asked += " Differences are paired over test texts and seeds."
     elif found.about.get("statistics"):
         return found.title, f"Statistics of {len(found.statistics)} data sets at scale {found.scale}, beside {found.source}."
     else:
