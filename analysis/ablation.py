@@ -81,9 +81,9 @@ def _about(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
 
 
-def cost_text(run_folder: Path) -> str:
-    """What an ablation has cost, for a terminal; empty before anything has trained. Raises as `ledger` does."""
-    made = spent(ledger(run_folder))
+def cost_text(found: Ledger) -> str:
+    """What an ablation has cost, for a terminal; empty before anything has trained."""
+    made = spent(found)
     if made is None:
         return ""
     _, _, tokens, time, *_ = made.total.cells

@@ -17,7 +17,7 @@ from typing import Any
 
 from analysis import cost, inference, predictions, published
 from analysis.inference import Estimate
-from analysis.load import Run, Trial, load, plain
+from analysis.load import Run, Trial, load, plain, unread
 from analysis.predictions import Array
 from analysis.published import Number
 from study.metric import ERROR_RATE, METRICS, Metric
@@ -412,8 +412,7 @@ def settle(made: Ledger, cell: Cell, folder: Path) -> None:
         try:
             found.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
         except (OSError, ValueError) as error:
-            what = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
-            made.problems.append(f"{run.study}/{run.trial.name}: {what}, so that {cell.label} is compared with nothing")
+            made.problems.append(f"{run.study}/{run.trial.name}: {unread(error)}, so that {cell.label} is compared with nothing")
             return
         if abs(found[-1].score(cell.metric) - (run.score or 0.0)) > 0.01:
             made.problems.append(f"{run.study}/{run.trial.name}: the test predictions say another score than the records")

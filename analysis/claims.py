@@ -104,8 +104,7 @@ def _towards(found: Verdict) -> float:
 def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
     best = isinstance(claim.get("best"), dict)
     one, other = (claim["best"], {}) if best else (_selector(claim, "better"), _selector(claim, "worse"))
-    named = set(_texts(claim.get("tasks") or ()))
-    tasks = [task for task in ledger.tasks if not named or named & set(ledger.names_of(task))]
+    tasks = [task for task in ledger.tasks if _is_of(ledger, claim, task)]
     compared = tuple(_best(ledger, task, one, claim) if best else _compared(ledger, task, one, other) for task in tasks)
     found = [each.estimate for each in compared if each.estimate is not None]
     metrics = {cell.metric for cell in ledger.cells if cell.task in tasks}
@@ -129,11 +128,22 @@ def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
     return verdict
 
 
+def _is_of(ledger: Ledger, claim: Mapping[str, Any], task: str) -> bool:
+    """Whether a claim is said of a task: of all, where it names none."""
+    named = set(_texts(claim.get("tasks") or ()))
+    return not named or bool(named & set(ledger.names_of(task)))
+
+
+def _among(claim: Mapping[str, Any]) -> dict[str, Any]:
+    """What a whole claim holds for: one column, or everything."""
+    return {"column": claim["column"]} if claim.get("column") else {}
+
+
 def _selector(claim: Mapping[str, Any], side: str) -> dict[str, Any]:
     """The settings that one side of a claim names; a `column` of the whole claim holds for both sides."""
     given = claim.get(side)
     given = given if isinstance(given, dict) else {"row": given}
-    return ({"column": claim["column"]} if claim.get("column") else {}) | given
+    return _among(claim) | given
 
 
 def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Cell]:
@@ -148,12 +158,11 @@ def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Ce
 def sides(ledger: Ledger, task: str) -> list[Cell]:
     """What to look at closely on a task: the best of both sides of the first claim that has them, else the best and the first."""
     for claim in (each for each in listed(ledger.about.get("claims")) if isinstance(each, dict)):
-        named = set(_texts(claim.get("tasks") or ()))
-        if named and not named & set(ledger.names_of(task)):
+        if not _is_of(ledger, claim, task):
             continue
-        best, among = claim.get("best"), {"column": claim["column"]} if claim.get("column") else {}
+        best = claim.get("best")
         one = _selected(ledger, task, best if isinstance(best, dict) else _selector(claim, "better"))
-        other = _selected(ledger, task, among if isinstance(best, dict) else _selector(claim, "worse"))
+        other = _selected(ledger, task, _among(claim) if isinstance(best, dict) else _selector(claim, "worse"))
         pair = [*_best_of(one), *_best_of([cell for cell in other if cell not in one])]
         if len(pair) == 2:
             return pair
@@ -208,8 +217,7 @@ def _compared(ledger: Ledger, task: str, one: Mapping[str, Any], other: Mapping[
 
 def _best(ledger: Ledger, task: str, one: Mapping[str, Any], claim: Mapping[str, Any]) -> Compared:
     """One setting and the best of all others on a task."""
-    among = {"column": claim["column"]} if claim.get("column") else {}
-    mine, every = _selected(ledger, task, one), _selected(ledger, task, among)
+    mine, every = _selected(ledger, task, one), _selected(ledger, task, _among(claim))
     others = [cell for cell in every if cell not in mine]
     if not mine or not others:
         return Compared(task, None, None, (f"{_name(one)}: no such setting" if not mine else "there is nothing to compare with",))

@@ -229,7 +229,7 @@ class Run:
             try:
                 self._predictions[name] = of_trial(self.folder, name, len(self.labels))
             except (OSError, ValueError) as error:
-                self._predictions[name] = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
+                self._predictions[name] = unread(error)
         return self._predictions[name]
 
 
@@ -249,6 +249,11 @@ def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run
         rows, problems = record.read(path, skip)
     text, config = _config(folder / "study.yaml")
     return Run(folder, rows, problems, config, text, columns)
+
+
+def unread(error: Exception) -> str:
+    """Why there are no test predictions to be used."""
+    return "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
 
 
 def plain(text: object, limit: int = 0) -> str:

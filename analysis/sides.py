@@ -14,7 +14,7 @@ from analysis import labels, predictions
 from analysis.calibration import Calibration, calibration
 from analysis.cells import Cell, Ledger
 from analysis.labels import Confusion, Label
-from analysis.load import Run, Trial, plain
+from analysis.load import Run, Trial, plain, unread
 from analysis.predictions import Array, Predictions
 from analysis.select import Setting
 from study.record import BAG_OF_WORDS
@@ -111,8 +111,7 @@ def _side(label: str, names: Sequence[str], where: Sequence[tuple[Path, Trial]],
         try:
             seeds.append(predictions.of_trial(folder, trial.name, len(names)))
         except (OSError, ValueError) as error:
-            known = "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
-            problems.append(f"{trial.name}: {known}")
+            problems.append(f"{trial.name}: {unread(error)}")
     if len(seeds) < len(where) or len({(each.has.shape, each.digest) for each in seeds}) != 1:
         return Side(plain(label, 60), names, problems=problems)
     for (folder, trial), each in zip(where, seeds, strict=True):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from study.ablations import PUBLISHED
-from study.estimate import encoder_settings, layers_of, matrix_weights, weights_bytes
+from study.estimate import encoder_settings, layers_of, matrix_weights, weights_bytes, width_of
 from trainables.config import Encoder
 from trainables.faults import ConfigError, near
 
@@ -84,7 +84,7 @@ def flops_per_piece(encoder: Encoder, predicted: float = 0.0) -> float:
     """Of training; `predicted` is the share of pieces that go through the head of masked language modelling."""
     settings = encoder_settings(encoder)
     pieces = int(settings.get("vocab_size") or encoder.vocabulary)
-    width = int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
+    width = width_of(settings)
     return FLOPS_PER_WEIGHT * (matrix_weights(encoder) + predicted * pieces * width)
 
 
@@ -97,7 +97,7 @@ def blocks_used(stage: Finetune, encoder: Encoder) -> float:
 def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
     """Of training a biLSTM, for each piece: four gates, two directions, on the encoder's vectors and its own. Other heads: 0."""
     settings = encoder_settings(encoder)
-    width = int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
+    width = width_of(settings)
     vectors = len(stage.layers) if stage.combine == "concat" else 1
     return FLOPS_PER_WEIGHT * 8 * stage.lstm_width * (vectors * width + stage.lstm_width) if stage.pooling == "bilstm" else 0.0
 
@@ -105,7 +105,7 @@ def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
 def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:
     """Of training with so many sequences in a forward pass."""
     settings = encoder_settings(encoder)
-    width = int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
+    width = width_of(settings)
     kept = ACTIVATION_BYTES * layers_of(encoder) * width * sequences * stage.max_length
     head = 0.0
     if stage.kind == "pretrain":  # logits of the predicted pieces, their gradient and softmax, in float32

@@ -77,7 +77,7 @@ def encoder_settings(encoder: Encoder) -> dict[str, Any]:
 def matrix_weights(encoder: Encoder) -> int:
     """Weights of the layers' matrices: four of attention and two of the feed-forward part in each."""
     settings = encoder_settings(encoder)
-    width = _width(settings)
+    width = width_of(settings)
     inner = settings.get("intermediate_size") or settings.get("hidden_dim") or settings.get("d_inner") or 4 * width
     return layers_of(encoder) * int(4 * width**2 + 2 * width * inner)
 
@@ -92,16 +92,17 @@ def weights_bytes(encoder: Encoder) -> int:
     """Size of an encoder's float32 weights: its layers and its embeddings."""
     settings = encoder_settings(encoder)
     pieces = settings.get("vocab_size") or encoder.vocabulary
-    return 4 * (matrix_weights(encoder) + _width(settings) * int(pieces + settings.get("max_position_embeddings", 512)))
+    return 4 * (matrix_weights(encoder) + width_of(settings) * int(pieces + settings.get("max_position_embeddings", 512)))
 
 
-def _width(settings: dict[str, Any]) -> int:
+def width_of(settings: dict[str, Any]) -> int:
+    """Of the vectors between the blocks of an encoder."""
     return int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
 
 
 def features_bytes(study: Study, nodes: Iterable[Node], others: int) -> int:
     """Size of what a frozen encoder says of every piece, for these stages: float32, of the training texts and so many others."""
-    width, sizes = _width(encoder_settings(study.encoder)), {}
+    width, sizes = width_of(encoder_settings(study.encoder)), {}
     for node in nodes:
         stage = node.stage
         if stage.kind == "finetune" and stage.fixed_encoder and stage.pooling == "bilstm":

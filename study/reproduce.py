@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from analysis import ablation as tables
+from analysis import output
 from analysis.cells import FILE
 from study import ablations, costs, grid_plan, launch
 from study.ablations import Ablation
@@ -157,9 +158,10 @@ def _row(made: Any, domain: str | None) -> dict[str, Any]:
 def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
-    page = tables.write_report(folder)
-    text = (folder / "report" / "table.txt").read_text(encoding="utf-8")
-    spent = "" if grid.ablation.statistics else f"{tables.cost_text(folder)}\n"
+    found = tables.read(folder)
+    page = output.write(folder / "report", found.files, output.FORMATS)
+    text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    spent = "" if grid.ablation.statistics else f"{tables.cost_text(found.ledger)}\n"
     return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
 
 
