@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from analysis.grid import LEVEL, Grid, grid, missing
 from analysis.load import plain
 from analysis.redraw import figures
 from analysis.report import Tile, inline, render
-from analysis.tables import DASH, NARROW, count, duration, number, spread, wrapped
+from analysis.tables import DASH, NARROW, count, duration, interval, number, spread, wrapped
 
 REFUSED = 20
 """Files of predictions that the page says could not be used."""
@@ -40,15 +40,15 @@ def read(run_folder: Path) -> output.Report:
     """The report of a run folder, before it is written. Raises as `write_report` does."""
     found = ledger(run_folder)
     table, judged, drawn = grid(found), verdicts(found), figures(found)
-    told, close = tell(found), look(found)
+    told, close = cache(partial(tell, found)), look(found)  # page and csv files alone need what is told of every cell
     said, lacking = answer(found, judged), missing(found)
     every = [*drawn, *(figure for each in close for figure in each.figures.values())]
-    rows = [(_about(cell), each) for cell, each in told]
     files: output.Files = {
-        "html": {"report.html": lambda: page(found, table, judged, drawn, told, close)},
+        "html": {"report.html": lambda: page(found, table, judged, drawn, told(), close)},
         "md": {"table.md": lambda: forms.markdown(found, table, judged)},
         "tex": {"table.tex": lambda: forms.latex(found, table, judged)},
-        "csv": {"cells.csv": lambda: forms.csv(found, table)} | details.csv_files(("task", "row", "column", "seeds"), rows),
+        "csv": {"cells.csv": lambda: forms.csv(found, table)}
+        | details.csv_files(("task", "row", "column", "seeds"), lambda: [(_about(cell), each) for cell, each in told()]),
         "json": {"report.json": lambda: forms.as_json(found, table, judged, said, lacking)},
         "txt": {"table.txt": lambda: forms.text(found, table, judged)},
         "": {"provenance.csv": lambda: forms.provenance_csv(found)}
@@ -196,7 +196,7 @@ def _because(found: Verdict) -> str:
 
 
 def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
-    bounds, drawn = (f"{b[0]:.2f}{DASH}{b[1]:.2f}" if b else DASH for b in (cell.interval, cell.bootstrap))
+    bounds, drawn = interval(cell.interval, 2), interval(cell.bootstrap, 2)
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
     effort = (

@@ -307,13 +307,13 @@ About = Mapping[str, Any]
 """What says in a row of a csv file which setting it is."""
 
 
-def csv_files(columns: Sequence[str], found: Sequence[tuple[About, Told]]) -> dict[str, Callable[[], str]]:
+def csv_files(columns: Sequence[str], found: Callable[[], Sequence[tuple[About, Told]]]) -> dict[str, Callable[[], str]]:
     """{name of a file: what makes it}: one row a setting and class, pair of classes, bin of lengths, and setting."""
     makers = {"labels": (LABELS, _labels), "confusions": (CONFUSIONS, _confusions), "lengths": (LENGTHS, _lengths)}
     makers |= {"calibration": (CALIBRATION, _calibration)}
 
     def text(own: Sequence[str], rows: Callable[[Told], list[dict[str, Any]]]) -> str:
-        return csv_text((*columns, *own), [{**about, **row} for about, each in found for row in rows(each)])
+        return csv_text((*columns, *own), [{**about, **row} for about, each in found() for row in rows(each)])
 
     return {f"{name}.csv": partial(text, *maker) for name, maker in makers.items()}
 

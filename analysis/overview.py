@@ -14,7 +14,7 @@ from analysis.export import csv_text
 from analysis.grid import ours
 from analysis.load import plain
 from analysis.report import render
-from analysis.tables import DASH, aligned, md, wrapped
+from analysis.tables import DASH, aligned, interval, md, wrapped
 from analysis.tex import Column, table, tex
 
 COMPARE = "study compare RUN_A RUN_B weighs two runs, setting by setting: paired over the test texts, a verdict for each."
@@ -84,7 +84,7 @@ def rows(entries: Sequence[Entry]) -> list[Row]:
 
 def _row(entry: Entry, index: int, cell: Cell) -> Row:
     ledger = entry.report.ledger
-    bounds = f"{cell.interval[0]:.2f}{DASH}{cell.interval[1]:.2f}" if cell.interval else DASH
+    bounds = interval(cell.interval, 2)
     paper = cell.published.shown if cell.published else ""
     first = cell.runs[0].trial if cell.runs else None
     anchor = "result" if first is None or first.phase == "baseline" else f"trial-{first.name}"

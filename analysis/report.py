@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def read(run: str | Path) -> output.Report:
             "trials.csv": lambda: export.trials_csv(found),
             "tasks.csv": lambda: export.tasks_csv(found),
         }
-        | details.csv_files(("setting", "setting_label", "seeds"), told(found)),
+        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, found))),
         "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
         "txt": {"table.txt": lambda: tables.result_text(found)},
         "": {"provenance.csv": lambda: forms.provenance_csv(made)}

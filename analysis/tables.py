@@ -140,9 +140,9 @@ def spread(values: Sequence[float]) -> str:
     return number(select.mean(values)) + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
-def interval(found: Interval | None) -> str:
+def interval(found: Interval | None, digits: int = 1) -> str:
     """`8.4–10.1`, or a dash."""
-    return DASH if found is None else f"{found[0]:.1f}–{found[1]:.1f}"
+    return DASH if found is None else f"{found[0]:.{digits}f}–{found[1]:.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:
