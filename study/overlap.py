@@ -55,7 +55,8 @@ def compare(arguments: Sequence[str], columns: Sequence[str] = ("text",), form: 
 
 
 def _texts(found: Sequence[Named], columns: Sequence[str]) -> list[list[str]]:
-    from trainables.sources import read, read_documents
+    from trainables.sources import read
+    from trainables.table_files import read_documents
 
     texts: list[list[str]] = []
     faults: list[str] = []

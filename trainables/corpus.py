@@ -16,7 +16,7 @@ from trainables.config import Task
 from trainables.corpus_names import short
 from trainables.data import TaskData, digest_of, load_task, plain
 from trainables.faults import ConfigError
-from trainables.sources import read_documents
+from trainables.table_files import read_documents
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,8 @@ from pyarrow import parquet
 from trainables.config import Task
 from trainables.data import load_task
 from trainables.faults import ConfigError
-from trainables.sources import read, read_file
+from trainables.sources import read
+from trainables.table_files import read_file
 
 ROWS = [("good film", "yes"), ('bad, "very" bad', "no"), ("two\nlines", "yes"), ("naïve 電影 🎬", "no")]
 
