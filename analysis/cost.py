@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from analysis.load import Run, Trial, plain
-from analysis.sharing import Saved, saved_by
+from analysis.sharing import Saved, saved_by, training_seconds
 from analysis.tables import DASH, NARROW, count, duration
 
 HEAD = ("trained", "from the store", "tokens", "time", "tokens/s", "GPU energy")
@@ -109,7 +109,7 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
     for stage_id, row in run.stages.items():
         if row.get("tokens") and row.get("status") in ("computed", "loaded", "failed"):
             here = row["status"] != "loaded"
-            spent = (row.get("wall_s") or row.get("seconds") or 0.0, row.get("energy_j"))
+            spent = (training_seconds(row), row.get("energy_j"))
             part = plain(row.get("name") or row.get("kind") or "stage", 60)
             add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
     others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -77,6 +77,16 @@ class Trial:
     """(epoch, score on validation in percent)."""
     test: Row | None = None
     """The evaluation of its test split."""
+
+
+def trained_tokens(trials: Iterable[Trial]) -> int:
+    """Pieces that these trials were fine-tuned on in this run: each fine-tuning once, what came from the store not at all."""
+    computed = [trial for trial in trials if trial.source != "loaded"]
+    longest: dict[str, int] = {}
+    for trial in computed:
+        name = trial.stage_ids[-1] if trial.stage_ids else trial.name
+        longest[name] = max(longest.get(name, 0), trial.tokens)
+    return sum(longest.values())
 
 
 @dataclass

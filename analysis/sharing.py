@@ -78,6 +78,14 @@ def saved_by(trials: Iterable[Trial], stages: Mapping[str, dict[str, Any]]) -> S
     return Saved(together + sum(trajectories.values()), alone + apart, sum(trajectories.values()), apart)
 
 
+def training_seconds(row: Mapping[str, Any]) -> float:
+    """Seconds of training that a stage's record tells, like its tokens from the start of its trajectory.
+
+    Older records know the session's alone, the same for every milestone of one run.
+    """
+    return row.get("wall_s") or row.get("seconds") or 0.0
+
+
 def tree(run: Run) -> Node:
     """The encoder, the runs of shared stages with their milestones, and how many trials start from each."""
     users = Counter(_start(trial, run) for trial in run.trials)
@@ -103,7 +111,7 @@ def _milestone(row: dict[str, Any], users: int) -> Node:
     state = STATES.get(str(row.get("status")), "")
     facts = [f"{count(row['tokens'])} tokens"] if row.get("tokens") else []
     facts += [state] if state else []
-    facts += [duration(row["seconds"])] if row.get("seconds") and row.get("status") == "computed" else []
+    facts += [duration(seconds)] if (seconds := training_seconds(row)) and row.get("status") == "computed" else []
     facts += [plain(row["reason"], 200)] if row.get("reason") else []
     return Node(title, facts + _used(users), failed=row.get("status") == "failed")
 

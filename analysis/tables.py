@@ -10,7 +10,7 @@ from pathlib import Path
 
 from analysis import select
 from analysis.inference import ALPHA, p_text
-from analysis.load import STATUSES, Run, load, plain, settings_text
+from analysis.load import STATUSES, Run, load, plain, settings_text, trained_tokens
 from analysis.select import Difference, Interval, Setting
 from analysis.tex import Column, table, tex
 from study.metric import METRICS, Metric
@@ -258,13 +258,19 @@ def meaning(run: Run) -> str:
 
 
 def search_summary(run: Run) -> str:
-    """`The search: 12 trials (6 complete, 4 stopped early, 1 diverged, 1 failed), 340 k tokens; 8 min 30 s in all.`"""
+    """`The search: 12 trials of 11 settings (6 complete, 6 stopped early), 340 k tokens of fine-tuning; ... took 8 min 30 s.`
+
+    Tokens are those that this run trained on: a trial that repeats another, or that the store held, adds none.
+    """
     if not run.search:
         return ""
-    tokens = count(sum(trial.tokens for trial in run.search))
-    time = f"; the whole study took {duration(run.seconds)}" if run.seconds else ""
-    trials = f"{len(run.search)} trial{'s' * (len(run.search) != 1)}"
-    return f"The search: {trials} ({by_status(run)}), {tokens} tokens of fine-tuning{time}."
+    trials, settings = len(run.search), len({trial.setting for trial in run.search if trial.setting})
+    said = f"The search: {trials} trial{'s' * (trials != 1)}"
+    said += f" of {settings} different setting{'s' * (settings != 1)}" if 0 < settings < trials else ""
+    said += f" ({by_status(run)}), {count(trained_tokens(run.search))} tokens of fine-tuning"
+    loaded = sum(trial.source == "loaded" for trial in run.search)
+    said += f", {loaded} from the store" if loaded else ""
+    return said + (f"; the whole study took {duration(run.seconds)}." if run.seconds else ".")
 
 
 def by_status(run: Run) -> str:

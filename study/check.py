@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from study.estimate import encoder_settings, layers_of
+from study.search import repeats
 from study.settings import Study
 from study.space import extremes
 from study.space_faults import combinations
@@ -58,6 +59,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
             gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
     faults += _pair_faults(study)
+    notices += filter(None, [repeats(study)])
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
     if faults:

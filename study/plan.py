@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from study import estimate
 from study import space as spaces
-from study.search import Search, given_points
+from study.check import check
+from study.search import Search, different_settings, given_points, trial_count
 from study.settings import Study
 from study.space import Params
 from trainables.corpus_names import short
@@ -188,15 +189,15 @@ def plan(study: Study, store: Store) -> Plan:
     own = _mean(sum(node.tokens_estimate for node in each if node.stage_id not in common) for each in drawn)
     whole = _mean(sum(node.tokens_estimate for node in each) for each in drawn)
     last = _mean(each[-1].tokens_estimate for each in drawn)
-    trials, finals = _trial_count(study), _final_count(study)
+    trials, trained, finals = trial_count(study), different_settings(study), _final_count(study)
     once = sum(each.nodes[-1].tokens_estimate for each in shared)
-    missing = sum(_missing_tokens(each, store) for each in shared) + own * trials + last * finals
-    least = missing - last * trials * (1 - _survival(study))
+    missing = sum(_missing_tokens(each, store) for each in shared) + own * trained + last * finals
+    least = missing - last * trained * (1 - _survival(study))
     target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
     rate, source = estimate.rate(study, store, [node for each in drawn for node in each])
     data = target_of(target)
     features = estimate.features_bytes(study, [node for each in drawn for node in each], len(data.validation) + len(data.test))
-    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trials, features)
+    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trained, features)
     return Plan(
         study=study.name,
         recipe=recipe_name(shared[-1].recipe if shared else target),
@@ -205,7 +206,7 @@ def plan(study: Study, store: Store) -> Plan:
         trials=trials,
         finals=finals,
         stages=tuple(_stages(study, shared, store)),
-        tokens_shared=round(once + own * trials + last * finals),
+        tokens_shared=round(once + own * trained + last * finals),
         tokens_unshared=round(whole * (trials + finals)),
         tokens_missing=round(missing),
         least_tokens=round(least),
@@ -255,14 +256,8 @@ def _draws(study: Study) -> list[Params]:
     return found
 
 
-def _trial_count(study: Study) -> int:
-    if study.search.sampler not in ("grid", "given") and study.space:
-        return study.budget.trials
-    return min(study.budget.trials, len(given_points(study)))
-
-
 def _final_count(study: Study) -> int:
-    settings = min(study.final.top_k, _trial_count(study)) + (study.final.label_of_first is not None)
+    settings = min(study.final.top_k, different_settings(study)) + (study.final.label_of_first is not None)
     return settings * (study.final.seeds - 1)
 
 
@@ -297,8 +292,10 @@ def _survival(study: Study) -> float:
 
 
 def show(study: Study, store: Store) -> str:
-    """The plan of a study as text."""
-    return render(plan(study, store))
+    """The plan of a study as text, with what its data and its space make one note. Raises ConfigError as a run would."""
+    notices = check(study)
+    notes = [line for notice in notices for line in pair("note", notice)]
+    return "\n".join([render(plan(study, store)), *notes])
 
 
 def render(made: Plan) -> str:

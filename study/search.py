@@ -233,6 +233,33 @@ def given_points(study: Study) -> list[Params]:
     return first + list(islice(others, max(0, study.budget.trials - len(first))))
 
 
+def different_settings(study: Study) -> int:
+    """How many different settings the search can try, counted up to the budget."""
+    most, points = study.budget.trials, given_points(study)
+    if study.space and study.search.sampler not in ("grid", "given"):
+        if any(dimension.values is None for dimension in study.space.values()):
+            return most
+        points += islice(spaces.grid(study.space, study.fixed), most)
+    return min(most, len({spaces.setting_id(point) for point in points}))
+
+
+def repeats(study: Study) -> str | None:
+    """What to say where the search has more trials than there are different settings."""
+    settings, trials = different_settings(study), trial_count(study)
+    if settings >= trials:
+        return None
+    few = f"{settings} different setting{'s' * (settings != 1)}"
+    rest = "1 trial repeats an earlier one" if trials - settings == 1 else f"{trials - settings} trials repeat earlier ones"
+    return f"space: it holds {few}, and the budget is {trials} trials: at least {rest}, which trains nothing"
+
+
+def trial_count(study: Study) -> int:
+    """How many trials the search has: the budget, or the points of a grid where these are fewer."""
+    if study.search.sampler not in ("grid", "given") and study.space:
+        return study.budget.trials
+    return min(study.budget.trials, len(given_points(study)))
+
+
 def _sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseSampler:
     """The sampler of one trial."""
     from optuna.samplers import RandomSampler, TPESampler

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from analysis import ablation, cost, report
+from analysis import ablation, cost, report, sharing
 from analysis.cells import ledger
 from analysis.cost import Cost
 from analysis.load import load
+from analysis.tables import NARROW
 from study.record import Records
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.analysis.records import TOKENS_PER_EPOCH, TOKENS_PER_STEP, make
@@ -58,6 +59,20 @@ def test_each_training_counts_once(told: Cost) -> None:
     assert (told.total.trained, told.total.tokens, told.total.seconds) == (3, 3_000, 30.0)
     assert told.total.energy_j == 200 + 50 + 3_600_000
     assert told.total.cells == ["3", "1", "3\N{NO-BREAK SPACE}k", "30\N{NO-BREAK SPACE}s", "100", "1\N{NO-BREAK SPACE}kWh"]
+
+
+def test_seconds_of_stages_agree_with_the_stage_tree(tmp_path: Path) -> None:
+    """Each milestone tells the training up to it; the last one is what the table counts, not their sum."""
+    records = study(tmp_path, "a")
+    for name, steps, wall_s in (("m1", 10, 10.0), ("m2", 20, 21.0), ("m3", 30, 31.0)):
+        stage(records, name, steps, 100 * steps, wall_s=wall_s)
+    run = load(tmp_path / "a")
+    account = cost.of_study(run)
+    assert account is not None
+    (trajectory,) = sharing.tree(run).children
+    spent = [fact.replace(NARROW, " ") for node in trajectory.children for fact in node.facts if fact.endswith("s")]
+    assert [fact for fact in spent if "tokens" not in fact] == ["10 s", "21 s", "31 s"]
+    assert account.total.seconds == 31.0
 
 
 def test_what_sharing_saved(told: Cost) -> None:

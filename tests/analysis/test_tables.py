@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import export, select, tables
-from analysis.load import load
+from analysis import cost, export, select, tables
+from analysis.load import load, trained_tokens
 from tests.analysis.records import PAPER, Story, digest, make
 from tests.analysis.test_forms import balanced
 
@@ -65,6 +65,31 @@ def test_within_noise_is_said(tmp_path: Path) -> None:
     said = tables.comparisons(load(make(tmp_path, edit=swap)))
     assert "the papers' setting, which is within noise (95 % interval" in said[0]
     assert "below the bag of words, which is more than noise" in said[1]
+
+
+def test_the_search_counts_what_it_trained_on(tmp_path: Path) -> None:
+    """As the account of costs does: a repeated setting once, what came from the store not at all."""
+
+    def again(story: Story) -> None:
+        rows = {row["trial"]: row for row in story.rows() if row["event"] == "trial" and row["status"] == "complete"}
+        common = ("params", "setting", "label", "seed", "stage_ids", "epochs", "tokens", "error_rate_percent")
+        for name, source in (("t090", "computed"), ("t091", "loaded")):  # of one setting
+            about = {key: rows["t000"][key] for key in common}
+            story.write("trial", trial=name, phase="search", status="complete", source=source, **about)
+        about = {key: rows["t000"][key] for key in common} | {"setting": "0" * 8, "stage_ids": ["1" * 32]}
+        story.write("trial", trial="t092", phase="search", status="complete", source="loaded", **about)
+
+    run = load(make(tmp_path / "a", trials=4))
+    more = load(make(tmp_path / "b", trials=4, edit=again))
+    for each in (run, more):
+        account = cost.of_study(each)
+        assert account is not None
+        (part,) = [part for part in account.parts if part.name == "fine-tuning, search"]
+        assert trained_tokens(each.search) == part.tokens == sum(trial.tokens for trial in run.search)
+    told = tables.search_summary(more).replace(tables.NARROW, " ")
+    assert told.startswith("The search: 7 trials of 5 different settings (")
+    assert f"{tables.count(trained_tokens(run.search))} tokens of fine-tuning, 2 from the store".replace(tables.NARROW, " ") in told
+    assert "different" not in tables.search_summary(run)
 
 
 def test_a_difference_without_interval_is_no_finding() -> None:

@@ -28,6 +28,9 @@ SPACE: dict[str, Any] = {
 }
 
 
+FINETUNE = {"finetune": {"max_length": 24, "head_tokens": 6, "epochs": 2, "batch_size": 8}}
+
+
 def tiny(folder: Path, space: dict[str, Any] | None = None, **changes: Any) -> Study:
     """A study on slices of the shipped sets with a two-layer encoder from scratch."""
     data: dict[str, Any] = {
@@ -37,7 +40,7 @@ def tiny(folder: Path, space: dict[str, Any] | None = None, **changes: Any) -> S
         "encoder": {"config": TINY_BERT, "vocabulary": 400},
         "recipe": [
             {"pretrain": {"corpus": ["sls_imdb", "sls_yelp"], "schedule_steps": 8, "steps": 0, "batch_size": 8, "max_length": 24}},
-            {"finetune": {"max_length": 24, "head_tokens": 6, "epochs": 2, "batch_size": 8}},
+            FINETUNE,
         ],
         "precision": "float32",
         "space": SPACE if space is None else space,
@@ -234,6 +237,21 @@ def test_a_frozen_encoder_reads_once_and_its_features_take_room(tmp_path: Path) 
     assert "formula" in estimate.rate(pieces, store, nodes(target))[1], (
         "what trained on features tells nothing of the encoder's rate"
     )
+
+
+def test_repeated_settings_are_planned_once_and_told(tmp_path: Path) -> None:
+    space = {"finetune.learning_rate": {"choice": [1e-4, 1e-3]}}
+    best = {2: 2, 6: 5}
+    two, six = (tiny(tmp_path, space, budget={"trials": n}, recipe=[FINETUNE], final={"top_k": best[n]}) for n in (2, 6))
+    store = Store(str(tmp_path / "store"))
+    told = {trials: plan(study, store) for trials, study in ((2, two), (6, six))}
+    assert (told[2].trials, told[6].trials) == (2, 6)
+    assert told[2].tokens_shared == told[6].tokens_shared == told[6].tokens_missing
+    assert told[2].tokens_unshared < told[6].tokens_unshared
+    assert told[2].finals == told[6].finals
+    note = "note space: it holds 2 different settings, and the budget is 6 trials: at least 4 trials repeat earlier ones"
+    assert note in " ".join(show(six, store).split())
+    assert "different settings" not in show(two, store)
 
 
 def test_counting_trials(tmp_path: Path) -> None:

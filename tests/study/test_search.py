@@ -15,7 +15,18 @@ import optuna
 import pytest
 
 from study.config import load_study
-from study.search import Past, Search, Stopping, asha_stops, history, trial_name, trial_number
+from study.search import (
+    Past,
+    Search,
+    Stopping,
+    asha_stops,
+    different_settings,
+    history,
+    repeats,
+    trial_count,
+    trial_name,
+    trial_number,
+)
 from study.settings import EarlyStopping, Resources, Study
 from study.space import setting_id
 from tests.study.test_config import CHOICES_ONLY, changed
@@ -119,6 +130,44 @@ def test_a_grid_ends_when_it_is_exhausted_and_skips_given_points() -> None:
     asked = [each.params for each in finish(Search(made))]
     assert asked[0] == {"finetune.truncation": "tail", "pretrain.steps": 8}
     assert len({setting_id(params) for params in asked}) == len(asked) == 6
+
+
+@pytest.mark.parametrize(
+    ("space", "first", "trials", "different"),
+    [
+        ({"finetune.xi": {"choice": [0.9, 1.0]}}, [], 6, 2),
+        ({"finetune.xi": {"choice": [0.9, 1.0]}}, [], 2, 2),
+        ({"finetune.epochs": {"int": [1, 9], "step": 4}, "finetune.xi": {"choice": [0.9, 1.0]}} , [], 40, 6),
+        ({"finetune.epochs": {"int": [1, 9]}, "finetune.xi": {"uniform": [0.9, 1.0]}}, [], 40, 40),
+        # head_tokens is there under one of three truncations only: 2 + 3 settings.
+        (
+            {
+                "finetune.truncation": {"choice": ["head", "tail", "head+tail"]},
+                "finetune.head_tokens": {"choice": [4, 6, 8], "when": {"finetune.truncation": "head+tail"}},
+            },
+            [],
+            40,
+            5,
+        ),
+        ({"finetune.xi": {"choice": [0.9, 1.0]}}, [{"finetune.xi": 0.9}], 6, 2),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+def test_settings_of_a_space_are_counted(
+    space: dict[str, Any], first: list[Any], trials: int, different: int, sampler: str
+) -> None:
+    if sampler == "grid" and any("uniform" in dimension for dimension in space.values()):
+        return  # refused: test_config
+    recipe = [{"finetune": {"max_length": 24, "head_tokens": 6, "epochs": 3}}]
+    made = study(space=space, recipe=recipe, search={"sampler": sampler, "first": first}, budget__trials=trials)
+    asked = [each.params for each in finish(Search(made))]
+    assert different_settings(made) == different
+    assert len(asked) == trial_count(made) == (min(trials, different) if sampler == "grid" else trials)
+    assert len({setting_id(params) for params in asked}) <= different
+    said = repeats(made)
+    assert (said is None) == (len(asked) <= different)
+    if said is not None:
+        assert f"{different} different settings, and the budget is {trials} trials: at least {trials - different} " in said
 
 
 def test_an_empty_space_is_one_trial() -> None:
