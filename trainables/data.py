@@ -117,6 +117,8 @@ def _load(name: str, task: Task) -> TaskData:
 
     labels = _label_names(task, rows["train"].names, kept["train"])
     _stop(_label_faults(kept, labels, task, place, notices))
+    if unseen := [name for name in task.label_columns if name not in labels] if task.several_columns else []:
+        notices.append(f"{place}.train: no text has the label {', '.join(map(repr, unseen))}, which is left out")
     counts = Counter(label for of_split in kept.values() for row in of_split for label in row.names)
     notices += [f"{place}: {doubt}" for doubt in doubts(counts, task, len(kept["train"]))]
 

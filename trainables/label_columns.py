@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time
 from decimal import Decimal
@@ -18,7 +18,7 @@ MISSING = frozenset((*_NO_NUMBER, *_NOTHING))
 """What programs write where a value is missing."""
 Cell = str | tuple[str | None, ...] | None
 """Text, or the labels of a list; None where nothing stands."""
-BITS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+BITS = {"0": False, "0.": False, "0.0": False, "false": False, "1": True, "1.": True, "1.0": True, "true": True}
 """What is written for a label that a text has or has not."""
 
 
@@ -82,12 +82,19 @@ def _of_one(column: Any, task: Task, classes: tuple[str, ...] | None) -> Column:
         if numbered is not None and None in row and value is not None:
             given[i] = str(value)
         cells.append(tuple(row) if isinstance(value, list) else row[0])
-    empty = sum(value is None for value in values)
-    notices = (f"{empty} of {len(values)} rows hold null in {task.label!r}, which is read as no label",) * bool(empty)
     if task.multi_label:
         cells = ["" if value is None else cell for value, cell in zip(values, cells, strict=True)]
     whole = types.is_integer(inner) or types.is_floating(inner)
-    return Column(cells, classes, whole, types.is_boolean(inner), given, notices if task.multi_label else ())
+    return Column(cells, classes, whole, types.is_boolean(inner), given, tuple(_notices(values, task)))
+
+
+def _notices(values: Sequence[Any], task: Task) -> Iterator[str]:
+    empty = sum(value is None for value in values)
+    if empty and task.multi_label:
+        yield f"{empty} of {len(values)} rows hold null in {task.label!r}, which is read as no label"
+    padded = [value for value in values if isinstance(value, str) and value.strip() not in ("", value)]
+    if padded:
+        yield f"{len(padded)} of {len(values)} labels have white space around them, such as {padded[0]!r}: read without it"
 
 
 def _flat(values: Sequence[Any]) -> list[Any]:

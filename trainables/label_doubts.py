@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from trainables.config import Task
 from trainables.labels import column_names, whole_number
-from trainables.several import guise
+from trainables.several import USUAL, guise
 
 UNSURE = frozenset(("none", "na", "null", "nan", "nil", "-", "--", "?", ".", "missing", "undefined", "unlabeled", "unlabelled"))
 """Words, in lower case, that are a class in some data and no label in others."""
@@ -63,10 +63,8 @@ def _joined(counts: Mapping[str, int], task: Task) -> Iterator[str]:
         yield f"{joined} of {len(counts)} labels hold {task.label_separator!r}; several in one? Then set multi_label"
         return
     other = guise(counts, "")
-    if other is not None and other.all_shared:
-        holds = (
-            f"{other.names} of {len(counts)} labels hold {other.shown}, such as {other.example!r}, with parts that others have"
-        )
+    if other is not None and other.all_shared and other.separator in USUAL:
+        holds = f"{other.names} of {len(counts)} labels hold {other.shown}, such as {other.example!r}, with parts that others have"
         yield f"{holds}; several in one? Then set multi_label, and `label_separator`"
 
 

@@ -65,13 +65,12 @@ def missing_labels(missing: Mapping[int, str], total: int) -> str:
     rows = sorted(missing)
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     numbers = f"row{'s' * (len(rows) > 1)} {', '.join(str(row + 1) for row in rows[:5])}{more}"
-    where = f"any of {total} rows" if len(rows) == total > 5 else numbers
-    said = f"no label in {where} (counted from 1, without the header)"
     words = sorted({word for word in missing.values() if word})
-    if not words:
-        return f"{said}; `missing_labels: drop` leaves them out"
-    shown = ", ".join(map(repr, words[:5]))
-    return f"{said}, there stands {shown}; `missing_labels: drop` leaves them out, or list it as one of `labels` if it is a class"
+    there = f", there stands {', '.join(map(repr, words[:5]))}" if words else ""
+    if len(rows) == total:
+        return f"no label in any of {total} rows{there}: such a split cannot be used"
+    said = f"no label in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
+    return f"{said}, or list it as one of `labels` if it is a class" if words else said
 
 
 def _number_and_name_faults(columns: Mapping[str, Column], task: Task) -> list[str]:

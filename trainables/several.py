@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from trainables.config import Task
-from trainables.label_columns import BITS, Cell
+from trainables.label_columns import BITS, MISSING, Cell
 
 Rows = dict[str, list[tuple[str | None, ...] | None]]
 Told = dict[str, list[str]]
@@ -32,7 +32,7 @@ _NULLS = ("None", "null", "nan", "NaN", "<NA>")
 _ARRAY = re.compile(r"(?:[-+.\deE]+|None|nan|True|False)(?:\s+(?:[-+.\deE]+|None|nan|True|False))+")
 """Numbers as numpy prints them: with nothing but white space between."""
 _SEPARATORS = ("|", ",", ";", "\t", "\n", "/", "&", "+", " ")
-_PLAIN = (",", ";", "|", "\t", "\n")
+USUAL = (",", ";", "|", "\t", "\n")
 """Separators that seldom stand within a name."""
 
 
@@ -46,7 +46,7 @@ def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, lis
     if not task.multi_label:
         rows: Rows = {split: [(cell,) for cell in mine] for split, mine in cells.items()}  # type: ignore[misc]
         return rows, list(_list_faults(cells, task)), {}
-    texts = {split: [cell for cell in mine if isinstance(cell, str) and cell] for split, mine in cells.items()}
+    texts = {split: [cell for cell in mine if _says(cell)] for split, mine in cells.items()}
     every = set(chain.from_iterable(texts.values()))
     in_lists = _are_lists(every, task)
     faults = list(_form_faults(cells, every, task)) if in_lists is None else []
@@ -134,7 +134,7 @@ def _form_faults(cells: Mapping[str, Sequence[Cell]], every: Collection[str], ta
     example = next((cell for cell in sorted(every) if items_of(cell)), None)
     for split, mine in cells.items():
         for row, cell in enumerate(mine):
-            if isinstance(cell, str) and cell and items_of(cell) is None:
+            if _says(cell) and items_of(cell) is None:
                 others = f", where others hold lists such as {_short(example)}" if example else ""
                 yield (
                     f"{split}: the column {task.label!r} holds {_short(cell)} in row {row + 1}{others}: write all as JSON lists,"
@@ -155,11 +155,16 @@ def _list_faults(cells: Mapping[str, Sequence[Cell]], task: Task) -> Iterator[st
                 break
 
 
+def _says(cell: Cell) -> TypeGuard[str]:
+    """Whether a cell is a text that names labels."""
+    return isinstance(cell, str) and bool(cell) and cell not in MISSING
+
+
 def _row(cell: Cell, task: Task, in_lists: bool) -> tuple[str | None, ...] | None:
     if cell is None:
         return None
     if isinstance(cell, str):
-        given = items_of(cell) if in_lists and cell else cell.split(task.label_separator)
+        given = items_of(cell) if in_lists and _says(cell) else cell.split(task.label_separator)
     else:
         given = cell
     parts = (part if part is None else part.strip() for part in given or ())
@@ -219,7 +224,7 @@ def guise(names: Collection[str], separator: str) -> Guise | None:
     """Another separator than this one that stands in names, the likeliest first; None where there is none."""
     found = [_guise(names, other) for other in _SEPARATORS if other not in (separator, separator.strip())]
     seen = [each for each in found if each is not None]
-    return max(seen, key=lambda each: (each.all_shared, each.separator in _PLAIN, each.shared, each.names), default=None)
+    return max(seen, key=lambda each: (each.all_shared, each.separator in USUAL, each.shared, each.names), default=None)
 
 
 def _guise(names: Collection[str], separator: str) -> Guise | None:
@@ -238,7 +243,7 @@ def _separator_doubts(texts: Mapping[str, Sequence[str]], task: Task, first: str
     names = {part.strip() for cell in every for part in cell.split(task.label_separator)}
     absent = bool(every) and not any(task.label_separator in cell for cell in every)
     other = guise(names, task.label_separator)
-    doubtful = other is not None and (other.all_shared or (other.shared and other.separator in _PLAIN))
+    doubtful = other is not None and (other.all_shared or (other.shared and other.separator in USUAL))
     where = f"the column {task.label!r}"
     if other is not None and doubtful and absent and "label_separator" not in task.model_fields_set:
         seen = f"{where} holds {_short(other.example)}, and `label_separator` {task.label_separator!r} stands nowhere"

@@ -188,7 +188,7 @@ def test_missing_labels_are_named_by_row(tmp_path: Path) -> None:
     faults = faults_of(task_of(tmp_path, [*GOOD, ("x", ""), ("y", "a"), ("z", " ")], [(f"t {i}", "") for i in range(8)]))
     assert faults == (
         "tasks.mine.train: no label in rows 21, 23 (counted from 1, without the header); `missing_labels: drop` leaves them out",
-        "tasks.mine.test: no label in any of 8 rows (counted from 1, without the header); `missing_labels: drop` leaves them out",
+        "tasks.mine.test: no label in any of 8 rows: such a split cannot be used",
     )
 
 
