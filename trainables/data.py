@@ -192,9 +192,12 @@ def _label_faults(
         counts = Counter(label for row in rows for label in row.names)
         unknown = sorted(counts.keys() - set(known))
         for label in unknown[:FAULTS]:
-            close = closest(label, known)
+            alike = next((name for name in known if plain(name) == plain(label)), None)
+            close = alike or closest(label, known)
             hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:FAULTS])}{', ...' * (len(known) > FAULTS)}"
             faults.append(f"{place}.{split}: the label {label!r} ({_count(counts[label])}) is not in {where}; {hint}")
+        if set(counts) == {"-1"} == set(unknown):
+            faults[-1] = f"{place}.{split}: all labels are -1, as where they are withheld: such a split cannot be used"
         if len(unknown) > FAULTS:
             column = column_names(task)
             faults.append(f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {column} the label?")

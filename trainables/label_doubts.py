@@ -63,7 +63,7 @@ def _joined(counts: Mapping[str, int], task: Task) -> Iterator[str]:
         yield f"{joined} of {len(counts)} labels hold {task.label_separator!r}; several in one? Then set multi_label"
         return
     other = guise(counts, "")
-    if other is not None and other.all_shared and other.separator in USUAL:
+    if other is not None and other.separator in USUAL and (other.all_shared or (other.shared and 2 * other.names > len(counts))):
         holds = f"{other.names} of {len(counts)} labels hold {other.shown}, such as {other.example!r}, with parts that others have"
         yield f"{holds}; several in one? Then set multi_label, and `label_separator`"
 

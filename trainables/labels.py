@@ -164,7 +164,7 @@ def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
     if task.labels is not None or task.several_columns:
         return []
     distinct = set(chain.from_iterable(labels.values()))
-    if not all(_NUMBER.fullmatch(label) or _COMMA.fullmatch(label) for label in distinct):
+    if not all(_NUMBER.fullmatch(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct):
         return []
     return [
         f"{split}: the column {column_names(task)} holds {fraction}: {_why(fraction)}; make classes of"

@@ -55,14 +55,18 @@ def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, lis
         return rows, faults, {}
     first = next(iter(cells), "train")
     if in_lists:
-        example = max(every, key=lambda cell: (len(items_of(cell) or ()), cell))
-        said = " and ".join(str(item) for item in items_of(example) or ())
-        told = {first: [f"the labels in {task.label!r} are lists in text: {_short(example)} is read as {said}"]}
-    else:
-        doubt, told = _separator_doubts(texts, task, first)
-        faults += doubt
+        rows, faults = _from_vectors(rows, task)
+        return rows, faults, {first: [_list_notice(cells, rows, task)]}
+    doubt, told = _separator_doubts(texts, task, first)
     rows, more = _from_vectors(rows, task)
-    return rows, faults + more, told
+    return rows, doubt or more, told
+
+
+def _list_notice(cells: Mapping[str, Sequence[Cell]], rows: Rows, task: Task) -> str:
+    """How the list with the most labels is read."""
+    pairs = [(row or (), cell) for split in cells for cell, row in zip(cells[split], rows[split], strict=True) if _says(cell)]
+    row, cell = max(pairs, key=lambda pair: len(pair[0]))
+    return f"the labels in {task.label!r} are lists in text: {_short(cell)} is read as {' and '.join(map(str, row)) or 'no label'}"
 
 
 def items_of(cell: str) -> tuple[str | None, ...] | None:

@@ -42,5 +42,5 @@ def test_many_numbers() -> None:
 def test_several_labels_in_one() -> None:
     (notice,) = told({"a,b": 3, "b,c": 3, "a": 1, "c": 2, "b": 2})
     assert notice.startswith("2 of 5 labels hold ',', such as 'a,b', with parts that others have; several in one?")
-    assert told({"Paris, France": 3, "Lyon, France": 3, "Rome, Italy": 1}) == []
+    assert told({"Paris, France": 3, "Lyon, France": 3, "Rome": 1, "Milan": 2}) == []
     assert told({"true positive": 3, "false positive": 3, "true negative": 1, "false negative": 1}) == []

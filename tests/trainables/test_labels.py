@@ -205,7 +205,9 @@ def test_columns_that_hold_no_labels(labels: list[Any], fault: str, tmp_path: Pa
 
 def named(folder: Path, name: str, labels: list[Any], names: list[str]) -> str:
     """A parquet file whose label column notes the names of its classes, as `datasets` does."""
-    feature = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+    noted: dict[str, Any] = {"names": names, "_type": "ClassLabel"}
+    noted = {"feature": noted, "_type": "List"} if isinstance(labels[0], list) else noted
+    feature = {"info": {"features": {"label": noted}}}
     made = pa.table({"text": [f"{name} {i}" for i in range(len(labels))], "label": labels})
     parquet.write_table(made.replace_schema_metadata({"huggingface": json.dumps(feature)}), folder / name)
     return str(folder / name)
@@ -226,6 +228,20 @@ def test_numbers_of_classes(tmp_path: Path) -> None:
     assert "tasks.t.test: the column 'label' holds numbers, that of train has names" in faults_of(Task(train=train, test=plain))
     same = named(tmp_path, "same.parquet", [0, 1] * 5, ["0", "1"])
     assert load_task("t", Task(train=same, test=plain)).labels == ("0", "1")
+
+
+def test_lists_of_numbers_of_classes(tmp_path: Path) -> None:
+    names = ["sad", "glad", "angry"]
+    train = named(tmp_path, "train.parquet", [[0, 1], [2], []] * 4, names)
+    text = split(tmp_path, "test.csv", ["sad|glad", "angry", ""])
+    data = load_task("t", Task(train=train, test=text, multi_label=True))
+    assert data.labels == tuple(names)
+    assert data.test.labels.tolist() == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
+    wrong = named(tmp_path, "wrong.parquet", [[0, 3]], names)
+    fault = "row 1 holds 3, which is no number of the 3 classes that the file names"
+    assert fault in faults_of(Task(train=train, test=wrong, multi_label=True))
+    bare = split(tmp_path, "bare.jsonl", [[0], [2]])
+    assert "the column 'label' holds numbers, that of train has names" in faults_of(Task(train=train, test=bare, multi_label=True))
 
 
 # Columns of 0 and 1
@@ -272,3 +288,17 @@ def test_faults_of_columns_of_labels(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ConfigError, match=fault):
             validate(Task, {"train": "a.csv", "label": label, "multi_label": label == ("a", "a")})
+
+
+def test_labels_that_training_lacks_but_for_case_or_all_of_them(tmp_path: Path) -> None:
+    assert "the label 'A' (1 text) is not in the training split; did you mean 'a'?" in faults_of(
+        task_of(tmp_path, ["a", "b"] * 5, ["A", "b"])
+    )
+    withheld = faults_of(task_of(tmp_path, ["0", "1"] * 5, ["-1", "-1"]))
+    assert withheld == "tasks.t.test: all labels are -1, as where they are withheld: such a split cannot be used"
+
+
+def test_white_space_round_a_label_is_told(tmp_path: Path) -> None:
+    data = load_task("t", task_of(tmp_path, ["sport ", "sport", "news"] * 4, ["sport", "news"]))
+    assert data.labels == ("news", "sport")
+    assert data.notices == ("tasks.t.train: 4 of 12 labels have white space around them, such as 'sport ': read without it",)
