@@ -70,6 +70,8 @@ class _Loader(yaml.SafeLoader):
 FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+$|0[bx]|[^:]*:)")
 _STR, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
 
@@ -89,6 +91,9 @@ def _as_written(node: yaml.Node | None, path: str, in_list: bool = False) -> Non
             _as_written(each, path, in_list=True)
     elif isinstance(node, yaml.ScalarNode) and holds_text(path) and (node.tag != _NULL or (in_list and node.value)):
         node.tag = _STR
+    elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
+        where = f"line {node.start_mark.line + 1}"
+        raise ConfigError([f"{where}: {node.value} is no decimal number; YAML 1.1 would read it to another base: write it plainly"])
 
 
 def parse_yaml(text: str, source: str = "input", path: str = "") -> Any:

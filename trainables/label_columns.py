@@ -75,13 +75,17 @@ def _of_one(column: Any, task: Task, classes: tuple[str, ...] | None) -> Column:
     values = column.to_pylist()
     midnight = types.is_timestamp(inner) and all(moment.time() == time() for moment in _flat(values))
     numbered = classes if classes is not None and (types.is_integer(inner) or types.is_floating(inner)) else None
+    texts: dict[Any, str | None] = {None: None}  # a column has few labels and may have millions of rows
     cells: list[Cell] = []
     given: dict[int, str] = {}
     for i, value in enumerate(values):
-        row = [_text(each, numbered, midnight, task, i) for each in (value if isinstance(value, list) else [value])]
-        if numbered is not None and None in row and value is not None:
+        for each in value if isinstance(value, list) else (value,):
+            if each not in texts:
+                texts[each] = _text(each, numbered, midnight, task, i)
+        cell = tuple(texts[each] for each in value) if isinstance(value, list) else texts[value]
+        if numbered is not None and value is not None and (cell is None or (isinstance(cell, tuple) and None in cell)):
             given[i] = str(value)
-        cells.append(tuple(row) if isinstance(value, list) else row[0])
+        cells.append(cell)
     if task.multi_label:
         cells = ["" if value is None else cell for value, cell in zip(values, cells, strict=True)]
     whole = types.is_integer(inner) or types.is_floating(inner)

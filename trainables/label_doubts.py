@@ -28,6 +28,9 @@ def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
                 f"the label {label!r} ({_texts(count)}) is a class here; if it means that a label is missing, take these rows out,"
                 " if it is a class, list all as `labels`"
             )
+    if isinstance(task.label, str) and task.label in counts:
+        found = f"the label {task.label!r} ({_texts(counts[task.label])})"
+        yield f"{found} is the column's name: is the line of names in the file twice?"
     if task.labels is None and len(counts) > MANY and train < FEW * len(counts) and all(map(whole_number, counts)):
         yield (
             f"the column {column_names(task)} holds {len(counts)} different whole numbers for {train} training texts: each is"
@@ -51,7 +54,8 @@ def _look_alikes(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _plain(label: str) -> str:
-    text = " ".join(unicodedata.normalize("NFKC", label).split()).casefold()
+    seen = "".join(sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
+    text = " ".join(seen.split()).casefold()
     number = whole_number(text)
     return str(int(number)) if number is not None else text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import chain
@@ -105,20 +105,17 @@ def _spelled(column: Column, columns: Mapping[str, Column], task: Task) -> list[
 def _without_missing(rows: Sequence[tuple[str | None, ...] | None], column: Column, task: Task) -> Labels:
     """Labels of a split, with the rows apart in which a label is missing."""
     kept = {*(task.labels or ()), *(column.names or ())}
-    labels: list[tuple[str, ...] | None] = []
-    missing: dict[int, str] = {}
-    for i, row in enumerate(rows):
-        absent = None if row is None else next((name or "" for name in row if name is None or _is_missing(name, kept)), None)
-        if row is None or absent is not None:
-            missing[i] = absent or ""
-            labels.append(None)
-        else:
-            labels.append(tuple(name for name in row if name is not None))
-    return Labels(labels, missing | column.written(missing), column.names)
+    words = {row: _missing_word(row, kept) for row in set(rows)}
+    missing = {i: word for i, row in enumerate(rows) if (word := words[row]) is not None}
+    labels = [None if words[row] is not None else row for row in rows]
+    return Labels(labels, missing | column.written(missing), column.names)  # type: ignore[arg-type]  # no None in what is left
 
 
-def _is_missing(name: str, kept: Collection[str]) -> bool:
-    return not name or (name in MISSING and name not in kept)
+def _missing_word(row: tuple[str | None, ...] | None, kept: Collection[str]) -> str | None:
+    """What stands in a row in place of a label, empty text for nothing; None where no label is missing."""
+    if row is None:
+        return ""
+    return next((name or "" for name in row if not name or (name in MISSING and name not in kept)), None)
 
 
 # Numbers -------------------------------------------------------------------------------------------------------------------------
@@ -127,7 +124,7 @@ def _is_missing(name: str, kept: Collection[str]) -> bool:
 def _as_whole(found: Mapping[str, Labels], task: Task) -> tuple[dict[str, Labels], dict[str, list[str]]]:
     """Labels with 1.0 read as 1, and what is told of each split: where all are whole numbers, or where 1 occurs as well."""
     kept = {*(task.labels or ()), *chain.from_iterable(part.names or () for part in found.values())}
-    names = {name for part in found.values() for row in part.rows for name in row or ()}
+    names = {name for part in found.values() for row in set(part.rows) for name in row or ()}
     whole = {name: whole_number(name) for name in names - kept}
     everywhere = all(whole.values())
     read = {name: number for name, number in whole.items() if number and number != name and (everywhere or number in names | kept)}
@@ -139,10 +136,9 @@ def _as_whole(found: Mapping[str, Labels], task: Task) -> tuple[dict[str, Labels
         if changed is not None:
             said = f"the labels in {column_names(task)} are written with fractions of zero: {changed} is read as {read[changed]}"
             notices[split] = [said]
-    return {
-        split: replace(part, rows=[row and tuple(read.get(name, name) for name in row) for row in part.rows])
-        for split, part in found.items()
-    }, notices
+    every = {row for part in found.values() for row in part.rows}
+    rows = {row: row and tuple(read.get(name, name) for name in row) for row in every}
+    return {split: replace(part, rows=[rows[row] for row in part.rows]) for split, part in found.items()}, notices
 
 
 def whole_number(label: str) -> str | None:
@@ -160,17 +156,17 @@ def whole_number(label: str) -> str | None:
 
 def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
     """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
-    labels = {split: list(chain.from_iterable(row or () for row in part.rows)) for split, part in found.items()}
     if task.labels is not None or task.several_columns:
         return []
-    distinct = set(chain.from_iterable(labels.values()))
+    distinct = {label for part in found.values() for row in set(part.rows) for label in row or ()}
     if not all(_NUMBER.fullmatch(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct):
         return []
+    fractions = {label for label in distinct if whole_number(label) is None}
     return [
         f"{split}: the column {column_names(task)} holds {fraction}: {_why(fraction)}; make classes of"
         " them, or if they are classes, list them as `labels`"
-        for split, mine in labels.items()
-        if (fraction := _first(mine, lambda label: whole_number(label) is None)) is not None
+        for split, part in found.items()
+        if (fraction := next((label for row in part.rows for label in row or () if label in fractions), None)) is not None
     ]
 
 
@@ -178,7 +174,3 @@ def _why(fraction: str) -> str:
     if "," in fraction:
         return "a number with a fraction (regression), where classes are learnt, or several labels for a text (`multi_label`)"
     return "classes are learnt here, no numbers (regression)"
-
-
-def _first(labels: Sequence[str], is_so: Callable[[str], bool]) -> str | None:
-    return next((label for label in labels if is_so(label)), None)

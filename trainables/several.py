@@ -150,13 +150,13 @@ def _form_faults(cells: Mapping[str, Sequence[Cell]], every: Collection[str], ta
 def _list_faults(cells: Mapping[str, Sequence[Cell]], task: Task) -> Iterator[str]:
     """Splits of a task with one label for a text that hold lists."""
     for split, mine in cells.items():
-        for row, cell in enumerate(mine):
-            if isinstance(cell, str) and _looks_like_list(cell) and cell not in (task.labels or ()):
-                yield (
-                    f"{split}: the column {task.label!r} holds {_short(cell)} in row {row + 1}, a list of labels for one text: set"
-                    " multi_label, or if that is the name of a class, list all of them as `labels`"
-                )
-                break
+        lists = {cell for cell in set(mine) - set(task.labels or ()) if isinstance(cell, str) and _looks_like_list(cell)}
+        if lists:
+            row = next(row for row, cell in enumerate(mine) if cell in lists)
+            seen = (
+                f"{split}: the column {task.label!r} holds {_short(str(mine[row]))} in row {row + 1}, a list of labels for one text"
+            )
+            yield f"{seen}: set multi_label, or if that is the name of a class, list all of them as `labels`"
 
 
 def _says(cell: Cell) -> TypeGuard[str]:

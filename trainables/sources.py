@@ -99,8 +99,12 @@ def _rows(table: Table, task: Task, labels: Labels) -> Rows:
 
 def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
     """Notices about texts that are nothing but a word for a missing value."""
+    import pyarrow as pa
+    from pyarrow import compute
+
     for name in columns:
-        words = Counter(word for text in table.column(name).to_pylist() if (word := (text or "").strip()) in MISSING)
+        texts = compute.utf8_trim_whitespace(table.column(name).cast(pa.large_string()))
+        words = Counter(texts.filter(compute.is_in(texts, pa.array(sorted(MISSING), pa.large_string()))).to_pylist())
         if words:
             count = words.total()
             shown = ", ".join(map(repr, sorted(words)))

@@ -19,6 +19,9 @@ from trainables.faults import ConfigError, parse_yaml, read_yaml
         ("a: [1", "not YAML"),
         ("[" * 5000, "not YAML|nested too deeply"),
         ("a: 2026-13-45", "not YAML"),
+        ("budget:\n  trials: 010", "line 2: 010 is no decimal number"),
+        ("hours: 1:30", "line 1: 1:30 is no decimal number"),
+        ("steps: 0x1F", "line 1: 0x1F is no decimal number"),
     ],
 )
 def test_refused_yaml(text: str, message: str) -> None:
@@ -54,10 +57,8 @@ def test_text_is_taken_as_it_is_written(form: str) -> None:
 
 
 def test_fields_that_hold_text_and_others() -> None:
-    found = parse_yaml(
-        "tasks: {no: {label: 1, text: off, text_pair: null, domain: ~, multi_label: yes, split_seed: 012}, 1: known}"
-    )
-    mine = {"label": "1", "text": "off", "text_pair": None, "domain": None, "multi_label": True, "split_seed": 10}
+    found = parse_yaml("tasks: {no: {label: 1, text: off, text_pair: null, domain: ~, multi_label: yes, split_seed: 12}, 1: known}")
+    mine = {"label": "1", "text": "off", "text_pair": None, "domain": None, "multi_label": True, "split_seed": 12}
     assert found == {"tasks": {"no": mine, "1": "known"}}
     space = parse_yaml(
         "{pretrain.language: {choice: [no, en]}, pretrain.whole_word: {choice: [no, yes], when: {pretrain.language: no}}}"

@@ -20,6 +20,7 @@ def told(counts: dict[str, int], train: int = 1000, **fields: Any) -> list[str]:
         (("Sport", "sport"), "case, white space or how a number is written"),
         (("world news", "world  news", "World\u00a0News"), "case, white space or how a number is written"),
         (("caf\u00e9", "cafe\u0301"), "how a character is encoded"),
+        (("news", "news\u200b"), "case, white space or how a number is written"),
         (("01", "1"), "case, white space or how a number is written"),
         (("+1", "1"), "case, white space or how a number is written"),
     ],
@@ -28,6 +29,11 @@ def test_look_alikes(labels: tuple[str, ...], difference: str) -> None:
     (notice,) = told(dict.fromkeys(labels, 2) | {"other": 5})
     assert all(f"{label!r} (2 texts)" in notice for label in labels)
     assert notice.endswith(f"differ only in {difference}: they are {len(labels)} classes here")
+
+
+def test_the_name_of_the_column_among_its_labels() -> None:
+    (notice,) = told({"label": 1, "a": 3})
+    assert notice == "the label 'label' (1 text) is the column's name: is the line of names in the file twice?"
 
 
 def test_many_numbers() -> None:
