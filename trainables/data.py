@@ -159,6 +159,8 @@ def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], fault
         notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
     if not filled:
         faults.append(f"{place}: all {len(rows.texts)} texts are empty")
+    if rows.pairs and (half := sum(not all(side.strip() for side in rows.pairs[i]) for i in filled)):
+        notices.append(f"{place}: {half} of {len(filled)} pairs have one text only; they are kept")
     bare = {i: rows.missing[i] for i in filled if i in rows.missing}
     if bare and len(bare) < len(filled) and task.missing_labels == "drop":
         notices.append(f"{place}: {len(bare)} of {len(filled)} rows have no label and were dropped")

@@ -141,7 +141,9 @@ def _notices(rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
     """What was read in some way of its own, and labels that are missing."""
     for split, part in rows.items():
         yield from (f"{split}: {notice}" for notice in part.notices)
-        if part.missing:
+        if part.missing and task.missing_labels == "drop":
+            yield f"{split}: {len(part.missing)} of {len(part.texts)} rows have no label; a study leaves them out"
+        elif part.missing:
             yield f"{split}: {missing_labels(part.missing, len(part.texts))}"
     counts = Counter(label for part in rows.values() for label in _labels(part))
     yield from doubts(counts, task, len(rows["train"].texts) if "train" in rows else 0)

@@ -113,6 +113,12 @@ def test_a_missing_key_and_a_split_without_labels(tmp_path: Path) -> None:
     assert "no label in any of 2 rows" in faults_of(task.model_copy(update={"missing_labels": "drop"}))
 
 
+def test_texts_and_lists_that_look_like_moments_stay_text(tmp_path: Path) -> None:
+    made = {"text": ["2020-01-01", "2021-01-01T10:00:00Z"], "label": [["2020-01-01"], ["2021-01-01"]]}
+    rows = rows_of(Task(train=table(tmp_path / "a.jsonl", made), multi_label=True))["train"]
+    assert (rows.texts, rows.several) == (made["text"], [("2020-01-01",), ("2021-01-01",)])
+
+
 def test_words_that_may_mean_missing_are_told(tmp_path: Path) -> None:
     task = task_of(tmp_path, ["none", "-", "x"] * 4, ["none", "-", "x"])
     assert [notice.partition(" is a class here")[0] for notice in load_task("t", task).notices] == [
@@ -124,11 +130,13 @@ def test_words_that_may_mean_missing_are_told(tmp_path: Path) -> None:
 
 def test_texts_that_are_a_word_for_missing_are_told(tmp_path: Path) -> None:
     columns = {"q": ["nan", "why", "None", "how"], "a": ["so", "N/A", "yes", "no"], "label": ["a", "b"] * 2}
-    task = Task(train=table(tmp_path / "a.csv", columns), text="q", text_pair="a")
+    task = Task(train=table(tmp_path / "a.csv", columns), text="q", text_pair="a", validation_share=0.5)
     assert rows_of(task)["train"].notices == (
         "2 texts are nothing but 'None', 'nan' in 'q', a word for a missing value: kept as text",
         "1 text is nothing but 'N/A' in 'a', a word for a missing value: kept as text",
     )
+    half = task.model_copy(update={"train": table(tmp_path / "b.csv", columns | {"a": ["", "so", " ", "no"]})})
+    assert "tasks.t.train: 2 of 4 pairs have one text only; they are kept" in load_task("t", half, needs_test=False).notices
 
 
 # One reading for all splits
