@@ -23,7 +23,7 @@ out of the space).
 Relative paths are relative to the file.
 
 What stands for text is taken as it is written, without quotes too: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
-stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base, such as 010, 0x1f and 1:30, are refused.
+stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
 
 Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
 as well; dates, booleans and +1 stay the text that they are. Several labels in one cell are read where all cells have one form, and
