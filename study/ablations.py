@@ -309,7 +309,7 @@ def apply_override(data: dict[str, Any], text: str) -> Iterator[str]:
             if at.get(key) is None:
                 at[key] = {}
             at = at[key]
-        at[keys[-1]] = parse_yaml(value, f"--set {path}")
+        at[keys[-1]] = parse_yaml(value, f"--set {path}", path)
     except ConfigError as error:
         yield from error.faults
     except (AttributeError, TypeError):

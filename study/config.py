@@ -66,10 +66,11 @@ def _override(data: dict[str, Any], text: str) -> list[str]:
     try:
         keys, at = _keys(data, path.strip()), data
         for key in keys[:-1]:
-            if isinstance(at, dict) and at.get(key) is None:
-                at[key] = {}
+            if isinstance(at, dict):
+                key = str(key)  # a task may be called 1
+                at[key] = {} if at.get(key) is None else at[key]
             at = at[key]
-        at[keys[-1]] = parse_yaml(value, f"--set {path}")
+        at[str(keys[-1]) if isinstance(at, dict) else keys[-1]] = parse_yaml(value, f"--set {path}", path.strip())
     except ConfigError as error:
         return list(error.faults)
     except (TypeError, LookupError):

@@ -152,7 +152,7 @@ def _stage_override(values: Data, text: str) -> Iterator[str]:
         yield f"--set {text}: expected path=value, such as finetune.epochs=2 or resources.gpus=1"
         return
     try:
-        values[path.strip()] = parse_yaml(value, f"--set {path}")
+        values[path.strip()] = parse_yaml(value, f"--set {path}", path.strip())
     except ConfigError as error:
         yield from error.faults
 

@@ -21,6 +21,13 @@ reported at once. `study run FILE --set path=value` overrides a field: `--set bu
 `--set recipe.finetune.epochs=2` (a stage by its name), `--set 'space.finetune.xi={uniform: [0.9, 1]}'` (`null` takes the dimension
 out of the space).
 Relative paths are relative to the file.
+
+What stands for text is taken as it is written, without quotes too: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
+stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
+
+Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
+as well; dates, booleans and +1 stay the text that they are. Several labels in one cell are read where all cells have one form, and
+refused where that is in doubt. `study tasks --stats FILE` shows how a file is read.
 """
 
 SECTIONS: tuple[tuple[str, type[Model], str], ...] = (

@@ -83,7 +83,7 @@ def _short(paper: str) -> str:
 def _where(known: Known) -> str:
     if known.task is None:
         return "by hand"
-    columns = f"{_columns(known.task)} -> {known.task.label}"
+    columns = f"{_columns(known.task)} -> {', '.join(known.task.label_columns)}"
     return f"hub {known.task.hub} ({columns})" if known.task.hub else f"with the package ({columns})"
 
 
@@ -148,7 +148,7 @@ def document() -> str:
 def _row(name: str, known: Known) -> str:
     task = known.task
     where = "by hand" if task is None else f"`{task.hub}`" if task.hub else "package"
-    columns = "" if task is None else f"{_columns(task)} → {task.label}".replace("|", r"\|")
+    columns = "" if task is None else f"{_columns(task)} → {', '.join(task.label_columns)}".replace("|", r"\|")
     papers = ", ".join(_short(paper) for paper in known.reported)
     cells = [f"`{name}`", where, columns, known.classes or "–", known.domain, known.metrics, papers, known.licence]
     return f"| {' | '.join(map(str, cells))} |"
@@ -274,6 +274,8 @@ def _statistics(each: Statistics) -> Iterator[str]:
         if title in OF_PAIRS and not each.pairs:
             continue
         yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
+    for notice in each.notices:
+        yield from wrap(f"- {notice}", WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def _cells(title: str, cells: Iterable[object]) -> str:
@@ -331,6 +333,7 @@ def plain_statistics(found: Sequence[Statistics]) -> list[dict[str, Any]]:
             "pairs": each.pairs,
             "limit": each.limit,
             "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
+            "notices": list(each.notices),
         }
         for each in found
     ]

@@ -46,12 +46,18 @@ class Task(Model):
     text_pair: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Column with the second text of a task on pairs of texts, such as question and answer; several are joined by a space. null:
     single texts. Corpora and the bag of words read both as one text."""
-    label: str = "label"
-    """Column with the label."""
+    label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
+    """Column with the label. Of a multi-label task also several columns of 0 and 1, or of true and false, whose names are
+    the labels."""
     labels: tuple[str, ...] | None = None
-    """All labels in their order. Without it: the sorted labels of the training split."""
+    """All labels in their order, as they are written: `[no, yes]` and `[0, 1]` are text. Without it: the sorted labels of the
+    training split."""
+    missing_labels: Literal["refuse", "drop"] = "refuse"
+    """Rows whose label is missing, empty, null, or a word for it such as nan, None, NULL or N/A that is not among `labels`:
+    refused, or left out and counted."""
     multi_label: bool = False
-    """A text may have any number of labels, none included; the column holds lists, or names joined by `label_separator`."""
+    """A text may have any number of labels, none included; the column holds lists, also as text (`['a', 'b']`), names joined by
+    `label_separator`, or vectors of 0 and 1 in the order of `labels`."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
     """What stands between the labels of a text of a multi-label task."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -88,12 +94,30 @@ class Task(Model):
         return self
 
     @model_validator(mode="after")
+    def _columns_of_labels(self) -> Task:
+        if self.several_columns and not self.multi_label:
+            raise ValueError(f"label: {len(self.label)} columns given, a label each: set multi_label, or name one column")
+        if twice := sorted({name for name in self.label_columns if self.label_columns.count(name) > 1}):
+            raise ValueError(f"label: {twice[0]!r} is given twice")
+        return self
+
+    @model_validator(mode="after")
     def _two_texts(self) -> Task:
         if both := [column for column in self.second_columns if column in self.text_columns]:
             raise ValueError(
                 f"text_pair: {both[0]!r} is a column of `text` already; the second text of a pair needs one of its own"
             )
         return self
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """The column with the label, or those whose names are labels."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def several_columns(self) -> bool:
+        """Whether each label has a column of its own."""
+        return not isinstance(self.label, str)
 
     @property
     def text_columns(self) -> tuple[str, ...]:

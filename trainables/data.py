@@ -19,6 +19,8 @@ import numpy as np
 
 from trainables.config import Task
 from trainables.faults import ConfigError, closest
+from trainables.label_doubts import doubts
+from trainables.labels import column_names, missing_labels
 from trainables.sources import Rows, read
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -115,10 +117,10 @@ def _load(name: str, task: Task) -> TaskData:
 
     labels = _label_names(task, rows["train"].names, kept["train"])
     _stop(_label_faults(kept, labels, task, place, notices))
-    joined = sum(task.label_separator in label for label in labels)
-    if not task.multi_label and 2 * joined > len(labels):
-        several = f"{joined} of {len(labels)} labels hold {task.label_separator!r}"
-        notices.append(f"{place}: {several}; several in one? Then set multi_label")
+    if unseen := [name for name in task.label_columns if name not in labels] if task.several_columns else []:
+        notices.append(f"{place}.train: no text has the label {', '.join(map(repr, unseen))}, which is left out")
+    counts = Counter(label for of_split in kept.values() for row in of_split for label in row.names)
+    notices += [f"{place}: {doubt}" for doubt in doubts(counts, task, len(kept["train"]))]
 
     splits = {split: _split(of_split, labels, task) for split, of_split in kept.items()}
     if "validation" not in splits:
@@ -151,23 +153,22 @@ class Kept(NamedTuple):
 
 
 def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], faults: list[str]) -> list[Kept]:
-    """Rows that have a text. Those without a text are noticed; those without a label are a fault, but in a multi-label task."""
+    """Rows that have a text and a label. Those without a text are noticed; without a label they are a fault, or dropped."""
     filled = [i for i, text in enumerate(rows.texts) if text.strip()]
     if dropped := len(rows.texts) - len(filled):
         notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
     if not filled:
         faults.append(f"{place}: all {len(rows.texts)} texts are empty")
-    if not task.multi_label and (bare := [i + 1 for i in filled if rows.labels[i] is None]):
-        more = f" and {len(bare) - 5} more" if len(bare) > 5 else ""
-        numbers = ", ".join(map(str, bare[:5])) + more
-        faults.append(f"{place}: no label in row{'s' * (len(bare) > 1)} {numbers} (counted from 1, without the header)")
-    names = [_several(rows.labels[i] or "", task.label_separator) if task.multi_label else (rows.labels[i] or "",) for i in filled]
-    return [Kept(rows.texts[i], mine, rows.pairs[i] if rows.pairs else None) for i, mine in zip(filled, names, strict=True)]
-
-
-def _several(joined: str, separator: str) -> tuple[str, ...]:
-    """The labels of a text of a multi-label task, each once."""
-    return tuple(dict.fromkeys(name for part in joined.split(separator) if (name := part.strip())))
+    if rows.pairs and (half := sum(not all(side.strip() for side in rows.pairs[i]) for i in filled)):
+        notices.append(f"{place}: {half} of {len(filled)} pairs have one text only; they are kept")
+    bare = {i: rows.missing[i] for i in filled if i in rows.missing}
+    if bare and len(bare) < len(filled) and task.missing_labels == "drop":
+        notices.append(f"{place}: {len(bare)} of {len(filled)} rows have no label and were dropped")
+    elif bare:
+        faults.append(f"{place}: {missing_labels(bare, len(filled))}")
+    labels = rows.several if rows.several is not None else [(label,) if label else None for label in rows.labels]
+    full = [(i, mine) for i in filled if i not in bare and (mine := labels[i]) is not None]
+    return [Kept(rows.texts[i], mine, rows.pairs[i] if rows.pairs else None) for i, mine in full]
 
 
 def _label_names(task: Task, noted: tuple[str, ...] | None, train: Sequence[Kept]) -> tuple[str, ...]:
@@ -193,11 +194,15 @@ def _label_faults(
         counts = Counter(label for row in rows for label in row.names)
         unknown = sorted(counts.keys() - set(known))
         for label in unknown[:FAULTS]:
-            close = closest(label, known)
+            alike = next((name for name in known if plain(name) == plain(label)), None)
+            close = alike or closest(label, known)
             hint = f"did you mean {close!r}?" if close else f"there: {', '.join(known[:FAULTS])}{', ...' * (len(known) > FAULTS)}"
             faults.append(f"{place}.{split}: the label {label!r} ({_count(counts[label])}) is not in {where}; {hint}")
+        if set(counts) == {"-1"} == set(unknown):
+            faults[-1] = f"{place}.{split}: all labels are -1, as where they are withheld: such a split cannot be used"
         if len(unknown) > FAULTS:
-            faults.append(f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {task.label!r} the label?")
+            column = column_names(task)
+            faults.append(f"{place}.{split}: {len(unknown) - FAULTS} more labels are not in {where}; is {column} the label?")
     if task.multi_label and len({row.names for row in kept["train"]}) < 2:
         faults.append(f"{place}.train: all texts have the same labels ({', '.join(trained) or 'none'}): there is nothing to learn")
     elif len(trained) == 1 and not task.multi_label:

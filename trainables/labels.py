@@ -1,66 +1,176 @@
-"""The label column of a table as names of classes: what one value means, and when it means none."""
+"""The label columns of all splits as names of classes: what a value means is decided over all splits and formats at once."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 from trainables.config import Task
 from trainables.faults import ConfigError
+from trainables.label_columns import MISSING, Column, column_of
+from trainables.several import parts_of
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
+_COMMA = re.compile(r"[-+]?\d*,\d+")
+_LONGEST = 30
+"""Digits of the largest whole number that is written out."""
 
 
-def labels_of(column: Any, task: Task, classes: tuple[str, ...] | None) -> tuple[list[str | None], tuple[str, ...]]:
-    """(labels as strings, notices): 1, 1.0 and '1' are one label; class numbers become class names; several are joined."""
-    import pyarrow as pa
+@dataclass(frozen=True)
+class Labels:
+    """The labels of one split, row by row."""
 
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    values = column.to_pylist()
-    if pa.types.is_nested(column.type):
-        if not task.multi_label:
-            raise ConfigError([f"the column {task.label!r} holds {column.type}, several labels for one text: set multi_label"])
-        names = [[str(each) if classes is None else classes[each] for each in row or ()] for row in values]
-        return [task.label_separator.join(row) for row in names], ()
-    if classes is not None and pa.types.is_integer(column.type):
-        return [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values], ()
-    labels = [None if v is None or v != v else str(v).strip() or None for v in values]
-    kept = task.labels or ()
-    as_they_are = task.multi_label and not pa.types.is_floating(column.type)
-    if as_they_are or not all(label is None or label in kept or _whole(label) for label in labels):
-        return labels, ()
-    whole = [label if label is None or label in kept else label.partition(".")[0] for label in labels]
-    changed = next((pair for pair in zip(labels, whole, strict=True) if pair[0] != pair[1]), None)
-    if changed is None:
-        return whole, ()
-    return whole, (f"the labels in {task.label!r} are written with fractions of zero: {changed[0]} is read as {changed[1]}",)
+    rows: list[tuple[str, ...] | None]
+    """Labels of a row; one, but in a multi-label task. None where it is missing."""
+    missing: dict[int, str]
+    """{row: what stands there} where a label is missing; empty text for nothing at all."""
+    names: tuple[str, ...] | None
+    """Names of the classes in their order, where the file itself says so."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about how they were read."""
 
 
-def _whole(label: str) -> bool:
-    """Whether a label is a whole number, perhaps written as a float: what a table program makes of classes."""
-    head, _, tail = label.partition(".")
-    return head.removeprefix("-").isdecimal() and not tail.strip("0")
+def read_labels(tables: Mapping[str, Any], task: Task) -> tuple[dict[str, Labels], list[str]]:
+    """(labels of the splits that can be read, faults, each with its split) of tables that hold the label columns."""
+    columns: dict[str, Column] = {}
+    faults: list[str] = []
+    for split, table in tables.items():
+        try:
+            columns[split] = column_of(table, task)
+        except ConfigError as error:
+            faults += [f"{split}: {fault}" for fault in error.faults]
+    faults += _number_and_name_faults(columns, task)
+    columns = {split: replace(column, cells=_spelled(column, columns, task)) for split, column in columns.items()}
+    rows, more, told = parts_of({split: column.cells for split, column in columns.items()}, task)
+    found = {split: _without_missing(rows[split], columns[split], task) for split in rows}
+    found, changed = _as_whole(found, task)
+    for split, part in found.items():
+        notices = [*columns[split].notices, *told.get(split, ()), *changed.get(split, ())]
+        found[split] = replace(part, notices=tuple(notices))
+    named = any(column.names is not None for column in columns.values())
+    return found, [*faults, *more, *(() if named else regression_faults(found, task))]
 
 
-def regression_faults(splits: Mapping[str, Sequence[str | None]], named: bool, task: Task) -> list[str]:
-    """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
-    found = {split: _parts(labels, task) for split, labels in splits.items()}
-    if named or task.labels is not None or not all(_NUMBER.fullmatch(label) for labels in found.values() for label in labels):
+def column_names(task: Task) -> str:
+    """The label column as a message names it."""
+    return ", ".join(map(repr, task.label_columns))
+
+
+def missing_labels(missing: Mapping[int, str], total: int) -> str:
+    """Which rows have no label, what stands there, and the ways out."""
+    rows = sorted(missing)
+    more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+    numbers = f"row{'s' * (len(rows) > 1)} {', '.join(str(row + 1) for row in rows[:5])}{more}"
+    words = sorted({word for word in missing.values() if word})
+    there = f", there stands {', '.join(map(repr, words[:5]))}" if words else ""
+    if len(rows) == total:
+        return f"no label in any of {total} rows{there}: such a split cannot be used"
+    said = f"no label in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
+    return f"{said}, or list it as one of `labels` if it is a class" if words else said
+
+
+def _number_and_name_faults(columns: Mapping[str, Column], task: Task) -> list[str]:
+    """Splits that hold numbers where another has names of classes, unless the names are these numbers."""
+    named = next(((split, column.names) for split, column in columns.items() if column.names and not task.several_columns), None)
+    if named is None or all(name == str(number) for number, name in enumerate(named[1])):
         return []
-    fractions = {split: [label for label in labels if not _whole(label)] for split, labels in found.items()}
     return [
-        f"{split}: the column {task.label!r} holds {labels[0]}: classes are learnt here, no numbers (regression); make classes of"
-        " them, or if they are classes, list them as `labels`"
-        for split, labels in fractions.items()
-        if labels
+        f"{split}: the column {column_names(task)} holds numbers, that of {named[0]} has names for them"
+        f" ({', '.join(named[1][:5])}): give names, or their numbers, in both"
+        for split, column in columns.items()
+        if column.names is None and column.numbers
     ]
 
 
-def _parts(labels: Sequence[str | None], task: Task) -> list[str]:
-    """Every label by itself."""
-    given = [label for label in labels if label]
-    if not task.multi_label:
-        return given
-    return [name for label in given for part in label.split(task.label_separator) if (name := part.strip())]
+def _spelled(column: Column, columns: Mapping[str, Column], task: Task) -> list[Any]:
+    """Cells whose booleans are written as `labels` or the other splits write them: true, True or TRUE."""
+    if not column.booleans:
+        return column.cells
+    texts = chain(task.labels or (), *(other.cells for other in columns.values() if not other.booleans))
+    written = {text for text in texts if isinstance(text, str) and text.casefold() in ("true", "false")}
+    spelling = {text.casefold(): text for text in written} if len({text.casefold() for text in written}) == len(written) else {}
+
+    def spelled(cell: Any) -> Any:
+        if isinstance(cell, tuple):
+            return tuple(map(spelled, cell))
+        return spelling.get(cell.casefold(), cell) if isinstance(cell, str) else cell
+
+    return [spelled(cell) for cell in column.cells]
+
+
+def _without_missing(rows: Sequence[tuple[str | None, ...] | None], column: Column, task: Task) -> Labels:
+    """Labels of a split, with the rows apart in which a label is missing."""
+    kept = {*(task.labels or ()), *(column.names or ())}
+    words = {row: _missing_word(row, kept) for row in set(rows)}
+    missing = {i: word for i, row in enumerate(rows) if (word := words[row]) is not None}
+    labels = [None if words[row] is not None else row for row in rows]
+    return Labels(labels, missing | column.written(missing), column.names)  # type: ignore[arg-type]  # no None in what is left
+
+
+def _missing_word(row: tuple[str | None, ...] | None, kept: Collection[str]) -> str | None:
+    """What stands in a row in place of a label, empty text for nothing; None where no label is missing."""
+    if row is None:
+        return ""
+    return next((name or "" for name in row if not name or (name in MISSING and name not in kept)), None)
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------------------
+
+
+def _as_whole(found: Mapping[str, Labels], task: Task) -> tuple[dict[str, Labels], dict[str, list[str]]]:
+    """Labels with 1.0 read as 1, and what is told of each split: where all are whole numbers, or where 1 occurs as well."""
+    kept = {*(task.labels or ()), *chain.from_iterable(part.names or () for part in found.values())}
+    names = {name for part in found.values() for row in set(part.rows) for name in row or ()}
+    whole = {name: whole_number(name) for name in names - kept}
+    everywhere = all(whole.values())
+    read = {name: number for name, number in whole.items() if number and number != name and (everywhere or number in names | kept)}
+    if not read:
+        return dict(found), {}
+    notices: dict[str, list[str]] = {}
+    for split, part in found.items():
+        changed = next((name for row in part.rows for name in row or () if name in read), None)
+        if changed is not None:
+            said = f"the labels in {column_names(task)} are written with fractions of zero: {changed} is read as {read[changed]}"
+            notices[split] = [said]
+    every = {row for part in found.values() for row in part.rows}
+    rows = {row: row and tuple(read.get(name, name) for name in row) for row in every}
+    return {split: replace(part, rows=[rows[row] for row in part.rows]) for split, part in found.items()}, notices
+
+
+def whole_number(label: str) -> str | None:
+    """A whole number as its digits, sign and leading zeros kept, be it written as a float; None for anything else."""
+    if re.fullmatch(r"[-+]?\d+(\.0*)?", label):
+        head = label.partition(".")[0]
+        return "0" if head == "-0" and head != label else head
+    if not _NUMBER.fullmatch(label) or "inf" in label.lower():
+        return None
+    number = Decimal(label)
+    if number and not -1 < number.adjusted() < _LONGEST:
+        return None
+    return str(int(number)) if number == number.to_integral_value() else None
+
+
+def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
+    """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
+    if task.labels is not None or task.several_columns:
+        return []
+    distinct = {label for part in found.values() for row in set(part.rows) for label in row or ()}
+    if not all(_NUMBER.fullmatch(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct):
+        return []
+    fractions = {label for label in distinct if whole_number(label) is None}
+    return [
+        f"{split}: the column {column_names(task)} holds {fraction}: {_why(fraction)}; make classes of"
+        " them, or if they are classes, list them as `labels`"
+        for split, part in found.items()
+        if (fraction := next((label for row in part.rows for label in row or () if label in fractions), None)) is not None
+    ]
+
+
+def _why(fraction: str) -> str:
+    if "," in fraction:
+        return "a number with a fraction (regression), where classes are learnt, or several labels for a text (`multi_label`)"
+    return "classes are learnt here, no numbers (regression)"

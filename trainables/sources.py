@@ -6,18 +6,19 @@ ConfigError whose lines begin with the split they are about.
 
 from __future__ import annotations
 
-import json
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from trainables.config import Task
 from trainables.faults import ConfigError, near
-from trainables.labels import labels_of, regression_faults
+from trainables.label_columns import MISSING
+from trainables.labels import Labels, read_labels
 from trainables.table_files import Table, column_faults, joined_texts, read_file
 from trainables.tasks import without_hub
 
@@ -34,10 +35,15 @@ class Rows:
     """None where there is none."""
     names: tuple[str, ...] | None
     """Labels in their order, where the file itself says so."""
+    several: list[tuple[str, ...] | None] | None = None
+    """Of a multi-label task the labels of each row, of which `labels` holds the join; none at all is an empty
+    tuple, missing ones are None."""
+    missing: Mapping[int, str] = field(default_factory=dict)
+    """{row: what stands there} where a label is missing; empty text for nothing at all."""
     pairs: list[tuple[str, str]] | None = None
     """Both texts of each row of a task on pairs, of which `texts` holds the join."""
     notices: tuple[str, ...] = ()
-    """What a user should know about the labels."""
+    """What a user should know about texts and labels."""
 
 
 def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
@@ -45,16 +51,23 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
     splits: dict[str, Rows] = {}
     faults: list[str] = []
     try:
-        tables = _files(task, (*task.text_columns, *task.second_columns, task.label)) if task.train is not None else _prepared(task)
+        columns = (*task.text_columns, *task.second_columns, *task.label_columns)
+        tables = _files(task, columns) if task.train is not None else _prepared(task)
     except ConfigError as error:
         return {}, list(error.faults)
+    loaded: dict[str, Table] = {}
     for split, table in tables.items():
         try:
-            splits[split] = _rows(table(), task)
+            loaded[split] = _checked(table(), task)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
-    named = any(rows.names is not None for rows in splits.values())
-    return splits, faults + regression_faults({split: rows.labels for split, rows in splits.items()}, named, task)
+    labels, more = read_labels(loaded, task)
+    for split, mine in labels.items():
+        try:
+            splits[split] = _rows(loaded[split], task, mine)
+        except ConfigError as error:
+            faults += [f"{split}: {fault}" for fault in error.faults]
+    return splits, faults + more
 
 
 def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Table]]:
@@ -62,29 +75,41 @@ def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Table]]
     return {split: partial(read_file, url, columns) for split, url in given.items() if url is not None}
 
 
-def _rows(table: Table, task: Task) -> Rows:
-    """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
+def _checked(table: Table, task: Task) -> Table:
+    """A table that has the columns of the task. Raises ConfigError for those that are missing or doubled."""
     texts = (*task.text_columns, *task.second_columns)
-    faults = column_faults(table.schema.names, (*texts, task.label))
-    faults += [f"{task.label!r} is named as both text and label column"] * (task.label in texts)
+    faults = column_faults(table.schema.names, (*texts, *task.label_columns))
+    faults += [f"{label!r} is named as both text and label column" for label in task.label_columns if label in texts]
     if faults:
         raise ConfigError(faults)
-    classes = _class_names(table.schema, task.label)
-    labels, notices = labels_of(table.column(task.label), task, classes)
+    return table
+
+
+def _rows(table: Table, task: Task, labels: Labels) -> Rows:
+    """Texts and labels of a table. Raises ConfigError for texts of the wrong type."""
     joined, pairs = joined_texts(table, task.text_columns), None
     if task.second_columns:
         pairs = list(zip(joined, joined_texts(table, task.second_columns), strict=True))
         joined = [" ".join(filter(None, pair)) for pair in pairs]
-    return Rows(joined, labels, classes, pairs, notices)
+    names = [None if row is None else task.label_separator.join(row) or None for row in labels.rows]
+    notices = (*labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
+    several = labels.rows if task.multi_label else None
+    return Rows(joined, names, labels.names, several, labels.missing, pairs, notices)
 
 
-def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """The names that `datasets` notes for a ClassLabel column, in its tables and in the parquet files it writes."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    feature = noted.get("info", {}).get("features", {}).get(label, {})
-    if isinstance(feature, dict) and "feature" in feature:  # a list of them
-        feature = feature["feature"]
-    return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
+def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
+    """Notices about texts that are nothing but a word for a missing value."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    for name in columns:
+        texts = compute.utf8_trim_whitespace(table.column(name).cast(pa.large_string()))
+        words = Counter(texts.filter(compute.is_in(texts, pa.array(sorted(MISSING), pa.large_string()))).to_pylist())
+        if words:
+            count = words.total()
+            shown = ", ".join(map(repr, sorted(words)))
+            are = "text is" if count == 1 else "texts are"
+            yield f"{count} {are} nothing but {shown} in {name!r}, a word for a missing value: kept as text"
 
 
 def _prepared(task: Task) -> dict[str, Callable[[], Table]]:

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,8 @@ import numpy as np
 from trainables.config import Encoder, Task
 from trainables.data import SPLITS, plain
 from trainables.faults import ConfigError
+from trainables.label_doubts import doubts
+from trainables.labels import missing_labels
 from trainables.sources import Rows, read
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
@@ -73,7 +75,7 @@ class SplitStatistics:
     labels: Mapping[str, int]
     """Class to number of its texts, the largest first."""
     unlabelled: int
-    """Texts without a label."""
+    """Texts without a label: of a multi-label task those with none too."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Statistics:
     splits: Mapping[str, SplitStatistics]
     pairs: bool
     """Whether the texts are pairs."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about how texts and labels were read."""
 
     @property
     def special_tokens(self) -> int:
@@ -130,7 +134,26 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
     for split in (split for split in SPLITS if split in rows):
         splits[split] = _split(rows[split], _lengths(rows[split], ruler), special, limit, seen)
     classes = {label for split in splits.values() for label in split.labels}
-    return Statistics(name, len(classes), ruler, limit, splits, pairs)
+    return Statistics(name, len(classes), ruler, limit, splits, pairs, tuple(_notices(rows, task)))
+
+
+def _notices(rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
+    """What was read in some way of its own, and labels that are missing."""
+    for split, part in rows.items():
+        yield from (f"{split}: {notice}" for notice in part.notices)
+        if part.missing and task.missing_labels == "drop":
+            yield f"{split}: {len(part.missing)} of {len(part.texts)} rows have no label; a study leaves them out"
+        elif part.missing:
+            yield f"{split}: {missing_labels(part.missing, len(part.texts))}"
+    counts = Counter(label for part in rows.values() for label in _labels(part))
+    yield from doubts(counts, task, len(rows["train"].texts) if "train" in rows else 0)
+
+
+def _labels(rows: Rows) -> Iterator[str]:
+    """Every label of every text."""
+    if rows.several is None:
+        return (label for label in rows.labels if label is not None)
+    return chain.from_iterable(row for row in rows.several if row)
 
 
 def _lengths(rows: Rows, ruler: Ruler) -> Lengths:
@@ -159,7 +182,7 @@ def _split(rows: Rows, lengths: Lengths, special: int, limit: int, seen: tuple[s
     shared = [sum(text in earlier for text in texts) for texts, earlier in zip(kinds, seen, strict=True)]
     for texts, earlier in zip(kinds, seen, strict=True):
         earlier.update(texts)
-    counts = Counter(label for label in rows.labels if label is not None)
+    counts = Counter(_labels(rows))
     sides = lengths.mean(axis=0).tolist() if lengths.ndim > 1 else None
     lengths = lengths if sides is None else lengths.sum(axis=1)
     p90, p99 = (int(np.percentile(lengths, share, method="inverted_cdf")) for share in (90, 99))

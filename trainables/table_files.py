@@ -133,9 +133,31 @@ def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
             # Text stays text: the label 01 is not 1, and the text NA is not missing.
             convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns, "large_string"), strings_can_be_null=False),
         )
+    import pyarrow as pa
     from pyarrow import json as arrow_json
 
-    return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False))
+    def parsed(schema: Any = None) -> Table:
+        options = arrow_json.ParseOptions(explicit_schema=schema)
+        return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False), options)
+
+    table = parsed()
+    # Arrow takes strings that look like a moment for one; they are read again as the text that they are.
+    moments = [name for name in columns if name in table.schema.names and _of_moments(table.schema.field(name).type)]
+    if not moments:
+        return table
+    return parsed(pa.schema([(name, _as_text(table.schema.field(name).type)) for name in moments]))
+
+
+def _of_moments(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_timestamp(kind) or (pa.types.is_list(kind) and pa.types.is_timestamp(kind.value_type)))
+
+
+def _as_text(kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.list_(pa.string()) if pa.types.is_list(kind) else pa.string()
 
 
 def column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:

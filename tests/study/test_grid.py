@@ -176,7 +176,7 @@ def test_corpora_that_only_you_can_give() -> None:
         ({"overrides": ["finetune.epoch=2"]}, "finetune.epoch: unknown field; did you mean 'epochs'?"),
         ({"overrides": ["finetune.epochs=0"]}, "epochs: 0 given"),
         ({"overrides": ["seeds=0"]}, "seeds: 0 given"),
-        ({"overrides": ["tasks=3"]}, "tasks: 3 given; it should be an object"),
+        ({"overrides": ["tasks=3"]}, "tasks: '3' given; it should be an object"),
         ({"overrides": ["tasks={imdb: 3}"]}, "tasks.imdb: 3 given; it should be an object"),
         ({"overrides": ["claims=3"]}, "claims: 3 given"),
         ({"overrides": ["settings=[3]"]}, "settings.0: 3 given; it should be an object"),

@@ -187,8 +187,8 @@ def test_columns_of_the_wrong_type(rows: str, message: str, tmp_path: Path) -> N
 def test_missing_labels_are_named_by_row(tmp_path: Path) -> None:
     faults = faults_of(task_of(tmp_path, [*GOOD, ("x", ""), ("y", "a"), ("z", " ")], [(f"t {i}", "") for i in range(8)]))
     assert faults == (
-        "tasks.mine.train: no label in rows 21, 23 (counted from 1, without the header)",
-        "tasks.mine.test: no label in rows 1, 2, 3, 4, 5 and 3 more (counted from 1, without the header)",
+        "tasks.mine.train: no label in rows 21, 23 (counted from 1, without the header); `missing_labels: drop` leaves them out",
+        "tasks.mine.test: no label in any of 8 rows: such a split cannot be used",
     )
 
 
