@@ -72,6 +72,8 @@ class Scribe:
         """Append one record, unless it is an evaluation that is there already."""
         if self.records.append(event, **fields):
             self.rows.append({"event": event, **fields})
+        if event == "inputs":
+            self.rows = record.counting(self.rows)
 
     def note(self, text: str) -> None:
         """Something the user should know."""
