@@ -13,6 +13,7 @@ from typing import Any
 
 from study import record
 from study.check import corpus_choices
+from study.paths import in_place
 from study.places import shareable
 from study.scribe import Row, Scribe, trial_of, trials
 from study.settings import Study
@@ -106,10 +107,11 @@ def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
-def renamed(study: Study, rows: Sequence[Row]) -> list[str]:
+def renamed(study: Study, run_dir: Path, rows: list[Row]) -> list[str]:
     """Trials of the records, one of each setting, whose stages have other names now, and finals with other test texts."""
     if study.precision == "auto":
         return []  # no trial has begun
+    rows, _ = in_place(study, run_dir, rows)
     every = [row for phase in ("search", "final") for row in trials(rows, phase).values() if row.get("stage_ids")]
     tested = {row.get("trial"): row.get("stage_id") for row in rows if row["event"] == "evaluation" and row["split"] == "test"}
     one_of_each = {(row.get("setting"), row["trial"] in tested): row for row in reversed(every)}
@@ -142,7 +144,7 @@ def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
     before = known(rows)
     try:
         now = of(study)
-        changed = changes(before, now) or _of_stages(renamed(study, rows), before)
+        changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows), before)
     except ConfigError as error:
         unread = f"whether inputs have changed is not known, since they cannot be read: {error.faults[0]}"
         return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())

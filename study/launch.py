@@ -22,6 +22,7 @@ from study import inputs, parts, record
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
+from study.paths import portable, in_place
 from study.places import shareable
 from study.screen import Screen
 from study.scribe import Scribe, trials
@@ -84,8 +85,10 @@ def run(
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
         with Screen(terminal, study.name, study.metric) as screen:
-            scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows, study.metric)
-            parts.write_whole(run_dir / "study.yaml", study.to_yaml())
+            rows, written = in_place(study, run_dir, rows)
+            records = record.Records(run_dir / "records.jsonl", study.name)
+            scribe = Scribe(records, screen, rows, study.metric, written)
+            parts.write_whole(run_dir / "study.yaml", portable(study, run_dir).to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
             session = partial(shared.session if shared else ray_session, study.resources, address)
             return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, found, [*notices, *problems])

@@ -17,7 +17,12 @@ def shareable(text: str) -> str:
     """A text in which `~` stands for home folders, `user` for the user's name in other paths, and addresses hold no password."""
     if "/" not in text:
         return text
-    return _PATH.sub(lambda found: _shareable_path(found[0]), _CREDENTIALS.sub("", text))
+    return _PATH.sub(lambda found: _shareable_path(found[0]), without_credentials(text))
+
+
+def without_credentials(text: str) -> str:
+    """A text whose addresses hold no user and no password."""
+    return _CREDENTIALS.sub("", text)
 
 
 def _shareable_path(path: str) -> str:

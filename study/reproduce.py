@@ -21,6 +21,7 @@ from study.check import check
 from study.grid import Grid, Part
 from study.lock import RunLock
 from study.parts import write_whole
+from study.places import shareable
 from study.plan import time_text
 from study.workers import Shared, this_machine
 from trainables.faults import ConfigError
@@ -59,7 +60,7 @@ def run(
         began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
-        write_whole(folder / FILE, grid.to_yaml())
+        write_whole(folder / FILE, shareable(grid.to_yaml()))
         if measure:
             write_whole(folder / STATISTICS, measured)
         if todo:
@@ -94,7 +95,7 @@ def _left(grid: Grid, folder: Path, accept: bool) -> tuple[list[Part], bool]:
 
 def _is_as_before(grid: Grid, folder: Path) -> bool:
     path = folder / FILE
-    return path.exists() and path.read_text(encoding="utf-8") == grid.to_yaml()
+    return path.exists() and path.read_text(encoding="utf-8") == shareable(grid.to_yaml())
 
 
 def _check_all(parts: list[Any], address: str | None) -> None:

@@ -80,6 +80,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     """
     from study import inputs, record, work
     from study.config import load_study
+    from study.paths import in_place
     from trainables import identity
     from trainables.store import Store
 
@@ -88,13 +89,15 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
         raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
     source = _chosen(found, cell, task, seed)
     study = load_study(source.study / "study.yaml")
-    recipe = study.recipe_for(dict(source.params), source.seed)
+    rows, _ = record.read(source.study / "records.jsonl")
+    rows, _ = in_place(study, source.study, rows)
+    params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
+    recipe = study.recipe_for(dict(params), source.seed)
     execution = study.execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
     *before, last = identity.nodes(recipe)
     differs = _differs(source, last.stage_id, identity.test_id(recipe, last.stage_id))
-    rows, _ = record.read(source.study / "records.jsonl")
     differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study))]))
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
