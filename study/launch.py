@@ -22,7 +22,7 @@ from study import inputs, parts, record
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
-from study.paths import portable, in_place
+from study.paths import in_place, portable
 from study.places import shareable
 from study.screen import Screen
 from study.scribe import Scribe, trials
@@ -158,7 +158,7 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(_as_it_was(run_dir / "study.yaml"))
+    earlier = load_study(_as_it_was(run_dir / "study.yaml"), folder=run_dir.absolute())
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
@@ -188,15 +188,24 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 def _digest(study: Study) -> str:
     """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
-    data = {key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")}
+    return _hashed({key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity())
+
+
+def _older_digest(study: Study) -> str:
+    """The same in records that name folders too."""
+    return _hashed({key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")})
+
+
+def _hashed(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     rows, _ = record.read(run_dir / "records.jsonl")
     last = [row for row in rows if row.get("event") == "study"][-1:]
-    wanted = _digest(_with_precision(study, earlier))
-    return bool(last) and last[0]["status"] == "finished" and last[0].get("config_digest") == wanted
+    study = _with_precision(study, earlier)
+    done = last[0].get("config_digest") if last and last[0]["status"] == "finished" else None
+    return done in (_digest(study), _older_digest(study))
 
 
 # How it ended ---------------------------------------------------------------------------------------------------------------------

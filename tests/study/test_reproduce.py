@@ -151,11 +151,11 @@ def test_a_finished_one_says_so_and_runs_nothing(finished: Run) -> None:
 
 def test_more_seeds_go_on_in_the_same_folder_and_another_size_does_not(finished: Run) -> None:
     loaded = load(finished.file)
-    assert all(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper").parts)
-    assert not any(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper", seeds=3).parts)
+    assert all(launch.opened(part.study, finished.folder / part.folder)[0] for part in grid(loaded, "paper").parts)
+    assert not any(launch.opened(part.study, finished.folder / part.folder)[0] for part in grid(loaded, "paper", seeds=3).parts)
     for part in grid(loaded, "paper", overrides=["finetune.epochs=3"]).parts:
         with pytest.raises(ConfigError, match="the folder of another study"):
-            launch.is_finished(part.study, finished.folder / part.folder)
+            launch.opened(part.study, finished.folder / part.folder)
 
 
 def test_the_folder_of_something_else_is_refused(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
