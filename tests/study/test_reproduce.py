@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 import yaml
 
-from study import launch
+from study import launch, reproduce
 from study.ablations import load
 from study.grid import grid
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.test_faults import assert_computed_once
 from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
+from trainables import data
 from trainables.faults import ConfigError
 
 
@@ -147,6 +149,23 @@ def test_a_finished_one_says_so_and_runs_nothing(finished: Run) -> None:
     assert "tiny-paper is finished; nothing was run again" in done.stdout
     assert time.monotonic() - start < 60
     assert (finished.folder / "reviews-1" / "records.jsonl").read_bytes() == before
+
+
+def test_changed_inputs_of_its_studies_are_refused_at_once_or_accepted(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tmp_path / "input" / "tiny.yaml", tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    tiny_ablation(path.parent)
+    assert "is finished" in answer(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
+    write_csv(path.parent / "test.csv", reviews("sls_imdb", "test", 25))
+    data._load.cache_clear()
+    said = refused(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
+    for name in ("reviews-1", "reviews-2"):
+        assert f"--out {folder / name}: inputs have changed" in said
+    assert "tasks.reviews.test: 25 texts, was 24" in said
+    parts = grid(load(path), "paper").parts
+    assert reproduce._left(grid(load(path), "paper"), folder, accept=True) == (list(parts), True)
 
 
 def test_more_seeds_go_on_in_the_same_folder_and_another_size_does_not(finished: Run) -> None:
