@@ -16,7 +16,7 @@ from study.check import corpus_choices
 from study.paths import in_place
 from study.places import shareable
 from study.scribe import Row, Scribe, trial_of, trials
-from study.settings import Study
+from study.settings import Study, corpora
 from trainables import checkpoint, corpus_names, identity
 from trainables.config import Encoder
 from trainables.corpus import load_corpus
@@ -184,16 +184,9 @@ def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
     if found.changed or found.now != found.before:
         scribe.write("inputs", inputs=dict(found.now), changed=list(found.changed) or None)
     if found.changed:
-        scribe.note(said_of({"session": session, "changed": found.changed}))
+        scribe.note(record.accepted({"session": session, "changed": found.changed}))
     for text in found.notices:
         scribe.note(text)
-
-
-def said_of(row: Mapping[str, Any]) -> str:
-    """A record of accepted changes in words."""
-    what = "; ".join(map(str, row["changed"]))
-    when = f"inputs changed before session {row.get('session') or 0}, which was accepted"
-    return f"{when}: {what}. What was computed before counts no more"
 
 
 def _set_aside(run_dir: Path, session: int) -> None:
@@ -219,7 +212,10 @@ def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
 
 def _is_cheap(study: Study) -> bool:
     """Whether all that a study reads lies in small files on this machine, so that no hub is asked."""
-    remote = any(task.hub or "://" in str(task.train) for task in study.used_tasks.values()) or study.encoder.hub
+    given = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
+    given += corpora(study.recipe, study.space)
+    hubs = [task.hub for task in study.used_tasks.values()] + [study.encoder.hub, study.encoder.tokenizer]
+    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in given)
     files = [file for path in map(Path, study.local_paths) for file in ([path] if path.is_file() else path.rglob("*"))]
     return not remote and sum(file.stat().st_size for file in files) <= CHEAP_BYTES
 

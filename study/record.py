@@ -248,6 +248,12 @@ def starts_again(row: Mapping[str, Any]) -> bool:
     return row["event"] == "inputs" and bool(row.get("changed"))
 
 
+def accepted(row: Mapping[str, Any]) -> str:
+    """Such a record in words."""
+    when = f"inputs changed before session {row.get('session') or 0}, which was accepted"
+    return f"{when}: {'; '.join(map(str, row['changed']))}. What was computed before counts no more"
+
+
 def counting(rows: Sequence[Row]) -> list[Row]:
     """Those records that still count: all after the last that starts again, and of those before it what lasts."""
     last = max((at for at, row in enumerate(rows) if starts_again(row)), default=0)

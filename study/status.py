@@ -35,7 +35,7 @@ def show(run_dir: Path) -> str:
 
 def _inputs(run_dir: Path, rows: Sequence[Row]) -> Iterator[str]:
     """What is to be known of the study's inputs: changes that were accepted, and those since."""
-    yield from (inputs.said_of(row) for row in rows if record.starts_again(row))
+    yield from (record.accepted(row) for row in rows if record.starts_again(row))
     yield from (f"has changed since: {line}" for line in inputs.since(run_dir, rows))
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from study import launch, reproduce
+from analysis.cells import ledger
+from study import launch, record, reproduce
 from study.ablations import load
 from study.grid import grid
 from tests.helpers import TINY_BERT, reviews, write_csv
@@ -166,6 +167,8 @@ def test_changed_inputs_of_its_studies_are_refused_at_once_or_accepted(
     assert "tasks.reviews.test: 25 texts, was 24" in said
     parts = grid(load(path), "paper").parts
     assert reproduce._left(grid(load(path), "paper"), folder, accept=True) == (list(parts), True)
+    record.Records(folder / "reviews-2" / "records.jsonl").append("inputs", inputs={}, changed=["a: another content"])
+    assert "reviews-2: inputs changed before session 1, which was accepted: a: another content" in str(ledger(folder).problems)
 
 
 def test_more_seeds_go_on_in_the_same_folder_and_another_size_does_not(finished: Run) -> None:
