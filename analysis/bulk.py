@@ -128,7 +128,8 @@ def read(path: Path) -> tuple[list[Row], list[str], Columns | None]:
                 problems.append(found)
             else:
                 rows.append((number, found))
-    rows, columns = _first_of_each(rows, tables, np.array(lines, dtype=np.int64))
+    rows, tables, at = _counting(rows, tables, np.array(lines, dtype=np.int64))
+    rows, columns = _first_of_each(rows, tables, at)
     return [row for _, row in rows], problems, columns
 
 
@@ -184,6 +185,18 @@ def _values(column: Any) -> Array:
     whole = column.unify_dictionaries().combine_chunks()
     texts = np.array([*whole.dictionary.to_pylist(), None], dtype=object)
     return np.asarray(texts[pc.fill_null(whole.indices, -1).to_numpy()])
+
+
+def _counting(rows: list[tuple[int, Row]], tables: list[Any], lines: Array) -> tuple[list[tuple[int, Row]], list[Any], Array]:
+    """What of both still counts: see `record.counting`."""
+    import pyarrow as pa
+
+    last = max((line for line, row in rows if record.starts_again(row)), default=0)
+    if not last:
+        return rows, tables, lines
+    late = lines > last
+    kept = [pa.concat_tables(tables).filter(pa.array(late))] if late.any() else []
+    return [(line, row) for line, row in rows if line >= last or row["event"] in record.LASTING], kept, lines[late]
 
 
 def _first_of_each(rows: list[tuple[int, Row]], tables: list[Any], lines: Array) -> tuple[list[tuple[int, Row]], Columns | None]:

@@ -20,6 +20,7 @@ from analysis.inference import Estimate
 from analysis.load import Run, Trial, load, plain, unread
 from analysis.predictions import Array
 from analysis.published import Number
+from study import record
 from study.metric import ERROR_RATE, METRICS, Metric
 
 FILE = "ablation.yaml"
@@ -345,6 +346,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
     if run.problems:
         few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
+    made.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
     made.studies[name] = Study(run.folder, run.labels, run.config)
     indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}

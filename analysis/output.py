@@ -9,6 +9,7 @@ from pathlib import Path
 
 from analysis.cells import Ledger
 from analysis.grid import Grid
+from study.places import shareable
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
@@ -61,9 +62,12 @@ def print_pdf(folder: Path, formats: Sequence[str]) -> None:
 
 
 def replace(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file, from a text or from its parts, so that a reader sees the old one or the new one, never half."""
+    """Write a file, from a text or from its parts, so that a reader sees the old one or the new one, never half.
+
+    It is made to be sent to others, and names nobody's home folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     with open(aside, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines([text] if isinstance(text, str) else text)
+        file.writelines(map(shareable, [text] if isinstance(text, str) else text))
     aside.replace(path)

@@ -48,7 +48,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
 
         gather(partial(_no_notices, check_config, study.encoder.config))
     if not faults:  # corpora are made of the tasks' texts
-        for entries in _corpus_choices(study):
+        for entries in corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
             gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
         for _, stage in _pretraining(study):
@@ -72,7 +72,7 @@ def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str,
     return ()
 
 
-def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
+def corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
     """The corpora that further pre-training can read in this study."""
     for _, stage in _pretraining(study):
         for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):

@@ -31,6 +31,11 @@ TEXT = click.option(
     "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
+ACCEPT = click.option(
+    "--accept-changed-inputs",
+    is_flag=True,
+    help="Where data or encoder are not those of earlier sessions: start again what was computed from them.",
+)
 STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 
 
@@ -46,7 +51,15 @@ def cli() -> None:
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
-def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, store: str | None) -> int:
+@ACCEPT
+def run(
+    study_file: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    address: str | None,
+    store: str | None,
+    accept_changed_inputs: bool,
+) -> int:
     """Run a study, or go on with one that was interrupted or whose budget was raised.
 
     STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
@@ -59,7 +72,7 @@ def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address:
     words = [_quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study run", *words, *(f"--{name} {_quoted(value)}" for name, value in options.items() if value)])
     try:
-        outcome = launch.run(study, run_dir, store=store, address=address)
+        outcome = launch.run(study, run_dir, store=store, address=address, accept_changed_inputs=accept_changed_inputs)
     except KeyboardInterrupt:
         click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
         return INTERRUPTED
@@ -93,6 +106,7 @@ OTHER_ENCODER = click.option("--encoder", metavar="FOLDER|HUB", help="Another en
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-SCALE.")
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
+@ACCEPT
 def reproduce(
     name: str | None,
     as_list: bool,
@@ -104,6 +118,7 @@ def reproduce(
     out: Path | None,
     address: str | None,
     store: str | None,
+    accept_changed_inputs: bool,
 ) -> int:
     """Run a published ablation, or one of your own, and show its table beside the published numbers.
 
@@ -122,7 +137,7 @@ def reproduce(
     words = [_quoted(name), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study reproduce", *words, *(f"--{key} {_quoted(value)}" for key, value in options.items() if value)])
     try:
-        outcome = runs.run(grid, folder, store=store, address=address, say=click.echo)
+        outcome = runs.run(grid, folder, store, address, click.echo, accept_changed_inputs)
     except KeyboardInterrupt:
         click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
         return INTERRUPTED
@@ -218,7 +233,7 @@ def plan(
 @cli.command(epilog=EPILOG)
 @RUN
 def status(run_dir: Path) -> int:
-    """Show how far a study is, running or not, from any terminal. Reads its records only."""
+    """Show how far a study is, running or not, from any terminal: by its records; and whether small local inputs have changed."""
     from study import status as states
 
     click.echo(states.show(run_dir))

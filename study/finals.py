@@ -30,7 +30,7 @@ def runs(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
     asked.update({trial.name: trial for trial in every})
     _known_to_diverge(s, every)
     done = trials(s.rows, "final")
-    todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER]
+    todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER or _is_lost(s, trial, done)]
     s.scribe.screen.expect("finals", len(every), len(every) - len(todo))
     s.scribe.screen.begin("finals", f"the best settings over seeds {', '.join(map(str, s.study.final_seeds()))}")
     for trial in todo:
@@ -48,12 +48,24 @@ def _known_to_diverge(s: Session, every: list[Trial]) -> None:
             s.scribe.known(trial, row)
 
 
+def _is_lost(s: Session, trial: Trial, done: dict[str, Row]) -> bool:
+    """Whether a final is complete and not tested, and this store, perhaps another than before, lacks what the test needs."""
+    if done[trial.name]["status"] != "complete" or trial.name in _tested(s) or _is_predicted(s, trial):
+        return False
+    artifact = s.store.get(trial.stage_ids[-1])
+    return artifact is None or not artifact.has(WEIGHTS)
+
+
+def _is_predicted(s: Session, trial: Trial) -> bool:
+    """Whether the store holds a trial's predictions on the test split."""
+    recipe = s.study.recipe_for(dict(trial.params), trial.seed)
+    return s.store.get(identity.test_id(recipe, trial.stage_ids[-1])) is not None
+
+
 def _weights_again(s: Session, trial: Trial) -> None:
     """Where a final was finished before, but its weights are gone and its test split is not read, it must be computed again."""
-    name = trial.stage_ids[-1]
-    artifact = s.store.get(name)
-    recipe = s.study.recipe_for(dict(trial.params), trial.seed)
-    if artifact is not None and not artifact.has(WEIGHTS) and s.store.get(identity.test_id(recipe, name)) is None:
+    artifact = s.store.get(trial.stage_ids[-1])
+    if artifact is not None and not artifact.has(WEIGHTS) and not _is_predicted(s, trial):
         s.store.set_aside(artifact, next(iter(artifact.files)), "its weights were pruned and are needed again")
 
 
@@ -131,6 +143,8 @@ def copy_predictions(s: Session) -> None:
     for name, stage_id in _tested(s).items():
         target = folder / f"{name}-test.parquet"
         artifact = None if target.exists() else s.store.get(stage_id)
+        if artifact is None and not target.exists():
+            s.scribe.note(f"no test predictions of {name} in the run folder: the store {s.store.url} does not hold them (any more)")
         if artifact is not None:
             shutil.copyfile(artifact.path(PREDICTIONS), target.with_suffix(".new"))
             target.with_suffix(".new").replace(target)

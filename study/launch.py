@@ -13,15 +13,17 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import parts, record
+from study import inputs, parts, record
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
+from study.paths import in_place, portable
+from study.places import shareable
 from study.screen import Screen
 from study.scribe import Scribe, trials
 from study.settings import Study
@@ -30,7 +32,7 @@ from trainables import energy
 from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
 
-PACKAGES = ("torch", "ray", "optuna", "transformers", "finetune-study")
+PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex", "finetune-study")
 
 
 @dataclass(frozen=True)
@@ -41,22 +43,39 @@ class Outcome:
     text: str
 
 
-def is_finished(study: Study, run_dir: Path) -> bool:
-    """Whether there is nothing left to do. Raises ConfigError where the folder is another study's."""
+def opened(study: Study, run_dir: Path, accept: bool = False) -> tuple[bool, inputs.Found]:
+    """(whether there is nothing left to do, what the study reads beside what the folder was computed from).
+
+    Raises ConfigError where the folder is another study's, or of other inputs unless that is accepted.
+    """
     earlier = _earlier(run_dir, study)
-    return earlier is not None and _finished(run_dir, study, earlier)
+    found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, accept)
+    return earlier is not None and not found.changed and _finished(run_dir, study, earlier), found
 
 
-def run(study: Study, run_dir: Path, store: str | None = None, address: str | None = None, shared: Shared | None = None) -> Outcome:
+def run(
+    study: Study,
+    run_dir: Path,
+    store: str | None = None,
+    address: str | None = None,
+    shared: Shared | None = None,
+    accept_changed_inputs: bool = False,
+) -> Outcome:
     """Run a study, or go on with it. Returns at once where there is nothing left to do.
 
-    `shared` is the Ray of several studies, which they use one after the other; without it a study has its own.
+    `shared` is the Ray of several studies, which they use one after the other; without it a study has its own. With
+    `accept_changed_inputs` all that was computed from other data or another encoder counts no more.
     Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt after SIGINT or SIGTERM.
     """
-    if is_finished(study, run_dir):
-        return _outcome(run_dir, f"{study.name} is finished; nothing was run again")
+    finished, found = opened(study, run_dir, accept_changed_inputs)
+    if finished:
+        said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
+        return _outcome(run_dir, "\n".join(said))
     artifacts = Store(store or study.store or Store.default().url)
     notices = check(study, None if address else this_machine())
+    if not found.now:  # a new folder, or what could not be read a moment ago
+        _, found = opened(study, run_dir, accept_changed_inputs)
+        found = replace(found, now=found.now or inputs.of(study))
     with (
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
@@ -66,11 +85,13 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
         with Screen(terminal, study.name, study.metric) as screen:
-            scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows, study.metric)
-            parts.write_whole(run_dir / "study.yaml", study.to_yaml())
+            rows, written = in_place(study, run_dir, rows)
+            records = record.Records(run_dir / "records.jsonl", study.name)
+            scribe = Scribe(records, screen, rows, study.metric, written)
+            parts.write_whole(run_dir / "study.yaml", portable(study, run_dir).to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, [*notices, *problems])
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, found, [*notices, *problems])
 
 
 def _sitting(
@@ -81,6 +102,7 @@ def _sitting(
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
     cpus: energy.Packages,
+    found: inputs.Found,
     notices: list[str],
 ) -> Outcome:
     """Start Ray, do what is left, write how it ended."""
@@ -91,15 +113,18 @@ def _sitting(
 
     def note(status: str, **more: Any) -> None:
         about = {"versions": versions(), "commit": commit(), "device": "cuda" if study.resources.gpus else "cpu"}
+        about |= {"store": shareable(store.url)}
         scribe.write("study", status=status, config_digest=_digest(study), **about, **more)
 
     def interrupted() -> None:
         if scribe.rows[-1].get("status") != "interrupted":
             note("interrupted", **spent())
 
+    others = [*inputs.library_changes(scribe.rows, versions()), *inputs.store_changes(scribe.rows, store.url)]
     try:
         note("resumed" if scribe.records.session else "started")
-        for text in notices:
+        inputs.write(found, scribe, run_dir)
+        for text in [*others, *notices]:
             scribe.note(text)
         with suppress(StoreError, OSError):
             store.collect()
@@ -133,7 +158,7 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(_as_it_was(run_dir / "study.yaml"))
+    earlier = load_study(_as_it_was(run_dir / "study.yaml"), folder=run_dir.absolute())
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
@@ -163,15 +188,24 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 def _digest(study: Study) -> str:
     """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
-    data = {key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")}
+    return _hashed({key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity())
+
+
+def _older_digest(study: Study) -> str:
+    """The same in records that name folders too."""
+    return _hashed({key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")})
+
+
+def _hashed(data: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     rows, _ = record.read(run_dir / "records.jsonl")
     last = [row for row in rows if row.get("event") == "study"][-1:]
-    wanted = _digest(_with_precision(study, earlier))
-    return bool(last) and last[0]["status"] == "finished" and last[0].get("config_digest") == wanted
+    study = _with_precision(study, earlier)
+    done = last[0].get("config_digest") if last and last[0]["status"] == "finished" else None
+    return done in (_digest(study), _older_digest(study))
 
 
 # How it ended ---------------------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from uuid import uuid4
 from study import finals, space
 from study import plan as plans
 from study.metric import objective
+from study.paths import portable
 from study.record import BAG_OF_WORDS
 from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of
 from study.settings import Study
@@ -107,7 +108,7 @@ def _resolve_precision(s: Session) -> None:
     s.scribe.screen.begin("stages", "measuring arithmetic")
     found = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
     s.study = s.study.model_copy(update={"precision": found})
-    write_whole(s.run_dir / "study.yaml", s.study.to_yaml())
+    write_whole(s.run_dir / "study.yaml", portable(s.study, s.run_dir).to_yaml())
     s.scribe.note(f"precision auto is {found} here")
 
 

@@ -10,12 +10,14 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from study.places import shareable
 
 Row = dict[str, Any]
 BAG_OF_WORDS = "bag-of-words"
@@ -96,11 +98,22 @@ FIELDS: dict[str, dict[str, Field]] = {
         "commit": Field(str, "commit of the code, with + when the tree had changes"),
         "device": Field(str, "what trials run on"),
         "config_digest": Field(str, "hash of the resolved study file"),
+        "store": Field(str, "where artifacts are kept"),
         "note": Field(str, "anything else"),
     },
     "notice": {
         "text": Field(str, "what the user should know", required=True),
         "source": Field(str, "where it comes from"),
+    },
+    "inputs": {
+        "inputs": Field(
+            dict, "what the study reads, {name: {digest of its content, examples, revision on the hub}}", required=True
+        ),
+        "changed": Field(
+            list,
+            "inputs that are not those of earlier sessions, in words, which the user has accepted: all records before this one but"
+            " `study` and `inputs` count no more",
+        ),
     },
     "plan": {
         "tokens_shared": Field(int, "pieces to train on, each shared stage once"),
@@ -170,6 +183,12 @@ FIELDS: dict[str, dict[str, Field]] = {
 IDENTITY = ("trial", "stage_id", "split", "epoch", "step")
 """What makes an evaluation the same one: a second record of it is dropped, after a crash too."""
 
+PROSE = ("text", "reason", "note")
+"""Fields that may quote paths and addresses: they are written as `study.places` shows them to others."""
+
+LASTING = ("study", "inputs")
+"""Events that count whatever the inputs are."""
+
 
 _FLAT = frozenset({str, int, float, bool, type(None)})
 
@@ -208,6 +227,7 @@ class Records:
         if event in ("evaluation", "baseline") and any(isinstance(v, float) and not math.isfinite(v) for v in values.values()):
             row["status"] = "diverged"
         row = {name: value for name, value in _plain(row).items() if value is not None}
+        row |= {name: shareable(text) for name in PROSE if isinstance(text := row.get(name), str)}
         if faults := list(_faults(row, strict=True)):
             raise RecordError("; ".join(faults))
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
@@ -218,13 +238,33 @@ class Records:
             _append(self.path, line)
             if key is not None:
                 self._seen.add(key)
+            if starts_again(row):
+                self._seen.clear()
         return True
+
+
+def starts_again(row: Mapping[str, Any]) -> bool:
+    """Whether results before this record count no more, since they were computed from other inputs."""
+    return row["event"] == "inputs" and bool(row.get("changed"))
+
+
+def accepted(row: Mapping[str, Any]) -> str:
+    """Such a record in words."""
+    when = f"inputs changed before session {row.get('session') or 0}, which was accepted"
+    return f"{when}: {'; '.join(map(str, row['changed']))}. What was computed before counts no more"
+
+
+def counting(rows: Sequence[Row]) -> list[Row]:
+    """Those records that still count: all after the last that starts again, and of those before it what lasts."""
+    last = max((at for at, row in enumerate(rows) if starts_again(row)), default=0)
+    return [row for at, row in enumerate(rows) if at >= last or row["event"] in LASTING]
 
 
 def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple[list[Row], list[str]]:
     """(records in order, problems: one line for each line of the file that is none). A file that does not exist holds none.
 
     A line torn by a crash, or of another program or version, costs itself only. Of two records of one evaluation the first counts.
+    What was computed from inputs that others have replaced is left out.
     Lines that `skip` is true of are not read: of a million records most are of no interest to most readers.
     """
     rows: list[Row] = []
@@ -237,8 +277,10 @@ def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple
             if _identity(row) in seen:
                 continue
             seen.add(_identity(row))
+        elif starts_again(row):
+            seen.clear()
         rows.append(row)
-    return rows, problems
+    return counting(rows), problems
 
 
 def parsed(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Row | str]]:

@@ -18,9 +18,10 @@ from analysis.cells import FILE
 from study import ablations, costs, grid_plan, launch
 from study.ablations import Ablation
 from study.check import check
-from study.grid import Grid
+from study.grid import Grid, Part
 from study.lock import RunLock
 from study.parts import write_whole
+from study.places import shareable
 from study.plan import time_text
 from study.workers import Shared, this_machine
 from trainables.faults import ConfigError
@@ -38,7 +39,12 @@ class Outcome:
 
 
 def run(
-    grid: Grid, folder: Path, store: str | None = None, address: str | None = None, say: Callable[[str], None] = print
+    grid: Grid,
+    folder: Path,
+    store: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = print,
+    accept_changed_inputs: bool = False,
 ) -> Outcome:
     """Run what is left of an ablation's studies, one after the other, then write its tables.
 
@@ -46,15 +52,15 @@ def run(
     folder, KeyboardInterrupt after SIGINT or SIGTERM.
     """
     _check_folder(grid, folder)
-    todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder)]
-    measure = grid.ablation.statistics and not (_is_as_before(grid, folder) and (folder / STATISTICS).exists())
+    todo, changed = _left(grid, folder, accept_changed_inputs)
+    measure = grid.ablation.statistics and (changed or not (_is_as_before(grid, folder) and (folder / STATISTICS).exists()))
     _check_all(todo, address)
     measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
     with RunLock(folder):
         began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
-        write_whole(folder / FILE, grid.to_yaml())
+        write_whole(folder / FILE, shareable(grid.to_yaml()))
         if measure:
             write_whole(folder / STATISTICS, measured)
         if todo:
@@ -64,15 +70,32 @@ def run(
                 settings, seeds = len(part.settings), part.study.final.seeds
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
-                launch.run(part.study, folder / part.folder, store=store, address=address, shared=shared)
+                launch.run(part.study, folder / part.folder, store, address, shared, accept_changed_inputs)
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
         said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
         return _outcome(grid, folder, said)
 
 
+def _left(grid: Grid, folder: Path, accept: bool) -> tuple[list[Part], bool]:
+    """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
+    faults: dict[str, None] = {}
+    todo, changed = [], False
+    for part in grid.parts:
+        try:
+            finished, found = launch.opened(part.study, folder / part.folder, accept)
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+            continue
+        todo += [part] * (not finished)
+        changed |= bool(found.changed)
+    if faults:
+        raise ConfigError(faults)
+    return todo, changed
+
+
 def _is_as_before(grid: Grid, folder: Path) -> bool:
     path = folder / FILE
-    return path.exists() and path.read_text(encoding="utf-8") == grid.to_yaml()
+    return path.exists() and path.read_text(encoding="utf-8") == shareable(grid.to_yaml())
 
 
 def _check_all(parts: list[Any], address: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,8 @@ class Scribe:
     screen: Screen
     rows: list[Row]
     metric: Metric = ERROR_RATE
+    written: Callable[[Row], Row] = dict
+    """How the file has a record that `rows` holds."""
     running: dict[str, Progress] = field(default_factory=dict)
     pruned: set[tuple[str, str]] = field(default_factory=set)
     """(stage, status) of trials whose weights or states have been dropped."""
@@ -70,8 +72,10 @@ class Scribe:
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one record, unless it is an evaluation that is there already."""
-        if self.records.append(event, **fields):
+        if self.records.append(event, **self.written(fields)):
             self.rows.append({"event": event, **fields})
+        if event == "inputs":
+            self.rows = record.counting(self.rows)
 
     def note(self, text: str) -> None:
         """Something the user should know."""

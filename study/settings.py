@@ -255,7 +255,12 @@ class Study(Model):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}
         for stage in data["recipe"]:
             if "corpus" in stage:
-                stage["corpus"] = [corpus_names.short(entry) for entry in stage["corpus"]]
+                stage["corpus"] = _short_entries(stage["corpus"])
+        for path in [f"{stage.name}.corpus" for stage in self.recipe if isinstance(stage, Pretrain)]:
+            for point in data["search"]["first"]:
+                point |= {path: _short_entries(point[path])} if path in point else {}
+            if path in data["space"]:
+                data["space"][path]["choice"] = [_short_entries(each) for each in data["space"][path]["choice"] or ()]
         return data | {"tasks": tasks}
 
     def digest(self) -> str:
@@ -294,6 +299,11 @@ class Dumper(yaml.SafeDumper):
 
 
 Dumper.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789"))
+
+
+def _short_entries(entries: Iterable[str]) -> list[str]:
+    """The entries of a corpus, text files by their own names."""
+    return [corpus_names.short(entry) for entry in entries]
 
 
 def _leaves(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""How far a study is, by its records alone: from another terminal, while it runs, after it ended."""
+"""How far a study is, by its records: from another terminal, while it runs, after it ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from analysis.cells import FILE, folder_of, is_ablation, listed
 from analysis.load import plain
-from study import record
+from study import inputs, record
 from study.lock import running
 from study.metric import Metric, objective, of_run
 from study.screen import duration, number
@@ -27,10 +27,16 @@ def show(run_dir: Path) -> str:
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
-    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), "", _head(of_run(rows))]
+    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), *_inputs(run_dir, rows), "", _head(of_run(rows))]
     lines += [_line(row, rows) for phase in ("search", "final") for row in trials(rows, phase).values()]
     lines += [f"damaged record, {problem}" for problem in problems]
     return "\n".join(lines)
+
+
+def _inputs(run_dir: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """What is to be known of the study's inputs: changes that were accepted, and those since."""
+    yield from (record.accepted(row) for row in rows if record.starts_again(row))
+    yield from (f"has changed since: {line}" for line in inputs.since(run_dir, rows))
 
 
 def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
@@ -46,6 +52,7 @@ def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
         folder = run_dir / name
         rows, problems = record.read(folder / "records.jsonl")
         yield f"  {_state(folder, rows)}; {_progress(rows)}" if rows else f"  {plain(name, 60)}: not begun"
+        yield from (f"    {line}" for line in _inputs(folder, rows))
         yield from (f"  damaged record, {problem}" for problem in problems)
 
 

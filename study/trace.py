@@ -53,13 +53,15 @@ class Traced:
 
     @property
     def again(self) -> bool:
-        """Whether the number came out again, and where they were kept each prediction."""
-        return self.error == self.source.recorded and not self.changed
+        """Whether the number came out again from the same inputs, and where they were kept each prediction."""
+        return self.error == self.source.recorded and not self.changed and not self.differs
 
     def __str__(self) -> str:
         """In words."""
         at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
         words = "it came out again" if self.again else "it did NOT come out again"
+        if self.differs:
+            words = "no second try at the same number, since its inputs are others"
         said = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
         if self.changed is not None:
             each = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
@@ -76,8 +78,9 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
 
     Raises ConfigError where there is no such run, cell or seed, or where its study can no longer be read.
     """
-    from study import work
+    from study import inputs, record, work
     from study.config import load_study
+    from study.paths import in_place
     from trainables import identity
     from trainables.store import Store
 
@@ -86,12 +89,16 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
         raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
     source = _chosen(found, cell, task, seed)
     study = load_study(source.study / "study.yaml")
-    recipe = study.recipe_for(dict(source.params), source.seed)
+    rows, _ = record.read(source.study / "records.jsonl")
+    rows, _ = in_place(study, source.study, rows)
+    params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
+    recipe = study.recipe_for(dict(params), source.seed)
     execution = study.execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
     *before, last = identity.nodes(recipe)
     differs = _differs(source, last.stage_id, identity.test_id(recipe, last.stage_id))
+    differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study))]))
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)

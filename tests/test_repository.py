@@ -38,8 +38,8 @@ FORBIDDEN = {
     "analysis": {"ray", "torch", "trainables", "transformers", "datasets"},
 }
 """What the files of a layer may not import, not even inside a function."""
-STUDY_FOR_ANALYSIS = {"study.record", "study.metric"}
-"""What analysis may import of study: where records and metrics are described, with the standard library only."""
+STUDY_FOR_ANALYSIS = {"study.record", "study.metric", "study.places"}
+"""What analysis may import of study: records, metrics and paths as others may see them, with the standard library only."""
 HEAVY = ("torch", "ray", "transformers", "datasets", "pandas", "sklearn", "optuna", "matplotlib", "pyarrow")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 

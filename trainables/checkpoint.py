@@ -84,15 +84,32 @@ def digest(encoder: Encoder) -> str:
     Of an encoder from scratch: its configuration with the tokenizer's files, or the size of the vocabulary to be trained.
     Raises ConfigError as `locate`.
     """
+    return hashlib.sha256(canonical(_parts(encoder)).encode()).hexdigest()
+
+
+def digests(encoder: Encoder) -> dict[str, str]:
+    """sha256 of each part of an encoder: config, tokenizer and, but from scratch, weights. Raises ConfigError as `locate`."""
+    return {name: hashlib.sha256(canonical({name: part}).encode()).hexdigest() for name, part in _parts(encoder).items()}
+
+
+def _parts(encoder: Encoder) -> dict[str, Any]:
     if encoder.config is not None:
         folder = tokenizer_folder(encoder)
         tokenizer = encoder.vocabulary if folder is None else _tokenizer_digests(folder)
-        what: dict[str, Any] = {"config": _content(encoder.config), "tokenizer": tokenizer}
-    else:
-        folder = locate(encoder)
-        config = _content(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-        what = {"config": config, "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
-    return hashlib.sha256(canonical(what).encode()).hexdigest()
+        return {"config": _content(encoder.config), "tokenizer": tokenizer}
+    folder = locate(encoder)
+    config = _content(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return {"config": config, "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
+
+
+def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
+    """Commit of a model or data set of the hub, kind `models` or `datasets`, as the local cache tells; None where it does not."""
+    from huggingface_hub import constants
+
+    refs = Path(constants.HF_HUB_CACHE) / f"{kind}--{name.replace('/', '--')}" / "refs"
+    with contextlib.suppress(OSError, ValueError):
+        return (refs / (revision or "main")).read_text(encoding="utf-8").strip() or None
+    return None
 
 
 def weights(folder: Path) -> list[Path]:

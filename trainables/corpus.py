@@ -29,6 +29,8 @@ class Corpus:
     removed: int
     """Texts left out because they occur, exactly or nearly, in a test or validation split."""
     notices: tuple[str, ...]
+    files: Mapping[str, tuple[str, int]]
+    """{file: (sha256 of its texts before any is left out, how many they are)}"""
 
 
 def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
@@ -60,7 +62,8 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
     if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
-    return Corpus(kept, digest_of(kept), total - left, tuple(notices))
+    each = {file: (digest_of(texts), len(texts)) for file, texts in zip(files, read, strict=True)}
+    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each)
 
 
 def _read(

@@ -99,7 +99,7 @@ def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
     beside = f"; {len(pool.own)} of the target's own are read beside them" if len(pool.own) else ""
     notice = f"{count} of {total} texts selected: {how}{beside}"
     notices = (*pool.corpus.notices, *pool.notices(stage.neighbours), notice)
-    return Corpus(texts, digest_of(texts), pool.corpus.removed, notices)
+    return Corpus(texts, digest_of(texts), pool.corpus.removed, notices, pool.corpus.files)
 
 
 def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:

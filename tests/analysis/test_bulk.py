@@ -183,3 +183,24 @@ def test_flat_records_are_read_as_nested_ones_are() -> None:
         found = record._parse(f'{{"x":{value},"y":0.5}}'.encode())
         assert found == record._plain(json.loads(f'{{"x":{value},"y":0.5}}'))
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+
+
+def test_what_other_inputs_have_replaced_counts_in_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = {"event": "trial", "trial": "t001", "phase": "search", "status": "complete", "session": 0}
+    inputs = {"event": "inputs", "inputs": {"a": {"digest": "1"}}, "session": 1}
+    lines = [
+        {"event": "study", "status": "started", "session": 0},
+        *(scored("t001", 1.0), trial, scored("t002", 1.0), scored("t001", 1.0, split="test")),
+        inputs,
+        scored("t003", 1.0),
+        inputs | {"changed": ["a: another content"], "session": 2},
+        *(scored("t001", 1.0, error_rate_percent=30.0), scored("t004", 1.0), scored("t004", 1.0)),
+    ]
+    for kept, text in ((2, lines), (0, lines[:8])):
+        (tmp_path / "records.jsonl").write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in text))
+        rows, columns = both(tmp_path, monkeypatch)
+        same(rows, columns)
+        assert [row["event"] for row in rows.rows[:3]] == ["study", "inputs", "inputs"]
+        assert len(rows.of("evaluation")) == kept
+    assert record.starts_again(lines[7])
+    assert not record.starts_again(inputs)

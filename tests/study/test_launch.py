@@ -40,7 +40,7 @@ def test_the_terminal_shows_the_result_and_none_of_the_noise(finished: Run) -> N
 def test_every_part_is_recorded_once_and_in_order(finished: Run) -> None:
     rows = records(finished.folder)
     first_of = [event for event, _ in Counter(row["event"] for row in rows).items()]
-    assert first_of == ["study", "plan", "evaluation", "stage", "baseline", "trial", "selection"]
+    assert first_of == ["study", "inputs", "plan", "evaluation", "stage", "baseline", "trial", "selection"]
     assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "finished"]
     assert [row["split"] for row in rows if row["event"] == "baseline"] == ["validation", "test"]
     evaluations = [

@@ -218,6 +218,19 @@ def test_a_killed_writer_loses_nothing_that_append_returned_from(path: Path) -> 
     assert len(problems) <= 1
 
 
+def test_accepted_inputs_let_the_same_evaluation_be_written_again(path: Path) -> None:
+    records = Records(path, "reviews")
+    evaluation = {"trial": "t000", "split": "validation", "step": 1}
+    records.append("study", status="started")
+    assert [records.append("evaluation", **evaluation) for _ in range(2)] == [True, False]
+    records.append("inputs", inputs={"a": {"digest": "1"}})
+    assert not records.append("evaluation", **evaluation), "the same inputs change nothing"
+    records.append("inputs", inputs={"a": {"digest": "2"}}, changed=["a: another content"])
+    assert [records.append("evaluation", **evaluation) for _ in range(2)] == [True, False]
+    assert not Records(path).append("evaluation", **evaluation)
+    assert [row["event"] for row in read(path)[0]] == ["study", "inputs", "inputs", "evaluation"]
+
+
 def test_the_tables_of_fields_document_themselves() -> None:
     text = record.document()
     for event, table in record.FIELDS.items():

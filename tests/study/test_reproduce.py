@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 import yaml
 
-from study import launch
+from analysis.cells import ledger
+from study import launch, record, reproduce
 from study.ablations import load
 from study.grid import grid
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.test_faults import assert_computed_once
 from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
+from trainables import data
 from trainables.faults import ConfigError
 
 
@@ -149,13 +152,32 @@ def test_a_finished_one_says_so_and_runs_nothing(finished: Run) -> None:
     assert (finished.folder / "reviews-1" / "records.jsonl").read_bytes() == before
 
 
+def test_changed_inputs_of_its_studies_are_refused_at_once_or_accepted(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, folder = tmp_path / "input" / "tiny.yaml", tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    tiny_ablation(path.parent)
+    assert "is finished" in answer(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
+    write_csv(path.parent / "test.csv", reviews("sls_imdb", "test", 25))
+    data._load.cache_clear()
+    said = refused(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
+    for name in ("reviews-1", "reviews-2"):
+        assert f"--out {folder / name}: inputs have changed" in said
+    assert "tasks.reviews.test: 25 texts, was 24" in said
+    parts = grid(load(path), "paper").parts
+    assert reproduce._left(grid(load(path), "paper"), folder, accept=True) == (list(parts), True)
+    record.Records(folder / "reviews-2" / "records.jsonl").append("inputs", inputs={}, changed=["a: another content"])
+    assert "reviews-2: inputs changed before session 1, which was accepted: a: another content" in str(ledger(folder).problems)
+
+
 def test_more_seeds_go_on_in_the_same_folder_and_another_size_does_not(finished: Run) -> None:
     loaded = load(finished.file)
-    assert all(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper").parts)
-    assert not any(launch.is_finished(part.study, finished.folder / part.folder) for part in grid(loaded, "paper", seeds=3).parts)
+    assert all(launch.opened(part.study, finished.folder / part.folder)[0] for part in grid(loaded, "paper").parts)
+    assert not any(launch.opened(part.study, finished.folder / part.folder)[0] for part in grid(loaded, "paper", seeds=3).parts)
     for part in grid(loaded, "paper", overrides=["finetune.epochs=3"]).parts:
         with pytest.raises(ConfigError, match="the folder of another study"):
-            launch.is_finished(part.study, finished.folder / part.folder)
+            launch.opened(part.study, finished.folder / part.folder)
 
 
 def test_the_folder_of_something_else_is_refused(finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
