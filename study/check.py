@@ -93,12 +93,13 @@ def _selection_notices(study: Study, stage: Pretrain) -> Iterator[str]:
     from trainables.selection import pool
 
     target = load_task(study.task, study.tasks[study.task])
-    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours")]
+    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours", "embeddings")]
     for params in combinations(study.space, study.fixed, paths):
-        select, corpus, neighbours = ({**study.fixed, **params}[path] for path in paths)
+        select, corpus, neighbours, embeddings = ({**study.fixed, **params}[path] for path in paths)
         if select != "all":
             names, files = corpus_names.members(corpus, study.task, study.tasks)
-            yield from pool(load_corpus(names, study.used_tasks, files), target, study.task in names).notices(neighbours)
+            found = pool(load_corpus(names, study.used_tasks, files), target, study.task in names)
+            yield from found.notices(neighbours, embeddings)
 
 
 def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:

@@ -137,7 +137,7 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
         if isinstance(stage, Pretrain):
             corpus = corpus_of(recipe, stage)
             marker = markers[used[stage.name] or ""] if by_marks(stage) else None
-            read = corpus.digest if stage.select == "all" else pool_of(recipe, stage).digests
+            read = corpus.digest if stage.select == "all" else _selected_from(stage, pool_of(recipe, stage))
             run = stage_id("pretrain", common | {"data": read} | ({} if marker is None else {"marker": marker}))
             tokens = _pretrain_tokens(stage, corpus)
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, tokens, stage.seed, marker)
@@ -161,6 +161,10 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
             node = _finetune_node(recipe, stage, parent, root, recipe.seed)
         parent = node.stage_id
         yield node
+
+
+def _selected_from(stage: Pretrain, pool: Pool) -> tuple[str, ...]:
+    return (*pool.digests, *pool.rule(stage.neighbours, stage.embeddings))
 
 
 def _finetune_node(recipe: Recipe, stage: Finetune, parent: str | None, root: str, seed: int) -> Node:
