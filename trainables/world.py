@@ -53,13 +53,13 @@ class World:
         dist.all_gather_object(box, value, group=self.host_group)
         return box
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. Asked on the host: no accelerator waits for it."""
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether each flag is up on any rank. Asked on the host: no accelerator waits for it."""
         if self.size == 1:
-            return flag
-        value = torch.tensor([float(flag)])
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.host_group)
-        return bool(value.item())
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.float32)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.host_group)
+        return [bool(value) for value in values.tolist()]
 
     @contextmanager
     def claimed(self, store: Store, name: str, needs: Sequence[str] = ()) -> Iterator[bool]:
@@ -71,37 +71,26 @@ class World:
             yield self.broadcast(claim is not None)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Sum gradients over the ranks, in flat buckets of about `bucket` elements.
-
-        A parameter that no text of any rank reached has none after it as before, so that no optimizer moves it.
-        """
+        """Sum gradients over the ranks, in flat buckets of about `bucket` elements: of parameters that have one on some rank."""
         if self.size == 1:
             return
-        pending: list[torch.nn.Parameter] = []
+        pending: list[torch.Tensor] = []
         for parameter in parameters:
-            pending.append(parameter)
-            if sum(each.numel() for each in pending) >= bucket:
+            if parameter.grad is None:  # the ranks agree on what is summed, also where one had no text
+                parameter.grad = torch.zeros_like(parameter)
+            pending.append(parameter.grad)
+            if sum(gradient.numel() for gradient in pending) >= bucket:
                 _sum(pending)
                 pending = []
         if pending:
             _sum(pending)
 
 
-def _sum(parameters: Sequence[torch.nn.Parameter]) -> None:
-    """Sum the gradients of these parameters over the ranks, which agree on what is summed, also where one had no text.
-
-    How many ranks have a gradient travels in the same buffer. It is read where one is missing alone: else a GPU would be waited for.
-    """
-    given = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
-    reached = given[0].new_tensor([float(parameter.grad is not None) for parameter in parameters])
-    flat = torch.cat([reached, *(gradient.reshape(-1) for gradient in given)])
+def _sum(gradients: list[torch.Tensor]) -> None:
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     dist.all_reduce(flat)
-    reached, *sums = flat.split([len(parameters), *(gradient.numel() for gradient in given)])
-    missing = [i for i, parameter in enumerate(parameters) if parameter.grad is None]
-    there = dict(zip(missing, reached[missing].tolist(), strict=True)) if missing else {}
-    for i, (parameter, gradient, total) in enumerate(zip(parameters, given, sums, strict=True)):
-        if there.get(i, 1):
-            parameter.grad = gradient.copy_(total.view_as(gradient))
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def current() -> World:
