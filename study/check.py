@@ -46,6 +46,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         from trainables.encoder import check_config  # imports torch
 
         gather(partial(_no_notices, check_config, study.encoder.config))
+    if study.baseline and not faults:
+        gather(partial(_baseline_notices, study))
     if not faults:  # corpora are made of the tasks' texts
         for entries in _corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
@@ -68,6 +70,20 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
 def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str, ...]:
     action(*arguments)
     return ()
+
+
+def _baseline_notices(study: Study) -> Iterator[str]:
+    """What the bag of words looks at, where that is not words."""
+    from trainables.baseline import words_taken
+    from trainables.data import load_task
+    from trainables.scripts import CHARACTERS
+
+    taken = words_taken(load_task(study.task, study.tasks[study.task]).train.texts)
+    if taken == "characters":
+        why = "most letters are of scripts that put no space between words"
+        yield f"tasks.{study.task}: {why}: the bag of words looks at {CHARACTERS[0]} to {CHARACTERS[1]} characters in a row"
+    elif taken == "signs":
+        yield f"tasks.{study.task}: no training text holds a word: the bag of words looks at single signs and pairs of them"
 
 
 def _corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
 from trainables.faults import ConfigError
 from trainables.members import Members, load_members
+from trainables.scripts import length
 from trainables.selection import Pool, pool
 from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, by_marks, marks_of
 from trainables.store import stage_id
@@ -295,7 +296,7 @@ def recipe_name(recipe: Recipe) -> str:
 
 @lru_cache(maxsize=64)
 def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(max(1, round(len(text.split()) * PIECES_PER_WORD)) for text in texts)
+    return tuple(max(1, round(length(text) * PIECES_PER_WORD)) for text in texts)
 
 
 def _finetune_tokens(stage: Finetune, train: Split) -> int:

@@ -34,7 +34,7 @@ def _marks() -> str:
 
 _SPACED = rf"[^\W{SPACELESS}]"
 _OPEN = re.compile(f"[{SPACELESS}]")
-_LETTER = re.compile(r"[^\W\d_]")
+_LETTER, _NO_LETTERS = re.compile(r"[^\W\d_]"), bytes(code for code in range(128) if not chr(code).isalpha())
 WORD = rf"(?u)(?:(?=\w)[{SPACELESS}](?:(?!\w)[{SPACELESS}])*|{_SPACED}(?:{_SPACED}|[{_marks()}])*)"
 """A word, or a character of a script without spaces."""
 SIGN = r"(?u)\S"
@@ -42,6 +42,7 @@ SIGN = r"(?u)\S"
 CHARACTERS = (1, 4)
 """So many characters in a row are looked at where most letters are of scripts without spaces: about as long as their words."""
 _WORD, _SIGN = re.compile(WORD), re.compile(SIGN)
+_LONG = re.compile(r"\b\w\w+\b")
 _UNCOMMON = re.compile(f"[{SPACELESS}{_marks()}]")
 
 
@@ -67,6 +68,23 @@ def same_words(text: str) -> bool:
     return words(text) == re.findall(r"\w+", text.lower())
 
 
+def long_words(text: str) -> list[str]:
+    """Words of two or more characters, as scikit-learn's CountVectorizer has them; of scripts without spaces two characters in a
+    row."""
+    if same_words(text):
+        return _LONG.findall(text.lower())
+    found: list[str] = []
+    before, end = "", -1
+    for match in _WORD.finditer(simple(text)):
+        word = match.group()
+        if not _OPEN.match(word):
+            found += [word] if len(word) > 1 else []
+            continue
+        found += [before + word] if match.start() == end else []
+        before, end = word, match.end()
+    return found
+
+
 def has_spaceless(text: str) -> bool:
     """Whether a text holds a character of a script without spaces."""
     return not text.isascii() and _OPEN.search(text) is not None
@@ -76,9 +94,11 @@ def mostly_spaceless(texts: Iterable[str]) -> bool:
     """Whether more than half of the letters are of scripts without spaces."""
     inside = total = 0
     for text in texts:
-        letters = len(_LETTER.findall(text))
-        total += letters
-        inside += sum(map(str.isalpha, _OPEN.findall(text))) if letters and has_spaceless(text) else 0
+        if text.isascii():  # for speed
+            total += len(text.encode().translate(None, _NO_LETTERS))
+            continue
+        total += len(_LETTER.findall(text))
+        inside += sum(map(str.isalpha, _OPEN.findall(text)))
     return 2 * inside > total
 
 
