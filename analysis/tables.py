@@ -105,11 +105,12 @@ def _baseline_line(run: Run) -> list[Line]:
     test = run.baseline.get("test", {})
     strength = next((row["c"] for row in run.baseline.values() if row.get("c") is not None), None)
     texts = next((row["train_examples"] for row in run.baseline.values() if row.get("train_examples") is not None), None)
+    looks_at = next((f" of {row['words']}" for row in run.baseline.values() if row.get("words") not in (None, "words")), "")
     seconds = max((row["seconds"] for row in run.baseline.values() if row.get("seconds") is not None), default=None)
     return [
         Line(
             label="bag of words",
-            settings="TF-IDF, logistic regression"
+            settings=f"TF-IDF{looks_at}, logistic regression"
             + (f", C {strength:g}" if strength is not None else "")
             + (f", from {texts:,} labelled texts" if texts is not None else ""),
             validation=number(run.metric.score(run.baseline.get("validation", {}))),

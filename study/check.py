@@ -47,6 +47,8 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         from trainables.encoder import check_config  # imports torch
 
         gather(partial(_no_notices, check_config, study.encoder.config))
+    if study.baseline and not faults:
+        gather(partial(_baseline_notices, study))
     if not faults:  # corpora are made of the tasks' texts
         for entries in corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
@@ -72,6 +74,20 @@ def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str,
     return ()
 
 
+def _baseline_notices(study: Study) -> Iterator[str]:
+    """What the bag of words looks at, where that is not words."""
+    from trainables.baseline import words_taken
+    from trainables.data import load_task
+    from trainables.scripts import CHARACTERS
+
+    taken = words_taken(load_task(study.task, study.tasks[study.task]).train.texts)
+    if taken == "characters":
+        why = "most letters are of scripts that put no space between words"
+        yield f"tasks.{study.task}: {why}: the bag of words looks at {CHARACTERS[0]} to {CHARACTERS[1]} characters in a row"
+    elif taken == "signs":
+        yield f"tasks.{study.task}: no training text holds a word: the bag of words looks at single signs and pairs of them"
+
+
 def corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
     """The corpora that further pre-training can read in this study."""
     for _, stage in _pretraining(study):
@@ -95,12 +111,13 @@ def _selection_notices(study: Study, stage: Pretrain) -> Iterator[str]:
     from trainables.selection import pool
 
     target = load_task(study.task, study.tasks[study.task])
-    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours")]
+    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours", "embeddings")]
     for params in combinations(study.space, study.fixed, paths):
-        select, corpus, neighbours = ({**study.fixed, **params}[path] for path in paths)
+        select, corpus, neighbours, embeddings = ({**study.fixed, **params}[path] for path in paths)
         if select != "all":
             names, files = corpus_names.members(corpus, study.task, study.tasks)
-            yield from pool(load_corpus(names, study.used_tasks, files), target, study.task in names).notices(neighbours)
+            found = pool(load_corpus(names, study.used_tasks, files), target, study.task in names)
+            yield from found.notices(neighbours, embeddings)
 
 
 def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:

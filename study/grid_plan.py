@@ -196,12 +196,13 @@ def _size(name: str, task: AblationTask) -> Size:
     """Counted where the data are here, else published."""
     from trainables.data import load_task
     from trainables.identity import PIECES_PER_WORD
+    from trainables.scripts import length
 
     try:
         data = load_task(name, task.task(), needs_test=task.target)
     except (ConfigError, OSError):
         return costs.published_size(task.known or name, task.validation_share)
-    words = sum(len(text.split()) for text in data.train.texts) / max(1, len(data.train))
+    words = sum(map(length, data.train.texts)) / max(1, len(data.train))
     return Size(len(data.train), len(data.validation), len(data.test), words * PIECES_PER_WORD, "")
 
 

@@ -37,11 +37,14 @@ class Overlap:
     top: int
     percent: tuple[tuple[float, ...], ...]
     """[sources][sources]"""
+    spaceless: tuple[str, ...] = ()
+    """Sources most of whose letters are of scripts without spaces: two characters in a row stand for a word there."""
 
 
 def compare(arguments: Sequence[str], columns: Sequence[str] = ("text",), form: str = "paper", top: int = 10_000) -> Overlap:
     """Overlap of what the arguments name: of tasks the training split, of files all texts. Raises ConfigError."""
     from trainables.overlap import matrix, unigrams, vocabulary
+    from trainables.scripts import mostly_spaceless
 
     found, _ = named(arguments)
     if not 2 <= len(found) <= MOST:
@@ -51,7 +54,8 @@ def compare(arguments: Sequence[str], columns: Sequence[str] = ("text",), form: 
     percent = matrix([vocabulary(each, top) for each in counts], form, top)
     short = [each.name for each in found]
     names = tuple(each.name if short.count(each.name) == 1 else each.file or each.name for each in found)
-    return Overlap(names, tuple(map(len, texts)), tuple(map(len, counts)), form, top, tuple(map(tuple, percent)))
+    spaceless = tuple(name for name, mine in zip(names, texts, strict=True) if mostly_spaceless(mine))
+    return Overlap(names, tuple(map(len, texts)), tuple(map(len, counts)), form, top, tuple(map(tuple, percent)), spaceless)
 
 
 def _texts(found: Sequence[Named], columns: Sequence[str]) -> list[list[str]]:
@@ -112,10 +116,13 @@ def small(found: Overlap) -> list[str]:
 
 
 def _note(found: Overlap) -> list[str]:
-    if not (names := small(found)):
-        return []
-    why = "" if found.form == "jaccard" else f"; divided by {found.top:,} all the same, as in the paper, they stay below 100 %"
-    return wrap(f"fewer than {found.top:,} unigrams in {', '.join(names)}{why}", WIDTH - 6)
+    said = []
+    if names := small(found):
+        why = "" if found.form == "jaccard" else f"; divided by {found.top:,} all the same, as in the paper, they stay below 100 %"
+        said.append(f"fewer than {found.top:,} unigrams in {', '.join(names)}{why}")
+    if found.spaceless:
+        said.append(f"written without spaces: {', '.join(found.spaceless)}; two characters in a row count as a unigram there")
+    return [line for each in said for line in wrap(each, WIDTH - 6)]
 
 
 def plain(found: Overlap) -> dict[str, Any]:
@@ -123,7 +130,8 @@ def plain(found: Overlap) -> dict[str, Any]:
     rows = zip(found.names, found.texts, found.unigrams, strict=True)
     sources = [{"name": name, "texts": texts, "unigrams": words} for name, texts, words in rows]
     percent = [list(row) for row in found.percent]
-    return {"form": found.form, "top": found.top, "sources": sources, "fewer_than_top": small(found), "percent": percent}
+    about = {"fewer_than_top": small(found), "character_pairs": list(found.spaceless)}
+    return {"form": found.form, "top": found.top, "sources": sources, **about, "percent": percent}
 
 
 # The heat map --------------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def _record_baseline(s: Session, pending: Any) -> None:
     predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
     for split in ("validation", "test"):
         about = {"recipe": "bag of words", "task": s.study.task, "split": split}
-        about |= {name: found.get(name) for name in ("c", "train_examples", "seconds")}
+        about |= {name: found.get(name) for name in ("c", "train_examples", "words", "seconds")}
         s.scribe.write("baseline", **(scored(found[split], "baseline") | about))
 
 

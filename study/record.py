@@ -167,6 +167,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     | {
         "c": Field(float, "inverse strength of the regularisation"),
         "train_examples": Field(int, "labelled texts that it is fit on for the test"),
+        "words": Field(str, "what it looks at: words, characters (of scripts without spaces) or signs (of texts without words)"),
         "seconds": Field(float, "seconds to fit and evaluate"),
     },
     "selection": {

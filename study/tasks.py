@@ -267,7 +267,8 @@ def show_statistics(found: Sequence[Statistics]) -> str:
 def _statistics(each: Statistics) -> Iterator[str]:
     ruler = each.ruler
     special = f", and {each.special_tokens} special tokens a {'pair' if each.pairs else 'text'}" if each.special_tokens else ""
-    yield from wrap(f"{each.name}: {each.classes} classes; lengths in {ruler.unit} ({ruler.name}{special})", WIDTH)
+    unit = "characters, since words are written without spaces" if each.characters else ruler.unit
+    yield from wrap(f"{each.name}: {each.classes} classes; lengths in {unit} ({ruler.name}{special})", WIDTH)
     yield _cells("", each.splits)
     splits = each.splits.values()
     for title, cells in ROWS:

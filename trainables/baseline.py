@@ -1,8 +1,10 @@
-"""The bag of words that every encoder has to beat: TF-IDF of words and word pairs with logistic regression."""
+"""The bag of words that every encoder has to beat: TF-IDF of words and word pairs with logistic regression.
+
+Where most letters are of scripts without spaces, one to four characters in a row stand for them.
+"""
 
 from __future__ import annotations
 
-import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +14,12 @@ import numpy as np
 
 from trainables.data import Split, TaskData
 from trainables.metrics import label_scores, scores, thresholds_of
+from trainables.scripts import CHARACTERS, SIGN, WORD, mostly_spaceless, simple, words
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Inverse regularisation strengths that are tried, the simplest model first."""
 FEATURES = 500_000
 """Words and pairs that are kept, the most frequent ones: bounds the memory on large sets."""
-WORD, SIGN = r"(?u)\w+", r"(?u)\S"
-"""What counts as a word; single signs where no training text holds one (emoji only)."""
 
 
 def error_rate(found: Mapping[str, Any]) -> float:
@@ -54,6 +55,7 @@ def bag_of_words(
         result["test"] = _predict(train, data.test, (strength,), len(data.labels))[0]
     return {
         "c": strength,
+        "words": words_taken(train.texts),
         "train_examples": len(train.labels),
         "validation": _measure(result["validation"], data.validation, data.labels, thresholds),
         "test": _measure(result["test"], data.test, data.labels, thresholds) if "test" in result else None,
@@ -63,15 +65,24 @@ def bag_of_words(
     }
 
 
+def words_taken(texts: Sequence[str]) -> str:
+    """What the bag of words looks at in these training texts: words, characters or signs."""
+    if not any(map(words, texts)):
+        return "signs"
+    return "characters" if mostly_spaceless(texts) else "words"
+
+
 def _predict(train: Split, other: Split, strengths: tuple[float, ...], classes: int) -> list[np.ndarray[Any, Any]]:
     """Probabilities [n, classes] of `other` for every strength; a class that training lacks has probability 0."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.multiclass import OneVsRestClassifier
 
-    token = WORD if any(re.search(WORD, text) for text in train.texts) else SIGN
-    words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=token, sublinear_tf=True, max_features=FEATURES, dtype=np.float32)
-    features, others = words.fit_transform(train.texts), words.transform(other.texts)
+    token = WORD if any(map(words, train.texts)) else SIGN  # single signs where no training text holds a word (emoji only)
+    in_a_row = CHARACTERS if mostly_spaceless(train.texts) else (1, 2)
+    how = {"preprocessor": simple, "token_pattern": token, "ngram_range": in_a_row, "max_features": FEATURES}
+    vectorizer = TfidfVectorizer(sublinear_tf=True, dtype=np.float32, **how)
+    features, others = vectorizer.fit_transform(train.texts), vectorizer.transform(other.texts)
     found = []
     for strength in strengths:
         model = LogisticRegression(C=strength, max_iter=1000)

@@ -6,16 +6,16 @@ The same on every machine: a corpus is a function of the content of its tasks an
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from trainables.config import Task
-from trainables.corpus_names import short
+from trainables.corpus_names import is_plain_text, short
 from trainables.data import TaskData, digest_of, load_task, plain
 from trainables.faults import ConfigError
+from trainables.held_out import JOINT, HeldOut, bare, held_out
 from trainables.table_files import read_documents
 
 
@@ -31,14 +31,28 @@ class Corpus:
     notices: tuple[str, ...]
     files: Mapping[str, tuple[str, int]]
     """{file: (sha256 of its texts before any is left out, how many they are)}"""
+    whole: Mapping[str, str] = field(default_factory=dict)
+    """{text that held a validation or test text: what it was before that was taken out}."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts of a task or a file."""
+
+    texts: tuple[str, ...]
+    lined: tuple[str, ...]
+    """The same with line breaks where they are joined: between the lines of a document, between the texts of a pair."""
+    joined: bool = False
+    """Whether any are."""
 
 
 def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
-    """Training texts of the named tasks and texts of files, less every near copy of a test or validation text of ANY of `tasks`.
+    """Training texts of the named tasks and texts of files, less every near copy of a validation or test text of ANY of `tasks`.
 
-    Near copies have the same letters and digits. A text that two tasks or files share is read once; one that a task itself
-    holds several times stays as often, as the task's own distribution has it. The order of names does not matter.
-    Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
+    Near copies have the same letters and digits. They are left out as whole texts, and taken out of longer ones where they are
+    lines, sentences or paragraphs of their own; of pairs each text counts. A text that two tasks or files share is read once; one
+    that a task itself holds several times stays as often, as the task's own distribution has it. The order of names does not
+    matter. Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
     """
     return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())), tuple(sorted(set(files))))
 
@@ -49,29 +63,66 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     notices: list[str] = []
     loaded, read = _read(names, dict(tasks), files, place, notices)
     # By content, so that what a user calls the tasks does not enter the corpus' identity.
-    sources = sorted((*(loaded[name].train.texts for name in names), *read), key=digest_of)
-    forbidden = held_out(loaded)
-    clean = [[text for text in texts if bare(text) not in forbidden] for texts in sources]
-    total, left = (sum(map(len, parts)) for parts in (sources, clean))
-    if not left:
-        raise ConfigError([f"{place}: no text is left: all {total} occur in a test or validation split"])
-    if total > left:
-        notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
+    sources = sorted((*(_of_task(loaded[name]) for name in names), *read), key=lambda part: digest_of(part.texts))
+    clean, whole = _cleaned(sources, held_out(loaded.values(), sides=True), place, notices)
+    total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
     kept = tuple(_once(clean))
     if left > len(kept):
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
     if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
-    each = {file: (digest_of(texts), len(texts)) for file, texts in zip(files, read, strict=True)}
-    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each)
+    each = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
+    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
+
+
+def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: list[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
+    clean: list[list[str]] = []
+    whole: dict[str, str] = {}
+    places = holders = words = 0
+    for part in sources:
+        clean.append([])
+        for text, lined in zip(part.texts, part.lined, strict=True):
+            cut = forbidden.cut(lined)
+            words += cut.left if cut else 0
+            if cut and cut.places and cut.text:
+                places, holders = places + cut.places, holders + 1
+                rest = _flat(cut.text) if part.joined else cut.text
+                whole[rest], text = text, rest
+            if not cut or cut.text:
+                clean[-1].append(text)
+    total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
+    if not left:
+        raise ConfigError([f"{place}: no text is left: all {total} occur in a test or validation split"])
+    if total > left:
+        notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
+    if holders:
+        told = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
+        notices.append(f"{place}: {told}: these {places} were taken out, the rest is read")
+    if words:
+        told = f"{words} times a sentence of one word that is a text of a test or validation split"
+        notices.append(f"{place}: {told}: it stays, since a single word is taken out as a whole line only")
+    return clean, whole
+
+
+def _of_task(data: TaskData) -> Part:
+    texts, pairs = data.train.texts, data.train.pairs
+    if pairs is None:
+        return Part(texts, texts)
+    return Part(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
+
+
+def _flat(lined: str) -> str:
+    """A document as it is read: its lines in one; of a pair both texts."""
+    return " ".join(line for part in lined.split(JOINT) for each in part.split("\n") if (line := each.strip()))
 
 
 def _read(
     names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
-) -> tuple[dict[str, TaskData], list[tuple[str, ...]]]:
+) -> tuple[dict[str, TaskData], list[Part]]:
     """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
     loaded, faults = load_all(tasks)
-    read: list[tuple[str, ...]] = []
+    read: list[Part] = []
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
     for file in files:
         try:
@@ -95,12 +146,7 @@ def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]
     return loaded, faults
 
 
-def held_out(loaded: Mapping[str, TaskData]) -> set[str]:
-    """Validation and test texts of all these tasks, bare: what nothing else may be trained on."""
-    return {bare(text) for data in loaded.values() for part in (data.validation, data.test) for text in part.texts}
-
-
-def _documents(file: str, place: str, notices: list[str]) -> tuple[str, ...]:
+def _documents(file: str, place: str, notices: list[str]) -> Part:
     texts, how = read_documents(file)
     filled = tuple(text for text in texts if text.strip())
     if not filled:
@@ -108,7 +154,8 @@ def _documents(file: str, place: str, notices: list[str]) -> tuple[str, ...]:
     notices.append(f"{place}: {len(filled)} document{'s' * (len(filled) > 1)} in {short(file)}, {how}")
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
-    return filled
+    joined = is_plain_text(file)
+    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined)
 
 
 def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -123,23 +170,3 @@ def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
 def _short(text: str) -> bytes:
     """Stands for a text among millions, which would fill the memory a second time."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def bare(text: str) -> str:
-    """A text's letters and digits alone, compatible forms and case made one: how near copies are found.
-
-    Without white space, since a mark may stand for it ("good--bad", "good, bad"). A text without any letter is compared as it is.
-    """
-    simple = plain(text)  # first, so that no copy that `plain` tells is missed
-    return unicodedata.normalize("NFKC", simple).casefold().translate(_LETTERS) or simple
-
-
-class _Letters(dict[int, str | None]):
-    """What becomes of a character, found out once: letters, digits and their marks stay, the rest goes."""
-
-    def __missing__(self, code: int) -> str | None:
-        self[code] = found = chr(code) if unicodedata.category(chr(code))[0] in "LNM" else None
-        return found
-
-
-_LETTERS = _Letters()

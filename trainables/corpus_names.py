@@ -16,12 +16,19 @@ if TYPE_CHECKING:
 WITHIN_TASK, IN_DOMAIN, CROSS_DOMAIN = WORDS = ("within-task", "in-domain", "cross-domain")
 TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
 COMPRESSIONS = ("gz", "bz2", "xz", "zst", "zip")
-_FILE = re.compile(rf"\.(txt|{'|'.join(TABLES)})(\.({'|'.join(COMPRESSIONS)}))?(\?.*)?$", re.IGNORECASE)
+_END = rf"(\.({'|'.join(COMPRESSIONS)}))?(\?.*)?$"
+_FILE = re.compile(rf"\.(txt|{'|'.join(TABLES)}){_END}", re.IGNORECASE)
+_PLAIN = re.compile(rf"\.txt{_END}", re.IGNORECASE)
 
 
 def is_file(entry: str) -> bool:
     """Whether an entry is a text file or its URL: told by how it ends."""
     return _FILE.search(entry) is not None
+
+
+def is_plain_text(entry: str) -> bool:
+    """Whether a file holds plain text, which has no columns."""
+    return _PLAIN.search(entry) is not None
 
 
 def is_local(entry: str) -> bool:

@@ -22,6 +22,7 @@ from trainables.corpus_names import members
 from trainables.data import Split, TaskData, load_task, subset
 from trainables.faults import ConfigError
 from trainables.members import Members, load_members
+from trainables.scripts import length
 from trainables.selection import Pool, pool
 from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, by_marks, marks_of
 from trainables.store import stage_id
@@ -137,7 +138,7 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
         if isinstance(stage, Pretrain):
             corpus = corpus_of(recipe, stage)
             marker = markers[used[stage.name] or ""] if by_marks(stage) else None
-            read = corpus.digest if stage.select == "all" else pool_of(recipe, stage).digests
+            read = corpus.digest if stage.select == "all" else _selected_from(stage, pool_of(recipe, stage))
             run = stage_id("pretrain", common | {"data": read} | ({} if marker is None else {"marker": marker}))
             tokens = _pretrain_tokens(stage, corpus)
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, tokens, stage.seed, marker)
@@ -161,6 +162,10 @@ def _walk(recipe: Recipe) -> Iterator[Node]:
             node = _finetune_node(recipe, stage, parent, root, recipe.seed)
         parent = node.stage_id
         yield node
+
+
+def _selected_from(stage: Pretrain, pool: Pool) -> tuple[str, ...]:
+    return (*pool.digests, *pool.rule(stage.neighbours, stage.embeddings))
 
 
 def _finetune_node(recipe: Recipe, stage: Finetune, parent: str | None, root: str, seed: int) -> Node:
@@ -291,7 +296,7 @@ def recipe_name(recipe: Recipe) -> str:
 
 @lru_cache(maxsize=64)
 def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(max(1, round(len(text.split()) * PIECES_PER_WORD)) for text in texts)
+    return tuple(max(1, round(length(text) * PIECES_PER_WORD)) for text in texts)
 
 
 def _finetune_tokens(stage: Finetune, train: Split) -> int:

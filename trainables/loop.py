@@ -124,10 +124,12 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
         while True:
             job.optimizer.zero_grad(set_to_none=True)
             total, short = _accumulate(job, runtime, step, batch, weight, micro)
-            if not world.any(short):
+            short, *reached = world.any(short, *(parameter.grad is not None for parameter in parameters))
+            if not short:
                 break
             micro = _smaller(micro, len(world.share(batch)[1]))
-        world.sum_gradients(parameters)
+        # What no text of any rank reached has no gradient, rather than one of zeros, by which decay and momentum would move it.
+        world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
 
         # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads. It skips a step whose norm is
         # not finite by itself, so a GPU is not waited for.

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from trainables.config import Task
-from trainables.corpus import bare, held_out, load_all
+from trainables.corpus import load_all
 from trainables.data import Split, TaskData
 from trainables.faults import ConfigError, near
+from trainables.held_out import JOINT, HeldOut, held_out
 
 POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
 """Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
@@ -75,14 +76,18 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
         other = chosen.setdefault(head_key(data), data)
         if other is not data:
             faults.append(f"multitask: the tasks {other.name!r} and {data.name!r} hold the same data; name one of them in `tasks`")
-    forbidden = held_out(loaded)
+    forbidden = held_out(loaded.values(), sides=False)
     kept = {key: replace(data, train=without(data.train, forbidden)) for key, data in sorted(chosen.items())}
     notices = []
     for key, data in kept.items():
         whole = len(chosen[key].train)
-        if removed := whole - len(data.train):
-            told = f"{removed} of {whole} training texts of {data.name}"
-            notices.append(f"multitask: {told} occur in a validation or test split and were removed")
+        copies = sum(map(forbidden.is_one, chosen[key].train.texts))
+        told = f"training texts of {data.name}"
+        if copies:
+            notices.append(f"multitask: {copies} of {whole} {told} occur in a validation or test split and were removed")
+        if holders := whole - len(data.train) - copies:
+            what = "hold a text of a validation or test split as a line or sentence"
+            notices.append(f"multitask: {holders} of {whole} {told} {what} and were removed")
         if not len(data.train):
             faults.append(f"multitask: no training text of {data.name} is left: all {whole} occur in a validation or test split")
     if faults:
@@ -91,7 +96,11 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
     return Members(kept, (*own, *notices))
 
 
-def without(split: Split, texts: set[str]) -> Split:
-    """The split less its texts that are among `texts`, which are bare ones."""
-    kept = [i for i, text in enumerate(split.texts) if bare(text) not in texts]
-    return split.only(kept)
+def without(split: Split, forbidden: HeldOut) -> Split:
+    """The split less its texts that are held out, or hold such a text of several words as a line or sentence.
+
+    Nothing is taken out of a text that has a label: what the label says may stand there.
+    """
+    lined = split.texts if split.pairs is None else [JOINT.join(filter(None, sides)) for sides in split.pairs]
+    found = (forbidden.cut(text, words=False) for text in lined)
+    return split.only([i for i, cut in enumerate(found) if not (cut and cut.places)])

@@ -3,19 +3,19 @@
 The vocabulary of a source is its `top` most frequent unigrams (10,000 in the paper) without stop words. The paper's measure is
 |A and B| / top, so that a source with fewer unigrams than that does not share 100 % with itself. The other form is Jaccard's,
 |A and B| / |A or B|. The paper compares random samples of comparable size; here every source is taken whole, so sizes belong into
-the answer. What counts as a word and as a stop word is scikit-learn's.
+the answer. What counts as a word and as a stop word is scikit-learn's; where words are written without spaces, two characters in a
+row stand for one.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from trainables.scripts import long_words
+
 TOP = 10_000
 FORMS = ("paper", "jaccard")
-WORD = re.compile(r"\b\w\w+\b")
-"""A word as scikit-learn's CountVectorizer takes it: two or more word characters, in lower case."""
 
 
 def unigrams(texts: Iterable[str]) -> Counter[str]:
@@ -24,7 +24,7 @@ def unigrams(texts: Iterable[str]) -> Counter[str]:
 
     counts: Counter[str] = Counter()
     for text in texts:
-        counts.update(WORD.findall(text.lower()))
+        counts.update(long_words(text))
     for word in ENGLISH_STOP_WORDS:
         counts.pop(word, None)
     return counts

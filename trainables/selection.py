@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from trainables import similarity
-from trainables.corpus import Corpus, bare
+from trainables.corpus import Corpus
 from trainables.data import TaskData, digest_of
 from trainables.faults import ConfigError
+from trainables.held_out import bare
 from trainables.similarity import Indices, Rows
 from trainables.stages import Pretrain
 from trainables.store import Store, stage_id
@@ -50,11 +51,35 @@ class Pool:
         """sha256 of own texts, candidates and queries."""
         return digest_of(_texts(self.corpus, self.own)), digest_of(self.candidates), digest_of(self.queries)
 
-    def notices(self, neighbours: int) -> tuple[str, ...]:
-        """What a user should know before anything is selected."""
-        if neighbours < len(self.places):
-            return ()
-        return (f"neighbours: {neighbours} given, but there are {len(self.places)} texts to select from: all are selected",)
+    def notices(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
+        """What a user should know before anything is selected. Raises ConfigError where nothing will be read at all."""
+        total, asked = len(self.places), len(self.queries)
+        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        told = []
+        if shared and shared.alone == asked and not len(self.own):
+            why = f"none of {asked} training texts shares a word with any of {total} texts"
+            raise ConfigError([f"corpus: nothing to select: {why}; name another corpus, or compare with `embeddings: encoder`"])
+        if neighbours >= total:
+            those = " that share a word with a training text" if shared and shared.scarce else ""
+            told.append(f"neighbours: {neighbours} given, but there are {total} texts to select from: all are selected{those}")
+        if shared and shared.alone:
+            who = f"{shared.alone} of {asked} training texts share no word with any of {total} texts"
+            told.append(f"embeddings: tfidf: {who}: none is selected for them")
+        return tuple(told)
+
+    def rule(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
+        """What belongs to the identity beside the digests: nothing where what is selected has always been the same.
+
+        Selections where texts without shared words filled up the neighbours, or of scripts without spaces, have another name than
+        stores may hold them under.
+        """
+        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        return ("by shared words",) if shared and (shared.scarce or not shared.same_words) else ()
+
+
+@lru_cache(maxsize=64)
+def _shared(pool: Pool, neighbours: int) -> similarity.Shared:
+    return similarity.shared_words(pool.candidates, pool.queries, neighbours)
 
 
 def _texts(corpus: Corpus, places: Indices) -> tuple[str, ...]:
@@ -71,10 +96,10 @@ def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
     own: list[int] = []
     others: dict[str, int] = {}
     for place, text in enumerate(corpus.texts):
-        if (key := bare(text)) in mine:
+        if bare(corpus.whole.get(text, text)) in mine:
             own.append(place)
         else:
-            others.setdefault(key, place)
+            others.setdefault(bare(text), place)
     if not others:
         count, name = len(corpus.texts), target.name
         raise ConfigError(
@@ -98,7 +123,7 @@ def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
     how = how if stage.select == "nearest" else f"drawn at random, as many as are {how}"
     beside = f"; {len(pool.own)} of the target's own are read beside them" if len(pool.own) else ""
     notice = f"{count} of {total} texts selected: {how}{beside}"
-    notices = (*pool.corpus.notices, *pool.notices(stage.neighbours), notice)
+    notices = (*pool.corpus.notices, *pool.notices(stage.neighbours, stage.embeddings), notice)
     return Corpus(texts, digest_of(texts), pool.corpus.removed, notices, pool.corpus.files)
 
 
@@ -109,7 +134,8 @@ def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
 
     _, candidates, queries = pool.digests
     about = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
-    name = stage_id("selection", about | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
+    rule = {"rule": rule} if (rule := pool.rule(stage.neighbours, stage.embeddings)) else {}
+    name = stage_id("selection", about | rule | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
 
     def make(folder: Path) -> dict[str, Path]:
         if stage.embeddings == "tfidf":

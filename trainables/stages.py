@@ -53,13 +53,15 @@ class Pretrain(Optimisation):
     """What to read: `within-task` (the target's own training texts; also the meaning of an empty list), `in-domain` (those of all
     tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
     fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
-    have a column `text`. Near copies of any task's validation or test texts are taken out."""
+    have a column `text`. Near copies of any task's validation or test texts are taken out, also where they are lines, sentences or
+    paragraphs of a longer text; single words as whole lines only."""
     select: Literal["all", "nearest", "random"] = "all"
     """What of the corpus is read (Gururangan et al. 2020, section 5.2): all of it; of the texts that are not the target's own those
     that are nearest to the target's training texts; or as many of them as that, drawn at random by `seed`, as control. The
     target's own texts are read beside the selected ones where the corpus names them, such as `[within-task, pool.txt]`."""
     neighbours: Annotated[int, Field(ge=1)] = 50
-    """How many nearest texts each training text of the target selects, by cosine; the union is read. The paper has 50, 150, 500."""
+    """How many nearest texts each training text of the target selects, by cosine; the union is read. The paper has 50, 150, 500.
+    What has nothing in common with a training text, such as no word, is not selected for it."""
     embeddings: Literal["tfidf", "encoder"] = "tfidf"
     """Vectors that are compared: TF-IDF of words; or the mean over a text's pieces of the last layer of the encoder that the
     recipe starts from, which also serves languages without spaces."""

@@ -23,6 +23,7 @@ from trainables.data import SPLITS, plain
 from trainables.faults import ConfigError
 from trainables.label_doubts import doubts
 from trainables.labels import missing_labels
+from trainables.scripts import length, mostly_spaceless
 from trainables.sources import Rows, read
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
@@ -37,7 +38,7 @@ class Ruler:
     name: str
     """Name of the encoder, or why words are counted."""
     unit: str
-    """`pieces` of a tokenizer, or `words` by white space."""
+    """`pieces` of a tokenizer, or `words` by white space; each character of a script without spaces counts as one."""
     tokenizer: Any = None
     """A transformers tokenizer; None counts words."""
     special_tokens: int = 0
@@ -92,6 +93,8 @@ class Statistics:
     """Whether the texts are pairs."""
     notices: tuple[str, ...] = ()
     """What a user should know about how texts and labels were read."""
+    characters: bool = False
+    """Whether lengths are in characters for the most part, since no pieces are known and words are written without spaces."""
 
     @property
     def special_tokens(self) -> int:
@@ -134,7 +137,8 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
     for split in (split for split in SPLITS if split in rows):
         splits[split] = _split(rows[split], _lengths(rows[split], ruler), special, limit, seen)
     classes = {label for split in splits.values() for label in split.labels}
-    return Statistics(name, len(classes), ruler, limit, splits, pairs, tuple(_notices(rows, task)))
+    characters = ruler.tokenizer is None and mostly_spaceless(rows["train"].texts if "train" in rows else ())
+    return Statistics(name, len(classes), ruler, limit, splits, pairs, tuple(_notices(rows, task)), characters)
 
 
 def _notices(rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
@@ -166,7 +170,7 @@ def _lengths(rows: Rows, ruler: Ruler) -> Lengths:
 def measure(texts: Sequence[str], ruler: Ruler) -> Lengths:
     """Length of every text in the ruler's unit, [texts]."""
     if ruler.tokenizer is None:
-        return np.array([len(text.split()) for text in texts], dtype=np.int64)
+        return np.array([length(text) for text in texts], dtype=np.int64)
     from trainables.tokenise import pieces
 
     # Through a file: the pieces of a large set are more than memory should hold.

@@ -12,7 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from trainables.corpus_names import COMPRESSIONS
+from trainables.corpus_names import COMPRESSIONS, is_plain_text
 from trainables.corpus_names import TABLES as FORMATS
 from trainables.faults import ConfigError, closest, near
 
@@ -50,10 +50,10 @@ def read_file(url: str, columns: Sequence[str]) -> Table:
 def read_documents(url: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], str]:
     """(texts without labels, how they were told apart) of a file: the columns of a table joined by a space, or plain text.
 
-    Plain text holds one document per line, or documents between blank lines if it has any: their lines are joined by a space.
-    Raises ConfigError that names the file.
+    Plain text holds one document per line, or documents between blank lines if it has any: their lines stay lines. Raises
+    ConfigError that names the file.
     """
-    if _suffix(url) != "txt":
+    if not is_plain_text(url):
         table = read_file(url, columns)
         try:
             return joined_texts(table, columns), "one a row"
@@ -61,13 +61,20 @@ def read_documents(url: str, columns: Sequence[str] = ("text",)) -> tuple[list[s
             raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
     raw = _content(url)
     _check_utf8(raw, url)
-    lines = [line.strip() for line in raw.decode("utf-8-sig").replace("\r\n", "\n").strip().split("\n")]
-    if lines == [""]:
+    documents = [list(block) for filled, block in groupby(_lines(raw.decode("utf-8-sig").strip()), key=bool) if filled]
+    if not documents:
         raise ConfigError([f"{url}: the file is empty"])
-    if "" not in lines:
-        return lines, "one a line"
-    blocks = groupby(lines, key=bool)
-    return [" ".join(block) for filled, block in blocks if filled], "separated by blank lines"
+    if len(documents) == 1:
+        return documents[0], "one a line"
+    longest = max(map(len, documents))
+    hint = f", of up to {longest} lines; if each line is a text, remove the blank lines" if longest > 1 else ""
+    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}"
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without white space round them. A file without any \\n has other line ends: \\r, or those of Unicode."""
+    lines = text.split("\n") if "\n" in text else text.splitlines()
+    return [line.strip() for line in lines]
 
 
 def _format(url: str) -> str:

@@ -53,13 +53,13 @@ class World:
         dist.all_gather_object(box, value, group=self.host_group)
         return box
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is up on any rank. Asked on the host: no accelerator waits for it."""
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether each flag is up on any rank. Asked on the host: no accelerator waits for it."""
         if self.size == 1:
-            return flag
-        value = torch.tensor([float(flag)])
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.host_group)
-        return bool(value.item())
+            return list(flags)
+        values = torch.tensor(flags, dtype=torch.float32)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX, group=self.host_group)
+        return [bool(value) for value in values.tolist()]
 
     @contextmanager
     def claimed(self, store: Store, name: str, needs: Sequence[str] = ()) -> Iterator[bool]:
@@ -71,12 +71,12 @@ class World:
             yield self.broadcast(claim is not None)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Sum gradients over the ranks, in flat buckets of about `bucket` elements."""
+        """Sum gradients over the ranks, in flat buckets of about `bucket` elements: of parameters that have one on some rank."""
         if self.size == 1:
             return
         pending: list[torch.Tensor] = []
         for parameter in parameters:
-            if parameter.grad is None:  # the ranks must agree on what is summed, also where one had no text
+            if parameter.grad is None:  # the ranks agree on what is summed, also where one had no text
                 parameter.grad = torch.zeros_like(parameter)
             pending.append(parameter.grad)
             if sum(gradient.numel() for gradient in pending) >= bucket:

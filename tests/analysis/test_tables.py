@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import statistics
 from pathlib import Path
@@ -212,3 +213,13 @@ def test_numbers_as_text() -> None:
     assert [tables.duration(s).replace("\xa0", " ") for s in (0.42, 42, 190, 7500)] == ["0.4 s", "42 s", "3 min 10 s", "2 h 05 min"]
     assert [tables.signed(v) for v in (-1.26, 0.04, 2.0)] == ["−1.3", "0.0", "+2.0"]
     assert tables.spread([]) == tables.DASH
+
+
+@pytest.mark.parametrize(("words", "told"), [(None, "TF-IDF, "), ("words", "TF-IDF, "), ("characters", "TF-IDF of characters, ")])
+def test_the_table_says_what_the_bag_of_words_looks_at(finished: Path, tmp_path: Path, words: str | None, told: str) -> None:
+    path = finished / "records.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    told_in = [row | ({"words": words} if row["event"] == "baseline" else {}) for row in rows]
+    (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told_in), encoding="utf-8")
+    (line,) = [line for line in tables.lines(load(tmp_path)) if line.label == "bag of words"]
+    assert line.settings == f"{told}logistic regression, C 10"

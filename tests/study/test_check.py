@@ -12,7 +12,7 @@ from study.check import check
 from study.config import load_study
 from study.settings import Study
 from study.workers import Machine
-from tests.helpers import TINY_BERT, pair_task, tiny_task
+from tests.helpers import TINY_BERT, pair_task, tiny_task, write_csv
 from tests.study.test_config import HEAD_TOKENS, STUDY, changed
 from trainables.config import Encoder
 from trainables.faults import ConfigError
@@ -63,6 +63,30 @@ def test_check_reads_the_files_of_corpora(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("One.\nTwo.\n")
     study = real_study(tmp_path, **{"space__pretrain.corpus": {"choice": [["cross-domain"], [str(tmp_path / "other.txt")]]}})
     assert "corpus other.txt: 2 documents in other.txt, one a line" in check(study)
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (
+            ("很好吃", "不好"),
+            "most letters are of scripts that put no space between words: the bag of words looks at",
+        ),
+        (("👍", "👎"), "no training text holds a word: the bag of words looks at single signs"),
+        (("good 好", "bad 坏"), ""),
+    ],
+)
+def test_check_tells_what_the_bag_of_words_looks_at(texts: tuple[str, str], told: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", [(text * (1 + i), "ab"[j]) for i in range(8) for j, text in enumerate(texts)])
+    other = write_csv(tmp_path / "b.csv", [("one", "a"), ("two", "b")])
+    task = {"train": path, "test": other, "validation": other}
+    data = changed(tasks={"mine": task}, task="mine", search=None)
+    data["recipe"][0]["pretrain"]["corpus"] = []
+    data["space"] = {name: spec for name, spec in data["space"].items() if "corpus" not in name}
+    notices = [notice for notice in check(load_study(data)) if "bag of words" in notice]
+    assert bool(notices) == bool(told)
+    assert all(notice.startswith(f"tasks.mine: {told}") for notice in notices)
+    assert not [notice for notice in check(load_study(data | {"baseline": False})) if "bag of words" in notice]
 
 
 def test_check_refuses_pairs_for_encoders_without_them_and_tells_where_there_are_none(tmp_path: Path) -> None:

@@ -44,6 +44,17 @@ def test_tasks_give_their_training_texts(capsys: pytest.CaptureFixture[str]) -> 
     assert "note: fewer than 10,000 unigrams in sls_imdb, sls_yelp" in answer(capsys, "overlap", "sls_imdb", "sls_yelp")
 
 
+def test_scripts_without_spaces_are_told(sources: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "汉.txt").write_text("这家餐厅的汤很好喝\n今天很冷 film\n", encoding="utf-8")
+    given = (*sources, str(tmp_path / "汉.txt"), "--text", "body")
+    out = answer(capsys, "overlap", *given, "--top", 1)
+    assert "note: written without spaces: 汉.txt; two characters in a row count as a" in out
+    assert fits(out)
+    found = json.loads(answer(capsys, "overlap", *given, "--json"))
+    assert found["character_pairs"] == ["汉.txt"]
+    assert found["sources"][2]["unigrams"] == 8 + 3 + 1
+
+
 @pytest.mark.parametrize("count", [2, 9, 12, 13, MOST])
 def test_the_table_fits_80_columns(count: int) -> None:
     names = tuple(f"a source with a rather long name, {i}" for i in range(count))

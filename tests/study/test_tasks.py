@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from study.tasks import document
+from study.tasks import document, show_statistics
 from tests.helpers import write_csv
 from tests.study.tiny import answer, fits, inside, write_study
-from trainables.statistics import QUICKSTART
+from trainables.config import Task
+from trainables.statistics import QUICKSTART, Ruler, statistics
 from trainables.tasks import TABLE
 
 ROWS = [("a good film", "yes"), ("a bad film", "no"), ("a bad film", "no"), ("one two three four", "yes"), ("no", "no")]
@@ -141,3 +142,10 @@ def test_naming_a_set_that_must_be_brought_in_a_study_says_how(tmp_path: Path, c
 
 def test_the_page_names_every_set() -> None:
     assert all(f"| `{name}` |" in document() for name in TABLE)
+
+
+def test_lengths_in_characters_are_told(tmp_path: Path) -> None:
+    task = Task(train=write_csv(tmp_path / "a.csv", [("这家餐厅很好。", "a"), ("不好 at all", "b")]))
+    out = show_statistics([statistics("mine", task, Ruler("none is named", "words"))])
+    assert "lengths in characters, since words are written without spaces" in " ".join(out.split())
+    assert fits(out)

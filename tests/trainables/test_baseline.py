@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from tests.helpers import write_csv
-from trainables.baseline import STRENGTHS, bag_of_words
+from trainables.baseline import STRENGTHS, bag_of_words, words_taken
 from trainables.config import Task
 from trainables.data import load_task, subset
 from trainables.metrics import scores
@@ -68,3 +68,42 @@ def test_a_class_that_training_lacks_and_texts_without_words(tmp_path: Path) -> 
     assert found["probabilities"]["validation"][:, 1].tolist() == [0.0] * 12
     assert found["test"] is None
     assert set(found["predictions"]) == {"validation"}
+
+
+CHINESE = "".join(map(chr, range(0x4E00, 0x4E40)))
+THAI = "".join(map(chr, range(0x0E01, 0x0E2F)))
+
+
+@pytest.mark.parametrize("letters", [CHINESE, THAI, "あいうえおかきくけこさしすせそたちつてとなにぬねの", "กขคง中文汉字あいう"])
+def test_words_of_scripts_without_spaces_are_learnt(letters: str, tmp_path: Path) -> None:
+    """A word of two characters decides, and both occur in either class: no character alone tells it, nor the whole text."""
+    rng = np.random.default_rng(0)
+    one, two, three, four = letters[:4]
+    words = {"a": (one + two, three + four), "b": (one + four, three + two)}
+    rows = []
+    for i in range(240):
+        label = "ab"[i % 2]
+        around = ["".join(rng.choice(list(letters[4:]), 6)) for _ in range(2)]
+        rows.append((words[label][i // 2 % 2].join(around) + "。", label))
+    splits = {"train": rows[:160], "validation": rows[160:200], "test": rows[200:]}
+    task = Task(**{name: write_csv(tmp_path / f"{name}.csv", part) for name, part in splits.items()})  # type: ignore[arg-type]
+    found = bag_of_words(load_task("mine", task))
+    assert found["words"] == "characters"
+    assert found["test"]["error_rate_percent"] < 5
+
+
+def test_mixed_scripts_accents_and_case(tmp_path: Path) -> None:
+    """A minority of another script counts by its characters; an accent is one however it is written, and so is a capital."""
+    good, bad = ("CAFE\u0301", "the 好"), ("cafe", "the 坏")
+    rows = [(f"{(bad if i % 2 else good)[i // 2 % 2]} number {i}", "ab"[i % 2]) for i in range(24)]
+    test = [("café ten", "a"), ("ten 很好", "a"), ("CAFE ten", "b"), ("ten 很坏", "b")]
+    path, other = write_csv(tmp_path / "a.csv", rows), write_csv(tmp_path / "b.csv", test)
+    found = bag_of_words(load_task("mine", Task(train=path, validation=path, test=other)))
+    assert found["words"] == "words"
+    assert found["test"]["error_rate_percent"] == 0
+
+
+def test_what_is_looked_at() -> None:
+    assert words_taken(["a word", "a 汉字"]) == words_taken(["한국어 단어"]) == words_taken(["नमस्ते दुनिया"]) == "words"
+    assert words_taken(["很好 ok", "汉字汉字"]) == "characters"
+    assert words_taken(["😀", "!!!"]) == "signs"

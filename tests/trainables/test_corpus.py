@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from tests.helpers import tiny_task, write_csv
 from trainables.config import Task
-from trainables.corpus import bare, load_corpus
+from trainables.corpus import load_corpus
 from trainables.corpus_names import WORDS, domain_fault, is_file, members, name_faults, unknown
 from trainables.data import load_task, plain
 from trainables.faults import ConfigError
+from trainables.held_out import bare
 from trainables.tasks import KNOWN
 
 Rows = list[tuple[str, str]]
@@ -148,12 +149,18 @@ def test_a_corpus_is_named_by_content_alone() -> None:
 
 # Files
 
+BLANK = "separated by blank lines, of up to 2 lines; if each line is a text, remove the blank lines"
+
 
 @pytest.mark.parametrize(
     ("name", "content", "texts", "how"),
     [
         ("a.txt", "one\r\ntwo two\n", ("one", "two two"), "2 documents in a.txt, one a line"),
-        ("b.txt", "One.\nTwo.\n\n \nThree.\n\n", ("One. Two.", "Three."), "2 documents in b.txt, separated by blank lines"),
+        ("b.txt", "One.\nTwo.\n\n \nThree.\n\n", ("One. Two.", "Three."), f"2 documents in b.txt, {BLANK}"),
+        ("e.txt", "One.\n \t \nTwo.", ("One.", "Two."), "2 documents in e.txt, separated by blank lines"),
+        ("f.txt", "\n\n\u3000\nOne.\r\r\nTwo.\r\r\n\f\n", ("One.", "Two."), "2 documents in f.txt, one a line"),
+        ("g.txt", "One.\rTwo.\r", ("One.", "Two."), "2 documents in g.txt, one a line"),
+        ("h.txt", "One.\u2028Two.\u2028\u2028Three.", ("One. Two.", "Three."), f"2 documents in h.txt, {BLANK}"),
         ("c.txt.gz", gzip.compress("\ufeff好。\n".encode(), mtime=0), ("好。",), "1 document in c.txt.gz, one a line"),
         ("d.csv", 'id,text\n1,"a, b"\n2,\n', ("a, b",), "1 document in d.csv, one a row"),
         ("e.jsonl", '{"text": "x", "more": 1}\n{"text": null}\n{"text": "y"}\n', ("x", "y"), "2 documents in e.jsonl, one a row"),

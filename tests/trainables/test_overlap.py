@@ -22,6 +22,15 @@ def test_unigrams_are_scikit_learns_words_without_its_stop_words() -> None:
     assert unigrams(texts) == {word: totals[place] for word, place in vectorizer.vocabulary_.items()}
 
 
+def test_two_characters_in_a_row_stand_for_a_word_where_there_are_no_spaces() -> None:
+    assert unigrams(["好喝的汤, soup a 2024年", "汤 好喝"]) == {"好喝": 2, "喝的": 1, "的汤": 1, "soup": 1, "2024": 1}
+    assert unigrams(["ร้านนี้"]) == {"ร้า": 1, "าน": 1, "นนี้": 1}
+    assert unigrams(["CAFE\u0301 हिन्दी"]) == {"café": 1, "हिन्दी": 1}
+    texts = ["这家餐厅的汤很好喝", "今天的汤很冷"], ["昨天的汤很好", "鸟在飞"]
+    one, two = (vocabulary(unigrams(each)) for each in texts)
+    assert 0 < len(one & two) < len(one | two)
+
+
 def test_ties_at_the_last_place_are_broken_by_the_alphabet() -> None:
     counts = Counter({"pear": 2, "fig": 1, "date": 1, "apple": 1})
     assert vocabulary(counts, 2) == {"pear", "apple"}

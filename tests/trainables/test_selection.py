@@ -18,15 +18,16 @@ from trainables import embeddings, similarity
 from trainables import recipe as runner
 from trainables.config import Encoder, Execution, Recipe, Task
 from trainables.contents import WEIGHTS
-from trainables.corpus import bare, load_corpus
+from trainables.corpus import load_corpus
 from trainables.data import load_task
 from trainables.encoder import load_base
 from trainables.faults import ConfigError, validate
-from trainables.identity import corpus_of, encoder_id, nodes, pool_of, recipe_name, target_of
+from trainables.held_out import bare
+from trainables.identity import corpus_of, encoder_id, nodes, pool_of, recipe_name, settings_of, target_of
 from trainables.jobs import base_of, corpus_read
 from trainables.selection import pool, selected
 from trainables.stages import Pretrain
-from trainables.store import Store
+from trainables.store import Store, stage_id
 
 CPU = torch.device("cpu")
 UNSET = {"steps": 100_000, "schedule_steps": 100_000}
@@ -77,23 +78,86 @@ def test_random_is_of_the_same_size_and_by_seed(tmp_path: Path, store: Store) ->
 
 
 def test_more_neighbours_than_texts_select_all_and_say_so(tmp_path: Path, store: Store) -> None:
-    recipe = recipe_with(tmp_path, neighbours=61)
+    told = "61 given, but there are 60 texts to select from: all are selected"
+    recipe = recipe_with(tmp_path, neighbours=61, embeddings="encoder")
     found = read(recipe, store)
     assert sorted(found.texts) == sorted(corpus_of(recipe, recipe.stages[0]).texts)  # type: ignore[arg-type]
-    assert any("61 given, but there are 60 texts to select from: all are selected" in notice for notice in found.notices)
+    assert f"neighbours: {told}" in found.notices
+    few = read(recipe_with(tmp_path, neighbours=61), store)
+    assert set(found.texts) - set(few.texts) == {"Seriously flavorful delights, folks."}
+    assert f"neighbours: {told} that share a word with a training text" in few.notices
 
 
 def test_candidates_are_each_once_and_never_the_targets_own(tmp_path: Path, store: Store) -> None:
     task = tiny_task(tmp_path)
     own = load_task("reviews", task).train.texts
     file = tmp_path / "pool.txt"
-    file.write_text("\n".join([own[0].upper(), "new text", "New text!", own[1], "another"]), encoding="utf-8")
+    file.write_text("\n".join([own[0].upper(), "new text", "New text!", own[1], "zygotes"]), encoding="utf-8")
     corpus = load_corpus((), {"reviews": task}, (str(file),))
     found = pool(corpus, load_task("reviews", task), False)
-    assert found.candidates == ("new text", "another")
+    assert found.candidates == ("new text", "zygotes")
     assert not len(found.own)
     stage = Pretrain(corpus=(str(file),), select="nearest", neighbours=5)
-    assert selected(stage, found, store, "", lambda *_: None).texts == ("new text", "another")
+    assert selected(stage, found, store, "", lambda *_: None).texts == ("new text",)  # "zygotes" shares no word
+
+
+def test_texts_that_share_no_word_select_none_and_say_so(tmp_path: Path, store: Store) -> None:
+    """And the control draws as many as were selected; a corpus that shares none with any is refused before anything is computed."""
+    rows = [("soup cold", "a"), ("birds fly", "b"), ("xyzzy", "a"), ("?!", "b")]
+    split = {
+        name: write_csv(tmp_path / f"{name}.csv", [(f"{name} {i}", "ab"[i]) for i in range(2)]) for name in ("validation", "test")
+    }
+    data = load_task("mine", task := Task(train=write_csv(tmp_path / "train.csv", rows), **split))
+    file = tmp_path / "pool.txt"
+
+    def found(lines: list[str], keeps: bool = False) -> Any:
+        file.write_text("\n".join(lines), encoding="utf-8")
+        load_corpus.__globals__["_corpus"].cache_clear()
+        return pool(load_corpus(("mine",) if keeps else (), {"mine": task}, (str(file),)), data, keeps)
+
+    few = found(["one", "two", "hot soup", "three", "birds", "four", "!!"])
+    both = [Pretrain(corpus=(str(file),), select=select, neighbours=3) for select in ("nearest", "random")]  # type: ignore[arg-type]
+    near, drawn = (selected(stage, few, store, "", lambda *_: None) for stage in both)
+    assert near.texts == ("hot soup", "birds")
+    assert len(drawn.texts) == 2
+    told = "embeddings: tfidf: 2 of 4 training texts share no word with any of 7 texts: none is selected for them"
+    assert told in near.notices
+    assert near.notices[-1].startswith("2 of 7 texts selected")
+    none = found(["one", "two"])
+    with pytest.raises(
+        ConfigError, match="nothing to select: none of 4 training texts shares a word with any of 2 texts; name another"
+    ):
+        none.notices(3, "tfidf")
+    assert none.notices(1, "encoder") == ()
+    beside = found(["one", "two"], keeps=True)
+    assert len(selected(both[0], beside, store, "", lambda *_: None).texts) == 4
+    assert any("4 of 4 training texts share no word" in notice for notice in beside.notices(1, "tfidf"))
+
+
+def test_selections_that_are_what_they_were_keep_their_names(tmp_path: Path) -> None:
+    """Others must not be taken from a store that holds what was selected by another rule."""
+    rows = {
+        "train": [("the soup", "a"), ("the birds", "b")],
+        "test": [("x", "a"), ("y", "b")],
+        "validation": [("v", "a"), ("w", "b")],
+    }
+    task = Task(**{name: write_csv(tmp_path / f"{name}.csv", each) for name, each in rows.items()})  # type: ignore[arg-type]
+    lines = ["the day", "the night", "the war", "a\u00a0film \u2026", "café of the world"]
+
+    def ids(more: list[str], **fields: Any) -> tuple[tuple[str, ...], str]:
+        path = tmp_path / f"{len(more)}-{more}.txt"
+        path.write_text("\n".join([*lines, *more]), encoding="utf-8")
+        pretrain = {"corpus": (str(path),), "select": "nearest", "neighbours": 4} | fields
+        recipe = tiny_recipe(tmp_path, pretrain=pretrain).model_copy(update={"tasks": {"mine": task}, "task": "mine"})
+        stage = recipe.stages[0]
+        assert isinstance(stage, Pretrain)
+        found = pool_of(recipe, stage)
+        old = {"settings": settings_of(stage), "parent": encoder_id(recipe), "precision": recipe.precision, "data": found.digests}
+        assert (nodes(recipe)[0].trajectory_id == stage_id("pretrain", old)) == (not found.rule(stage.neighbours, stage.embeddings))
+        return found.rule(stage.neighbours, stage.embeddings), nodes(recipe)[0].stage_id
+
+    assert ids([])[0] == ids(["other words"])[0] == ids([], embeddings="encoder")[0] == ()
+    assert ids([], neighbours=5)[0] == ids(["the 汉字"])[0] == ids(["the ที่"])[0] == ids([], neighbours=9)[0] == ("by shared words",)
 
 
 WORDS = st.sampled_from(["soup", "film", "bird", "war", "cold", "good"])
@@ -113,7 +177,9 @@ def test_held_out_texts_are_never_selected(
             "test": write_csv(Path(folder) / "test.csv", [(text, label) for text in held_out for label in ("yes", "no")]),
         }
         task = Task(**files)
-        (Path(folder) / "pool.txt").write_text("\n".join([*others, *(text.upper() + "!" for text in held_out), "last one"]))
+        (Path(folder) / "pool.txt").write_text(
+            "\n".join([*others, *(text.upper() + "!" for text in held_out), "soup, war, the last one"])
+        )
         data = load_task("mine", task)
         corpus = load_corpus(("mine",) if keeps else (), {"mine": task}, (f"{folder}/pool.txt",))
         stage = Pretrain(corpus=("x.txt",), select=select, neighbours=neighbours)  # type: ignore[arg-type]

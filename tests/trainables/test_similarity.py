@@ -18,7 +18,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.neighbors import NearestNeighbors
 
 from tests.helpers import reviews
-from trainables.similarity import nearest, tfidf
+from trainables.scripts import mostly_spaceless
+from trainables.similarity import nearest, shared_words, tfidf
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -32,7 +33,8 @@ def brute(queries: np.ndarray, candidates: np.ndarray, neighbours: int) -> list[
     whole = [[[round(Fraction(float(value)) * scale) for value in row] for row in rows] for rows in (queries, candidates)]
     for query in whole[0]:
         cosines = [sum(a * b for a, b in zip(query, candidate, strict=True)) for candidate in whole[1]]
-        chosen |= set(sorted(range(len(cosines)), key=lambda i: (-cosines[i], i))[:neighbours])
+        alike = [i for i, cosine in enumerate(cosines) if cosine]
+        chosen |= set(sorted(alike, key=lambda i: (-cosines[i], i))[:neighbours])
     return sorted(chosen)
 
 
@@ -118,6 +120,48 @@ def test_text_is_nearest_to_itself_and_to_what_shares_its_words() -> None:
 def test_texts_without_words_are_compared_by_their_signs(query: str) -> None:
     candidates, queries = tfidf(["words alone", query, "more words"], [query])
     assert nearest(queries, candidates, 1).tolist() == [1]
+
+
+def test_what_shares_nothing_is_no_neighbour() -> None:
+    """A query of unknown words or of signs selects none; a candidate of signs is nobody's neighbour, wherever it stands."""
+    texts = ["!!!", "the soup", "", "birds", "the war"]
+    candidates, queries = tfidf(texts, ["unknown words", "?!", "soup", "the"])
+    assert [nearest(queries[i : i + 1], candidates, 3).tolist() for i in range(4)] == [[], [], [1], [1, 4]]
+    assert nearest(queries, candidates, 9).tolist() == [1, 4]
+    assert nearest(np.zeros((2, 3)), unit(np.eye(3)), 2).tolist() == []
+    assert nearest(unit(np.array([[-1.0, 0, 0]])), np.array([[0.0, 0, 0], [1, 0, 0], [0, 0, 0]]), 2).tolist() == [1]
+
+
+BAGS = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d", "好", "吗", "!"]), max_size=3).map(" ".join), min_size=1, max_size=7)
+
+
+@settings(max_examples=60, deadline=None)
+@given(BAGS, BAGS, st.integers(1, 8))
+def test_what_is_known_of_a_selection_before(candidates: list[str], queries: list[str], neighbours: int) -> None:
+    """Against the cosines themselves: where none is scarce the nearest are what they would be if a cosine of 0 counted."""
+    found = shared_words(candidates, queries, neighbours)
+    assert found.same_words == (not mostly_spaceless(queries))  # as all stand apart here
+    if not any(text.strip() for text in queries):
+        assert found.alone == len(queries)
+        return
+    rows = tfidf(candidates, queries)
+    cosines = (rows[1] @ rows[0].T).toarray()
+    assert found.alone == (~(cosines > 0).any(axis=1)).sum()
+    before = {int(i) for row in cosines for i in np.argsort(-row, kind="stable")[:neighbours]}
+    now = set(nearest(rows[1], rows[0], neighbours).tolist())
+    assert now <= before
+    assert found.scarce or now == before
+    if len(candidates) <= neighbours:
+        assert found.scarce == (now != before)
+
+
+def test_chinese_texts_are_compared_by_characters() -> None:
+    texts = ["这家餐厅的汤很好喝", "今天的战争电影", "鸟在飞", "汤很冷"]
+    candidates, queries = tfidf(texts, ["我喜欢喝汤，汤很好"])
+    assert nearest(queries, candidates, 1).tolist() == [0]
+    assert nearest(queries, candidates, 4).tolist() == [0, 3]
+    mixed = tfidf(["a soup 汤", "film 影", "soup"], ["the soup 影"])
+    assert nearest(mixed[1], mixed[0], 3).tolist() == [0, 1, 2]
 
 
 def test_needs_no_torch() -> None:

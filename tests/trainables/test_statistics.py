@@ -143,3 +143,12 @@ def test_module_is_light() -> None:
     code = "import sys, trainables.statistics; print({'torch', 'transformers', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_words_without_spaces_are_counted_by_characters(tmp_path: Path) -> None:
+    rows = [("这家餐厅很好。", "a"), ("不好 at all", "b")]
+    found = statistics("mine", Task(train=write_csv(tmp_path / "a.csv", rows)), WORDS)
+    assert found.characters
+    assert found.splits["train"].mean == (6 + 1 + 4) / 2  # a sign between spaces or characters is a word as it is elsewhere
+    spaced = statistics("mine", Task(train=write_csv(tmp_path / "b.csv", [("two words", "a"), ("one", "b")])), WORDS)
+    assert not spaced.characters

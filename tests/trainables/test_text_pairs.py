@@ -32,6 +32,7 @@ from trainables.data import Split, carve, load_task, subset
 from trainables.encoder import Base, base_of, fresh_encoder, hidden_states
 from trainables.faults import ConfigError, validate
 from trainables.finetune import examples
+from trainables.held_out import HeldOut
 from trainables.identity import nodes
 from trainables.members import without
 from trainables.pack import collate, dropout_bits
@@ -295,7 +296,7 @@ def test_shares_subsets_and_copies_keep_pairs_together(tmp_path: Path) -> None:
     assert len(whole) == 45
     small, large = subset(data.train, 10, 0), subset(data.train, 20, 0)
     rest, carved = carve(data.train, 0.3, 1)
-    for part in (small, large, rest, carved, without(data.train, set())):
+    for part in (small, large, rest, carved, without(data.train, HeldOut(()))):
         assert all(whole[text] == pair for text, pair in zip(part.texts, part.pairs or (), strict=True))
         assert all(" ".join(filter(None, pair)) == text for text, pair in zip(part.texts, part.pairs or (), strict=True))
     assert set(small.pairs or ()) < set(large.pairs or ()) < set(data.train.pairs or ())

@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, tiny_recipe
-from trainables import evaluate, finetune
+from trainables import evaluate, finetune, jobs
 from trainables import recipe as runner
 from trainables.config import Execution, Recipe
 from trainables.contents import FEATURES
 from trainables.faults import validate
 from trainables.identity import nodes
-from trainables.loop import Row
+from trainables.loop import Position, Row, Runtime, train
 from trainables.pack import Batch
 from trainables.store import Store
 from trainables.world import World
@@ -98,13 +98,13 @@ def test_two_workers_equal_one(
             for key in ("step", "tokens", "split", "stage_id", "error_rate_percent", "mark_f1"):
                 assert one.get(key) == two.get(key), key
             assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
-    two = Store(str(tmp_path / "two")).get(nodes(recipe)[-1].stage_id)
-    one = alone.get(nodes(recipe)[-1].stage_id)
-    assert one is not None
-    assert two is not None
-    ours, theirs = load_file(one.path("model.safetensors")), load_file(two.path("model.safetensors"))
-    for name, tensor in ours.items():
-        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=name)
+    for node in nodes(recipe):
+        one, two = (store.get(node.stage_id) for store in (alone, Store(str(tmp_path / "two"))))
+        assert one is not None
+        assert two is not None
+        ours, theirs = load_file(one.path("model.safetensors")), load_file(two.path("model.safetensors"))
+        for name, tensor in ours.items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5, msg=f"{node.stage.kind} {name}")
     shared = Store(str(tmp_path / "two"))
     names = set(alone.files.names("artifacts"))
     assert names == set(shared.files.names("artifacts"))
@@ -115,6 +115,56 @@ def test_two_workers_equal_one(
         assert made is not None
         assert also is not None
         assert made.files == also.files
+
+
+SHORT = 14
+"""Pieces of a text that reaches a weight of its own if it has no more: in some batches, on one rank or on both."""
+
+
+Seen = tuple[dict[str, float], list[float], list[bool]]
+
+
+def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int) -> Seen:
+    """({weight: value, steps of it}, all weights of the head) after some steps of the loop, and which steps had a short text."""
+    if size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/reached-{micro}", rank=rank, world_size=size)
+    made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
+    job = jobs.job_of(made, nodes(made)[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
+    extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
+    job.model.extra = extra  # type: ignore[assignment]
+    job.optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=20.0, fused=True)
+    plain = job.loss
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        short = sum(length <= SHORT for length in batch.lengths)
+        return plain(model, batch) + (0.1 * extra["short"] * short if short else 0)
+
+    job.loss, job.rate = loss, lambda step: 1.0
+    steps = 12
+    list(train(job, runtime, Position(), steps, lambda at: None))
+    found = {name: float(value.detach()) for name, value in extra.items()}
+    found["steps"] = float(job.optimizer.state[extra["short"]]["step"])
+    if size > 1:
+        torch.distributed.destroy_process_group()
+    seen = [any(len(example.ids) <= SHORT for example in job.examples(step)) for step in range(steps)]
+    return found, job.model.classifier.weight.flatten().tolist(), seen  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("micro", [0, 1])
+def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int) -> None:
+    """Decay and momentum move a weight in those steps alone in which some text of some rank reaches it, as with one worker."""
+    recipe = tiny_recipe(tmp_path, batch_size=3).canonical()
+    alone, head, seen = _reached(0, 1, str(tmp_path), recipe, micro)
+    assert 0 < sum(seen) < len(seen)
+    assert alone["steps"] == sum(seen)
+    assert alone["none"] == 1.0
+    assert alone["short"] < 1.0
+    asked = [each.submit(_reached, rank, 2, str(tmp_path), recipe, micro) for rank, each in enumerate(ranks)]
+    for found, weights, _ in (each.result(timeout=120) for each in asked):
+        assert found == pytest.approx(alone, abs=1e-5)
+        assert found["none"] == 1.0
+        assert weights == pytest.approx(head, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
