@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import parts, record
+from study import parts, record, variables
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
@@ -56,7 +56,7 @@ def run(study: Study, run_dir: Path, store: str | None = None, address: str | No
     if is_finished(study, run_dir):
         return _outcome(run_dir, f"{study.name} is finished; nothing was run again")
     artifacts = Store(store or study.store or Store.default().url)
-    notices = check(study, None if address else this_machine())
+    notices = [*check(study, None if address else this_machine()), *variables.told(address)]
     with (
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
