@@ -18,6 +18,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export HF_HOME := $(CURDIR)/.cache/huggingface
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYTHONUTF8 = 1
 
 study: .venv/quickstart
 	@$(BIN)/study run study/configs/quickstart.yaml --out "$(RUN)"

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from analysis.terminal import stream
 from study import variables
 from trainables.faults import ConfigError
 
@@ -311,15 +312,15 @@ def quiet(log_path: Path) -> Iterator[TextIO]:
     kept = os.dup(1), os.dup(2)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        with open(os.dup(kept[0]), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace", buffering=1) as terminal:
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        with stream(os.dup(kept[0]), sys.stdout.encoding) as terminal:
             yield terminal
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for stream, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, stream)
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
             os.close(copy)
         os.close(log)
 
