@@ -158,7 +158,9 @@ def _folders(store: str | None) -> Iterator[Finding]:
         yield Finding(OK, "store", f"{url} (not looked into)")
     for name, path in places:
         yield _folder(name, path)
-    cache = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    cache = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~/.cache"))) / "huggingface"
+    )
     if _writable(cache):
         yield Finding(OK, "hub cache", str(cache))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any
     """The sections of a study with paths that are relative to `folder` made absolute."""
 
     def absolute(path: str | None) -> str | None:
-        return path if path is None or "://" in path else str(folder / Path(path).expanduser())
+        return path if path is None or "://" in path else str(folder / Path(os.path.expanduser(path)))
 
     def located(settings: Any, names: Iterable[str]) -> Any:
         return settings.model_copy(update={name: absolute(getattr(settings, name)) for name in names})

@@ -194,8 +194,8 @@ def _authenticate() -> None:
 def _join(address: str) -> None:
     """Connect to an existing cluster. Raises ConfigError where none answers, at once: Ray itself would try for minutes."""
     given = f"--address {address}"
-    if address == "auto" and (named := os.environ.get(variables.ADDRESS)) not in (None, "", "auto"):
-        given, address = f"--address auto ({variables.ADDRESS}={named})", str(named)  # as Ray does
+    if address == "auto" and (address := _auto()) != "auto":
+        given += f" ({address})"
     host, _, port = address.rpartition(":")
     if address != "auto":
         try:
@@ -210,6 +210,18 @@ def _join(address: str) -> None:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError([f"{given}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+
+
+def _auto() -> str:
+    """The address that `auto` stands for, as Ray finds it: RAY_ADDRESS, else a cluster of this machine; `auto` for none."""
+    named = os.environ.get(variables.ADDRESS) or "auto"
+    if named != "auto":
+        return named
+    from ray._private.services import canonicalize_bootstrap_address
+
+    with contextlib.suppress(ConnectionError):
+        return str(canonicalize_bootstrap_address("auto") or "auto")
+    return "auto"
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from typing import Any
 
 import click
 import pytest
+from packaging.version import Version
 
 from study import record
 from study.ablations import load, shipped
@@ -205,6 +207,18 @@ def test_ray_works_in_a_path_with_a_space(tmp_path: Path, cluster: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=variables)
     assert done.stdout.splitlines()[-1:] == [str(python)], done.stderr
     assert shared_ray() == before
+
+
+def test_lowest_versions_are_those_of_the_project() -> None:
+    """And what is tested together is none of them lower."""
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True)
+    lowest = dict(line.split("==") for line in done.stdout.splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]} <= set(lowest)
+    assert {"peft", "pytest", "s3fs"} <= set(lowest)
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert [name for name in lowest if name in pinned and Version(pinned[name]) < Version(lowest[name])] == []
 
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:

@@ -110,7 +110,7 @@ def _content(url: str) -> bytes:
 
 def _sibling(url: str) -> str:
     """`; did you mean 'x'?` for a file beside the missing one."""
-    folder = Path(url).expanduser().parent
+    folder = Path(os.path.expanduser(url)).parent
     close = closest(Path(url).name, os.listdir(folder)) if folder.is_dir() else None
     return f"; did you mean {close!r}?" if close else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from study import variables
-from tests.helpers import shared_ray
+from tests.helpers import ray_elsewhere, shared_ray
 from tests.study.tiny import environment, refused, write_study
 
 JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "gcs://gone.zip"}, "metadata": {"job_submission_id": "1"}}'}
@@ -133,4 +134,15 @@ def test_auto_joins_what_ray_address_names_or_says_so(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
     said = refused(capsys, "run", write_study(tmp_path), "--out", tmp_path / "run", "--store", tmp_path / "s", "--address", "auto")
-    assert f"--address auto (RAY_ADDRESS={value}): no Ray cluster there" in said
+    assert f"--address auto ({value}): no Ray cluster there" in said
+
+
+def test_auto_does_not_wait_for_a_cluster_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Its address stays in Ray's folder when the machine was switched off; Ray itself would try for minutes."""
+    monkeypatch.setenv("RAY_TMPDIR", ray_elsewhere(tmp_path / "ray")["RAY_TMPDIR"])
+    (tmp_path / "ray" / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # nor one that another test runs
+    said = refused(capsys, "run", write_study(tmp_path), "--out", tmp_path / "run", "--store", tmp_path / "s", "--address", "auto")
+    assert re.search(r"--address auto \([\d.]+:1\): no Ray cluster there", said)  # loopback by its name in the network
