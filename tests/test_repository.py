@@ -316,7 +316,7 @@ def check(words: list[str]) -> None:
                 check(shlex.split(rest[-1]))  # what is run on the head
         case "make":
             targets = [word for word in rest if "=" not in word] or ["study"]
-            known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
+            known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
             assert set(targets) <= set(known)
         case "python" | "python3":
             if rest[0] == "-c":
