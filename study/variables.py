@@ -38,11 +38,8 @@ QUIET = {
 """Set where nothing is: they change no result."""
 STEERING = ("TUNE_", "RAY_TRAIN_", "RAY_TUNE_", "RAY_AIR_")
 """How variables begin that change what Ray does with trials."""
-KEPT = (
-    *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_BACKEND_LOG_LEVEL", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE"),
-    *("RAY_memory_usage_threshold", "RAY_memory_monitor_refresh_ms", "RAY_worker_register_timeout_seconds"),
-)
-"""What a study's own Ray takes from others': about this machine, not about some cluster."""
+KEPT = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_BACKEND_LOG_LEVEL", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
+"""What a study's own Ray takes from others'. Nothing in small letters: an odd value there ends the process unheard."""
 ADDRESS = "RAY_ADDRESS"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the command of `ray job submit`."""
