@@ -1,4 +1,5 @@
 # `make study`: a real sweep on real text. `make test`: lint, types, tests.
+#   make test-lowest                                                      tests with the lowest versions that pyproject.toml promises
 #   make study RUN=elsewhere                                              another run folder
 #   make study PYTHON=/opt/python3.12/bin/python3                         another Python
 #   make study PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu   a small torch for machines without a GPU
@@ -7,7 +8,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN = .venv/bin
 
-.PHONY: study test lint types tests tools clean
+.PHONY: study test lint types tests test-lowest tools clean
 .DEFAULT_GOAL = study
 .NOTPARALLEL:
 
@@ -18,6 +19,7 @@ export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export HF_HOME := $(CURDIR)/.cache/huggingface
 endif
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PYTHONUTF8 = 1
 
 study: .venv/quickstart
 	@$(BIN)/study run study/configs/quickstart.yaml --out "$(RUN)"
@@ -33,6 +35,13 @@ types: .venv/dev
 
 tests: .venv/dev tools
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-lowest: tools
+	@"$(PYTHON)" -m venv .venv-lowest
+	@.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt torch
+	@.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt -e ".[quickstart,dev]"
+	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
 
 # A checkout that was moved or copied needs a new environment: its scripts name their interpreter by its full path.
 ifneq ($(shell cat .venv/place 2>/dev/null),$(CURDIR))
@@ -70,4 +79,4 @@ echo "Installing $(1) for $(4)"; \
 endef
 
 clean:
-	rm -rf .venv .cache runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest .cache runs build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from analysis import output, reports
 from analysis.pdf import NoBrowser
+from analysis.terminal import open_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and print the result, or compare two runs. Returns 0, or 2 for wrong input."""
+    open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         return _compare(words[1:]) if words[:1] == ["compare"] else _report(words)

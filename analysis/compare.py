@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from analysis import inference
 from analysis.cells import is_ablation, ledger
+from analysis.export import json_text
 from analysis.inference import ALPHA, Estimate, p_text
 from analysis.load import load, plain
 from analysis.predictions import Array
@@ -157,7 +157,7 @@ def as_json(one: Path, other: Path) -> str:
     """As plain data. Differences are of losses: less than zero where B is better."""
     pairs, said = compare(one, other)
     data = {"pairs": [_plain_pair(pair) for pair in pairs], "notes": said}
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def _plain_pair(pair: Pair) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""The records as tidy CSV: a row per evaluation, a row per trial. Safe to open in a spreadsheet."""
+"""Plain data for other programs: JSON, and the records as tidy CSV, safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -21,6 +22,10 @@ TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason
                  "test_percent", "validation_error_rate_percent", "test_error_rate_percent", "test_macro_f1", "test_micro_f1",
                  "tokens", "seconds", "source")  # fmt: skip
 TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
+
+
+DIGITS = 10
+"""Of a number that is written: what lies beyond depends on the order in which a processor sums."""
 
 
 def results_csv(run: Run) -> Iterator[str]:
@@ -82,8 +87,23 @@ def csv_parts(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterato
         out.truncate()
 
 
+def json_text(data: Any) -> str:
+    """As JSON, with DIGITS significant digits. Raises ValueError for numbers that JSON has no words for."""
+    return json.dumps(significant(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def significant(data: Any) -> Any:
+    """The same data, with numbers rounded to DIGITS significant digits."""
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {name: significant(value) for name, value in data.items()}
+    return [significant(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers."""
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers, of DIGITS digits."""
+    value = significant(value)
     if isinstance(value, (list, tuple)):
         value = " + ".join(map(str, value))
     if isinstance(value, str):

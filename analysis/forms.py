@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -10,7 +9,7 @@ from typing import Any
 
 from analysis.cells import Cell, Ledger, SeedRun
 from analysis.claims import KINDS, Verdict, plain_verdict
-from analysis.export import csv_text
+from analysis.export import csv_text, json_text
 from analysis.grid import LEVEL, Grid, Shown, missing
 from analysis.load import plain
 from analysis.tables import WIDTH, aligned, md, wrapped
@@ -187,7 +186,7 @@ def as_json(
         "missing": list(lacking),
         "provenance": [row for cell in ledger.cells for row in provenance(ledger, cell)],
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 PROVENANCE = (

@@ -29,6 +29,8 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 BLOCK = 4_000_000
 """Weights of texts that a bootstrap holds at a time: 32 MB."""
+PLACES = 9
+"""Of products of matrices, which end in other bits on another processor; a draw must not."""
 MOST_SEEDS = 1000
 """More seeds than these nobody will run: a difference that needs them is one that seeds do not decide."""
 
@@ -219,7 +221,7 @@ def bootstrap(groups: Sequence[Array], draws: int = 2000, seed: int = 0) -> Arra
         mine = of_seeds[start : start + block]
         of_texts = rng.multinomial(total, counts / total, len(mine)) / total
         found.append(np.add.reduceat((of_texts @ kinds.T) * mine, np.cumsum([0, *sizes[:-1]]), axis=1))
-    return np.concatenate(found)
+    return np.round(np.concatenate(found), PLACES)
 
 
 def bootstrap_interval(
@@ -267,7 +269,7 @@ def expected_best(errors: Sequence[float], budgets: Sequence[int]) -> tuple[Arra
     at_least = (len(ordered) - np.arange(len(ordered) + 1)) / max(1, len(ordered))  # share of trials that are no better
     none_better = at_least ** np.asarray(budgets, dtype=float)[:, None]
     chance = none_better[:, :-1] - none_better[:, 1:]  # [budgets, trials], that the smallest of n is this one
-    expected = chance @ ordered
+    expected = np.round(chance @ ordered, PLACES)
     return expected, np.sqrt((chance * (ordered - expected[:, None]) ** 2).sum(axis=1))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from urllib.parse import quote
 
 from analysis import forms, output
 from analysis.cells import Cell
-from analysis.export import csv_text
+from analysis.export import csv_text, json_text
 from analysis.grid import ours
 from analysis.load import plain
 from analysis.report import render
@@ -234,7 +233,7 @@ def as_json(entries: Sequence[Entry], lost: Sequence[str]) -> str:
         "notes": notes(entries),
         "missing": list(lost),
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(data)
 
 
 def text(entries: Sequence[Entry], lost: Sequence[str]) -> str:

@@ -97,14 +97,14 @@ class Predictions:
         f1 = 2 * right / np.maximum(has + given, 1)
         if self.several:
             moved = 2.0 * (self.has & self.given) - f1 * (self.has.astype(int) + self.given)
-            return float(f1.mean()), moved @ weight / self.classes
+            return float(f1.mean()), (moved * weight).sum(axis=1) / self.classes
         moved = 2 * weight[self.has] * (self.has == self.given) - (f1 * weight)[self.has] - (f1 * weight)[self.given]
         return float(f1.sum() / there.sum()), moved / there.sum()
 
     def _mcc(self) -> tuple[float, Array]:
         _, has, given = self.counts()
         p, q = has / len(self.has), given / len(self.has)
-        above, u, v = self.right.mean() - p @ q, 1 - p @ p, 1 - q @ q
+        above, u, v = self.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
         if not u * v:
             return 0.0, np.zeros(len(self.has))
         moved = self.right - q[self.has] - p[self.given]  # up to a constant, as all that follows

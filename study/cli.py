@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from analysis.terminal import open_streams
+
 if TYPE_CHECKING:
     from study.grid import Grid
     from study.settings import Study
@@ -468,6 +470,7 @@ def _exit_code(error: BaseException) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error is one clear message on stderr and an exit code."""
+    open_streams()
     sys.exit(_main(arguments))
 
 
@@ -508,7 +511,7 @@ def _unexpected(error: Exception) -> int:
     import tempfile
 
     handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
     return NO_RESULT

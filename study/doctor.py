@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from study.workers import quiet, ray_session, this_machine
+from study import variables
+from study.workers import BASES, quiet, ray_session, this_machine, writable_base
 from trainables.config import Encoder
 from trainables.faults import ConfigError
 
 GIB = 2**30
 HUB = "huggingface.co"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 
@@ -44,6 +46,7 @@ def examine(store: str | None = None, encoder: Encoder | None = None) -> Iterato
         _torch,
         _memory,
         lambda: _folders(store),
+        _variables,
         _ray,
         _hub,
         lambda: _encoder(encoder),
@@ -64,13 +67,30 @@ def _processors() -> Iterator[Finding]:
     machine, there = this_machine(), os.cpu_count() or 1
     limited = f" (of {there}: an affinity mask or container quota limits this process)" if machine.cpus < there else ""
     yield Finding(OK, "CPUs", f"{machine.cpus:g}{limited}")
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads and int(threads) > machine.cpus:
-        yield Finding(
-            WARN, "threads", f"OMP_NUM_THREADS={threads}, more than CPUs", "unset it: a trial takes the CPUs it was given"
-        )
-    else:
-        yield Finding(OK, "threads", f"OMP_NUM_THREADS={threads}" if threads else "as many as a trial has CPUs (resources.cpus)")
+    given = {name: os.environ[name] for name in THREADS if os.environ.get(name)}
+    odd = [f"{name}={value}, {fault}" for name, value in given.items() if (fault := _thread_fault(value, machine.cpus))]
+    for found in odd:
+        yield Finding(WARN, "threads", found, "unset it: a trial takes the CPUs it was given")
+    if not odd:
+        said = ", ".join(f"{name}={value}" for name, value in given.items())
+        yield Finding(OK, "threads", said or "as many as a trial has CPUs (resources.cpus)")
+
+
+def _thread_fault(value: str, cpus: float) -> str:
+    """What is wrong with a number of threads, or with several by comma, the first of which counts here; empty for nothing."""
+    first = value.split(",")[0].strip()
+    if not first.isdecimal() or not int(first):
+        return "no number of threads"
+    return "more than CPUs" if int(first) > cpus else ""
+
+
+def _variables() -> Iterator[Finding]:
+    for said in variables.told(None):
+        yield Finding(WARN, "environment", said)
+    if aside := [name for name in variables.others(joined=False) if name != variables.ADDRESS]:
+        yield Finding(OK, "environment", f"set aside where a study starts Ray: {', '.join(aside)}")
+    if changed := [name for name, value in variables.RAY.items() if os.environ.get(name, value) != value]:
+        yield Finding(WARN, "environment", f"a study sets these itself, whatever you give: {', '.join(changed)}", "unset them")
 
 
 def _torch() -> Iterator[Finding]:
@@ -131,14 +151,16 @@ def _folders(store: str | None) -> Iterator[Finding]:
     from trainables.store import Store
 
     url = Store(store).url if store else Store.default().url
-    places = [("temporary files", Path("/tmp")), ("run folders", Path.cwd())]
+    places = [("temporary files", Path(writable_base() or BASES[0])), ("run folders", Path.cwd())]
     if "://" not in url:
         places.append(("store", Path(url)))
     else:
         yield Finding(OK, "store", f"{url} (not looked into)")
     for name, path in places:
         yield _folder(name, path)
-    cache = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface")
+    cache = Path(
+        os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~/.cache"))) / "huggingface"
+    )
     if _writable(cache):
         yield Finding(OK, "hub cache", str(cache))
     else:
@@ -181,7 +203,7 @@ def _ray() -> Iterator[Finding]:
         with quiet(log), ray_session(SimpleNamespace(workers=1, cpus=1, gpus=0), None):
             pass
     except Exception as error:
-        yield Finding(FAIL, "Ray", f"{version} does not start: {str(error).splitlines()[0]}", f"see {log}")
+        yield Finding(FAIL, "Ray", f"{version} does not start: {(str(error) or repr(error)).splitlines()[0]}", f"see {log}")
         return
     yield Finding(OK, "Ray", f"{version}, starts and stops in {time.monotonic() - start:.1f} s")
     shutil.rmtree(log.parent, ignore_errors=True)

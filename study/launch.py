@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from study import inputs, parts, record
+from study import inputs, parts, record, variables
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
@@ -72,7 +72,7 @@ def run(
         said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
         return _outcome(run_dir, "\n".join(said))
     artifacts = Store(store or study.store or Store.default().url)
-    notices = check(study, None if address else this_machine())
+    notices = [*check(study, None if address else this_machine()), *variables.told(address)]
     if not found.now:  # a new folder, or what could not be read a moment ago
         _, found = opened(study, run_dir, accept_changed_inputs)
         found = replace(found, now=found.now or inputs.of(study))

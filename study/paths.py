@@ -20,7 +20,7 @@ def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any
     """The sections of a study with paths that are relative to `folder` made absolute."""
 
     def absolute(path: str) -> str:
-        joined = folder / Path(path).expanduser()
+        joined = folder / os.path.expanduser(path)
         plain = os.path.normpath(joined)
         return plain if os.path.realpath(plain) == os.path.realpath(joined) else str(joined)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,8 +255,8 @@ def encoder_named(name: str, absolute: bool = False) -> Encoder:
 
     if name in (QUICKSTART.package, f"{QUICKSTART.package}/{QUICKSTART.folder}"):
         return QUICKSTART
-    is_folder = Path(name).expanduser().exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    folder = str(Path(name).expanduser().absolute()) if absolute else name
+    is_folder = Path(os.path.expanduser(name)).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    folder = str(Path(os.path.expanduser(name)).absolute()) if absolute else name
     return Encoder(folder=folder) if is_folder else Encoder(hub=name)
 
 

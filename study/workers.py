@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from analysis.terminal import stream
+from study import variables
 from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
@@ -29,39 +31,13 @@ if TYPE_CHECKING:
 MARK = "FINETUNE_STUDY_SESSION"
 """Environment variable that every process of a local cluster carries: none is left behind, none of another is touched."""
 PREFIX = "ft-study-"
-"""Of the folders below /tmp that hold local clusters."""
+"""Of the folders that hold local clusters."""
+BASES = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where they lie: in the first that can be written. Paths of sockets must stay under 107 characters."""
 OBJECT_STORE_BYTES = 128 * 2**20
 """Rows are small and weights go through the store; Ray's own default is 30 % of the memory."""
 STOP_WITHIN_S = 8.0
 """After an interrupt, whatever still runs after so long is killed."""
-
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_DISABLE_IMPORT_WARNING": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the launcher has its own
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the records are the one log
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial has no error rate, and must not stop the study
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000",  # Tuner.restore is not used
-    "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a study file mean the same everywhere
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait spin by default: with one core taken by anything else, steps were measured to take 3 to 5 times as long.
-    "OMP_WAIT_POLICY": "passive",
-}
-TRAIN = {
-    # Measured: 12 s instead of 19 s until a nested run's first row (the controller polls, the watcher is one more process).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-}
 
 
 @dataclass(frozen=True)
@@ -138,8 +114,8 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
 
     Raises ConfigError where a trial asks for more than there is, or where no cluster answers.
     """
-    os.environ.update({key: value for key, value in (QUIET | TRAIN).items() if key not in os.environ})
     with contextlib.ExitStack() as stack:
+        stack.enter_context(variables.settled(joined=address is not None))
         if address is None:
             machine = this_machine()
             check_resources(resources, machine)
@@ -160,25 +136,22 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
 @contextlib.contextmanager
 def _local_cluster(machine: Machine) -> Iterator[None]:
     """A cluster of this process's own, with all that it writes in one short-lived folder: nothing goes to HOME or /tmp/ray."""
-    remove_stale()
-    base = "/tmp" if os.access("/tmp", os.W_OK) else tempfile.gettempdir()  # socket paths must stay under 107 characters
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-    inside = {
-        MARK: str(folder),
-        "TMPDIR": str(folder / "t"),
-        "PYTHONWARNINGS": "ignore",
-    }
-    before = {key: os.environ.get(key) for key in inside}
+    for base in BASES:
+        remove_stale(base)
+    if (place := writable_base()) is None:
+        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them, its sockets have short paths only"])
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # settled for this process before TMPDIR changes
     _authenticate()
-    with open(folder / "lock", "w") as lock:
+    with open(folder / "lock", "w") as lock, variables.changed(inside):
         fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
         try:
             (folder / "t").mkdir()
-            os.environ.update(inside)
             import ray
 
             ray.init(
+                address="local",
                 num_cpus=int(machine.cpus),
                 num_gpus=int(machine.gpus),
                 include_dashboard=False,
@@ -194,9 +167,12 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
 
                 ray.shutdown()
             kill_processes(str(folder))
-            for key, value in before.items():
-                os.environ.pop(key, None) if value is None else os.environ.update({key: value})
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def writable_base() -> str | None:
+    """The folder below which local clusters lie; None where there is none."""
+    return next((base for base in BASES if os.access(base, os.W_OK | os.X_OK)), None)
 
 
 def _quoted_python() -> dict[str, Any]:
@@ -209,28 +185,43 @@ def _quoted_python() -> dict[str, Any]:
 
 
 def _authenticate() -> None:
-    """Token authentication with a token in memory: without one Ray would write to HOME. Ray reads the mode when it is imported."""
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    """Token authentication with a token in memory: without one Ray would write to HOME. Ray reads both when it is imported."""
     if "ray" not in sys.modules:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _join(address: str) -> None:
     """Connect to an existing cluster. Raises ConfigError where none answers, at once: Ray itself would try for minutes."""
+    given = f"--address {address}"
+    if address == "auto" and (address := _auto()) != "auto":
+        given += f" ({address})"
     host, _, port = address.rpartition(":")
     if address != "auto":
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except (OSError, ValueError) as error:
             hint = "give HOST:PORT of the head node, as `ray start --head` prints it, or auto on a node of the cluster"
-            raise ConfigError([f"--address {address}: no Ray cluster there: {error}; {hint}"]) from None
+            raise ConfigError([f"{given}: no Ray cluster there: {error}; {hint}"]) from None
     import ray
 
     try:
-        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": QUIET | TRAIN} | _quoted_python())
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables.QUIET | variables.RAY} | _quoted_python())
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"--address {address}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+        raise ConfigError([f"{given}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+
+
+def _auto() -> str:
+    """The address that `auto` stands for, as Ray finds it: RAY_ADDRESS, else a cluster of this machine; `auto` for none."""
+    named = os.environ.get(variables.ADDRESS) or "auto"
+    if named != "auto":
+        return named
+    from ray._private.services import canonicalize_bootstrap_address
+
+    with contextlib.suppress(ConnectionError):
+        return str(canonicalize_bootstrap_address("auto") or "auto")
+    return "auto"
 
 
 @contextlib.contextmanager
@@ -284,7 +275,7 @@ def check_seen(store: Store, paths: Iterable[str]) -> None:
         raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; --store is the store's"])
 
 
-def remove_stale(base: str = "/tmp") -> None:
+def remove_stale(base: str) -> None:
     """Remove the folders and processes of local clusters whose driver was killed: nobody holds the lock in them any more."""
     for folder in Path(base).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), open(folder / "lock") as lock:
@@ -333,15 +324,15 @@ def quiet(log_path: Path) -> Iterator[TextIO]:
     kept = os.dup(1), os.dup(2)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        for stream in (1, 2):
-            os.dup2(log, stream)
-        with open(os.dup(kept[0]), "w", encoding=sys.stdout.encoding or "utf-8", errors="replace", buffering=1) as terminal:
+        for descriptor in (1, 2):
+            os.dup2(log, descriptor)
+        with stream(os.dup(kept[0]), sys.stdout.encoding) as terminal:
             yield terminal
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        for stream, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, stream)
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
             os.close(copy)
         os.close(log)
 

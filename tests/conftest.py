@@ -1,4 +1,7 @@
-"""Before anything imports torch: threads that wait must not spin, the tests run several processes on few cores."""
+"""Before anything imports torch: threads that wait must not spin, the tests run several processes on few cores.
+
+And nothing that the user's shell sets decides what a test sees: colours, widths, another Ray, another store.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,11 @@ from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("untimed")
+
+THEIRS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONIOENCODING")
+for name in list(os.environ):
+    if name in THEIRS or name.startswith(("RAY_", "TUNE_", "FINETUNE_STUDY_")):
+        del os.environ[name]
 
 LONG = ("test_launch.py", "test_reproduce.py", "test_faults.py", "test_families.py", "test_search.py")
 """They take minutes, and a file is never split over processes."""

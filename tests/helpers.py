@@ -11,6 +11,22 @@ from trainables.stages import Finetune, Marks, Multitask, Pretrain
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 
+SHARED_RAY = Path("/tmp/ray")
+"""Where Ray keeps what is not told to lie elsewhere; a Ray of the user's lives there."""
+
+
+def shared_ray() -> tuple[bool, str | None]:
+    """(whether Ray's shared folder is there, the address in it that `auto` would join)."""
+    address = SHARED_RAY / "ray_current_cluster"
+    return SHARED_RAY.exists(), address.read_text() if address.exists() else None
+
+
+def ray_elsewhere(folder: Path) -> dict[str, str]:
+    """Variables with which Ray's own commands and `Cluster` keep everything below `folder`, which must have a short path."""
+    (folder / "ray").mkdir(parents=True, exist_ok=True)
+    return {"RAY_TMPDIR": str(folder)}
+
+
 TINY_BERT = {
     "model_type": "bert",
     "hidden_size": 32,

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from typing import Any
 
 import click
 import pytest
+from packaging.version import Version
 
 from study import record
 from study.ablations import load, shipped
@@ -29,6 +33,7 @@ from study.grid import grid
 from study.recipes import document as recipes_document
 from study.reference import document
 from study.tasks import document as tasks_document
+from tests.helpers import ray_elsewhere, shared_ray
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("trainables", "study", "analysis")
@@ -175,31 +180,45 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
 
 
 RAY_WITH_VARIABLES = """
-import ray, sys, tempfile
+import ray, sys
 from ray.cluster_utils import Cluster
 from study.settings import Resources
 from study.workers import ray_session
-with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-    cluster = Cluster()
-    if sys.argv[1] == "joined":
-        cluster.add_node(num_cpus=1, include_dashboard=False, temp_dir=folder)
-    with ray_session(Resources(), cluster.address):
-        which = ray.remote(num_cpus=1)(lambda: sys.executable).options(runtime_env={"env_vars": {"A": "1"}})
-        print(ray.get(which.remote(), timeout=60))
-    cluster.shutdown()
+cluster = Cluster()
+if sys.argv[1] == "joined":
+    cluster.add_node(num_cpus=1, include_dashboard=False)
+with ray_session(Resources(), cluster.address):
+    which = ray.remote(num_cpus=1)(lambda: sys.executable).options(runtime_env={"env_vars": {"A": "1"}})
+    print(ray.get(which.remote(), timeout=60))
+cluster.shutdown()
 """
 
 
 @pytest.mark.parametrize("cluster", ["its own", "joined"])
 def test_ray_works_in_a_path_with_a_space(tmp_path: Path, cluster: str) -> None:
-    """An interpreter in such a path, and a worker with variables of its own, as Ray Train starts them."""
+    """The interpreter lies there, a worker has variables of its own, as under Ray Train; no other Ray is disturbed."""
     environment = tmp_path / "a b" / "environment"
     venv.create(environment, with_pip=False)
     (packages,) = environment.glob("lib/python*/site-packages")
     (packages / "shared.pth").write_text("\n".join([sysconfig.get_paths()["purelib"], str(ROOT)]))
-    python = environment / "bin" / "python"
-    done = subprocess.run([python, "-c", RAY_WITH_VARIABLES, cluster], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    python, before = environment / "bin" / "python", shared_ray()
+    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        command, variables = [python, "-c", RAY_WITH_VARIABLES, cluster], os.environ | ray_elsewhere(Path(folder))
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, env=variables)
     assert done.stdout.splitlines()[-1:] == [str(python)], done.stderr
+    assert shared_ray() == before
+
+
+def test_lowest_versions_are_those_of_the_project() -> None:
+    """And what is tested together is none of them lower."""
+    done = subprocess.run([sys.executable, ROOT / ".ci" / "lowest.py"], capture_output=True, text=True, check=True)
+    lowest = dict(line.split("==") for line in done.stdout.splitlines())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert {re.split(r"[\[<>=]", each)[0] for each in project["dependencies"]} <= set(lowest)
+    assert {"peft", "pytest", "s3fs"} <= set(lowest)
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    assert [name for name in lowest if name in pinned and Version(pinned[name]) < Version(lowest[name])] == []
 
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:
@@ -297,7 +316,7 @@ def check(words: list[str]) -> None:
                 check(shlex.split(rest[-1]))  # what is run on the head
         case "make":
             targets = [word for word in rest if "=" not in word] or ["study"]
-            known = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M)
+            known = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
             assert set(targets) <= set(known)
         case "python" | "python3":
             if rest[0] == "-c":

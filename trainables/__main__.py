@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads any more: as if interrupted, without the flush at exit that would fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 130
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last evaluation", file=sys.stderr)
         return 130

@@ -55,7 +55,10 @@ def locate(encoder: Encoder) -> Path:
     elif encoder.package is not None:
         folder, place = _in_package(encoder.package, encoder.folder or ""), f"encoder.package: {encoder.package}/{encoder.folder}"
     else:
-        folder, place = _existing(Path(encoder.folder or "").expanduser(), "encoder.folder"), f"encoder.folder: {encoder.folder!r}"
+        folder, place = (
+            _existing(Path(os.path.expanduser(encoder.folder or "")), "encoder.folder"),
+            f"encoder.folder: {encoder.folder!r}",
+        )
     faults = [*_config_faults(folder), *_weights_faults(folder), *_tokenizer_faults(folder)]
     if not faults and encoder.sha256 is not None and (found := weights_digest(folder)) != encoder.sha256.lower():
         faults.append(f"sha256 of the weights is {found}, but the setting sha256 asks for {encoder.sha256}")
@@ -70,7 +73,7 @@ def tokenizer_folder(encoder: Encoder) -> Path | None:
         return locate(encoder)
     if encoder.tokenizer is None:
         return None
-    folder = Path(encoder.tokenizer).expanduser()
+    folder = Path(os.path.expanduser(encoder.tokenizer))
     hub = not folder.exists() and encoder.tokenizer.count("/") <= 1 and not encoder.tokenizer.startswith((".", "/", "~"))
     folder = _from_hub(encoder.tokenizer, None, "encoder.tokenizer") if hub else _existing(folder, "encoder.tokenizer")
     if faults := _tokenizer_faults(folder):

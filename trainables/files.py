@@ -23,10 +23,15 @@ class StoreError(ConfigError):
     """The store cannot be used: disk full, not writable, no such protocol. Says the place, the reason and what to do."""
 
 
+def is_local(url: str) -> bool:
+    """Whether it is a path of this machine, whatever signs are in it, and no fsspec URL."""
+    return "://" not in url
+
+
 def open_files(url: str | os.PathLike[str]) -> Files:
     """The files below a local path or an fsspec URL; touches nothing. Raises StoreError: protocol unknown, driver missing."""
     text = os.fspath(url)
-    if "://" not in text and "::" not in text:
+    if is_local(text):
         return LocalFiles(Path(os.path.abspath(os.path.expanduser(text))))
     import fsspec
     from fsspec.implementations.local import LocalFileSystem

@@ -15,6 +15,7 @@ from typing import Any
 from trainables.corpus_names import COMPRESSIONS, is_plain_text
 from trainables.corpus_names import TABLES as FORMATS
 from trainables.faults import ConfigError, closest, near
+from trainables.files import is_local
 
 Table = Any
 """A pyarrow.Table."""
@@ -87,15 +88,23 @@ def _format(url: str) -> str:
 
 def _suffix(url: str) -> str:
     """How the file's name ends, compression left out."""
-    parts = os.path.basename(url.split("?")[0]).lower().split(".")
+    parts = os.path.basename(url if is_local(url) else url.split("?")[0]).lower().split(".")
     return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
 
 
-def _content(url: str) -> bytes:
+def _opened(url: str) -> Any:
+    """The file, uncompressed. In a local path `*`, `?`, `#` and `::` mean nothing, as they do in a URL."""
     import fsspec
 
+    if is_local(url):
+        path = os.path.abspath(os.path.expanduser(url))
+        return fsspec.filesystem("file").open(path, "rb", compression="infer")
+    return fsspec.open(url, "rb", compression="infer")
+
+
+def _content(url: str) -> bytes:
     try:
-        with fsspec.open(url, "rb", compression="infer") as file:
+        with _opened(url) as file:
             return bytes(file.read())
     except FileNotFoundError:
         raise ConfigError([f"{url}: there is no such file{_sibling(url)}"]) from None
@@ -108,7 +117,7 @@ def _content(url: str) -> bytes:
 
 def _sibling(url: str) -> str:
     """`; did you mean 'x'?` for a file beside the missing one."""
-    folder = Path(url).expanduser().parent
+    folder = Path(os.path.expanduser(url)).parent
     close = closest(Path(url).name, os.listdir(folder)) if folder.is_dir() else None
     return f"; did you mean {close!r}?" if close else ""
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from analysis import output, reports
+from analysis import export, output, reports
 from analysis.__main__ import main
 from study import cli
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
@@ -22,6 +25,7 @@ from tests.analysis.test_forms import NASTY, nasty
 from tests.analysis.test_report import Outline
 from tests.analysis.test_tex import compile_tex, pdflatex  # noqa: F401
 
+ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(__file__).parent / "golden"
 FORMS = ("table.txt", "table.md", "table.tex", "cells.csv", "report.json", "provenance.csv", "page.txt")
 
@@ -139,6 +143,36 @@ def test_the_same_records_give_the_same_bytes(runs: Path, tmp_path: Path) -> Non
     for place, out in ((runs, "a"), (tmp_path / "copy", "b")):
         reports.write([place / "study", place / "table2"], tmp_path / out)
     assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_another_processor_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
+    """Its products of matrices end in other bits: here those of the oldest kernel that OpenBLAS has."""
+    given = [str(runs / "study"), str(runs / "table2")]
+    reports.write([Path(run) for run in given], tmp_path / "here")
+    there = [sys.executable, "-m", "analysis", *given, "--out", str(tmp_path / "there")]
+    subprocess.run(there, env=os.environ | {"OPENBLAS_CORETYPE": "Prescott"}, cwd=ROOT, check=True, capture_output=True)
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (0.1 + 0.2, 0.3),
+        (4506406420.7249, 4506406421.0),
+        ([1, (2 / 3, True)], [1, [0.6666666667, True]]),
+        ({"a": {"b": -1e-300 / 3}}, {"a": {"b": -3.333333333e-301}}),
+        ("0.30000000000000004", "0.30000000000000004"),
+        (10**17 + 1, 10**17 + 1),
+        (None, None),
+    ],
+)
+def test_numbers_are_written_with_ten_digits(given: object, written: object) -> None:
+    assert json.loads(export.json_text(given)) == written
+    assert json.loads(export.json_text({"x": given}))["x"] == written
+
+
+def test_tables_are_written_with_ten_digits_too() -> None:
+    assert export.csv_text(["a", "b"], [{"a": 1 / 3, "b": 123456789012}]) == "a,b\n0.3333333333,123456789012\n"
 
 
 def test_what_cannot_be_used_is_named_and_the_rest_is_used(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,13 +69,48 @@ def test_a_hub_out_of_reach_is_a_warning_with_a_way_out(monkeypatch: pytest.Monk
     assert "HF_HUB_OFFLINE=1" in finding.advice
 
 
-def test_more_threads_than_cpus_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
-    assert [finding.sign for finding in doctor._processors()] == [OK, WARN]
+@pytest.mark.parametrize(
+    ("name", "value", "sign"),
+    [
+        ("OMP_NUM_THREADS", "1", OK),
+        ("OMP_NUM_THREADS", "", OK),
+        ("OMP_NUM_THREADS", "1,2", OK),
+        ("OMP_NUM_THREADS", " 1 , 8", OK),
+        ("OMP_NUM_THREADS", "4096", WARN),
+        ("OMP_NUM_THREADS", "4096,1", WARN),
+        ("OMP_NUM_THREADS", "many", WARN),
+        ("OMP_NUM_THREADS", "0", WARN),
+        ("OMP_NUM_THREADS", "-1", WARN),
+        ("OMP_NUM_THREADS", "1.5", WARN),
+        ("OMP_NUM_THREADS", "²", WARN),
+        ("MKL_NUM_THREADS", "4096", WARN),
+        ("OPENBLAS_NUM_THREADS", "all", WARN),
+    ],
+)
+def test_numbers_of_threads(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sign: str) -> None:
+    for each in doctor.THREADS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    *_, found = doctor._processors()
+    assert (found.what, found.sign) == ("threads", sign)
+    assert value.strip() in found.found
+
+
+def test_variables_that_a_study_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RAY_ADDRESS": "10.0.0.1:6379", "TUNE_ODD": "1", "RAY_AIR_NEW_OUTPUT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said = [f"{finding.sign} {finding.found}" for finding in doctor._variables()]
+    assert said[0].startswith("warn RAY_ADDRESS=10.0.0.1:6379 is not used")
+    assert "TUNE_ODD" in said[1]
+    assert "RAY_ADDRESS" not in said[1]
+    assert said[2] == "warn a study sets these itself, whatever you give: RAY_AIR_NEW_OUTPUT"
 
 
 def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    def broken() -> None:
+        raise OSError("as many as there are")
+
+    monkeypatch.setattr(doctor, "this_machine", broken)
     findings: list[Finding] = []
     for finding in doctor.examine():
         findings.append(finding)

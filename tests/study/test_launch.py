@@ -23,7 +23,7 @@ import pytest
 from study import parts
 from study.scribe import hours_spent, ranking
 from study.workers import this_machine
-from tests.helpers import reviews, write_csv
+from tests.helpers import ray_elsewhere, reviews, shared_ray, write_csv
 from tests.study.conftest import Run
 from tests.study.tiny import ROOT, answer, begin, environment, records, refused, study, trial_actor, wait_for, write_study
 
@@ -209,7 +209,7 @@ CLUSTER = """
 import sys
 from ray.cluster_utils import Cluster
 arguments = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-cluster = Cluster(initialize_head=True, head_node_args={**arguments, "temp_dir": sys.argv[1], "include_dashboard": False})
+cluster = Cluster(initialize_head=True, head_node_args={**arguments, "include_dashboard": False})
 print(cluster.address, flush=True)
 for line in sys.stdin:
     cluster.add_node(**arguments)
@@ -222,15 +222,15 @@ cluster.shutdown()
 class GrowingCluster:
     """A Ray cluster of nodes with one CPU each on this machine, which are added one by one."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", CLUSTER, folder],
+            [sys.executable, "-c", CLUSTER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=environment(**self.token),
+            env=environment(**self.token, **ray_elsewhere(folder)),
         )
         self.address = self._said(lambda line: re.fullmatch(r"[\d.]+:\d+", line) is not None)
         self.nodes = 1
@@ -255,13 +255,15 @@ class GrowingCluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[GrowingCluster]:
-    folder = tempfile.mkdtemp(prefix="grows-", dir="/tmp")
+    before = shared_ray()
+    folder = Path(tempfile.mkdtemp(prefix="grows-", dir="/tmp"))
     made = GrowingCluster(folder)
     try:
         yield made
     finally:
         made.close()
         shutil.rmtree(folder, ignore_errors=True)
+    assert shared_ray() == before
 
 
 @pytest.fixture
