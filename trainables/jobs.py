@@ -138,6 +138,9 @@ def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Piece
 
 
 def copy_weights(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
+    """Raises KeyError for a parameter that the source lacks, ValueError for one of another shape, which would be spread over it."""
     with torch.no_grad():
         for name, parameter in target.items():
+            if source[name].shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(source[name].shape)}, not {tuple(parameter.shape)}")
             parameter.copy_(source[name])
