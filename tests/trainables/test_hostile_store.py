@@ -1,4 +1,4 @@
-"""A store that others may write to: whatever lies in it, nothing outside it is read, written or removed, and no result is made up."""
+"""A store that others may write to: whatever lies in it, nothing outside it is read, written or removed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -131,6 +131,7 @@ class Place:
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Place]:
     """Makes a store on a local disk, in an object store, and on a remote file system that has folders."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cut in these tests
     return lambda: Place(request.param, tmp_path / "places")
 
 
@@ -264,9 +265,10 @@ LINKS = {
 
 
 @pytest.fixture
-def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A store on a local disk with an artifact and a state of the content that the user's own file has."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
     it = Place("path", tmp_path)
     for path, kind in ((f"artifacts/{STAGE}/{ATTEMPT}", "artifact"), (f"states/{STAGE}/{STATE}", "state")):
         it.store.files.put(f"{path}/{WEIGHTS}", CANARY)
@@ -274,7 +276,7 @@ def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         it.store.files.write(marker, written(lambda it: None, kind))
     assert it.store.get(STAGE) is not None
     assert it.store.load_state(STAGE) is not None
-    yield it
+    return it
 
 
 def put_link(it: Place, path: str) -> None:
@@ -300,8 +302,10 @@ def test_what_a_link_leads_to_is_never_touched(local: Place, which: str) -> None
     before = local.outside()
     read = local.use()
     assert local.outside() == before
-    if which not in ("cache", "scratch", "entry of scratch", "Ray's", "lease", "leases of a stage"):
-        assert len(read) == (1 if "state" in which else 1), read  # of the other one, which is whole
+    gone = LINKS[which].split("/")[0]
+    assert len(read) == {"artifacts": 2, "states": 1}.get(
+        gone, 3
+    )  # of the artifact, which is set aside then, and twice of the state
     assert not (local.folder / "store" / LINKS["marker"]).is_symlink()
     assert not (local.folder / "store" / LINKS["stage"]).is_symlink()
 
@@ -317,7 +321,6 @@ def test_a_top_folder_that_is_a_link_is_refused_with_words(local: Place, top: st
     }
     for use in (*uses[top], lambda: local.store.collect(0.0)):
         with (
-            contextlib.suppress(AssertionError),
             pytest.raises(StoreError, match=f"{top}: a symbolic link, of which a store holds none"),
         ):
             use()
@@ -325,7 +328,7 @@ def test_a_top_folder_that_is_a_link_is_refused_with_words(local: Place, top: st
 
 
 @pytest.mark.parametrize("path", [LINKS["marker"], LINKS["file"], LINKS["state marker"], LINKS["state file"], LINKS["lease"]])
-@pytest.mark.parametrize("what", ["pipe", "folder", "hole", "too large"])
+@pytest.mark.parametrize("what", ["pipe", "folder", "empty", "too large"])
 def test_what_is_no_small_file_is_not_read(local: Place, path: str, what: str) -> None:
     there = local.folder / "store" / path
     there.parent.mkdir(parents=True, exist_ok=True)
@@ -335,7 +338,7 @@ def test_what_is_no_small_file_is_not_read(local: Place, path: str, what: str) -
             os.mkfifo(there)  # reading it would wait for ever
         case "folder":
             there.mkdir()
-        case "hole":
+        case "empty":
             there.touch()
         case "too large":
             there.touch()
@@ -371,7 +374,7 @@ def test_a_link_that_is_given_to_be_moved_stays_what_it_is(local: Place) -> None
         {"token": None},
         {"started": "x"},
     ],
-    ids=str,
+    ids=lambda changes: f"{next(iter(changes))}={str(next(iter(changes.values())))[:9]!r}",
 )
 def test_no_lease_blocks_for_ever(local: Place, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "TTL_S", 0.2)
