@@ -123,7 +123,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    job = jobs.job_of(recipe, node, jobs.weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
@@ -233,7 +233,7 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     stage, data, base = recipe.stages[-1], target_of(recipe), jobs.base_of(recipe)
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
-    jobs.copy_weights(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
+    jobs.copy_weights(load_file(jobs.weights_of(finetuned)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)

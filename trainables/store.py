@@ -84,10 +84,13 @@ class Artifact:
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """What a stage of this kind measured, a row per evaluation. Raises DamagedArtifact if it is none of that kind."""
         if (said := self.manifest.get("kind")) != kind:
-            damage = f"its manifest is one of {said!r}, not of {kind!r}"
-            self.store.set_aside(self, None, damage)
-            raise DamagedArtifact(f"artifact {self.stage_id}: {damage}")
+            raise self.damaged(f"its manifest is one of {said!r}, not of {kind!r}")
         return list(self.manifest["rows"])
+
+    def damaged(self, damage: str) -> DamagedArtifact:
+        """What to raise of an artifact whose content is whole and of no use. It is set aside: from now on it counts as missing."""
+        self.store.set_aside(self, None, damage)
+        return DamagedArtifact(f"artifact {self.stage_id}: {damage}")
 
     def path(self, name: str) -> Path:
         """The file on this machine, fetched if need be, content verified once per process.
@@ -385,8 +388,9 @@ class Store:
                 self.files.remove(states.folder_of(stage_id))
 
     def _owns(self, stage_id: str) -> Callable[[], bool]:
-        """Whether nobody took over what this thread has claimed; True too where it claimed nothing."""
-        claim = _claims.get((self.url, stage_id, threading.get_ident()))
+        """Whether nobody took over what this thread, or else this process, has claimed; True too where nothing is claimed."""
+        here = {thread: claim for (url, stage, thread), claim in _claims.copy().items() if (url, stage) == (self.url, stage_id)}
+        claim = here.get(threading.get_ident()) or (next(iter(here.values())) if len(here) == 1 else None)
         return claim.holds if claim else lambda: True
 
     def collect(self, older_than_s: float = 30 * 86400.0) -> CollectReport:

@@ -17,7 +17,7 @@ from trainables import identity
 from trainables import recipe as runner
 from trainables.contents import PREDICTIONS, marker_bytes
 from trainables.identity import nodes
-from trainables.store import Store
+from trainables.store import DamagedArtifact, Store
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 
@@ -86,6 +86,21 @@ def test_a_state_that_does_not_fit_is_told_and_computed_again(whole: Whole, half
     assert results(rows) == results(whole.rows)
     assert len(said) == 1
     assert f"the state of stage {name} at step {state.step} is damaged and not used: " in said[0]
+
+
+@pytest.mark.parametrize(
+    "header", [(2**63 - 1).to_bytes(8, "little"), (90).to_bytes(8, "little"), b""], ids=["bomb", "garbled", "empty"]
+)
+def test_weights_that_are_none_are_damage(whole: Whole, tmp_path: Path, header: bytes) -> None:
+    recipe, said = whole.recipe, list[str]()
+    store, stage = Store(tmp_path / "store", notice=said.append), nodes(whole.recipe)[-1].stage_id
+    there = whole.store.get(stage)
+    assert there is not None
+    store.publish(stage, there.manifest, {WEIGHTS: header + b"{" * 200})
+    with pytest.raises(DamagedArtifact, match=WEIGHTS):
+        runner.evaluate_test(recipe, store, ONE_THREAD)
+    assert store.get(stage) is None
+    assert "is damaged and counts as missing: model.safetensors: " in said[0]
 
 
 def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 import pytest
 
-from trainables import disk
+from trainables import disk, garbage
 from trainables.store import DamagedArtifact, Store, StoreError, stage_id
 
 WEIGHTS = "model.safetensors"
@@ -681,6 +681,73 @@ def test_read_only_store_is_read_and_refuses_work(tmp_path: Path, home: Path) ->
             with pytest.raises(StoreError, match=r"cannot write .*(Read-only file system|Permission denied); give yourself access"):
                 attempt()
     assert on_disk(store, "artifacts") == ["there"]
+
+
+def damaged_store(folder: Path) -> Store:
+    """One whole artifact and state, and one of each kind of damage."""
+    store = Store(folder, notice=notices.append)
+    for name in ("whole", "cut", "marker"):
+        store.publish(name, {}, FILES)
+        store.save_state(name, 1, {}, {WEIGHTS: b"weights"})
+        (state,) = on_disk(store, f"states/{name}")
+        if name == "cut":
+            (artifact,) = (it for it in on_disk(store, f"artifacts/{name}") if "." not in it)
+            (folder / "artifacts" / name / artifact / WEIGHTS).write_bytes(FILES[WEIGHTS][:-1] + b"x")
+            (folder / "states" / name / state / WEIGHTS).write_bytes(b"weightz")
+        if name == "marker":
+            (folder / "artifacts" / name / "COMPLETE.json").write_bytes(b"{")
+            (folder / "states" / name / state / "STATE.json").write_bytes(b"{")
+    new_process()
+    return store
+
+
+@pytest.mark.parametrize("why", ["read only", "full"])
+def test_damage_is_found_where_nothing_can_be_written(tmp_path: Path, home: Path, why: str) -> None:
+    with small_disk(tmp_path / "store") if why == "full" else contextlib.nullcontext():
+        store = damaged_store(tmp_path / "store")
+        with read_only(tmp_path / "store") if why == "read only" else contextlib.nullcontext():
+            if why == "full":
+                with contextlib.suppress(OSError), open(tmp_path / "store" / "filler", "wb") as file:
+                    while file.write(bytes(4096)):
+                        file.flush()
+            assert content(store, "whole") == FILES
+            garbage.used(store.files, "artifacts/whole")
+            state = store.load_state("whole")
+            assert state is not None
+            assert state.path(WEIGHTS).read_bytes() == b"weights"
+            for name in ("cut", "marker"):
+                assert store.get(name) is None
+                assert store.load_state(name) is None
+            told = "\n".join(notices)
+            assert "artifact cut is damaged" in told
+            assert "artifact marker counts as missing" in told
+            assert "the state of stage cut at step 1 is damaged" in told
+    notices.clear()
+
+
+def save_much(url: str, name: str, ready: Any) -> None:
+    """Save state after state under a claim; each is there when it is loaded."""
+    store = Store(url, notice=lambda line: os._exit(5))
+    ready.wait(60)
+    with store.claim(name) as claim:
+        assert claim is not None
+        for step in range(1, 150):
+            store.save_state(name, step, {}, {WEIGHTS: bytes(step)})
+            state = store.load_state(name)
+            assert state is not None
+            assert state.step == step
+        store.drop_state(name)
+
+
+def test_collecting_while_others_save(tmp_path: Path) -> None:
+    ready, store = PROCESSES.Barrier(2), Store(tmp_path / "store")
+    process = PROCESSES.Process(target=save_much, args=(store.url, NAMES["going"], ready), daemon=True)
+    process.start()
+    ready.wait(60)
+    until(lambda: store.files.names("leases"))
+    while process.is_alive():
+        assert store.collect(0.0).states == 0
+    assert finish([process]) == [0]
 
 
 def test_default_store(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
