@@ -9,8 +9,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from stat import S_ISREG
+from typing import Any, TypedDict, cast
 
+from trainables import manifest
+from trainables.disk import NotPlain, is_name
 from trainables.files import Files, LocalFiles, explained, sha256
 
 FORMAT_VERSION = 3
@@ -23,9 +26,35 @@ FEATURES = "features.safetensors"
 """What a frozen encoder says of texts; can be made again, so it goes when nobody has used it for long."""
 MARKS, CHOSEN = "marks.parquet", "chosen.parquet"
 """Words of the task's texts with scores and marks; words of a corpus with what selective masking chose."""
-MARKERS = ("COMPLETE.json", "STATE.json")
+USED, DAMAGED = "USED.json", "DAMAGED.json"
+"""Written beside files that can be made again whenever they are used; beside those of an artifact that was set aside."""
+MARKERS = ("COMPLETE.json", "STATE.json", USED, DAMAGED)
 Facts = Mapping[str, Any]
 """`size` in bytes and `sha256` of a file."""
+STAGE = ATTEMPT = re.compile(r"[0-9a-f]{32}")
+"""Names that a store gives to stages, and to attempts at leaving an artifact."""
+
+DEEPEST = 64
+"""Levels of a marker that may lie in each other."""
+
+
+class ArtifactMarker(TypedDict):
+    """What COMPLETE.json says."""
+
+    stage_id: str
+    attempt: str
+    files: dict[str, Facts]
+    pruned: list[str]
+    manifest: dict[str, Any]
+
+
+class StateMarker(TypedDict):
+    """What STATE.json says."""
+
+    stage_id: str
+    step: int
+    files: dict[str, Facts]
+    meta: dict[str, Any]
 
 
 class Damage(Exception):
@@ -55,7 +84,7 @@ def _plain(value: Any) -> Any:
 
 def checked(name: str) -> str:
     """A name that is a file name on any file system and no way out of its folder. Raises ValueError."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", name) or ".." in name:
+    if not is_name(name):
         raise ValueError(f"{name!r} is no name: up to 128 letters, digits, '_', '-' and single dots inside")
     return name
 
@@ -65,8 +94,10 @@ def checked_files(files: Mapping[str, Path | bytes]) -> list[str]:
     for name in files:
         if not checked(name).endswith(SUFFIXES):
             raise ValueError(f"{name!r}: a store holds {', '.join(SUFFIXES)} only")
-        if name in MARKERS:
+        if name.casefold() in map(str.casefold, MARKERS):
             raise ValueError(f"{name!r} is the store's own name")
+    if len({name.casefold() for name in files}) < len(files):
+        raise ValueError(f"{', '.join(sorted(files))}: some disks do not tell capitals from small letters")
     return list(files)
 
 
@@ -76,14 +107,70 @@ def marker_bytes(marker: Mapping[str, Any]) -> bytes:
     return json.dumps({**whole, "sha256": _own_digest(whole)}, indent=1).encode()
 
 
-def parse_marker(data: bytes) -> dict[str, Any] | None:
-    """A marker that is whole, unaltered and of this format; else None."""
+def artifact_marker(data: bytes, stage_id: str) -> ArtifactMarker | None:
+    """The marker of this stage's artifact; None if it is cut, altered, another's, or says what no store writes."""
+    marker = _whole(data, stage_id)
+    attempt, said = marker.get("attempt"), marker.get("manifest")
+    sound = isinstance(attempt, str) and ATTEMPT.fullmatch(attempt) and _are_files(marker.get("files"))
+    sound = sound and _are_names(marker.get("pruned")) and isinstance(said, dict) and not manifest.fault_of(said)
+    return cast(ArtifactMarker, marker) if sound else None
+
+
+def state_marker(data: bytes, stage_id: str) -> StateMarker | None:
+    """The marker of a state of this stage; None if it is cut, altered, another's, or says what no store writes."""
+    marker = _whole(data, stage_id)
+    sound = _is_count(marker.get("step")) and _are_files(marker.get("files")) and isinstance(marker.get("meta"), dict)
+    return cast(StateMarker, marker) if sound else None
+
+
+def _whole(data: bytes, stage_id: str) -> dict[str, Any]:
+    """A marker of this stage that is whole, unaltered and of this format; else an empty one."""
     try:
-        marker = json.loads(data)
+        marker = json.loads(data, object_pairs_hook=_undoubled)
         digest = marker.pop("sha256")
-    except (ValueError, KeyError, AttributeError, TypeError):
-        return None
-    return marker if digest == _own_digest(marker) and marker["format"] == FORMAT_VERSION else None
+        sound = digest == _own_digest(marker) and (marker["format"], marker["stage_id"]) == (FORMAT_VERSION, stage_id)
+        sound = sound and _nests_at_most(DEEPEST, marker)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return {}
+    return dict(marker) if sound else {}
+
+
+def _nests_at_most(levels: int, value: Any) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    return levels > 0 and all(_nests_at_most(levels - 1, item) for item in (value.values() if isinstance(value, dict) else value))
+
+
+def _undoubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _are_names(names: Any) -> bool:
+    try:
+        return isinstance(names, list) and len(checked_files(dict.fromkeys(names, b""))) == len(names)
+    except (ValueError, TypeError):
+        return False
+
+
+def _are_files(files: Any) -> bool:
+    """Whether these are names and facts of files as a store keeps them: anybody can make a marker with the right digest."""
+    try:
+        return len(checked_files(files)) == sum(map(_are_facts, files.values()))
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def _are_facts(facts: Any) -> bool:
+    if not (isinstance(facts, dict) and facts.keys() == {"size", "sha256"} and _is_count(facts["size"])):
+        return False
+    return isinstance(facts["sha256"], str) and re.fullmatch(r"[0-9a-f]{64}", facts["sha256"]) is not None
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def _own_digest(marker: Mapping[str, Any]) -> str:
@@ -113,7 +200,10 @@ def wrong_size(found: Mapping[str, int], facts: Mapping[str, Facts]) -> tuple[st
 def fetched(files: Files, folder: str, name: str, facts: Facts, cache: Callable[[str], Path]) -> Path:
     """A verified file on this machine; of a remote store, a copy in `cache("fetched")`. Raises Damage if it is not so."""
     if isinstance(files, LocalFiles):
-        return _verified(files.local(f"{folder}/{name}"), facts)
+        try:
+            return _verified(files.local(f"{folder}/{name}"), facts)
+        except NotPlain as fault:
+            raise Damage(f"{name} is {fault.strerror}") from None
     path = cache("fetched") / folder.replace("/", "-") / name
     with contextlib.suppress(Damage):
         return _verified(path, facts)
@@ -131,7 +221,10 @@ def fetched(files: Files, folder: str, name: str, facts: Facts, cache: Callable[
 
 def _verified(path: Path, facts: Facts) -> Path:
     try:
-        size, digest = path.stat().st_size, sha256(path)
+        stat = path.lstat()
+        if not S_ISREG(stat.st_mode):
+            raise Damage(f"{path.name} is no file")
+        size, digest = stat.st_size, sha256(path)
     except FileNotFoundError:
         raise Damage(f"{path.name} is gone") from None
     except OSError as error:

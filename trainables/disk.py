@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,25 +21,63 @@ from typing import TypeVar
 from uuid import uuid4
 
 T = TypeVar("T")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+LARGEST = 64 * 2**20
+"""Bytes of a marker or a lease at most: what is larger was not written by a store, and is not read into memory."""
+
+
+class NotPlain(OSError):
+    """What stands there is no file of a store: a link, a folder, a device, or far too large."""
+
+
+def is_name(name: object) -> bool:
+    """Whether it is a file name on any file system and no way out of its folder."""
+    return isinstance(name, str) and NAME.fullmatch(name) is not None and ".." not in name
 
 
 class LocalFiles:
-    """Files below a folder. Names that begin with a dot are writes in progress and are not listed."""
+    """Files below a folder. What has no name of a store's own, such as a write in progress, is not listed.
+
+    A store holds no symbolic links. What one leads to is never read, written or removed: one below the top folders is as good as
+    nothing there and is replaced by what is written; a top folder that is one is refused with OSError.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
 
-    def local(self, path: str) -> Path:
-        """Where the file lies."""
-        return self.root / path
+    def local(self, path: str, replace: bool = False) -> Path:
+        """Where the file lies. Raises NotPlain for a link on the way, unless it is to `replace` it; OSError for one at the top."""
+        place = self.root
+        for depth, part in enumerate(Path(path).parts):
+            place /= part
+            if not place.is_symlink():
+                continue
+            if depth == 0:
+                raise OSError(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+            if not replace:
+                raise NotPlain(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+            place.unlink(missing_ok=True)
+        return place
 
     def read(self, path: str) -> bytes:
-        """Content of a small file. Raises FileNotFoundError."""
-        return (self.root / path).read_bytes()
+        """Content of a small file. Raises FileNotFoundError, and NotPlain for what no store wrote."""
+        place = self.local(path)
+        try:
+            handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
+        except NotADirectoryError as error:
+            raise NotPlain(error.errno, error.strerror, str(place)) from None
+        try:
+            stat = os.fstat(handle)
+            if not S_ISREG(stat.st_mode) or stat.st_size > LARGEST:
+                raise NotPlain(errno.EINVAL, "no small file", str(place))
+            with open(handle, "rb", closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(handle)
 
     def write(self, path: str, data: bytes) -> None:
         """Write or replace a small file at once."""
-        target = self.root / path
+        target = self.local(path, replace=True)
         _beside(target, data, lambda aside: os.replace(aside, target))
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder
             _sync(target.parent)
@@ -48,7 +87,7 @@ class LocalFiles:
 
         Not synced: what is created so (leases) need not outlive a power cut.
         """
-        target = self.root / path
+        target = self.local(path, replace=True)
         try:
             _beside(target, data, lambda aside: _link(aside, target, data), durable=False)
         except FileExistsError:
@@ -60,7 +99,7 @@ class LocalFiles:
 
         `durable` waits until the disk has it. Raises OSError, also when the copy differs from the source.
         """
-        target = self.root / path
+        target = self.local(path, replace=True)
         _with_parent(target, lambda: _place(source, target, move))
         if durable:
             _sync(target)
@@ -74,22 +113,26 @@ class LocalFiles:
         found: dict[str, int] = {}
         for name in self.names(path):
             with contextlib.suppress(FileNotFoundError):  # removed while we look; the others are there
-                stat = (self.root / path / name).stat()
+                stat = (self.root / path / name).lstat()
                 found |= {name: stat.st_size} if S_ISREG(stat.st_mode) else {}
         return found
 
     def names(self, path: str) -> list[str]:
         """Names of files and folders in a folder, sorted; empty where there is none."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return sorted(name for name in os.listdir(self.root / path) if not name.startswith("."))
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotPlain):
+            return sorted(filter(is_name, os.listdir(self.local(path))))
         return []
 
     def remove(self, path: str) -> None:
-        """Remove a file or a folder with all it holds; none is fine."""
-        target = self.root / path
+        """Remove a file, a link, or a folder with all it holds; none is fine."""
+        folder, _, name = path.rpartition("/")
+        try:
+            target = self.local(folder) / name
+        except NotPlain:
+            return
         try:
             target.unlink()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except (IsADirectoryError, PermissionError):
             if not target.is_dir():
@@ -99,7 +142,7 @@ class LocalFiles:
     def prune(self, path: str) -> None:
         """Remove a folder if nothing is in it."""
         with contextlib.suppress(OSError):
-            (self.root / path).rmdir()
+            self.local(path).rmdir()
 
     def age_s(self, path: str) -> float:
         """Seconds since anything at or below the path was changed, by this machine's clock."""
@@ -111,8 +154,9 @@ class LocalFiles:
 
     def _stats(self, path: str) -> Iterator[os.stat_result]:
         """Of all that is at or below the path; what others remove meanwhile is left out."""
-        places = [str(self.root / path)]
-        places += [os.path.join(top, name) for top, folders, files in os.walk(self.root / path) for name in (*folders, *files)]
+        first = str(self.root / path)
+        walk = [] if os.path.islink(first) else os.walk(first)
+        places = [first, *(os.path.join(top, name) for top, folders, files in walk for name in (*folders, *files))]
         for place in places:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 yield os.lstat(place)
@@ -182,10 +226,12 @@ def _link(aside: Path, target: Path, data: bytes) -> None:
 def _place(source: Path | bytes, target: Path, move: bool) -> None:
     if isinstance(source, bytes):
         target.write_bytes(source)
-    elif move:
+    elif move and not source.is_symlink():
         shutil.move(source, target)  # renames where it can
     else:
         shutil.copyfile(source, target)
+        if move:
+            source.unlink()
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from trainables.store import Store
 log = logging.getLogger(__name__)
 NAME = "features"
 """Of the one tensor in the file."""
+LARGEST_HEADER = 4096
+"""Bytes at most of the header of such a file."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,13 @@ class Features:
             count = sum(map(self.rows_of, examples))
             return {FEATURES: write(folder / FEATURES, count, _computed(examples, model, base, runtime))}
 
-        rows = read(once(self.store, runtime.world, stage_id("features", determines), about, FEATURES, make))
-        ends = np.cumsum([self.rows_of(example) for example in examples])
-        assert ends[-1] == len(rows), f"features of {ends[-1]} rows have {len(rows)}"
+        name, ends = stage_id("features", determines), np.cumsum([self.rows_of(example) for example in examples])
+        path = once(self.store, runtime.world, name, about, FEATURES, make)
+        try:
+            rows = read(path, int(ends[-1]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            artifact = self.store.get(name)
+            raise artifact.damaged(f"{FEATURES}: {error}") if artifact else error from None
         return [replace(each, features=part) for each, part in zip(examples, np.split(rows, ends[:-1]), strict=True)]
 
     def rows_of(self, example: Example) -> int:
@@ -113,9 +120,17 @@ def write(path: Path, count: int, parts: Iterable[np.ndarray]) -> Path:
     return path
 
 
-def read(path: Path) -> np.ndarray:
-    """The rows of such a file, float32 [count, width], as a map of it: what is not used is not read."""
+def read(path: Path, count: int) -> np.ndarray:
+    """The rows of such a file, float32 [count, width], as a map of it: what is not used is not read.
+
+    Raises ValueError, KeyError or TypeError for a file of other rows, and reads no more of it than a header takes.
+    """
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
+        if size > LARGEST_HEADER:
+            raise ValueError(f"a header of {size} bytes")
         shape = json.loads(file.read(size))[NAME]["shape"]
-    return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=8 + size, shape=tuple(shape)))
+    found, width = map(operator.index, shape)
+    if found != count or path.stat().st_size != 8 + size + 4 * count * width:
+        raise ValueError(f"{found} rows of {width} numbers in {path.stat().st_size} bytes, where {count} rows should be")
+    return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=8 + size, shape=(count, width)))

@@ -68,6 +68,8 @@ def _reason(error: Exception, url: str) -> str:
         advice = "free some space there"
     elif number in NOT_WRITABLE or isinstance(error, PermissionError):
         advice = "give yourself access"
+    elif number == errno.ELOOP:
+        advice = "put the folder itself there"
     else:
         advice = "see that it can be reached"
     place = str(getattr(error, "filename", None) or url)

@@ -6,17 +6,15 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trainables import lease
-from trainables.contents import FEATURES, parse_marker
+from trainables import lease, states
+from trainables.contents import ATTEMPT, FEATURES, STAGE, USED, ArtifactMarker, artifact_marker
+from trainables.disk import NotPlain
 from trainables.files import Files, LocalFiles
 
 SCRATCH = ("writing", "fetched")
 """Local folders whose entries belong to one process, or can be fetched again."""
 MARKER = "COMPLETE.json"
-USED = "USED.json"
-"""Written beside files that can be made again whenever they are used."""
 RAY = "ray"
 """Folder of the store where Ray Train on several nodes keeps its books, in one folder for each sitting."""
 
@@ -44,7 +42,10 @@ def used(files: Files, folder: str) -> None:
 
 
 def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> CollectReport:
-    """Remove garbage that was not touched for so long, and dead leases. Nothing of a stage whose lease lives."""
+    """Remove garbage that was not touched for so long, and dead leases. Nothing of a stage whose lease lives.
+
+    What has no name that a store gives is somebody else's and stays.
+    """
     report = CollectReport()
 
     def old(place: Files, path: str) -> bool:
@@ -55,20 +56,24 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
         return True
 
     held = _leases(files, report)
-    for name in set(files.names("artifacts")) - held:
+
+    def stages(kind: str) -> list[str]:
+        return [name for name in files.names(kind) if STAGE.fullmatch(name) and name not in held]
+
+    for name in stages("artifacts"):
         folder = f"artifacts/{name}"
-        marker = _marker(files, folder)
+        marker = _marker(files, name)
         if marker is not None and FEATURES in marker["files"] and files.age_s(folder) > older_than_s:
             files.remove(f"{folder}/{MARKER}")
             marker = None
-        kept = (MARKER, marker and marker["attempt"])
-        dead = [attempt for attempt in files.names(folder) if attempt not in kept]
+        kept = marker["attempt"] if marker else None
+        dead = [attempt for attempt in files.names(folder) if ATTEMPT.fullmatch(attempt) and attempt != kept]
         report.attempts += sum(old(files, f"{folder}/{attempt}") for attempt in dead)
         files.prune(folder)
-    for name in set(files.names("states")) - held:
-        report.states += sum(old(files, f"states/{name}/{state}") for state in files.names(f"states/{name}"))
+    for name in stages("states"):
+        report.states += sum(old(files, f"states/{name}/{state}") for state in states.states_in(files, f"states/{name}"))
         files.prune(f"states/{name}")
-    report.scratch += sum(old(files, f"{RAY}/{entry}") for entry in files.names(RAY))
+    report.scratch += sum(old(files, f"{RAY}/{entry}") for entry in filter(ATTEMPT.fullmatch, files.names(RAY)))
     files.prune(RAY)
     for kind in SCRATCH:
         scratch = LocalFiles(cache(kind))
@@ -76,18 +81,18 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
     return report
 
 
-def _marker(files: Files, folder: str) -> dict[str, Any] | None:
+def _marker(files: Files, name: str) -> ArtifactMarker | None:
     """The marker that readers see."""
     try:
-        return parse_marker(files.read(f"{folder}/{MARKER}"))
-    except FileNotFoundError:
+        return artifact_marker(files.read(f"artifacts/{name}/{MARKER}"), name)
+    except (FileNotFoundError, NotPlain):
         return None
 
 
 def _leases(files: Files, report: CollectReport) -> set[str]:
     """Remove dead leases; the names of stages whose lease lives."""
     held = set()
-    for name in files.names("leases"):
+    for name in filter(STAGE.fullmatch, files.names("leases")):
         folder = f"leases/{name}"
         last = max(lease.generations(files, folder), default=0)
         found = lease.read(files, folder, last)

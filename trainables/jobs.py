@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from trainables import finetune, multitask, pretrain, selective
@@ -38,7 +39,7 @@ from trainables.members import head_key
 from trainables.selection import selected
 from trainables.similarity import Rows
 from trainables.stages import Finetune, Marks, Multitask, Pretrain
-from trainables.store import Store
+from trainables.store import Artifact, Store
 from trainables.tokenise import Pieces, pieces
 
 
@@ -95,11 +96,21 @@ def _logits(recipe: Recipe, corpus: Corpus, marks: str, store: Store, runtime: R
     return once(store, runtime.world, logits_id(marks, corpus), about, selective.LOGITS, make)
 
 
+def weights_of(artifact: Artifact) -> Path:
+    """The file of an artifact's weights. Raises DamagedArtifact for one that is none of safetensors."""
+    path = artifact.path(WEIGHTS)
+    try:
+        with safe_open(path, "pt"):
+            return path
+    except SafetensorError as error:
+        raise artifact.damaged(f"{WEIGHTS}: {error}") from None
+
+
 def _put_weights(model: torch.nn.Module, store: Store, name: str, runtime: Runtime) -> None:
     """Give a model the weights of an artifact, for evaluation."""
     artifact = store.get(name)
     assert artifact is not None, f"artifact {name} vanished from the store"
-    copy_weights(load_file(artifact.path(WEIGHTS)), dict(model.named_parameters()))
+    copy_weights(load_file(weights_of(artifact)), dict(model.named_parameters()))
     model.to(runtime.device).eval()
 
 
@@ -138,6 +149,9 @@ def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Piece
 
 
 def copy_weights(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
+    """Raises KeyError for a parameter that the source lacks, ValueError for one of another shape, which would be spread over it."""
     with torch.no_grad():
         for name, parameter in target.items():
+            if source[name].shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(source[name].shape)}, not {tuple(parameter.shape)}")
             parameter.copy_(source[name])

@@ -15,8 +15,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import random
+import re
 import socket
 import threading
 import time
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from trainables.disk import NotPlain
 from trainables.files import Files
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,10 @@ TTL_S = 60.0
 """How long a lease holds without being renewed."""
 SKEW_S = 600.0
 """Difference between two machines' clocks that is still believed to be an accident."""
-
+LONGEST_TTL_S = 3600.0
+"""A lease that claims to hold for longer, without being renewed, was not written by a store."""
+LAST = 10**15
+"""Generations are counted up to here, then from 1 again."""
 RETREAT_S = 0.02
 
 
@@ -125,11 +131,15 @@ class Claim:
 
     def renew(self) -> None:
         """Prolong by the whole time to live, unless someone took over."""
-        if not self._mine() or any(generation > self.generation for generation in generations(self._files, self._folder)):
+        if self.holds() and not self._released.is_set():
+            self._files.write(_file(self._folder, self.generation), self.content())
+
+    def holds(self) -> bool:
+        """Whether nobody has taken over, by what is in the store now. Raises OSError."""
+        if not self.lost and (not self._mine() or max(generations(self._files, self._folder), default=0) > self.generation):
             self._lost.set()
             log.warning("lease %s was taken over: %s seemed dead", self._folder, self._owner)
-        elif not self._released.is_set():
-            self._files.write(_file(self._folder, self.generation), self.content())
+        return not self.lost
 
     def _mine(self) -> bool:
         """Whether the lease file is still ours: whoever took over may have finished, and another begun the count anew."""
@@ -160,7 +170,8 @@ class Watch:
         if alive is None:
             first = self._seen.setdefault((lease["token"], lease["expires"]), time.monotonic())
             return time.monotonic() - first > float(lease["ttl_s"]) or time.time() > float(lease["expires"]) + SKEW_S
-        return not alive or time.monotonic() > float(lease["expires_monotonic"])
+        left_s = float(lease["expires_monotonic"]) - time.monotonic()
+        return not alive or not 0 <= left_s <= LONGEST_TTL_S  # no owner sets an end that is further away
 
 
 def owner(lease: dict[str, Any]) -> Process:
@@ -177,6 +188,9 @@ def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Pr
             continue
         if held is not None and not watch.dead(held):
             return owner(held)
+        if last >= LAST:
+            remove(files, folder, last)
+            continue
         claim = Claim(files, folder, last + 1, ttl_s)
         if not files.create(_file(folder, claim.generation), claim.content()):
             continue
@@ -191,7 +205,7 @@ def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Pr
 
 def generations(files: Files, folder: str) -> list[int]:
     """Generations whose files exist."""
-    return [int(name[:-5]) for name in files.names(folder) if name.endswith(".json") and name[:-5].isdecimal()]
+    return [int(name[:-5]) for name in files.names(folder) if re.fullmatch(r"[1-9]\d{0,15}\.json", name)]
 
 
 def read(files: Files, folder: str, generation: int) -> dict[str, Any] | None:
@@ -200,13 +214,28 @@ def read(files: Files, folder: str, generation: int) -> dict[str, Any] | None:
         data = files.read(_file(folder, generation))
     except FileNotFoundError:
         return None
+    except NotPlain:
+        data = b""
     try:
         lease = json.loads(data)
-        numbers = [lease[key] for key in ("pid", "ttl_s", "expires", "expires_monotonic")]
-        sound = 0 < lease["pid"] < 2**31 and all(isinstance(number, int | float) for number in numbers)
-        return dict(lease) if sound and owner(lease) and isinstance(lease["token"], str) else _unknown(data)
-    except (ValueError, KeyError, TypeError):
+        return dict(lease) if _sound(lease) else _unknown(data)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return _unknown(data)
+
+
+def _sound(lease: dict[str, Any]) -> bool:
+    """Whether an owner may have written it. Raises KeyError, TypeError and OverflowError where it is of another shape."""
+    times = [float(lease[key]) for key in ("ttl_s", "expires", "expires_monotonic")]
+    numbers = [lease["pid"], lease["ttl_s"], lease["expires"], lease["expires_monotonic"], lease["started"] or 0]
+    texts = [lease["host"], lease["system"], lease["token"]]
+    return (
+        all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers)
+        and all(isinstance(text, str) and len(text) < 256 and text.isprintable() for text in texts)
+        and isinstance(lease["pid"], int)
+        and 0 < lease["pid"] < 2**31
+        and all(map(math.isfinite, times))
+        and 0 < lease["ttl_s"] <= LONGEST_TTL_S
+    )
 
 
 def _unknown(data: bytes) -> dict[str, Any]:

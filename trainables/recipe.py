@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from trainables import energy, finetune, jobs, lora, multitask
 from trainables.config import Execution, Recipe
@@ -26,12 +26,11 @@ from trainables.optim import rates
 from trainables.precision import pick_device, resolve
 from trainables.recompute import recompute_blocks
 from trainables.stages import Finetune, Multitask, Pretrain
-from trainables.store import Artifact, Store
+from trainables.state_files import restore, saved, state_files
+from trainables.store import Artifact, DamagedArtifact, Store
 from trainables.world import World, current
 
 log = logging.getLogger(__name__)
-BEST = "best.safetensors"
-"""In a state: the weights of the best evaluation so far, where a stage keeps these."""
 
 
 def resolved(recipe: Recipe, execution: Execution) -> Recipe:
@@ -86,21 +85,29 @@ def _stage(
 ) -> Iterator[Row]:
     """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
     needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
-    missing = _missing(wanted, store, world, needs)
+    missing = _missing(wanted, store, world, node.stage.kind, needs)
     while missing:
         with world.claimed(store, node.trajectory_id, needs) as owned:
-            missing = _missing(wanted, store, world, needs)
+            missing = _missing(wanted, store, world, node.stage.kind, needs)
             if missing and owned:
                 yield from _compute(recipe, node, {step: wanted[step] for step in missing}, store, execution, world)
                 return
     artifact = store.get(wanted[max(wanted)])
     assert artifact is not None, f"artifact {wanted[max(wanted)]} vanished from the store"
-    for row in artifact.manifest["rows"]:
+    for row in artifact.rows(node.stage.kind):
         yield row | {"source": "loaded"}
 
 
-def _missing(wanted: Mapping[int, str], store: Store, world: World, needs: Sequence[str]) -> list[int]:
-    return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and store.get(name, needs) is None))
+def _missing(wanted: Mapping[int, str], store: Store, world: World, kind: str, needs: Sequence[str]) -> list[int]:
+    return world.broadcast(sorted(step for step, name in wanted.items() if world.leads and _rows(store, name, kind, needs) is None))
+
+
+def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list[Row] | None:
+    """Rows of a finished stage; None where it is missing, or damaged and thereby missing from now on."""
+    artifact = store.get(name, needs)
+    with contextlib.suppress(DamagedArtifact):
+        return artifact.rows(kind) if artifact is not None else None
+    return None
 
 
 def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
@@ -116,7 +123,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(recipe, node, parent.path(WEIGHTS) if parent else None, frozenset(wanted), store, runtime)
+    job = jobs.job_of(recipe, node, jobs.weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
@@ -125,7 +132,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
-    at, best = _restore(job, store, node.trajectory_id, min(wanted), world)
+    at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
@@ -140,7 +147,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
             if at.step == job.steps:
                 store.drop_state(node.trajectory_id)
             else:
-                files = _state_files(job, Path(folder), best)
+                files = state_files(job, Path(folder), best)
                 store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
 
     for row in at.rows:
@@ -163,52 +170,6 @@ def _task_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
     return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
 
 
-def _restore(job: Job, store: Store, name: str, first_wanted: int, world: World) -> tuple[Position, dict[str, torch.Tensor]]:
-    """Put weights and moments where the saved state stands, unless that is past what is wanted. All ranks read the same state.
-
-    (the position, the best weights so far of a job that keeps these).
-    """
-    state = store.load_state(name)
-    step = world.broadcast(state.step if state else 0)
-    if state is None or step > first_wanted:
-        return Position(), {}
-    assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
-    jobs.copy_weights(load_file(state.path(WEIGHTS)), dict(job.model.named_parameters()))
-    moments = load_file(state.path("optimizer.safetensors"))
-    for index, (group, parameter) in enumerate(_optimised(job)):
-        job.optimizer.state[parameter] = {
-            key: moments[f"{index}.{key}"].to(parameter.device if key != "step" or group.get("fused") else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            if f"{index}.{key}" in moments
-        }
-    at = Position(**({"energy_j": None} | state.meta["position"]))  # older states do not know
-    return at, load_file(state.path(BEST)) if job.best and at.rows else {}
-
-
-def _optimised(job: Job) -> list[tuple[dict[str, Any], torch.nn.Parameter]]:
-    return [(group, parameter) for group in job.optimizer.param_groups for parameter in group["params"]]
-
-
-def _state_files(job: Job, folder: Path, best: Mapping[str, torch.Tensor]) -> dict[str, Path]:
-    """Weights and moments: with the position, everything that a bit-for-bit resume needs."""
-    moments = {
-        f"{index}.{key}": value.contiguous()
-        for index, (_, parameter) in enumerate(_optimised(job))
-        for key, value in job.optimizer.state[parameter].items()
-        if isinstance(value, torch.Tensor)
-    }
-    return {
-        WEIGHTS: _saved(dict(job.model.named_parameters()), folder / "state.safetensors"),
-        "optimizer.safetensors": _saved(moments, folder / "optimizer.safetensors"),
-        **({BEST: _saved(best, folder / BEST)} if best else {}),
-    }
-
-
-def _saved(tensors: Mapping[str, torch.Tensor], path: Path) -> Path:
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    return path
-
-
 def _publish(
     job: Job,
     recipe: Recipe,
@@ -222,7 +183,7 @@ def _publish(
 ) -> None:
     files = job.artifact_files(folder)
     if node.whole.kind != "finetune" or execution.keep_weights:
-        files[WEIGHTS] = _saved(best or model_state(job.model), folder / WEIGHTS)
+        files[WEIGHTS] = saved(best or model_state(job.model), folder / WEIGHTS)
     manifest = {
         "kind": node.stage.kind,
         "settings": node.stage.canonical(),
@@ -251,15 +212,14 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     name = test_id(recipe, node.stage_id)
     about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
     about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
-    if (done := store.get(name)) is not None:
-        loaded: Row = done.manifest["rows"][0]
-        return loaded | about | {"source": "loaded"}
+    if (done := _rows(store, name, "test")) is not None:
+        return done[0] | about | {"source": "loaded"}
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
     logits, lengths = _test_logits(recipe, finetuned, store, execution)
     data, device = target_of(recipe), pick_device(execution.device)
-    tuned = finetuned.manifest["rows"][-1].get("thresholds")
+    tuned = finetuned.rows("finetune")[-1].get("thresholds")
     row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
         path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
@@ -273,7 +233,7 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     stage, data, base = recipe.stages[-1], target_of(recipe), jobs.base_of(recipe)
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
-    jobs.copy_weights(load_file(finetuned.path(WEIGHTS)), dict(model.named_parameters()))
+    jobs.copy_weights(load_file(jobs.weights_of(finetuned)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from trainables.disk import measure, persist
+from trainables.disk import LARGEST, NotPlain, is_name, measure, persist
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "adl", "az", "oci", "oss"}
 """Protocols that know no folders: nothing has to be made before a file is written."""
@@ -46,7 +46,11 @@ class RemoteFiles:
             action(target)
 
     def read(self, path: str) -> bytes:
-        """Content of a small file. Raises FileNotFoundError."""
+        """Content of a small file. Raises FileNotFoundError, and NotPlain for what no store wrote."""
+        self.fs.invalidate_cache()
+        found = self.fs.info(self._at(path))
+        if found["type"] != "file" or found.get("islink") or int(found["size"] or 0) > LARGEST:
+            raise NotPlain(errno.EINVAL, "no small file", f"{self.url}/{path}")
         return bytes(self.fs.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes) -> None:
@@ -122,7 +126,8 @@ class RemoteFiles:
                 if not self.fs.isdir(self._at(path)):
                     return []
         itself = self._at(path)  # an object store may hold a mark of the folder
-        return [entry for entry in entries if entry["name"].rstrip("/") != itself and not _last(entry["name"]).startswith(".")]
+        found = [entry for entry in entries if entry["name"].rstrip("/") != itself and is_name(_last(entry["name"]))]
+        return [entry for entry in found if not entry.get("islink") and entry["type"] != "link"]
 
     def sizes(self, path: str) -> dict[str, int]:
         """Name and bytes of the files in a folder; empty where there is none."""

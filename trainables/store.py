@@ -29,21 +29,25 @@ from uuid import uuid4
 
 from trainables import garbage, lease, states
 from trainables.contents import (
+    DAMAGED,
     FORMAT_VERSION,
+    ArtifactMarker,
     Damage,
     Facts,
+    artifact_marker,
     checked,
     checked_files,
     fetched,
     marker_bytes,
-    parse_marker,
     put_all,
     stage_id,
     wrong_size,
 )
+from trainables.disk import NotPlain
 from trainables.files import LocalFiles, StoreError, explained, open_files
 from trainables.garbage import CollectReport
 from trainables.lease import Claim
+from trainables.manifest import fault_of
 from trainables.states import State
 
 __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
@@ -51,8 +55,8 @@ __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtif
 log = logging.getLogger(__name__)
 MARKER = "COMPLETE.json"
 SLOWEST_POLL_S = 1.0
-_claimed: dict[tuple[str, str], int] = {}
-"""Thread that holds a claim, by store and stage: it must not wait for itself."""
+_claims: dict[tuple[str, str, int], Claim] = {}
+"""Claims held here, by store, stage and thread: a thread must not wait for itself, nor save what it has lost."""
 
 
 class DamagedArtifact(RuntimeError):
@@ -76,6 +80,17 @@ class Artifact:
     def has(self, name: str) -> bool:
         """Whether the file is there, not pruned."""
         return name in self.files
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        """What a stage of this kind measured, a row per evaluation. Raises DamagedArtifact if it is none of that kind."""
+        if (said := self.manifest.get("kind")) != kind:
+            raise self.damaged(f"its manifest is one of {said!r}, not of {kind!r}")
+        return list(self.manifest["rows"])
+
+    def damaged(self, damage: str) -> DamagedArtifact:
+        """What to raise of an artifact whose content is whole and of no use. It is set aside: from now on it counts as missing."""
+        self.store.set_aside(self, None, damage)
+        return DamagedArtifact(f"artifact {self.stage_id}: {damage}")
 
     def path(self, name: str) -> Path:
         """The file on this machine, fetched if need be, content verified once per process.
@@ -113,6 +128,7 @@ class Store:
         self.files = open_files(url)
         self.url = self.files.url
         self.notice = notice
+        self._told = set[str]()
 
     @classmethod
     def default(cls, notice: Callable[[str], None] = log.warning) -> Store:
@@ -163,6 +179,8 @@ class Store:
         for folder in (*inside, user_cache() / "of" / own, beside() / "of" / own):
             path = folder / checked(kind)
             try:
+                if folder in inside and isinstance(self.files, LocalFiles):
+                    self.files.local(f"cache/{kind}")  # no link that leads elsewhere
                 path.mkdir(parents=True, exist_ok=True)
                 if not os.access(path, os.W_OK | os.X_OK):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -192,23 +210,31 @@ class Store:
             if self.set_aside(artifact, *damage):
                 return None  # else it was pruned or replaced while we looked
 
-    def _artifact(self, stage_id: str, marker: dict[str, Any]) -> Artifact:
+    def _artifact(self, stage_id: str, marker: ArtifactMarker) -> Artifact:
         return Artifact(stage_id, marker["manifest"], marker["files"], tuple(marker["pruned"]), marker["attempt"], self)
 
-    def _marker(self, stage_id: str) -> dict[str, Any] | None:
-        """The marker; None where there is none. An altered one is removed."""
+    def _marker(self, stage_id: str) -> ArtifactMarker | None:
+        """The marker; None where there is none. One that no store wrote, or that was altered, is removed."""
         path = f"{_folder(stage_id)}/{MARKER}"
         with explained(self.url, "read"):
             try:
                 data = self.files.read(path)
             except FileNotFoundError:
                 return None
-        marker = parse_marker(data)
+            except NotPlain:
+                data = b""
+        marker = artifact_marker(data, stage_id)
         if marker is None:
-            self.notice(f"artifact {stage_id} counts as missing: {path} is damaged")
+            self._tell(f"artifact {stage_id} counts as missing: {path} is damaged")
             with contextlib.suppress(Exception):
                 self.files.remove(path)
         return marker
+
+    def _tell(self, line: str) -> None:
+        """Say once what cannot be mended here, however often it is met."""
+        if line not in self._told:
+            self._told.add(line)
+            self.notice(line)
 
     def _damage(self, artifact: Artifact, digests: bool) -> tuple[str, str] | None:
         """(file, what is wrong with it) of the first damaged file."""
@@ -223,20 +249,20 @@ class Store:
                 return name, str(damage)
         return None
 
-    def set_aside(self, artifact: Artifact, name: str, damage: str) -> bool:
-        """Take the marker away from a damaged artifact; False when its marker does not name the file any more, so nothing is wrong.
+    def set_aside(self, artifact: Artifact, name: str | None, damage: str) -> bool:
+        """Take the marker away from an artifact of which a file, or the manifest, is damaged.
 
-        The files stay for a look until `collect` removes them.
+        False when its marker does not name the file any more, so nothing is wrong. Files stay for a look until `collect` comes.
         """
         marker = self._marker(artifact.stage_id)
         if marker is None:  # someone else was faster
             return True
-        if marker["attempt"] != artifact.attempt or name not in marker["files"]:
+        if marker["attempt"] != artifact.attempt or (name is not None and name not in marker["files"]):
             return False
         self.notice(f"artifact {artifact.stage_id} is damaged and counts as missing: {damage} ({self.url}/{artifact.folder})")
         with contextlib.suppress(Exception):  # a store that we may only read
             self.files.remove(f"{_folder(artifact.stage_id)}/{MARKER}")
-            self.files.write(f"{artifact.folder}/DAMAGED.json", json.dumps({"damage": damage, "marker": marker}).encode())
+            self.files.write(f"{artifact.folder}/{DAMAGED}", json.dumps({"damage": damage, "marker": marker}).encode())
         return True
 
     def publish(
@@ -245,16 +271,19 @@ class Store:
         """Leave the artifact of a finished stage: visible as a whole, or not at all.
 
         One that is there already, with all these files, stays as it is. `move` takes the given files instead of copying them.
-        Raises StoreError when the store cannot take it, ValueError for names that are not allowed.
+        Raises StoreError when the store cannot take it, ValueError for names or a manifest that are not allowed.
         """
         text = json.dumps(manifest)  # first: a manifest that is no plain data must not cost a transfer
+        if fault := fault_of(manifest):
+            raise ValueError(f"nobody could read this manifest: {fault}")
         if (there := self.get(stage_id, needs=checked_files(files))) is not None:
             return there
         attempt, folder = uuid4().hex, _folder(stage_id)
         with explained(self.url):
             try:
                 facts = put_all(self.files, f"{folder}/{attempt}", files, move, durable=True)
-                marker = {"stage_id": stage_id, "attempt": attempt, "files": facts, "pruned": [], "manifest": json.loads(text)}
+                said = json.loads(text)
+                marker = ArtifactMarker(stage_id=stage_id, attempt=attempt, files=facts, pruned=[], manifest=said)
                 self.files.write(f"{folder}/{MARKER}", marker_bytes(marker))
             except BaseException:
                 with contextlib.suppress(Exception):
@@ -270,7 +299,7 @@ class Store:
         if marker is None or not gone:
             return
         left = {name: facts for name, facts in marker["files"].items() if name not in gone}
-        marker |= {"files": left, "pruned": sorted({*marker["pruned"], *gone})}
+        marker["files"], marker["pruned"] = left, sorted({*marker["pruned"], *gone})
         with explained(self.url):
             self.files.write(f"{_folder(stage_id)}/{MARKER}", marker_bytes(marker))
             for name in gone:
@@ -299,11 +328,12 @@ class Store:
         if claim is None:
             yield None
             return
-        _claimed[self.url, stage_id] = threading.get_ident()
+        holder = (self.url, stage_id, threading.get_ident())
+        _claims[holder] = claim
         try:
             yield claim
         finally:
-            _claimed.pop((self.url, stage_id), None)
+            _claims.pop(holder, None)
             claim.release()
 
     def _acquire(
@@ -321,7 +351,7 @@ class Store:
                 return None
             if not wait:
                 return None
-            if got == lease.this_process() and _claimed.get((self.url, name)) == threading.get_ident():
+            if got == lease.this_process() and (self.url, name, threading.get_ident()) in _claims:
                 raise RuntimeError(f"stage {name} is claimed by this very thread, which would wait for itself")
             if str(got) not in told:
                 told.add(str(got))
@@ -335,23 +365,33 @@ class Store:
     def save_state(
         self, stage_id: str, step: int, meta: Mapping[str, Any], files: Mapping[str, Path | bytes], *, move: bool = False
     ) -> None:
-        """Save where an unfinished stage stands; the state before it goes when this one is whole. At most two are on the disk.
+        """Save where an unfinished stage stands; the state before it goes when this one is whole.
 
-        A complete state of this step or a later one stays instead. `move` takes the files. Raises StoreError; then the state before
-        it is kept.
+        The furthest state stays beside it, for who went further. Nothing is saved of a step that is, nor by a thread whose claim on
+        the stage someone took over. `move` takes the files. Raises StoreError; then the state before it is kept.
         """
         with explained(self.url):
-            states.save(self.files, stage_id, step, meta, files, move)
+            states.save(self.files, stage_id, step, meta, files, move, self._owns(stage_id))
 
-    def load_state(self, stage_id: str) -> State | None:
-        """The newest whole state, every file verified; None when there is none. A damaged one is removed with a notice."""
+    def load_state(self, stage_id: str, at_most: int | None = None) -> State | None:
+        """The furthest whole state, every file verified, up to step `at_most`; None when there is none.
+
+        A damaged one is removed with a notice.
+        """
         with explained(self.url, "read"):
-            return states.load(self.files, stage_id, self.local_cache, self.notice)
+            return states.load(self.files, stage_id, self.local_cache, self._tell, at_most)
 
     def drop_state(self, stage_id: str) -> None:
-        """Remove what is saved of an unfinished stage; nothing there is fine. Raises StoreError."""
+        """Remove what is saved of an unfinished stage, unless this thread's claim on it was lost. Raises StoreError."""
         with explained(self.url, "remove"):
-            self.files.remove(states.folder_of(stage_id))
+            if self._owns(stage_id)():
+                self.files.remove(states.folder_of(stage_id))
+
+    def _owns(self, stage_id: str) -> Callable[[], bool]:
+        """Whether nobody took over what this thread, or else this process, has claimed; True too where nothing is claimed."""
+        here = {thread: claim for (url, stage, thread), claim in _claims.copy().items() if (url, stage) == (self.url, stage_id)}
+        claim = here.get(threading.get_ident()) or (next(iter(here.values())) if len(here) == 1 else None)
+        return claim.holds if claim else lambda: True
 
     def collect(self, older_than_s: float = 30 * 86400.0) -> CollectReport:
         """Remove what nobody will read: half-written and damaged artifacts, leases of the dead, old states, what was left behind.

@@ -117,6 +117,25 @@ def test_a_trajectory_goes_on_from_where_it_stands(tmp_path: Path) -> None:
     assert same_bits(weights(store, nodes(further)[0].stage_id), weights(straight, nodes(further)[0].stage_id))
 
 
+def test_a_milestone_below_the_state_is_resumed_too_and_the_state_is_kept(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, pretrain={"steps": 8})
+    store, alone = Store(str(tmp_path / "store")), Store(str(tmp_path / "alone"))
+    begin(recipe, store, 6)
+    assert saved_step(recipe, store, 0) == 6
+    stage = recipe.stages[0].model_copy(update={"steps": 4})
+    below = recipe.model_copy(update={"stages": (stage, recipe.stages[1])})
+    kill(below, store, 3)  # in a process that dies without a word
+    assert sorted(int(name[:12]) for name in store.files.names(f"states/{nodes(recipe)[0].trajectory_id}")) == [3, 6]
+    rows = list(runner.run(below, store, ONE_THREAD, last="pretrain"))
+    assert [row["source"] for row in rows] == ["loaded"] * 3 + ["computed"]
+    assert results(rows) == results(list(runner.run(below, alone, ONE_THREAD, last="pretrain")))
+    assert same_bits(weights(store, nodes(below)[0].stage_id), weights(alone, nodes(below)[0].stage_id))
+    further = list(runner.run(recipe, store, ONE_THREAD, last="pretrain"))
+    assert [row["source"] for row in further] == ["loaded"] * 6 + ["computed"] * 2
+    list(runner.run(recipe, alone, ONE_THREAD, last="pretrain"))
+    assert same_bits(weights(store, nodes(recipe)[0].stage_id), weights(alone, nodes(recipe)[0].stage_id))
+
+
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
 def test_micro_batches_do_not_change_the_result(tmp_path: Path, micro_batch: int) -> None:
     """With dropout on: its bits follow the text, not the micro-batch."""

@@ -22,11 +22,13 @@ from uuid import uuid4
 
 import pytest
 
-from trainables import disk
+from trainables import disk, garbage
 from trainables.store import DamagedArtifact, Store, StoreError, stage_id
 
 WEIGHTS = "model.safetensors"
 FILES = {WEIGHTS: bytes(range(256)) * 40, "predictions.parquet": b"PAR1" * 50, "notes.json": b"{}"}
+NAMES = {name: stage_id("test", {"name": name}) for name in ("whole", "dead", "going", "claimed", "elsewhere", "replaced")}
+"""Of stages as a store gives them."""
 PROCESSES = multiprocessing.get_context("spawn")
 KINDS = ("path", "file", "memory", "folders")
 
@@ -113,7 +115,7 @@ def test_stage_id_refuses_what_has_no_one_form() -> None:
 def test_publish_and_get(store: Store, tmp_path: Path) -> None:
     assert store.get("stage") is None
     (tmp_path / "weights").write_bytes(FILES[WEIGHTS])
-    manifest = {"kind": "finetune", "rows": [{"loss": 0.25, "tuple": [1, 2]}], "text": "ü"}
+    manifest = {"kind": "other", "rows": [{"loss": 0.25, "tuple": [1, 2]}], "text": "ü"}
     published = store.publish("stage", manifest, FILES | {WEIGHTS: tmp_path / "weights"})
     assert (tmp_path / "weights").exists()
     assert published.manifest == manifest
@@ -275,31 +277,41 @@ def test_states_replace_each_other(store: Store) -> None:
 
 
 def test_half_written_and_damaged_states_fall_back(store: Store) -> None:
-    files = {WEIGHTS: b"weights"}
-    store.save_state("stage", 1, {}, files)
-    kept = on_disk(store, "states/stage")[0]
-    for file in ("STATE.json", WEIGHTS):  # as if the driver died between the marker of the second and the removal of the first
-        store.files.write(f"states/other/{kept}/{file}", store.files.read(f"states/stage/{kept}/{file}"))
-    store.save_state("other", 2, {}, files)
-    newest = on_disk(store, "states/other")[0]
-    for file in ("STATE.json", WEIGHTS):
-        store.files.write(f"states/stage/{newest}/{file}", store.files.read(f"states/other/{newest}/{file}"))
-    store.files.put("states/stage/000000000003-abc/model.safetensors", b"no marker yet")
-    assert len(on_disk(store, "states/stage")) == 3
+    files, half = {WEIGHTS: b"weights"}, "000000000003-0123456789ab"
+    for step in (2, 1):  # who starts anew to leave what is wanted below keeps what others have done
+        store.save_state("stage", step, {}, files)
+    lower, further = on_disk(store, "states/stage")
+    store.files.put(f"states/stage/{half}/model.safetensors", b"no marker yet")
     first = store.load_state("stage")
     assert first is not None
     assert first.step == 2
-    store.files.write(f"states/stage/{newest}/{WEIGHTS}", b"weightz")
+    store.files.write(f"states/stage/{further}/{WEIGHTS}", b"weightz")
     new_process()
     shutil.rmtree(store.local_cache("fetched"))
     second = store.load_state("stage")
     assert second is not None
     assert second.step == 1
     assert "the state of stage stage at step 2 is damaged" in notices[-1]
-    store.files.write(f"states/stage/{kept}/{WEIGHTS}", b"w")
+    store.files.write(f"states/stage/{lower}/{WEIGHTS}", b"w")
     assert store.load_state("stage") is None
     store.save_state("stage", 1, {}, files)
-    assert len(on_disk(store, "states/stage")) == 1
+    (kept,) = {*on_disk(store, "states/stage")} - {lower, half}
+    assert half in on_disk(store, "states/stage")  # it is young: its owner may be at it
+    assert lower in on_disk(store, "states/stage")
+    assert kept.startswith("000000000001-")
+
+
+def test_the_furthest_state_stays_while_another_goes_below_it(store: Store) -> None:
+    for step in (100, 10, 20, 30):
+        store.save_state("stage", step, {}, {WEIGHTS: f"weights {step}".encode()})
+    assert [int(name[:12]) for name in on_disk(store, "states/stage")] == [30, 100]
+    for at_most, step in ((None, 100), (100, 100), (99, 30), (30, 30)):
+        state = store.load_state("stage", at_most)
+        assert state is not None
+        assert (state.step, state.path(WEIGHTS).read_bytes()) == (step, f"weights {step}".encode())
+    assert store.load_state("stage", 29) is None
+    store.save_state("stage", 110, {}, {WEIGHTS: b"past it"})
+    assert [int(name[:12]) for name in on_disk(store, "states/stage")] == [110]
 
 
 # --- garbage --------------------------------------------------------------------------------------------------------------------
@@ -307,45 +319,72 @@ def test_half_written_and_damaged_states_fall_back(store: Store) -> None:
 
 def test_collect(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    store.publish("whole", {}, FILES)
-    store.save_state("going", 1, {}, {WEIGHTS: b"young"})
-    for name in ("dead", "going", "claimed"):
-        store.files.put(f"artifacts/{name}/half/{WEIGHTS}", b"x" * 1000)
+    store.publish(NAMES["whole"], {}, FILES)
+    store.save_state(NAMES["going"], 1, {}, {WEIGHTS: b"young"})
+    for name in (NAMES["dead"], NAMES["going"], NAMES["claimed"]):
+        store.files.put(f"artifacts/{name}/{uuid4().hex}/{WEIGHTS}", b"x" * 1000)
         store.save_state(name, 1, {}, {WEIGHTS: b"old"})
     (store.local_cache("writing") / "left-behind").mkdir()
-    store.files.put("ray/killed/t000/state.json", b"{}")
+    store.files.put(f"ray/{uuid4().hex}/t000/state.json", b"{}")
     (store.local_cache("tokens") / "kept").write_bytes(b"")
     foreign = {"host": "gone", "pid": 1, "system": "x", "started": 1, "token": "t", "ttl_s": 60, "expires_monotonic": 0}
-    store.files.write("leases/dead/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
-    store.files.write("leases/elsewhere/1.json", json.dumps(foreign | {"expires": time.time() + 60}).encode())
+    store.files.write(f"leases/{NAMES['dead']}/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
+    store.files.write(f"leases/{NAMES['elsewhere']}/1.json", json.dumps(foreign | {"expires": time.time() + 60}).encode())
     an_hour_ago = time.time() - 3600
     for path in [*tmp_path.rglob("*")]:
-        if "going" not in path.parts:
+        if NAMES["going"] not in path.parts:
             os.utime(path, (an_hour_ago, an_hour_ago))
-    with store.claim("claimed"):
+    with store.claim(NAMES["claimed"]):
         assert store.collect(older_than_s=7200).attempts == 0
-        store.files.write("leases/dead/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
+        store.files.write(f"leases/{NAMES['dead']}/3.json", json.dumps(foreign | {"expires": time.time() - 7200}).encode())
         report = store.collect(older_than_s=1800)
     assert (report.attempts, report.states, report.leases, report.scratch) == (1, 1, 1, 2)
     assert report.bytes > 1000
-    assert on_disk(store, "artifacts") == ["claimed", "going", "whole"]
-    assert on_disk(store, "states") == ["claimed", "going"]
-    assert on_disk(store, "leases") == ["elsewhere"]
+    assert on_disk(store, "artifacts") == sorted(NAMES[name] for name in ("claimed", "going", "whole"))
+    assert on_disk(store, "states") == sorted(NAMES[name] for name in ("claimed", "going"))
+    assert on_disk(store, "leases") == [NAMES["elsewhere"]]
     assert on_disk(store, "ray") == []
     assert (store.local_cache("tokens") / "kept").exists()
-    assert content(store, "whole") == FILES
+    assert content(store, NAMES["whole"]) == FILES
+
+
+FOREIGN = ("backup/a/b.json", f"{NAMES['whole']}/mine/b.json", f"{NAMES['whole']}/notes.json", f"{NAMES['dead']}/mine.json")
+"""What no store writes below artifacts."""
+
+
+def test_collect_leaves_alone_what_is_not_the_stores(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.publish(NAMES["whole"], {}, FILES)
+    paths = [f"artifacts/{path}" for path in FOREIGN]
+    paths += [
+        f"states/{NAMES['dead']}/mine/a.json",
+        "states/mine/000000000001-0123456789ab/a.json",
+        "leases/mine/1.json",
+        "ray/mine/a",
+    ]
+    for path in (*paths, "mine.json"):
+        store.files.write(path, b"mine")
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (1, 1))
+    report = store.collect(0.0)
+    assert (report.attempts, report.states, report.leases, report.scratch) == (0, 0, 0, 0)
+    store.save_state(NAMES["dead"], 1, {}, {WEIGHTS: b"new"})
+    for path in (*paths, "mine.json"):
+        assert store.files.read(path) == b"mine"
+    assert content(store, NAMES["whole"]) == FILES
 
 
 def test_collect_on_every_kind(store: Store) -> None:
-    store.publish("whole", {}, FILES)
-    store.publish("replaced", {}, {"a.json": b"1"})
-    store.publish("replaced", {}, {"a.json": b"1", "b.json": b"2"})
-    assert len(on_disk(store, "artifacts/replaced")) == 3
+    whole, replaced = NAMES["whole"], NAMES["replaced"]
+    store.publish(whole, {}, FILES)
+    store.publish(replaced, {}, {"a.json": b"1"})
+    store.publish(replaced, {}, {"a.json": b"1", "b.json": b"2"})
+    assert len(on_disk(store, f"artifacts/{replaced}")) == 3
     assert store.collect(3600).attempts == 0
     time.sleep(0.05)
     assert store.collect(0.01).attempts == 1
-    assert content(store, "replaced") == {"a.json": b"1", "b.json": b"2"}
-    assert content(store, "whole") == FILES
+    assert content(store, replaced) == {"a.json": b"1", "b.json": b"2"}
+    assert content(store, whole) == FILES
 
 
 # --- several threads and processes -----------------------------------------------------------------------------------------------
@@ -642,6 +681,73 @@ def test_read_only_store_is_read_and_refuses_work(tmp_path: Path, home: Path) ->
             with pytest.raises(StoreError, match=r"cannot write .*(Read-only file system|Permission denied); give yourself access"):
                 attempt()
     assert on_disk(store, "artifacts") == ["there"]
+
+
+def damaged_store(folder: Path) -> Store:
+    """One whole artifact and state, and one of each kind of damage."""
+    store = Store(folder, notice=notices.append)
+    for name in ("whole", "cut", "marker"):
+        store.publish(name, {}, FILES)
+        store.save_state(name, 1, {}, {WEIGHTS: b"weights"})
+        (state,) = on_disk(store, f"states/{name}")
+        if name == "cut":
+            (artifact,) = (it for it in on_disk(store, f"artifacts/{name}") if "." not in it)
+            (folder / "artifacts" / name / artifact / WEIGHTS).write_bytes(FILES[WEIGHTS][:-1] + b"x")
+            (folder / "states" / name / state / WEIGHTS).write_bytes(b"weightz")
+        if name == "marker":
+            (folder / "artifacts" / name / "COMPLETE.json").write_bytes(b"{")
+            (folder / "states" / name / state / "STATE.json").write_bytes(b"{")
+    new_process()
+    return store
+
+
+@pytest.mark.parametrize("why", ["read only", "full"])
+def test_damage_is_found_where_nothing_can_be_written(tmp_path: Path, home: Path, why: str) -> None:
+    with small_disk(tmp_path / "store") if why == "full" else contextlib.nullcontext():
+        store = damaged_store(tmp_path / "store")
+        with read_only(tmp_path / "store") if why == "read only" else contextlib.nullcontext():
+            if why == "full":
+                with contextlib.suppress(OSError), open(tmp_path / "store" / "filler", "wb") as file:
+                    while file.write(bytes(4096)):
+                        file.flush()
+            assert content(store, "whole") == FILES
+            garbage.used(store.files, "artifacts/whole")
+            state = store.load_state("whole")
+            assert state is not None
+            assert state.path(WEIGHTS).read_bytes() == b"weights"
+            for name in ("cut", "marker"):
+                assert store.get(name) is None
+                assert store.load_state(name) is None
+            told = "\n".join(notices)
+            assert "artifact cut is damaged" in told
+            assert "artifact marker counts as missing" in told
+            assert "the state of stage cut at step 1 is damaged" in told
+    notices.clear()
+
+
+def save_much(url: str, name: str, ready: Any) -> None:
+    """Save state after state under a claim; each is there when it is loaded."""
+    store = Store(url, notice=lambda line: os._exit(5))
+    ready.wait(60)
+    with store.claim(name) as claim:
+        assert claim is not None
+        for step in range(1, 150):
+            store.save_state(name, step, {}, {WEIGHTS: bytes(step)})
+            state = store.load_state(name)
+            assert state is not None
+            assert state.step == step
+        store.drop_state(name)
+
+
+def test_collecting_while_others_save(tmp_path: Path) -> None:
+    ready, store = PROCESSES.Barrier(2), Store(tmp_path / "store")
+    process = PROCESSES.Process(target=save_much, args=(store.url, NAMES["going"], ready), daemon=True)
+    process.start()
+    ready.wait(60)
+    until(lambda: store.files.names("leases"))
+    while process.is_alive():
+        assert store.collect(0.0).states == 0
+    assert finish([process]) == [0]
 
 
 def test_default_store(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

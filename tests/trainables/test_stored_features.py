@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ from trainables.identity import encoder_id, nodes, target_of
 from trainables.jobs import base_of
 from trainables.recipe import evaluate_test, run
 from trainables.stages import Finetune
-from trainables.store import Artifact, Store
+from trainables.store import Artifact, DamagedArtifact, Store
+from trainables.world import World
 
 ONE_THREAD = Execution(threads=1)
 BILSTM: dict[str, Any] = {"pooling": "bilstm", "lstm_width": 7, "attention_width": 6, "attention_hops": 3, "attention_penalty": 0.1}
@@ -211,13 +214,50 @@ def test_a_file_is_written_in_parts_and_read_as_a_map(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(23, 5)).astype(np.float32)
     path = features.write(tmp_path / FEATURES, 23, (rows[i : i + 4] for i in range(0, 23, 4)))
     assert torch.equal(load_file(path)["features"], torch.from_numpy(rows))
-    found = features.read(path)
+    found = features.read(path, 23)
     assert np.array_equal(found, rows)
     base: Any = found
     while not isinstance(base, np.memmap):
         base = base.base
     assert not found.flags.writeable
     assert found[3:9].base is not None  # a view: nothing was read for it
+
+
+def header(shape: Any) -> bytes:
+    text = json.dumps({"features": {"dtype": "F32", "shape": shape, "data_offsets": [0, 20]}}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 8,
+        (10**9).to_bytes(8, "little"),
+        (2).to_bytes(8, "little") + b"{}",
+        (4000).to_bytes(8, "little") + b"[" * 4000,
+        *(
+            header(shape) + bytes(20)
+            for shape in ([5, 2], [4, 1], [-5, -1], [5, 10**12], [5, 1.0], [5, "1"], [5], 5, None, [5, 1, 1])
+        ),
+    ],
+    ids=lambda data: repr(data[8:][-70:-20])[:40],
+)
+def test_a_file_of_other_rows_is_damage(tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of five rows, with digests that are right: the store sets it aside, and nobody trains on what it is not."""
+    store, made = Store(tmp_path / "store", notice=lambda line: None), frozen(tmp_path)
+    store.publish("0" * 32, {"kind": "features"}, {FEATURES: data})
+    monkeypatch.setattr(features, "stage_id", lambda kind, determines: "0" * 32)
+    stage = made.stages[-1]
+    assert isinstance(stage, Finetune)
+    kept_rows = features.Features(stage, "source", "float32", store)
+    monkeypatch.setattr(features.Features, "determines", lambda self, split, base: {})
+    monkeypatch.setattr(features.Features, "rows_of", lambda self, example: 1)
+    given: Any = [SimpleNamespace(ids=[1]) for _ in range(5)]
+    nothing: Any = SimpleNamespace(world=World())  # what would compute them is not asked
+    with pytest.raises(DamagedArtifact, match=FEATURES):
+        kept_rows.of(nothing, given, nothing, nothing, nothing)
+    assert store.get("0" * 32) is None
 
 
 def test_many_parts_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
