@@ -217,7 +217,7 @@ def _encoder(encoder: Encoder | None, texts: Sequence[str] = ()) -> Iterator[Fin
     from trainables.encoder_check import check_encoder
 
     try:
-        notices = check_encoder(encoder)
+        notices = check_encoder(encoder, texts)
         if encoder.config is not None:
             check_config(encoder.config)
             yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")

@@ -18,7 +18,7 @@ from trainables import corpus_names
 from trainables.config import Encoder, Execution, Precision, Recipe, Task
 from trainables.faults import FLOAT, validate
 from trainables.model import Model
-from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, marks_of
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, head_in_proportion, marks_of
 
 
 def _unchecked(model: type[Model]) -> dict[str, Any]:
@@ -256,6 +256,8 @@ class Study(Model):
         for stage in data["recipe"]:
             if "corpus" in stage:
                 stage["corpus"] = [corpus_names.short(entry) for entry in stage["corpus"]]
+            if stage.get("head_tokens", 0) is None and f"{stage['name']}.max_length" not in self.space:
+                stage["head_tokens"] = head_in_proportion(stage["max_length"])
         return data | {"tasks": tasks}
 
     def digest(self) -> str:
