@@ -43,10 +43,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     for name, task in study.used_tasks.items():
         gather(partial(lambda name, task: load_task(name, task, needs_test=name == study.task).notices, name, task))
     gather(partial(_no_notices, checkpoint.digest, study.encoder))
-    if study.encoder.config is not None:
-        from trainables.encoder import check_config  # imports torch
-
-        gather(partial(_no_notices, check_config, study.encoder.config))
+    gather(partial(encoder_notices, study))
     if study.baseline and not faults:
         gather(partial(_baseline_notices, study))
     if not faults:  # corpora are made of the tasks' texts
@@ -67,6 +64,38 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return list(dict.fromkeys(notices))
+
+
+def encoder_notices(study: Study) -> list[str]:
+    """What is to be known of the encoder, its tokenizer, and how that reads the target task's training texts.
+
+    Raises ConfigError with every fault of theirs.
+    """
+    from trainables.encoder import check_config  # imports torch
+    from trainables.encoder_check import check_encoder
+
+    masks = any(True for _ in _pretraining(study)) or any(isinstance(stage, Marks) for stage in study.recipe)
+    notices: list[str] = []
+    faults: list[str] = []
+    files = partial(check_encoder, study.encoder, training_texts(study), masks)
+    for action in (files, partial(_no_notices, check_config, study.encoder.config)):
+        try:
+            notices += action()
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return notices
+
+
+def training_texts(study: Study) -> tuple[str, ...]:
+    """The target task's training texts; none where they cannot be read, which is another fault."""
+    from trainables.data import load_task
+
+    try:
+        return tuple(load_task(study.task, study.tasks[study.task], needs_test=False).train.texts)
+    except ConfigError:
+        return ()
 
 
 def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str, ...]:

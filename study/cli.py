@@ -335,11 +335,13 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
 def doctor(study_file: Path | None, store: str | None) -> int:
     """Say what this machine offers (and whether the encoder of a study is there), and what to do about what is wrong."""
     study = _load(study_file, ()) if study_file else None
+    from study import check
     from study import doctor as doctors
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
-    for finding in doctors.examine(store or (study.store if study else None), study.encoder if study else None):
+    about = (study.store, study.encoder, check.training_texts(study)) if study else (None, None, ())
+    for finding in doctors.examine(store or about[0], *about[1:]):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")

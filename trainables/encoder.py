@@ -7,8 +7,7 @@ safetensors alone, and no code comes from a checkpoint.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,17 +17,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
 from transformers.initialization import no_init_weights
-from transformers.utils import logging
 
 from trainables import attention, checkpoint, lora, memory, probe
 from trainables.config import Encoder
 from trainables.dropout import Dropout, replaced_dropout
+from trainables.encoder_check import check_encoder, read_tokenizer, rows_needed
 from trainables.faults import ConfigError, near
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
 from trainables.vocabulary import OccurringEmbedding
+from trainables.weights import kind_fault, read_model
 
 POOLER = "pooler"
 """Name under which transformers' base models keep their dense layer over the first token."""
@@ -73,39 +73,15 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
     Raises ConfigError when its files are missing or refused (`checkpoint.locate`).
     """
     memory.keep_freed()
+    notices, folder = check_encoder(encoder), checkpoint.tokenizer_folder(encoder)
+    tokenizer = train_wordpiece(texts, encoder.vocabulary) if folder is None else read_tokenizer(folder)
     if encoder.config is not None:
-        if encoder.tokenizer:
-            tokenizer = AutoTokenizer.from_pretrained(encoder.tokenizer, trust_remote_code=False)
-        else:
-            tokenizer = train_wordpiece(texts, encoder.vocabulary)
-        return base_of(from_config(encoder.config, tokenizer), special_tokens(tokenizer), tokenizer)
-    folder = checkpoint.locate(encoder)
-    model, missing = read_model(AutoModel, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    return base_of(model, special_tokens(tokenizer), tokenizer, folder, missing)
-
-
-def read_model(kind: Any, folder: Path) -> tuple[Any, set[str]]:
-    """A model of one of transformers' auto classes from a folder, in float32, and the parameters that its checkpoint lacks."""
-    with _quiet(), torch.random.fork_rng(devices=[]):  # what is missing is drawn at random, and replaced by us
-        model, report = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    return model, set(report["missing_keys"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its report on what a checkpoint lacks: our notices say what matters."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        base = base_of(from_config(encoder.config, tokenizer), special_tokens(tokenizer), tokenizer)
+    else:
+        assert folder is not None, "checkpoint.tokenizer_folder answers with a folder or a fault"
+        model, missing = read_model(AutoModel, folder)
+        base = base_of(model, special_tokens(tokenizer), tokenizer, folder, missing)
+    return replace(base, notices=(*base.notices, *notices))
 
 
 def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
@@ -115,18 +91,20 @@ def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.
     """
     names = ("pad", "bos", "eos", "cls", "sep")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
-    known = {"vocab_size": len(tokenizer)} | {name: value for name, value in ids.items() if value is not None}
-    if (size := fields.get("vocab_size", len(tokenizer))) < len(tokenizer):
-        raise ConfigError([f"encoder.config.vocab_size: {size} given, but the tokenizer has {len(tokenizer)} pieces"])
+    rows = rows_needed(tokenizer)
+    known = {"vocab_size": rows} | {name: value for name, value in ids.items() if value is not None}
+    if (size := fields.get("vocab_size", rows)) < rows:
+        raise ConfigError([f"encoder.config.vocab_size: {size} given, but the tokenizer has {rows} pieces"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return _made_of(fields, known)
 
 
-def check_config(fields: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a transformers configuration of which no encoder can be made. Computes nothing."""
-    with torch.device("meta"):
-        _made_of(fields)
+def check_config(fields: Mapping[str, Any] | None) -> None:
+    """Raises ConfigError for a transformers configuration of which no encoder can be made; None is of none. Computes nothing."""
+    if fields is not None:
+        with torch.device("meta"):
+            _made_of(fields)
 
 
 def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
@@ -154,9 +132,12 @@ def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyT
     if faults:
         raise ConfigError(faults)
     try:
-        model: nn.Module = AutoModel.from_config(AutoConfig.for_model(kind, **{**known, **others}))
+        config = AutoConfig.for_model(kind, **{**known, **others})
+        model: nn.Module | None = None if (fault := kind_fault(config)) else AutoModel.from_config(config)
     except Exception as error:  # each family has its own ways to refuse a configuration
         raise ConfigError([f"encoder.config: {kind} refuses it: {' '.join(str(error).split())[:300]}"]) from error
+    if model is None:
+        raise ConfigError([f"encoder.config: {fault}"])
     return model
 
 

@@ -45,7 +45,7 @@ def lengths(split: Split, pieces: Pieces, base: Base) -> np.ndarray:
 
 def _single(ids: np.ndarray, label: Any, base: Base, stage: Finetune | Multitask) -> Example:
     """A text as one sequence."""
-    kept = truncate(ids, stage.max_length - base.special.count, stage.truncation, stage.head_tokens)
+    kept = truncate(ids, stage.max_length - base.special.count, stage.truncation, stage.head_tokens or 0)
     return Example(base.special.wrap(kept), label=label)
 
 
@@ -54,7 +54,7 @@ def _pair(a: np.ndarray, b: np.ndarray, label: Any, base: Base, stage: Finetune 
     if not len(b):
         return _single(a, label, base, stage)
     special = base.special.pair
-    a, b = truncate_pair(a, b, stage.max_length - special.count, stage.truncation, stage.head_tokens)
+    a, b = truncate_pair(a, b, stage.max_length - special.count, stage.truncation, stage.head_tokens or 0)
     return Example(special.wrap(a, b), label=label, types=special.types_of(len(a), len(b)) if base.takes_types else None)
 
 

@@ -12,9 +12,10 @@ from transformers import AutoModelForMaskedLM
 from transformers.initialization import no_init_weights
 from transformers.modeling_outputs import BaseModelOutput
 
-from trainables.encoder import Base, draw_initial, hidden_states, prepared, read_model, with_dropout
+from trainables.encoder import Base, draw_initial, hidden_states, prepared, with_dropout
 from trainables.faults import ConfigError
 from trainables.pack import Batch
+from trainables.weights import read_model
 
 NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied to the embeddings"
 

@@ -210,9 +210,10 @@ class Finetune(Optimisation):
     until both fit, and each is cut so; hier-* takes single texts only."""
     max_fractions: Annotated[int, Field(ge=1)] = 95
     """Most fractions of a text under hier-*; what lies behind them is cut off, and counted."""
-    head_tokens: Annotated[int, Field(ge=1)] = 128
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. Of a pair of texts each that is
-    cut keeps so many, or all but one of its share."""
+    head_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. null: the paper's proportion, 128
+    of 510, of what `max_length` leaves beside two special tokens, rounded. Of a pair of texts each that is cut keeps so many, or
+    all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
@@ -365,9 +366,10 @@ class Multitask(Optimisation):
     truncation: Literal["head", "tail", "head+tail"] = "head+tail"
     """What is kept of a text over the budget: its first pieces, its last, both ends. Of a pair of texts the longer loses pieces
     until both fit, and each is cut so."""
-    head_tokens: Annotated[int, Field(ge=1)] = 128
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. Of a pair of texts each that is
-    cut keeps so many, or all but one of its share."""
+    head_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. null: the paper's proportion, 128
+    of 510, of what `max_length` leaves beside two special tokens, rounded. Of a pair of texts each that is cut keeps so many, or
+    all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
     """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
@@ -398,10 +400,17 @@ def pair_faults(stage: Finetune | Multitask) -> list[str]:
     return faults
 
 
+def head_in_proportion(max_length: int) -> int:
+    """Pieces from the beginning of a text in the paper's proportion: 128 of 510 (Sun et al. 2019, section 5.3.1), at least one."""
+    return max(1, (2 * 128 * (max_length - 2) + 510) // (2 * 510))  # in whole numbers: any length is answered
+
+
 def _check_head(stage: Finetune | Multitask) -> None:
-    """Raises ValueError where head+tail has no room for the end of a text."""
+    """Puts in a `head_tokens` that is left open. Raises ValueError where head+tail has no room for the end of a text."""
+    if stage.head_tokens is None:
+        object.__setattr__(stage, "head_tokens", head_in_proportion(stage.max_length))  # frozen, but not yet in anybody's hands
     budget = stage.max_length - 2
-    if stage.truncation == "head+tail" and stage.head_tokens >= budget:
+    if stage.truncation == "head+tail" and (stage.head_tokens or 0) >= budget:
         raise ValueError(
             f"head_tokens is {stage.head_tokens}, but max_length {stage.max_length} leaves {budget} pieces beside the special"
             f" tokens, of which head+tail keeps at least one from the end: head_tokens must be at most {budget - 1}"

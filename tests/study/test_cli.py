@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from study import cli
-from tests.study.tiny import ROOT, answer, environment, refused, study, write_study
+from tests.study.tiny import ROOT, answer, environment, inside, refused, study, write_study
+from tests.trainables.families import checkpoint
 
 
 def test_help_loads_nothing_heavy() -> None:
@@ -88,6 +92,27 @@ def test_plan_computes_nothing_and_starts_no_ray(tmp_path: Path) -> None:
     assert "4 trials" in done.stdout
     assert "missing" in done.stdout
     assert not list((tmp_path / "store").rglob("*.safetensors"))
+
+
+def test_an_encoder_that_is_not_what_it_seems_is_refused_before_anything_is_computed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
+    path = write_study(tmp_path, encoder={"folder": str(folder)})
+    assert inside(capsys, "plan", path, "--store", tmp_path / "store")[0] == 0
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"vocab_size": 500}))
+    for command in (("plan", path), ("run", path, "--out", tmp_path / "run"), ("encoders", folder)):
+        said = refused(capsys, *command, *(() if command[0] == "encoders" else ("--store", tmp_path / "store")))
+        assert "embeddings.word_embeddings.weight is [400, 32] in the file, but [500, 32] by config.json (vocab_size 500)" in said
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+    state = load_file(folder / "model.safetensors")
+    save_file({f"module.{name}": value for name, value in state.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(settings))
+    for command in (("plan", path, "--store", tmp_path / "store"), ("encoders", folder)):
+        code, text, error = inside(capsys, *command)
+        assert code == 0
+        assert "begin with 'module.', which" in " ".join((text + error).split())
 
 
 def test_several_ablations_in_one_plan(tmp_path: Path) -> None:

@@ -230,7 +230,9 @@ def test_combinations_that_a_stage_refuses() -> None:
     )
     data["space"]["finetune.truncation"] = {"choice": ["head", "tail"]}
     load_study(data)
-    (fault,) = faults(changed(space=None, search=None))
+    data = changed(space=None, search=None)
+    data["recipe"][1]["finetune"]["head_tokens"] = 128
+    (fault,) = faults(data)
     assert fault.startswith("recipe.finetune: head_tokens is 128, but max_length 24 leaves 22 pieces")
 
 
@@ -241,7 +243,6 @@ def test_combinations_that_a_stage_refuses() -> None:
         ({"finetune.learning_rat": 2e-5}, "is no dimension of the space; did you mean 'finetune.learning_rate'?"),
         ({"finetune.epochs": 3}, "is no dimension of the space; it is fixed in the recipe"),
         ({"finetune.truncation": "head", "finetune.head_tokens": 4}, "applies only when finetune.truncation is head+tail"),
-        ({"finetune.truncation": "head+tail"}, "finetune.head_tokens is missing, and its fixed value 128 is outside the space"),
         ({"finetune.truncation": "head", "pretrain.steps": 5}, "5 is outside the space: one of 0, 4, 8"),
     ],
 )
@@ -249,6 +250,13 @@ def test_faulty_first_points(point: Any, fault: str) -> None:
     found = faults(changed(search={"first": [point]}))
     assert len(found) == 1, found
     assert fault in found[0]
+
+
+def test_a_fixed_value_outside_the_space_is_told_where_a_point_needs_it() -> None:
+    data = changed(search={"first": [{"finetune.truncation": "head+tail"}]})
+    data["recipe"][1]["finetune"]["head_tokens"] = 21
+    (fault,) = faults(data)
+    assert "finetune.head_tokens is missing, and its fixed value 21 is outside the space" in fault
 
 
 def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
@@ -456,11 +464,50 @@ def test_recipe_of_a_trial() -> None:
     recipe = study.recipe_for({"finetune.truncation": "tail", "pretrain.steps": 4, "finetune.xi": 1}, 3)
     first, last = (stage.canonical() for stage in recipe.stages)
     assert (first["steps"], first["schedule_steps"]) == (4, 8)
-    assert (last["truncation"], last["xi"], last["head_tokens"]) == ("tail", 1.0, 128)
+    assert (last["truncation"], last["xi"], last["head_tokens"]) == ("tail", 1.0, 6)
     assert recipe.seed == 3
     assert set(recipe.tasks) == {"mine", "other"}  # what no stage reads plays no part
     with pytest.raises(ConfigError, match="head_tokens"):
-        study.recipe_for({"finetune.truncation": "head+tail"}, 0)
+        study.recipe_for({"finetune.truncation": "head+tail", "finetune.head_tokens": 22}, 0)
+
+
+HEADS = {4: 1, 8: 2, 16: 4, 24: 6, 64: 16, 128: 32, 256: 64, 512: 128, 4096: 1028}
+
+
+@pytest.mark.parametrize(("length", "head"), HEADS.items())
+@pytest.mark.parametrize("stage", ["finetune", "multitask"])
+def test_a_length_alone_keeps_the_papers_proportion_of_the_head(stage: str, length: int, head: int) -> None:
+    """In the recipe, in the space, in given points."""
+    path, plain = f"{stage}.max_length", {"multitask": {"tasks": ["mine"]}, "finetune": {}}
+    recipe = [{name: given} for name, given in plain.items()]
+    long = [{name: given | ({"max_length": length} if name == stage else {})} for name, given in plain.items()]
+    fixed = load_study(changed(recipe=long, space=None, search=None))
+    searched = load_study(changed(recipe=recipe, space={path: {"choice": [length, 300]}}, search=None))
+    for study, params in ((fixed, {}), (searched, {path: length})):
+        made = next(each for each in study.recipe_for(params, 0).stages if each.kind == stage)
+        assert (made.max_length, made.head_tokens) == (length, head)
+    given = {"sampler": "given", "first": [{path: length}, {f"{stage}.head_tokens": 100}]}
+    first, second = load_study(changed(recipe=recipe, space=None, search=given)).first_points()
+    assert (first[f"{stage}.head_tokens"], second[f"{stage}.head_tokens"]) == (head, 100)
+
+
+def test_a_head_under_a_condition_is_in_proportion_where_the_condition_does_not_hold() -> None:
+    space = {
+        "finetune.max_length": {"choice": [24, 128]},
+        "finetune.head_tokens": {"int": [2, 20], "when": {"finetune.max_length": 24}},
+    }
+    study = load_study(changed(recipe=[{"finetune": {}}], space=space, search=None))
+    assert study.recipe_for({"finetune.max_length": 24, "finetune.head_tokens": 9}, 0).stages[-1].head_tokens == 9
+    assert study.recipe_for({"finetune.max_length": 128}, 0).stages[-1].head_tokens == 32
+
+
+def test_a_study_that_says_nothing_of_the_head_is_what_it_was() -> None:
+    """Run folders from before the proportion hold 128, and go on."""
+    for said in ({}, {"head_tokens": None}, {"head_tokens": 128}):
+        study = load_study(changed(recipe=[{"finetune": said}], space=None, search=None))
+        assert study.digest() == load_study(changed(recipe=[{"finetune": {"head_tokens": 128}}], space=None, search=None)).digest()
+    other = load_study(changed(recipe=[{"finetune": {"head_tokens": 127}}], space=None, search=None))
+    assert other.digest() != study.digest()
 
 
 SAME = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from study import doctor
 from study.doctor import FAIL, OK, WARN, Finding
 from tests.study.tiny import study, write_study
+from tests.trainables.families import checkpoint
 from trainables.config import Encoder
 
 EVERYTHING = [
@@ -58,6 +60,20 @@ def test_an_encoder_that_is_not_there_fails(tmp_path: Path) -> None:
     (finding,) = doctor._encoder(Encoder(folder=str(tmp_path / "encoder")))
     assert finding.sign == FAIL
     assert "encoder" in finding.found
+
+
+def test_weights_that_do_not_fit_fail_and_what_is_odd_warns(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
+    fine, unknown = doctor._encoder(Encoder(folder=str(folder)), ["кино и немцы"])
+    assert (fine.sign, unknown.sign) == (OK, WARN)
+    assert "are unknown to the tokenizer" in unknown.found
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 4}))
+    (finding,) = doctor._encoder(Encoder(folder=str(folder)))
+    assert finding.sign == FAIL
+    assert "config.json asks for 4 layers, but the file has weights for 3" in finding.found
+    (finding,) = doctor._encoder(Encoder(config={"model_type": "gpt2"}))
+    assert finding.sign == FAIL
 
 
 def test_a_hub_out_of_reach_is_a_warning_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

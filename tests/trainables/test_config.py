@@ -63,7 +63,7 @@ def test_every_fault_at_once_with_path_value_and_near_miss() -> None:
 def test_cross_checks() -> None:
     assert "task 'review' is not among tasks; did you mean 'reviews'?" in faults(GOOD.replace("task: reviews", "task: review"))
     assert "the last stage must be finetune" in faults(GOOD.replace("kind: finetune", "kind: pretrain"))
-    short = faults(GOOD.replace("kind: finetune", "kind: finetune, max_length: 64"))
+    short = faults(GOOD.replace("kind: finetune", "kind: finetune, max_length: 64, head_tokens: 128"))
     assert "head_tokens is 128, but max_length 64 leaves 62 pieces" in short
     assert "at most 61" in short
     assert "steps is 9" in faults(GOOD.replace("[{kind", "[{kind: pretrain, steps: 9, schedule_steps: 8}, {kind"))

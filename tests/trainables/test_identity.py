@@ -10,7 +10,8 @@ import pytest
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables.config import Encoder, Recipe
 from trainables.identity import LATER, nodes, recipe_name, settings_of
-from trainables.stages import Finetune, Pretrain
+from trainables.stages import Finetune, Multitask, Pretrain
+from trainables.store import stage_id
 
 OF_CLASSIFIERS = [
     {"learning_rate": 2e-3},
@@ -42,6 +43,21 @@ def change(recipe: Recipe, stage: int, **fields: Any) -> Recipe:
     stages = list(recipe.stages)
     stages[stage] = type(stages[stage])(**(stages[stage].model_dump() | fields))
     return recipe.model_copy(update={"stages": tuple(stages)})
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        (Finetune(), "4d08f8af817335958b916bb7b56d07ab"),
+        (Finetune(head_tokens=128), "4d08f8af817335958b916bb7b56d07ab"),
+        (Multitask(), "bd15ebe3fa63b98a9a7db27900d8d9fc"),
+        (Finetune(max_length=256, head_tokens=64), "876edc8700c431650122d8480117e51a"),
+        (Finetune(max_length=256), "876edc8700c431650122d8480117e51a"),
+        (Finetune(truncation="head", max_length=64), "158b4d12c1db1fffa5ca5a6d52174223"),
+    ],
+)
+def test_names_of_stages_from_before_the_head_was_a_proportion(stage: Finetune | Multitask, name: str) -> None:
+    assert stage_id(stage.kind, {"settings": settings_of(stage)}) == name
 
 
 @pytest.fixture
