@@ -22,6 +22,8 @@ from trainables.table_files import Table, column_faults, joined_texts, read_file
 from trainables.tasks import without_hub
 
 HUB_TIMEOUT_S = 5.0
+Read = tuple[Table, tuple[str, ...]]
+"""A table, and what a user should know about how it was read."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Rows:
     pairs: list[tuple[str, str]] | None = None
     """Both texts of each row of a task on pairs, of which `texts` holds the join."""
     notices: tuple[str, ...] = ()
-    """What a user should know about the labels."""
+    """What a user should know about how they were read."""
 
 
 def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
@@ -50,19 +52,19 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
         return {}, list(error.faults)
     for split, table in tables.items():
         try:
-            splits[split] = _rows(table(), task)
+            splits[split] = _rows(*table(), task)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     named = any(rows.names is not None for rows in splits.values())
     return splits, faults + regression_faults({split: rows.labels for split, rows in splits.items()}, named, task)
 
 
-def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Table]]:
+def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Read]]:
     given = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {split: partial(read_file, url, columns) for split, url in given.items() if url is not None}
+    return {split: partial(read_file, url, columns, task.dialect) for split, url in given.items() if url is not None}
 
 
-def _rows(table: Table, task: Task) -> Rows:
+def _rows(table: Table, told: tuple[str, ...], task: Task) -> Rows:
     """Texts and labels of a table. Raises ConfigError for columns that are missing, doubled or of the wrong type."""
     texts = (*task.text_columns, *task.second_columns)
     faults = column_faults(table.schema.names, (*texts, task.label))
@@ -75,7 +77,7 @@ def _rows(table: Table, task: Task) -> Rows:
     if task.second_columns:
         pairs = list(zip(joined, joined_texts(table, task.second_columns), strict=True))
         joined = [" ".join(filter(None, pair)) for pair in pairs]
-    return Rows(joined, labels, classes, pairs, notices)
+    return Rows(joined, labels, classes, pairs, told + notices)
 
 
 def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
@@ -87,7 +89,7 @@ def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
     return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
 
-def _prepared(task: Task) -> dict[str, Callable[[], Table]]:
+def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
     """Splits of a saved folder or of the hub."""
     where = f"folder: {task.folder}" if task.folder is not None else f"hub: {task.hub}"
     found = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
@@ -104,10 +106,10 @@ def _prepared(task: Task) -> dict[str, Callable[[], Table]]:
     return {split: partial(_table, splits[name], where) for split, name in wanted.items() if name in splits}
 
 
-def _table(dataset: Any, where: str) -> Table:
+def _table(dataset: Any, where: str) -> Read:
     if not len(dataset):
         raise ConfigError([f"{where}: the split has no rows"])
-    return dataset.with_format("arrow")[:]
+    return dataset.with_format("arrow")[:], ()
 
 
 def _from_folder(folder: str) -> Any:

@@ -88,6 +88,8 @@ class Statistics:
     splits: Mapping[str, SplitStatistics]
     pairs: bool
     """Whether the texts are pairs."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about how they were read."""
 
     @property
     def special_tokens(self) -> int:
@@ -130,7 +132,8 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
     for split in (split for split in SPLITS if split in rows):
         splits[split] = _split(rows[split], _lengths(rows[split], ruler), special, limit, seen)
     classes = {label for split in splits.values() for label in split.labels}
-    return Statistics(name, len(classes), ruler, limit, splits, pairs)
+    notices = tuple(f"{name}.{split}: {notice}" for split, part in rows.items() for notice in part.notices)
+    return Statistics(name, len(classes), ruler, limit, splits, pairs, notices)
 
 
 def _lengths(rows: Rows, ruler: Ruler) -> Lengths:
