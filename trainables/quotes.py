@@ -55,10 +55,9 @@ class Fields:
 def ends_of_lines(raw: bytes) -> Places:
     """Places of the last character of each end of line: LF, CR LF or CR."""
     buffer = np.frombuffer(raw, dtype=np.uint8)
-    ends = buffer == LF
-    if b"\r" in raw:
-        ends = ends | ((buffer == CR) & (np.append(buffer[1:], 0) != LF))
-    return np.flatnonzero(ends)
+    feeds, returns = np.flatnonzero(buffer == LF), np.flatnonzero(buffer == CR) if b"\r" in raw else np.empty(0, dtype=np.int64)
+    alone = returns[(returns == len(raw) - 1) | (buffer[np.minimum(returns + 1, len(raw) - 1)] != LF)]
+    return np.sort(np.concatenate([feeds, alone])) if len(alone) else feeds
 
 
 def line_at(raw: bytes, place: int) -> int:

@@ -9,97 +9,92 @@ from __future__ import annotations
 from itertools import islice
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from trainables.quotes import CR, Fields, Places
-
 ENOUGH = 6
 """Lines of one text from which on values that recur among them are evidence by themselves."""
-Cells = list[list[str]]
-"""The lines of a quoted text that are not empty, divided as if there were no quotes."""
 
 
 class Swallowed(NamedTuple):
     """A quoted text whose lines read as rows of their own."""
 
-    line: int
+    row: int
+    """Its row in the table, counted from 0."""
     lines: int
     sure: bool
     """Whether they have values of other rows, too."""
 
 
-def swallowed(fields: Fields, table: Any, delimiter: str) -> Swallowed | None:
-    """The first such text of a file; one that is sure goes before others."""
-    ends = fields.breaks()
-    within = fields.inside(ends)
-    if table.num_columns < 2 or not within.any():
-        return None
-    if ends[-1] != len(fields.raw) - 1:
-        ends, within = np.append(ends, len(fields.raw)), np.append(within, False)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    firsts = np.flatnonzero(~np.concatenate([[False], within[:-1]]))  # lines on which a row begins
-    sizes = np.diff(np.append(firsts, len(ends)))
-    alike = _like_rows(fields.raw, starts, ends, delimiter, table.num_columns)
-    chosen = np.flatnonzero((sizes > 1) & np.logical_and.reduceat(alike, firsts))
-    texts = [(int(firsts[i]), int(sizes[i])) for i in chosen]
-    groups = [_cells(fields.raw, starts[f : f + n], ends[f : f + n], delimiter) for f, n in texts]
-    if delimiter != "\t" and delimiter.encode() + b" " not in fields.raw[: ends[0]]:
-        kept = [i for i, rows in enumerate(groups) if not _prose(rows)]
-        texts, groups = [texts[i] for i in kept], [groups[i] for i in kept]
-    sure = _values_of_other_rows(groups, table)
-    found = [Swallowed(first + 1, lines, each) for (first, lines), each in zip(texts, sure, strict=True)]
-    return max(found, key=lambda each: each.sure, default=None)
+class Lines(NamedTuple):
+    """The lines of a text, divided at delimiters as if no quotes were round them."""
+
+    row: int
+    place: int
+    """Column of the text."""
+    cells: list[list[str]]
+    """Of every line that is not empty; of the first only those from the text on, of the last those up to its end."""
 
 
-def _like_rows(raw: bytes, starts: Places, ends: Places, delimiter: str, columns: int) -> Any:
-    """Whether each line has as many delimiters as the header, or is empty."""
-    buffer = np.frombuffer(raw, dtype=np.uint8)
-    marks = np.flatnonzero(buffer == ord(delimiter))
-    counts = np.searchsorted(marks, ends) - np.searchsorted(marks, starts)
-    return (counts == columns - 1) | (ends == starts) | ((ends == starts + 1) & (buffer[starts] == CR))
+def swallowed(table: Any, delimiter: str, end: str, prose: bool) -> Swallowed | None:
+    """The first such text of a table whose lines end with `end`; one that is sure goes before others.
 
-
-def _cells(raw: bytes, starts: Places, ends: Places, delimiter: str) -> Cells:
-    lines = [raw[start:end].rstrip(b"\r").decode(errors="replace") for start, end in zip(starts, ends, strict=True)]
-    return [line.split(delimiter) for line in lines if line]
-
-
-def _prose(rows: Cells) -> bool:
-    """Whether a space follows the delimiter in half of the lines."""
-    return 2 * sum(any(cell.startswith(" ") for cell in row[1:]) for row in rows) >= len(rows)
-
-
-def _values_of_other_rows(groups: list[Cells], table: Any) -> list[bool]:
-    """Whether lines have in one column values of the table's, or such that recur.
-
-    Behind the quoted column the last line's value is the row's own and tells nothing, before it the first line's.
+    `prose`: spaces behind delimiters speak against it.
     """
-    found = [False] * len(groups)
-    opened = [_opened(rows[0]) for rows in groups]
-    for column in range(table.num_columns if groups else 0):
-        known = iter(_known([row[column] for rows in groups for row in rows], table.column(column)))
-        for i, rows in enumerate(groups):
-            told = list(islice(known, len(rows)))
-            if column != opened[i]:
-                mine = slice(0, -1) if column > opened[i] else slice(1, None)
-                found[i] |= _evident([row[column] for row in rows][mine], told[mine])
+    if table.num_columns < 2:
+        return None
+    texts = [lines for place in range(table.num_columns) for lines in _texts_of_rows(table, place, delimiter, end)]
+    texts = [each for each in texts if not (prose and _is_prose(each.cells))]
+    sure = _values_of_other_rows(texts, table)
+    found = [Swallowed(each.row, len(each.cells), is_so) for each, is_so in zip(texts, sure, strict=True)]
+    return min(found, key=lambda each: (not each.sure, each.row), default=None)
+
+
+def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lines]:
+    """Texts of a column whose lines have the header's number of delimiters each."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column, most = table.column(place), table.num_columns - 1
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return []
+    several = pc.indices_nonzero(pc.match_substring(column, end))
+    column = column.take(several)
+    # All lines together have as many as their number asks for; nobody need look at the others.
+    counts = pc.count_substring(column, delimiter)
+    breaks = pc.count_substring(column, end)
+    chosen = pc.indices_nonzero(pc.and_(pc.greater(counts, 0), pc.greater_equal(pc.multiply(breaks, most), counts))).to_pylist()
+    found = []
+    for i, text in zip(chosen, column.take(pa.array(chosen, pa.int64())).to_pylist(), strict=True):
+        first, *more = text.split(end)
+        lines = [first, *filter(lambda line: line.strip("\r"), more[:-1]), *more[-1:]]
+        asked = [most - place, *[most] * (len(lines) - 2), place]
+        if all(line.count(delimiter) == count for line, count in zip(lines, asked, strict=True)):
+            found.append(Lines(several[i].as_py(), place, [line.rstrip("\r").split(delimiter) for line in lines]))
     return found
 
 
-def _evident(values: list[str], known: list[bool]) -> bool:
-    recur = len(values) >= ENOUGH and 2 * len(set(values)) <= len(values)
-    return bool(values) and all(values) and (recur or 2 * sum(known) >= len(known))
+def _is_prose(lines: list[list[str]]) -> bool:
+    """Whether a space or the end of the line follows a delimiter in half of the lines."""
+    spaced = [any(cell.startswith(" ") for cell in line[1:]) for line in lines]
+    ended = [len(line) > 1 and not line[-1] for line in lines[:-1]]
+    return 2 * (sum(spaced) + sum(ended)) >= sum(len(line) > 1 for line in lines)
 
 
-def _opened(cells: list[str]) -> int:
-    """Which of the cells of a line begins the quoted field that goes on behind the line."""
-    place, quotes = 0, 0
-    for i, cell in enumerate(cells):
-        if quotes % 2 == 0:
-            place, quotes = i, 0
-        if quotes or cell.startswith('"'):
-            quotes += cell.count('"')
-    return place
+def _values_of_other_rows(texts: list[Lines], table: Any) -> list[bool]:
+    """Whether lines have in one column values of the table's, or such that recur."""
+    found = [False] * len(texts)
+    for column in range(table.num_columns if texts else 0):
+        # Behind the text's own column the last line's value is the row's and tells nothing, before it the first line's.
+        values = [
+            [line[column - each.place] for line in each.cells[:1] if column > each.place]
+            + [line[column] for line in each.cells[1:-1] if column != each.place]
+            + [line[column] for line in each.cells[-1:] if column < each.place]
+            for each in texts
+        ]
+        known = iter(_known([value for each in values for value in each], table.column(column)))
+        for i, each in enumerate(values):
+            told = list(islice(known, len(each)))
+            recur = len(each) >= ENOUGH and 2 * len(set(each)) <= len(each)
+            found[i] |= bool(each) and all(each) and (recur or 2 * sum(told) >= len(told))
+    return found
 
 
 def _known(values: list[str], column: Any) -> list[bool]:

@@ -68,7 +68,7 @@ def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> t
     if kind == "parquet":
         return _parquet(raw), []
     raw = as_utf8(raw, dialect)
-    if not raw.strip():
+    if not raw or raw.isspace():
         raise ConfigError(["the file is empty"])
     if kind in DELIMITERS:
         return read_delimited(raw, columns, DELIMITERS[kind], dialect)
