@@ -97,21 +97,25 @@ def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes
     if last == "zip":
         return _member(stem, raw, formats)
     if last in COMPRESSIONS:
-        from fsspec.compression import compr
-        from fsspec.utils import infer_compression
-
         try:
-            method = compr[infer_compression(f"x.{last}")]
-            return _unpacked(stem, method(io.BytesIO(raw), mode="rb").read(), formats)
-        except ConfigError:
-            raise
-        except KeyError:
-            raise ConfigError([f"cannot be read: no package that unpacks .{last} is installed"]) from None
+            raw = _decompressed(raw, last)
         except Exception as error:  # each library of compression has errors of its own
             raise ConfigError([_unreadable(error)]) from None
+        return _unpacked(stem, raw, formats)
     if last not in formats:
         raise ConfigError([_not_a_format(name, last, formats)])
     return last, raw
+
+
+def _decompressed(raw: bytes, last: str) -> bytes:
+    if last == "zst":  # for which fsspec needs a package of its own
+        import pyarrow as pa
+
+        return bytes(pa.CompressedInputStream(pa.BufferReader(raw), "zstd").read())
+    from fsspec.compression import compr
+    from fsspec.utils import infer_compression
+
+    return bytes(compr[infer_compression(f"x.{last}")](io.BytesIO(raw), mode="rb").read())
 
 
 def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.trainables.tables import ROWS, fault, parquet_of, rows, written
@@ -106,6 +109,19 @@ def test_a_gz_of_several_parts_is_whole_and_one_with_rubbish_is_refused(tmp_path
     assert "cannot be read: " in fault(written(tmp_path, "b.csv.gz", first + b"rubbish"))
     assert "cannot be read: " in fault(written(tmp_path, "c.csv.gz", first[:-4]))
     assert "is packed by gzip" in fault(written(tmp_path, "d.csv.gz", gzip.compress(first)))
+
+
+def test_every_compression_is_read(tmp_path: Path) -> None:
+    raw = CONTENT.encode()
+    zst = pa.compress(raw, "zstd", asbytes=True)
+    for suffix, content in {"gz": gzip.compress(raw), "bz2": bz2.compress(raw), "xz": lzma.compress(raw), "zst": zst}.items():
+        assert rows(written(tmp_path, f"a.csv.{suffix}", content)) == ROWS
+        assert f"let its name end in .{suffix}" in fault(written(tmp_path, "a.csv", content))
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_what_is_not_packed_as_its_name_says_is_refused(suffix: str, tmp_path: Path) -> None:
+    assert "cannot be read: " in fault(written(tmp_path, f"a.csv.{suffix}", CONTENT))
 
 
 @pytest.mark.parametrize(
