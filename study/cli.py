@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analysis.terminal import open_streams
+from study.options import ACCEPT, DIALECT, JSON, OTHER_ENCODER, RUN, SCALE, SEEDS, SET, STORE, STUDY, TASKS, TEXT
 
 if TYPE_CHECKING:
     from study.grid import Grid
@@ -25,20 +26,6 @@ Exit codes:
   130  interrupted: the same command goes on
 """
 DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
-
-STUDY = click.argument("study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path))
-RUN = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a field of the file; repeatable.")
-TEXT = click.option(
-    "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
-ACCEPT = click.option(
-    "--accept-changed-inputs",
-    is_flag=True,
-    help="Where data or encoder are not those of earlier sessions: start again what was computed from them.",
-)
-STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -84,17 +71,6 @@ def run(
         raise
     click.echo(outcome.text)
     return DONE if outcome.has_result else NO_RESULT
-
-
-SCALE = click.option(
-    "--scale",
-    type=click.Choice(["paper", "small", "smoke"]),
-    help="Size of an ablation: as published; hours on a GPU or a night on a laptop; minutes on 2 cores."
-    " Default: small, or paper where there is no small.",
-)
-TASKS = click.option("--tasks", "only", metavar="NAME,...", help="Some of an ablation's tasks.")
-SEEDS = click.option("--seeds", metavar="N", type=click.IntRange(min=1), help="Seeds of every cell of an ablation.")
-OTHER_ENCODER = click.option("--encoder", metavar="FOLDER|HUB", help="Another encoder for an ablation; the rows' own stay.")
 
 
 @cli.command(epilog=EPILOG)
@@ -353,6 +329,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
 @click.option("--stats", is_flag=True, help="What is in them: of known tasks, files of texts, the tasks of a STUDY.yaml.")
 @TEXT
+@DIALECT
 @click.option("--text-pair", metavar="COLUMN", multiple=True, help="Column of a FILE with the second text of pairs; repeatable.")
 @click.option("--label", metavar="COLUMN", default="label", show_default=True, help="Column of a FILE that holds the label.")
 @click.option(
@@ -371,6 +348,7 @@ def tasks(
     encoder: str | None,
     limit: int,
     as_json: bool,
+    **dialect: str | None,
 ) -> int:
     """List the data sets of the papers, where each comes from and how to bring it; with --stats, measure them.
 
@@ -379,7 +357,7 @@ def tasks(
     from study import tasks as table
 
     if stats:
-        found = table.measured(names, text, label, encoder, limit, text_pair)
+        found = table.measured(names, text, label, encoder, limit, text_pair, dialect)
         click.echo(_json(table.plain_statistics(found)) if as_json else table.show_statistics(found))
     else:
         click.echo(_json(table.listing(names)) if as_json else table.show(names))
@@ -413,6 +391,7 @@ def encoders(encoder: str | None, as_json: bool) -> int:
 @cli.command(epilog=EPILOG)
 @click.argument("sources", metavar="TASK|FILE...", nargs=-1, required=True)
 @TEXT
+@DIALECT
 @click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Unigrams of a vocabulary.")
 @click.option(
     "--form",
@@ -423,14 +402,16 @@ def encoders(encoder: str | None, as_json: bool) -> int:
 )
 @click.option("--out", metavar="FILE.svg", type=click.Path(path_type=Path), help="Write a heat map too.")
 @JSON
-def overlap(sources: tuple[str, ...], text: tuple[str, ...], top: int, form: str, out: Path | None, as_json: bool) -> int:
+def overlap(
+    sources: tuple[str, ...], text: tuple[str, ...], top: int, form: str, out: Path | None, as_json: bool, **dialect: str | None
+) -> int:
     """Compare the vocabularies of texts, as Gururangan et al. 2020 do in Figure 2: does a corpus resemble my task?
 
     Known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files with a text a line, tasks of a STUDY.yaml.
     """
     from study import overlap as overlaps
 
-    found = overlaps.compare(sources, text, form, top)
+    found = overlaps.compare(sources, text, form, top, dialect)
     if out:
         overlaps.write(found, out)
     click.echo(_json(overlaps.plain(found)) if as_json else overlaps.show(found))

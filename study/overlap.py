@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import combinations
@@ -12,7 +12,9 @@ from textwrap import wrap
 from typing import Any
 
 from study.tasks import Named, named
+from trainables.dialect import Dialect, dialect_faults, options_said
 from trainables.faults import ConfigError
+from trainables.file_content import suffix
 
 WIDTH = 80
 MOST = 18
@@ -39,46 +41,71 @@ class Overlap:
     """[sources][sources]"""
     spaceless: tuple[str, ...] = ()
     """Sources most of whose letters are of scripts without spaces: two characters in a row stand for a word there."""
+    notices: tuple[str, ...] = ()
+    """What a user should know about how the files were read."""
 
 
-def compare(arguments: Sequence[str], columns: Sequence[str] = ("text",), form: str = "paper", top: int = 10_000) -> Overlap:
-    """Overlap of what the arguments name: of tasks the training split, of files all texts. Raises ConfigError."""
+def compare(
+    arguments: Sequence[str],
+    columns: Sequence[str] = ("text",),
+    form: str = "paper",
+    top: int = 10_000,
+    dialect: Mapping[str, str | None] | None = None,
+) -> Overlap:
+    """Overlap of what the arguments name: of tasks the training split, of files all texts.
+
+    `dialect` has the fields of a task that say how csv and tsv files are written. Raises ConfigError.
+    """
     from trainables.overlap import matrix, unigrams, vocabulary
     from trainables.scripts import mostly_spaceless
 
     found, _ = named(arguments)
     if not 2 <= len(found) <= MOST:
         raise ConfigError([f"study overlap: {len(found)} sources given; it compares 2 to {MOST}"])
-    texts = _texts(found, columns)
+    texts, notices = _texts(found, columns, _dialect_of(found, dialect or {}))
     counts = [unigrams(each) for each in texts]
     percent = matrix([vocabulary(each, top) for each in counts], form, top)
     short = [each.name for each in found]
     names = tuple(each.name if short.count(each.name) == 1 else each.file or each.name for each in found)
     spaceless = tuple(name for name, mine in zip(names, texts, strict=True) if mostly_spaceless(mine))
-    return Overlap(names, tuple(map(len, texts)), tuple(map(len, counts)), form, top, tuple(map(tuple, percent)), spaceless)
+    about = (tuple(map(len, texts)), tuple(map(len, counts)), form, top, tuple(map(tuple, percent)))
+    return Overlap(names, *about, spaceless, notices)
 
 
-def _texts(found: Sequence[Named], columns: Sequence[str]) -> list[list[str]]:
+def _dialect_of(found: Sequence[Named], given: Mapping[str, str | None]) -> Dialect:
+    """What the options say of the files. Raises ConfigError where that can be true of none of them."""
+    dialect = Dialect.of(**given)
+    if faults := dialect_faults(dialect, [suffix(each.file) for each in found if each.file]):
+        raise ConfigError(f"--{fault}" for fault in faults)
+    return dialect
+
+
+def _texts(found: Sequence[Named], columns: Sequence[str], dialect: Dialect) -> tuple[list[list[str]], tuple[str, ...]]:
+    """(texts of each source, notices)."""
     from trainables.sources import read
     from trainables.table_files import read_documents
 
     texts: list[list[str]] = []
+    notices: list[str] = []
     faults: list[str] = []
     for each in found:
         try:
             if each.task is None:
-                documents = [text for text in read_documents(each.file or "", columns)[0] if text.strip()]
+                read_in, _, told = read_documents(each.file or "", columns, dialect)
+                notices += [options_said(f"{each.file}: {notice}") for notice in told]
+                documents = [text for text in read_in if text.strip()]
                 faults += [] if documents else [f"{each.file}: there is no text in it"]
                 texts.append(documents)
                 continue
             rows, more = read(each.task)
             faults += [f"tasks.{each.name}.{fault}" for fault in more]
             texts += [rows["train"].texts] if "train" in rows else []
+            notices += [f"tasks.{each.name}.train: {notice}" for notice in rows["train"].notices] if "train" in rows else []
         except ConfigError as error:
-            faults += error.faults
+            faults += error.faults if each.task else map(options_said, error.faults)
     if faults:
         raise ConfigError(faults)
-    return texts
+    return texts, tuple(notices)
 
 
 def show(found: Overlap) -> str:
@@ -93,7 +120,7 @@ def show(found: Overlap) -> str:
     lines.append(" " * first + "".join(f"{letter:>{width}}" for letter in letters))
     for row, values in zip(rows, found.percent, strict=True):
         lines.append(f"{row:<{first}}" + "".join(f"{value:>{width}.{decimals}f}" for value in values))
-    return "\n".join([*lines, "", *_legend(found), *_indented("note: ", _note(found))])
+    return "\n".join([*lines, "", *_legend(found), *_indented("note: ", _note(found)), *_told(found)])
 
 
 def _legend(found: Overlap) -> list[str]:
@@ -125,13 +152,24 @@ def _note(found: Overlap) -> list[str]:
     return [line for each in said for line in wrap(each, WIDTH - 6)]
 
 
+def _told(found: Overlap) -> list[str]:
+    return [line for notice in found.notices for line in _indented("note: ", wrap(notice, WIDTH - 6, break_long_words=False))]
+
+
 def plain(found: Overlap) -> dict[str, Any]:
     """The same as plain data."""
     rows = zip(found.names, found.texts, found.unigrams, strict=True)
     sources = [{"name": name, "texts": texts, "unigrams": words} for name, texts, words in rows]
     percent = [list(row) for row in found.percent]
-    about = {"fewer_than_top": small(found), "character_pairs": list(found.spaceless)}
-    return {"form": found.form, "top": found.top, "sources": sources, **about, "percent": percent}
+    return {
+        "form": found.form,
+        "top": found.top,
+        "sources": sources,
+        "fewer_than_top": small(found),
+        "character_pairs": list(found.spaceless),
+        "percent": percent,
+        "notices": list(found.notices),
+    }
 
 
 # The heat map --------------------------------------------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from trainables.config import Encoder, Task
+from trainables.dialect import options_said
 from trainables.faults import ConfigError, near, validate
 from trainables.tasks import KNOWN, PAPERS, TABLE, TEXTS, Known, instructions, resolve
 
@@ -205,23 +206,26 @@ def measured(
     encoder: str | None = None,
     limit: int = 512,
     second: Sequence[str] = (),
+    dialect: Mapping[str, str | None] | None = None,
 ) -> list[Statistics]:
     """Statistics of each argument, of the shipped sets without any; `second` are the columns of a pair's second text.
 
-    Raises ConfigError.
+    `dialect` has the fields of a task that say how csv and tsv files are written. Raises ConfigError.
     """
     from trainables.statistics import statistics
 
     shipped = [name for name, task in KNOWN.items() if task.train is not None and Path(task.train).is_relative_to(TEXTS)]
     found, of_study = named(arguments or shipped)
     with_ruler = _ruler(encoder, of_study)
-    own = {"text": tuple(columns), "text_pair": tuple(second) or None, "label": label}
+    own = {"text": tuple(columns), "text_pair": tuple(second) or None, "label": label, **(dialect or {})}
     results: list[Statistics] = []
     faults: list[str] = []
     for each in found:
         try:
             task = each.task or validate(Task, {"train": each.file, **own})
-            results.append(statistics(each.name, task, with_ruler, limit))
+            measured_one = statistics(each.name, task, with_ruler, limit)
+            notices = tuple(_about_file(notice, each) for notice in measured_one.notices)
+            results.append(dataclasses.replace(measured_one, notices=notices))
         except ConfigError as error:
             faults += [_about_file(fault, each) for fault in error.faults]
     if faults:
@@ -233,7 +237,7 @@ def _about_file(fault: str, each: Named) -> str:
     """A fault of a file of one's own names the file, and no split, for it has none."""
     if each.file is None:
         return f"tasks.{fault}"
-    fault = fault.removeprefix(f"{each.name}.train: ")
+    fault = options_said(fault.removeprefix(f"{each.name}.train: "))
     return fault if fault.startswith(each.file) else f"{each.file}: {fault}"
 
 
@@ -277,7 +281,7 @@ def _statistics(each: Statistics) -> Iterator[str]:
             continue
         yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
     for notice in each.notices:
-        yield from wrap(f"- {notice}", WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+        yield from wrap(f"notice: {notice}", WIDTH, break_on_hyphens=False, break_long_words=False)
 
 
 def _cells(title: str, cells: Iterable[object]) -> str:
@@ -334,8 +338,8 @@ def plain_statistics(found: Sequence[Statistics]) -> list[dict[str, Any]]:
             "special_tokens": each.special_tokens,
             "pairs": each.pairs,
             "limit": each.limit,
-            "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
             "notices": list(each.notices),
+            "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
         }
         for each in found
     ]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables import corpus_names
+from trainables.dialect import Dialect, Quoting, delimiter_of, dialect_faults, encoding_of
 from trainables.faults import near
+from trainables.file_content import suffix
 from trainables.model import Model
 from trainables.stages import Finetune, Marks, Pretrain, Stage, marks_faults, pair_faults, scoring_faults
 
@@ -41,6 +43,14 @@ class Task(Model):
     """Name of the validation split in `folder` or `hub`; none carves one from the training split."""
     test_split: str = "test"
     """Name of the test split in `folder` or `hub`."""
+    delimiter: str | None = None
+    """What divides the columns of csv and tsv files, one character such as `;` or `"\\t"`. null: a comma, of tsv files a tab."""
+    quoting: Quoting | None = None
+    """What a quote (") means in csv and tsv files. double: it encloses a field, and is written twice inside of one; backslash:
+    inside it stands behind a backslash; none: every quote belongs to a text, and every line is a row. null: double, but rows that a
+    lone quote seems to swallow are refused, and tsv files whose quotes cannot enclose fields are read as none, with a notice."""
+    encoding: str | None = None
+    """What the files' bytes mean, a codec of Python such as `cp1252`. null: UTF-8, or UTF-16 and UTF-32 with a byte-order mark."""
     text: str | tuple[str, ...] = "text"
     """Column with the text; several are joined by a space."""
     text_pair: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
@@ -93,6 +103,23 @@ class Task(Model):
             raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
         return self
 
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, given: str | None) -> str | None:
+        return None if given is None else delimiter_of(given)
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, given: str | None) -> str | None:
+        return None if given is None else encoding_of(given)
+
+    @model_validator(mode="after")
+    def _dialect_of_files(self) -> Task:
+        files = [suffix(url) for url in (self.train, self.validation, self.test) if url is not None]
+        if faults := dialect_faults(self.dialect, files):
+            raise ValueError("; ".join(faults))
+        return self
+
     @model_validator(mode="after")
     def _columns_of_labels(self) -> Task:
         if self.several_columns and not self.multi_label:
@@ -118,6 +145,11 @@ class Task(Model):
     def several_columns(self) -> bool:
         """Whether each label has a column of its own."""
         return not isinstance(self.label, str)
+
+    @property
+    def dialect(self) -> Dialect:
+        """How its csv and tsv files are written."""
+        return Dialect(self.delimiter, self.quoting, self.encoding)
 
     @property
     def text_columns(self) -> tuple[str, ...]:

@@ -147,11 +147,12 @@ def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]
 
 
 def _documents(file: str, place: str, notices: list[str]) -> Part:
-    texts, how = read_documents(file)
+    texts, how, told = read_documents(file)
     filled = tuple(text for text in texts if text.strip())
     if not filled:
         raise ConfigError([f"{file}: all {len(texts)} texts are empty"])
     notices.append(f"{place}: {len(filled)} document{'s' * (len(filled) > 1)} in {short(file)}, {how}")
+    notices += [f"{place}: {short(file)}: {notice}" for notice in told]
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
     joined = is_plain_text(file)

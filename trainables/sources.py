@@ -23,6 +23,8 @@ from trainables.table_files import Table, column_faults, joined_texts, read_file
 from trainables.tasks import without_hub
 
 HUB_TIMEOUT_S = 5.0
+Read = tuple[Table, tuple[str, ...]]
+"""A table, and what a user should know about how it was read."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,25 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
     except ConfigError as error:
         return {}, list(error.faults)
     loaded: dict[str, Table] = {}
-    for split, table in tables.items():
+    told: dict[str, tuple[str, ...]] = {}
+    for split, read_split in tables.items():
         try:
-            loaded[split] = _checked(table(), task)
+            table, told[split] = read_split()
+            loaded[split] = _checked(table, task)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     labels, more = read_labels(loaded, task)
     for split, mine in labels.items():
         try:
-            splits[split] = _rows(loaded[split], task, mine)
+            splits[split] = _rows(loaded[split], told[split], task, mine)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     return splits, faults + more
 
 
-def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Table]]:
+def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Read]]:
     given = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {split: partial(read_file, url, columns) for split, url in given.items() if url is not None}
+    return {split: partial(read_file, url, columns, task.dialect) for split, url in given.items() if url is not None}
 
 
 def _checked(table: Table, task: Task) -> Table:
@@ -85,14 +89,14 @@ def _checked(table: Table, task: Task) -> Table:
     return table
 
 
-def _rows(table: Table, task: Task, labels: Labels) -> Rows:
-    """Texts and labels of a table. Raises ConfigError for texts of the wrong type."""
+def _rows(table: Table, told: tuple[str, ...], task: Task, labels: Labels) -> Rows:
+    """Texts and labels of a table; `told` are notices of its reading. Raises ConfigError for texts of the wrong type."""
     joined, pairs = joined_texts(table, task.text_columns), None
     if task.second_columns:
         pairs = list(zip(joined, joined_texts(table, task.second_columns), strict=True))
         joined = [" ".join(filter(None, pair)) for pair in pairs]
     names = [None if row is None else task.label_separator.join(row) or None for row in labels.rows]
-    notices = (*labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
+    notices = (*told, *labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
     several = labels.rows if task.multi_label else None
     return Rows(joined, names, labels.names, several, labels.missing, pairs, notices)
 
@@ -112,7 +116,7 @@ def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
             yield f"{count} {are} nothing but {shown} in {name!r}, a word for a missing value: kept as text"
 
 
-def _prepared(task: Task) -> dict[str, Callable[[], Table]]:
+def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
     """Splits of a saved folder or of the hub."""
     where = f"folder: {task.folder}" if task.folder is not None else f"hub: {task.hub}"
     found = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
@@ -129,10 +133,10 @@ def _prepared(task: Task) -> dict[str, Callable[[], Table]]:
     return {split: partial(_table, splits[name], where) for split, name in wanted.items() if name in splits}
 
 
-def _table(dataset: Any, where: str) -> Table:
+def _table(dataset: Any, where: str) -> Read:
     if not len(dataset):
         raise ConfigError([f"{where}: the split has no rows"])
-    return dataset.with_format("arrow")[:]
+    return dataset.with_format("arrow")[:], ()
 
 
 def _from_folder(folder: str) -> Any:

@@ -6,70 +6,64 @@ Readers are pyarrow's own. Whatever is wrong with the user's files is a ConfigEr
 from __future__ import annotations
 
 import io
-import os
+import json
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
-from trainables.corpus_names import COMPRESSIONS, is_plain_text
-from trainables.corpus_names import TABLES as FORMATS
-from trainables.faults import ConfigError, closest, near
-from trainables.files import is_local
+from trainables.corpus_names import TABLES
+from trainables.delimited import read_delimited
+from trainables.dialect import DELIMITERS, Dialect
+from trainables.faults import ConfigError, closest
+from trainables.file_content import as_utf8, check_kind, read_content
 
 Table = Any
 """A pyarrow.Table."""
 
 
-def read_file(url: str, columns: Sequence[str]) -> Table:
-    """A csv, tsv, jsonl or parquet file, compressed or not, as a table; `columns` are those that hold text.
+def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) -> tuple[Table, tuple[str, ...]]:
+    """(table, notices) of a csv, tsv, jsonl or parquet file, compressed or not; `columns` are those that hold text.
 
     Raises ConfigError that names the file.
     """
-    suffix = _format(url)
-    raw = _content(url)
-    if suffix != "parquet":
-        _check_utf8(raw, url)
-        if not raw.removeprefix(b"\xef\xbb\xbf").strip():
-            raise ConfigError([f"{url}: the file is empty"])
-    import pyarrow as pa
-
+    kind, raw = read_content(url)
     try:
-        table = _parse(raw, suffix, columns)
-    except pa.ArrowException as error:
-        hint = {"csv": "; is a quote or a comma in a text not quoted?", "tsv": "; is a quote left open?", "parquet": ""}
-        said = " ".join(str(error).split())
-        if "Empty CSV" in said:
-            raise ConfigError([f"{url}: the file has a header but no rows"]) from None
-        said = said if len(said) <= 200 else said[:197] + "..."
-        raise ConfigError([f"{url}: not {suffix}: {said}{hint.get(suffix, '; it needs one JSON object a line')}"]) from None
-    if not table.num_rows:
-        raise ConfigError([f"{url}: the file has a header but no rows"])
-    return table
+        table, notices = _parse(raw, kind, columns, dialect or Dialect())
+        if not table.num_rows:
+            raise ConfigError(["the file has a header but no rows"])
+    except ConfigError as error:
+        raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    return table, tuple(f"{url}: {notice}" for notice in notices)
 
 
-def read_documents(url: str, columns: Sequence[str] = ("text",)) -> tuple[list[str], str]:
-    """(texts without labels, how they were told apart) of a file: the columns of a table joined by a space, or plain text.
+def read_documents(
+    url: str, columns: Sequence[str] = ("text",), dialect: Dialect | None = None
+) -> tuple[list[str], str, tuple[str, ...]]:
+    """(texts without labels, how they were told apart, notices) of a file: the columns of a table joined by a space, or plain text.
 
-    Plain text holds one document per line, or documents between blank lines if it has any: their lines stay lines. Raises
-    ConfigError that names the file.
+    Plain text holds one document per line, or documents between blank lines if it has any: their lines stay lines. Without
+    a dialect there is no place to give one. Raises ConfigError that names the file.
     """
-    if not is_plain_text(url):
-        table = read_file(url, columns)
-        try:
-            return joined_texts(table, columns), "one a row"
-        except ConfigError as error:
-            raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
-    raw = _content(url)
-    _check_utf8(raw, url)
-    documents = [list(block) for filled, block in groupby(_lines(raw.decode("utf-8-sig").strip()), key=bool) if filled]
+    dialect = dialect or Dialect(settable=False)
+    kind, raw = read_content(url, (*TABLES, "txt"))
+    try:
+        if kind != "txt":
+            table, notices = _parse(raw, kind, columns, dialect)
+            if not table.num_rows:
+                raise ConfigError(["the file has a header but no rows"])
+            return joined_texts(table, columns), "one a row", tuple(notices)
+        check_kind(raw, kind)
+        text = as_utf8(raw, dialect).decode()
+    except ConfigError as error:
+        raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    documents = [list(block) for filled, block in groupby(_lines(text.strip()), key=bool) if filled]
     if not documents:
         raise ConfigError([f"{url}: the file is empty"])
     if len(documents) == 1:
-        return documents[0], "one a line"
+        return documents[0], "one a line", ()
     longest = max(map(len, documents))
     hint = f", of up to {longest} lines; if each line is a text, remove the blank lines" if longest > 1 else ""
-    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}"
+    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}", ()
 
 
 def _lines(text: str) -> list[str]:
@@ -78,90 +72,73 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in lines]
 
 
-def _format(url: str) -> str:
-    suffix = _suffix(url)
-    if suffix not in FORMATS:
-        shown = "." + suffix if "." in os.path.basename(url) else suffix
-        raise ConfigError([f"{url}: the format {shown!r} is not one of {', '.join(FORMATS)}"])
-    return suffix
+def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> tuple[Table, list[str]]:
+    check_kind(raw, kind)
+    if kind == "parquet":
+        return _parquet(raw), []
+    raw = as_utf8(raw, dialect)
+    if not raw or raw.isspace():
+        raise ConfigError(["the file is empty"])
+    if kind in DELIMITERS:
+        return read_delimited(raw, columns, DELIMITERS[kind], dialect)
+    return _json_lines(raw, kind, columns), []
 
 
-def _suffix(url: str) -> str:
-    """How the file's name ends, compression left out."""
-    parts = os.path.basename(url if is_local(url) else url.split("?")[0]).lower().split(".")
-    return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
-
-
-def _opened(url: str) -> Any:
-    """The file, uncompressed. In a local path `*`, `?`, `#` and `::` mean nothing, as they do in a URL."""
-    import fsspec
-
-    if is_local(url):
-        path = os.path.abspath(os.path.expanduser(url))
-        return fsspec.filesystem("file").open(path, "rb", compression="infer")
-    return fsspec.open(url, "rb", compression="infer")
-
-
-def _content(url: str) -> bytes:
-    try:
-        with _opened(url) as file:
-            return bytes(file.read())
-    except FileNotFoundError:
-        raise ConfigError([f"{url}: there is no such file{_sibling(url)}"]) from None
-    except IsADirectoryError:
-        raise ConfigError([f"{url}: is a folder; give a file, or as `folder` what `datasets` saved"]) from None
-    except Exception as error:  # whatever the file system's own library raises: rights, network, a missing package
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise ConfigError([f"{url}: cannot be read: {' '.join(reason.split())}"]) from None
-
-
-def _sibling(url: str) -> str:
-    """`; did you mean 'x'?` for a file beside the missing one."""
-    folder = Path(os.path.expanduser(url)).parent
-    close = closest(Path(url).name, os.listdir(folder)) if folder.is_dir() else None
-    return f"; did you mean {close!r}?" if close else ""
-
-
-def _check_utf8(raw: bytes, url: str) -> None:
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            [f"{url}: not UTF-8: byte {raw[error.start]:#04x} at offset {error.start} (line {line}); save the file as UTF-8"]
-        ) from None
-
-
-def _parse(raw: bytes, suffix: str, columns: Sequence[str]) -> Table:
-    # One block for the whole file: a value may be longer than any block size one would choose.
-    block = min(max(len(raw) + 1, 1024), 2**31 - 1)
-    if suffix == "parquet":
-        from pyarrow import parquet
-
-        return parquet.read_table(io.BytesIO(raw))
-    if suffix in ("csv", "tsv"):
-        from pyarrow import csv
-
-        return csv.read_csv(
-            io.BytesIO(raw),
-            read_options=csv.ReadOptions(block_size=block, use_threads=False),
-            parse_options=csv.ParseOptions(delimiter="\t" if suffix == "tsv" else ",", newlines_in_values=True),
-            # Text stays text: the label 01 is not 1, and the text NA is not missing.
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns, "large_string"), strings_can_be_null=False),
-        )
+def _parquet(raw: bytes) -> Table:
     import pyarrow as pa
-    from pyarrow import json as arrow_json
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(io.BytesIO(raw))
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError([f"not parquet, or a damaged file: {_short(str(error))}"]) from None
+
+
+def _json_lines(raw: bytes, kind: str, columns: Sequence[str]) -> Table:
+    import pyarrow as pa
+    from pyarrow import json as arrow
 
     def parsed(schema: Any = None) -> Table:
-        options = arrow_json.ParseOptions(explicit_schema=schema)
-        return arrow_json.read_json(io.BytesIO(raw), arrow_json.ReadOptions(block_size=block, use_threads=False), options)
+        # One block for the whole file: a value may be longer than any block size one would choose.
+        block = min(len(raw) + 1024, 2**31 - 1)
+        options = arrow.ParseOptions(explicit_schema=schema)
+        return arrow.read_json(io.BytesIO(raw), arrow.ReadOptions(block_size=block, use_threads=False), options)
 
-    table = parsed()
-    # Arrow takes strings that look like a moment for one; they are read again as the text that they are.
-    moments = [name for name in columns if name in table.schema.names and _of_moments(table.schema.field(name).type)]
-    if not moments:
-        return table
-    return parsed(pa.schema([(name, _as_text(table.schema.field(name).type)) for name in moments]))
+    try:
+        table = parsed()
+        # Arrow takes strings that look like a moment for one; they are read again as the text that they are.
+        moments = [name for name in columns if name in table.schema.names and _of_moments(table.schema.field(name).type)]
+        return parsed(pa.schema([(name, _as_text(table.schema.field(name).type)) for name in moments])) if moments else table
+    except pa.ArrowException as error:
+        said = _short(str(error))
+    if raw.lstrip().startswith(b"["):
+        said = "the file is one array; write each object on a line of its own"
+    elif line := _faulty_line(raw):
+        said = f"{line}; {said}"
+    raise ConfigError([f"not {kind}: {said}; it needs one JSON object a line"])
+
+
+def _faulty_line(raw: bytes) -> str:
+    """The first line that is not a JSON object by itself, or holds half of a pair of surrogates, or is of another type."""
+    types: dict[str, tuple[str, int]] = {}
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return f"line {number} holds half of a character (a lone surrogate such as \\ud800)"
+        except ValueError as error:
+            return f"line {number}: {error}"
+        if not isinstance(found, dict):
+            return f"line {number} is no object"
+        for key, value in found.items():
+            kind = "number" if type(value) in (int, float) else type(value).__name__
+            before, first = types.setdefault(key, (kind, number)) if value is not None else (kind, number)
+            if before != kind:
+                return f"{key!r} is {kind} on line {number} and {before} on line {first}"
+    return ""
 
 
 def _of_moments(kind: Any) -> bool:
@@ -176,8 +153,16 @@ def _as_text(kind: Any) -> Any:
     return pa.list_(pa.string()) if pa.types.is_list(kind) else pa.string()
 
 
+def _short(said: str) -> str:
+    said = " ".join(said.split())
+    return said if len(said) <= 200 else said[:197] + "..."
+
+
 def column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
-    missing = [f"there is no column {c!r}{near(c, names)}" for c in wanted if c not in names]
+    """Columns that are missing, with the near miss or those that are there, and such as occur several times."""
+    there = _short(", ".join(names))
+    hints = {c: f"did you mean {close!r}?" if (close := closest(c, names)) else f"there are: {there}" for c in wanted}
+    missing = [f"there is no column {c!r}; {hints[c]}" for c in wanted if c not in names]
     return missing + [f"the column {c!r} occurs {names.count(c)} times" for c in dict.fromkeys(wanted) if names.count(c) > 1]
 
 
@@ -198,7 +183,10 @@ def _texts(column: Any, name: str) -> list[str]:
         return [""] * len(column)
     if not _is_string(column.type):
         raise ConfigError([f"the column {name!r} holds {column.type}, not text"])
-    return [text or "" for text in column.to_pylist()]
+    try:
+        return [text or "" for text in column.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"the column {name!r} holds bytes that are not UTF-8: {_short(str(error))}"]) from None
 
 
 def _is_string(kind: Any) -> bool:

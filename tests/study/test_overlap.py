@@ -35,6 +35,21 @@ def test_files_with_and_without_columns(sources: list[str], capsys: pytest.Captu
     assert jaccard["fewer_than_top"] == ["plain.txt", "table.csv"]
 
 
+def test_how_files_are_written_is_an_option(tmp_path: Path, sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes("body;kind\nnaïve film;x\nfine\\nplot;y\n".encode("cp1252"))
+    arguments = ("overlap", path, sources[0], "--text", "body")
+    code, _, err = inside(capsys, *arguments, "--encoding", "cp1252")
+    assert (code, 'give `--delimiter ";"`' in err) == (2, True)
+    out = answer(capsys, *arguments, "--encoding", "cp1252", "--delimiter", ";")
+    assert fits(out)
+    assert "first \\n on" in out
+    code, _, err = inside(capsys, "overlap", sources[0], sources[0], "--delimiter", ";;", "--encoding", "utf9")
+    assert (code, "--delimiter: ';;' is not one" in err, "--encoding: 'utf9' is not known" in err) == (2, True, True)
+    code, _, err = inside(capsys, "overlap", sources[0], sources[0], "--delimiter", ";")
+    assert (code, "--delimiter: ';' given, but it is of csv and tsv files, and there is none" in err) == (2, True)
+
+
 def test_tasks_give_their_training_texts(capsys: pytest.CaptureFixture[str]) -> None:
     out = answer(capsys, "overlap", "sls_imdb", "sls_yelp", "--top", 500)
     assert fits(out)

@@ -58,6 +58,29 @@ def test_statistics_of_a_file_of_ones_own(tmp_path: Path, capsys: pytest.Capture
     assert "over 3, %" in lines
 
 
+def test_how_a_file_is_written_is_an_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_bytes('text;label\n"naïve;pos\nfine\\nor not;neg\n'.encode("cp1252"))
+    arguments: tuple[object, ...] = ("tasks", "--stats", path)
+    for option, fault in [
+        (("--encoding", "cp1252"), "give `--encoding cp1252`"),
+        (("--delimiter", ";"), 'give `--delimiter ";"`'),
+        (("--quoting", "none"), "give `--quoting none`"),
+    ]:
+        code, out, err = inside(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert fault in err
+        arguments = (*arguments, *option)
+    (found,) = json.loads(answer(capsys, *arguments, "--json"))
+    assert found["splits"]["train"]["labels"] == {"neg": 1, "pos": 1}
+    out = answer(capsys, *arguments)
+    assert fits(out)
+    assert "notice: " in out
+    assert "first \\n on line 3" in out
+    code, _, err = inside(capsys, *arguments, "--encoding", "cp1253x")
+    assert (code, "encoding: 'cp1253x' is not known; did you mean 'cp1253'?" in err) == (2, True)
+
+
 def test_statistics_of_pairs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     package = pytest.importorskip(str(QUICKSTART.package))
     folder = Path(str(package.__file__)).parent / str(QUICKSTART.folder)

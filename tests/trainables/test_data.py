@@ -155,9 +155,10 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
     task = task_of(tmp_path, text="txt", validation=[("v", "a")])
     (tmp_path / "test.csv").unlink()
     (tmp_path / "validation.csv").write_bytes(b"txt,label\n\xff,a\n")
+    way = "save the file as UTF-8, or set `encoding: cp1252` or what else it is in"
     assert faults_of(task) == (
         "tasks.mine.train: there is no column 'txt'; did you mean 'text'?",
-        f"tasks.mine.validation: {tmp_path}/validation.csv: not UTF-8: byte 0xff at offset 10 (line 2); save the file as UTF-8",
+        f"tasks.mine.validation: {tmp_path}/validation.csv: not UTF-8: byte 0xff at offset 10 (line 2); {way}",
         f"tasks.mine.test: {tmp_path}/test.csv: there is no such file",
     )
 
