@@ -237,7 +237,7 @@ def _about_file(fault: str, each: Named) -> str:
     """A fault of a file of one's own names the file, and no split, for it has none."""
     if each.file is None:
         return f"tasks.{fault}"
-    fault = options_said(fault.removeprefix(f"{each.name}.train: "))
+    fault = options_said(fault.removeprefix(f"{each.name}.train: ").removeprefix(f"{each.name}: "))
     return fault if fault.startswith(each.file) else f"{each.file}: {fault}"
 
 
@@ -281,7 +281,7 @@ def _statistics(each: Statistics) -> Iterator[str]:
             continue
         yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
     for notice in each.notices:
-        yield from wrap(f"notice: {notice}", WIDTH, break_on_hyphens=False, break_long_words=False)
+        yield from wrap(f"notice: {notice}", WIDTH, break_on_hyphens=False)
 
 
 def _cells(title: str, cells: Iterable[object]) -> str:

@@ -138,19 +138,19 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
         splits[split] = _split(rows[split], _lengths(rows[split], ruler), special, limit, seen)
     classes = {label for split in splits.values() for label in split.labels}
     characters = ruler.tokenizer is None and mostly_spaceless(rows["train"].texts if "train" in rows else ())
-    return Statistics(name, len(classes), ruler, limit, splits, pairs, tuple(_notices(rows, task)), characters)
+    return Statistics(name, len(classes), ruler, limit, splits, pairs, tuple(_notices(name, rows, task)), characters)
 
 
-def _notices(rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
+def _notices(name: str, rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
     """What was read in some way of its own, and labels that are missing."""
     for split, part in rows.items():
-        yield from (f"{split}: {notice}" for notice in part.notices)
+        yield from (f"{name}.{split}: {notice}" for notice in part.notices)
         if part.missing and task.missing_labels == "drop":
-            yield f"{split}: {len(part.missing)} of {len(part.texts)} rows have no label; a study leaves them out"
+            yield f"{name}.{split}: {len(part.missing)} of {len(part.texts)} rows have no label; a study leaves them out"
         elif part.missing:
-            yield f"{split}: {missing_labels(part.missing, len(part.texts))}"
+            yield f"{name}.{split}: {missing_labels(part.missing, len(part.texts))}"
     counts = Counter(label for part in rows.values() for label in _labels(part))
-    yield from doubts(counts, task, len(rows["train"].texts) if "train" in rows else 0)
+    yield from (f"{name}: {doubt}" for doubt in doubts(counts, task, len(rows["train"].texts) if "train" in rows else 0))
 
 
 def _labels(rows: Rows) -> Iterator[str]:

@@ -53,7 +53,7 @@ def test_plan_with_such_a_name_everywhere(
     assert (code, said.startswith("error: ")) == (2, True)
     read = load_study(Path(f"{name}.yaml"))
     assert read.tasks[name].train == str(folder / f"{name}.csv")
-    assert len(read_file(f"{name}.csv", ["text"])) == 60
+    assert len(read_file(f"{name}.csv", ["text"])[0]) == 60
     files_of_store = open_files(str(folder / f"store {name}"))
     files_of_store.write("x", b"1")
     assert (folder / f"store {name}" / "x").read_bytes() == b"1"

@@ -115,4 +115,4 @@ def test_statistics_show_what_a_run_understands(tmp_path: Path, capsys: pytest.C
     made = (tmp_path / "study.yaml").read_text(encoding="utf-8").replace("multi_label", "missing_labels: drop, multi_label")
     (tmp_path / "study.yaml").write_text(made, encoding="utf-8")
     (found,) = json.loads(inside(capsys, "tasks", "--stats", tmp_path / "study.yaml", "--json")[1])
-    assert found["notices"][1] == "train: 1 of 4 rows have no label; a study leaves them out"
+    assert found["notices"][1] == "tasks.t.train: 1 of 4 rows have no label; a study leaves them out"

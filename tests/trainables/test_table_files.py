@@ -107,4 +107,5 @@ def test_a_corpus_tells_what_was_strange_in_its_files(tmp_path: Path) -> None:
     task = Task(train=write_csv(tmp_path / "train.csv", [(f"text {i}", "ab"[i % 2]) for i in range(20)]))
     corpus = load_corpus([], {"mine": task}, [written(tmp_path, "a.tsv", 'text\tn\n"so it\t1\nfine\t2\n')])
     assert corpus.texts == ('"so it', "fine")
-    assert corpus.notices[0].startswith("corpus a.tsv: 2 documents in a.tsv, one a row; every quote is read as part of a text")
+    assert corpus.notices[0] == "corpus a.tsv: 2 documents in a.tsv, one a row"
+    assert corpus.notices[1].startswith("corpus a.tsv: a.tsv: every quote is read as part of a text")
