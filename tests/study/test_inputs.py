@@ -270,7 +270,7 @@ def test_a_final_whose_weights_another_store_lacks_is_computed_again(held: str, 
     if held != "nothing":
         test = identity.test_id(found.recipe_for(PARAMS, 0), final.stage_ids[-1])
         name = test if held == "predictions" else final.stage_ids[-1]
-        store.publish(name, {"kind": "finetune"}, {WEIGHTS if held == "weights" else "more.json": file})
+        store.publish(name, {"kind": "features"}, {WEIGHTS if held == "weights" else "more.json": file})
     session = parts.Session(found, run, store, scribe, *[None] * 3)  # type: ignore[arg-type]
     todo = [each["trial"] for each in finals.runs(session, {})]
     assert todo == (["f00"] if held in ("nothing", "no weights") else [])
