@@ -281,6 +281,13 @@ def missing(run: Run) -> list[str]:
         said.append("The study has not finished: this is how it stands.")
     elif run.state == "interrupted":
         said.append("The study was interrupted: this is how it stands. The same command goes on.")
+    elif run.state == "stopped":
+        reason = plain(run.of("study")[-1].get("reason") or "no reason given", 300)
+        said.append(f"The study was stopped: {reason}. This is how it stands; once that is mended the same command goes on.")
+    if lost := sum(trial.status == "failed" for trial in run.trials):
+        complete = sum(trial.status == "complete" for trial in run.search)
+        whole = f"{complete} of {len(run.search)} trials of the search {'is' if complete == 1 else 'are'} complete"
+        said.append(f"{whole}; {lost} trial{'s' * (lost != 1)} failed, the finals included. --retry-failed begins them again.")
     if not run.search and not run.finals:
         said.append("No trial has begun.")
     elif run.search and not any(trial.status == "complete" for trial in run.search):

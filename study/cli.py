@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from study.exits import DONE, EPILOG, INTERRUPTED, NO_RESULT, WRONG_INPUT, Unexpected, cut_short, exit_code, unexpected
+
 if TYPE_CHECKING:
     from study.grid import Grid
     from study.settings import Study
-
-EPILOG = """\b
-Exit codes:
-  0    done
-  1    the study ended without any result, or something unexpected broke
-  2    wrong input: every fault is named, nothing was computed
-  3    the run folder is in use by another process
-  130  interrupted: the same command goes on
-"""
-DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 
 STUDY = click.argument("study_file", metavar="STUDY.yaml", type=click.Path(path_type=Path))
 RUN = click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
@@ -31,6 +22,7 @@ TEXT = click.option(
     "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
+RETRY = click.option("--retry-failed", is_flag=True, help="Begin trials that failed again, with their numbers and settings.")
 STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 
 
@@ -46,25 +38,28 @@ def cli() -> None:
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
-def run(study_file: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, store: str | None) -> int:
+@RETRY
+def run(
+    study_file: Path, overrides: tuple[str, ...], out: Path | None, address: str | None, store: str | None, retry_failed: bool
+) -> int:
     """Run a study, or go on with one that was interrupted or whose budget was raised.
 
     STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
     """
     study = _load(study_file, overrides)
     from study import launch
+    from study.machine_faults import StudyStopped
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
     words = [_quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study run", *words, *(f"--{name} {_quoted(value)}" for name, value in options.items() if value)])
     try:
-        outcome = launch.run(study, run_dir, store=store, address=address)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
-        return INTERRUPTED
+        outcome = launch.run(study, run_dir, store=store, address=address, retry_failed=retry_failed)
+    except (KeyboardInterrupt, StudyStopped) as end:
+        return cut_short(end, again)
     except Exception as error:
-        if _exit_code(error) is None:
+        if exit_code(error) is None:
             raise Unexpected(launch.log_failure(run_dir)) from error
         raise
     click.echo(outcome.text)
@@ -93,6 +88,7 @@ OTHER_ENCODER = click.option("--encoder", metavar="FOLDER|HUB", help="Another en
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-SCALE.")
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
+@RETRY
 def reproduce(
     name: str | None,
     as_list: bool,
@@ -104,6 +100,7 @@ def reproduce(
     out: Path | None,
     address: str | None,
     store: str | None,
+    retry_failed: bool,
 ) -> int:
     """Run a published ablation, or one of your own, and show its table beside the published numbers.
 
@@ -111,6 +108,7 @@ def reproduce(
     saves and stops; the same command goes on.
     """
     from study import reproduce as runs
+    from study.machine_faults import StudyStopped
 
     if as_list or name is None:
         click.echo(runs.listing())
@@ -122,12 +120,11 @@ def reproduce(
     words = [_quoted(name), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study reproduce", *words, *(f"--{key} {_quoted(value)}" for key, value in options.items() if value)])
     try:
-        outcome = runs.run(grid, folder, store=store, address=address, say=click.echo)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
-        return INTERRUPTED
+        outcome = runs.run(grid, folder, store=store, address=address, say=click.echo, retry_failed=retry_failed)
+    except (KeyboardInterrupt, StudyStopped) as end:
+        return cut_short(end, again)
     except Exception as error:
-        if _exit_code(error) is None:
+        if exit_code(error) is None:
             from study import launch
 
             raise Unexpected(launch.log_failure(folder)) from error
@@ -437,20 +434,6 @@ def _quoted(value: Any) -> str:
     return shlex.quote(str(value))
 
 
-class Unexpected(Exception):
-    """Something broke that should not; its argument is the file that holds the traceback, or None."""
-
-
-def _exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that has an answer; None for the unexpected."""
-    from study.lock import RunInUse
-    from trainables.faults import ConfigError
-
-    if isinstance(error, RunInUse):
-        return IN_USE
-    return WRONG_INPUT if isinstance(error, ConfigError) else None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error is one clear message on stderr and an exit code."""
     sys.exit(_main(arguments))
@@ -467,33 +450,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is not None:
             faults = getattr(error, "faults", None) or [str(error)]
             for fault in faults:
                 click.echo(f"error: {fault}", err=True)
             return code
-        return _unexpected(error)
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a disk is full, or a quota used up."""
-    import errno
-
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _unexpected(error: Exception) -> int:
-    if isinstance(error, Unexpected):
-        cause = error.__cause__
-        advice = "; free some space, and the same command goes on" if _is_full(cause) else ""
-        click.echo(f"error: {type(cause).__name__}: {cause}{advice}\nthe traceback is in {error.args[0]}", err=True)
-        return NO_RESULT
-    import os
-    import tempfile
-
-    handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
-    with os.fdopen(handle, "w") as file:
-        traceback.print_exception(error, file=file)
-    click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
-    return NO_RESULT
+        return unexpected(error)

@@ -20,6 +20,7 @@ from study.ablations import Ablation
 from study.check import check
 from study.grid import Grid
 from study.lock import RunLock
+from study.machine_faults import stops
 from study.parts import write_whole
 from study.plan import time_text
 from study.workers import Shared, this_machine
@@ -38,19 +39,24 @@ class Outcome:
 
 
 def run(
-    grid: Grid, folder: Path, store: str | None = None, address: str | None = None, say: Callable[[str], None] = print
+    grid: Grid,
+    folder: Path,
+    store: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = print,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run what is left of an ablation's studies, one after the other, then write its tables.
 
     Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse where another driver has the
-    folder, KeyboardInterrupt after SIGINT or SIGTERM.
+    folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials of a study alike.
     """
     _check_folder(grid, folder)
-    todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder)]
+    todo = [part for part in grid.parts if not launch.is_finished(part.study, folder / part.folder, retry_failed)]
     measure = grid.ablation.statistics and not (_is_as_before(grid, folder) and (folder / STATISTICS).exists())
     _check_all(todo, address)
     measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
-    with RunLock(folder):
+    with RunLock(folder), stops():
         began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
@@ -64,7 +70,9 @@ def run(
                 settings, seeds = len(part.settings), part.study.final.seeds
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
-                launch.run(part.study, folder / part.folder, store=store, address=address, shared=shared)
+                ran = launch.run(part.study, folder / part.folder, store, address, shared, retry_failed)
+                if ran.failed:
+                    say(f"{part.folder}: {ran.failed}")
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
         said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
         return _outcome(grid, folder, said)
@@ -159,8 +167,11 @@ def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     found = tables.read(folder)
-    page = output.write(folder / "report", found.files, output.FORMATS)
-    text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    try:
+        page = output.write(folder / "report", found.files, output.FORMATS)
+        text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    except OSError as error:
+        return Outcome(tested, f"{said}\n\n{launch.unwritten(error, folder)}")
     spent = "" if grid.ablation.statistics else f"{tables.cost_text(found.ledger)}\n"
     return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from trainables import energy, finetune, jobs, lora, multitask
@@ -68,10 +72,21 @@ def run(
             "seed": node.seed,
             "precision": recipe.precision,
         }
-        for row in _stage(recipe, node, wanted, store, execution, world):
-            yield _told(recipe, node, row) | about
+        with _named(node.stage.name):
+            for row in _stage(recipe, node, wanted, store, execution, world):
+                yield _told(recipe, node, row) | about
         if node.stage.name == last:
             return
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Adds to an error in which stage it came."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"stage {stage}")
+        raise
 
 
 def _told(recipe: Recipe, node: Node, row: Row) -> Row:
@@ -205,7 +220,12 @@ def _state_files(job: Job, folder: Path, best: Mapping[str, torch.Tensor]) -> di
 
 
 def _saved(tensors: Mapping[str, torch.Tensor], path: Path) -> Path:
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):  # it does not say which file
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
     return path
 
 
@@ -243,6 +263,11 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 
     Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
     """
+    with _named("test"):
+        return _evaluate_test(recipe, store, execution)
+
+
+def _evaluate_test(recipe: Recipe, store: Store, execution: Execution | None) -> Row:
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)
