@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,6 +198,8 @@ def plan(
 
         grids = [_grid(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
         click.echo(grid_plan.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
+        if gpu is None:
+            _say_unfit(part.study for grid in grids for part in grid.parts)
         return DONE
     if len(names) > 1:
         raise click.UsageError(f"{studies[0]} is a study; several in one plan must all be ablations")
@@ -209,7 +211,23 @@ def plan(
     from study import plan as plans
 
     click.echo(plans.show(study, Store(store or study.store or Store.default().url)))
+    _say_unfit([study])
     return DONE
+
+
+def _say_unfit(studies: Iterable[Study]) -> None:
+    """Says which resources this machine does not have: a plan may be for another one, a run here is refused."""
+    from study.workers import check_resources, machine_for
+    from trainables.faults import ConfigError
+
+    faults: dict[str, None] = {}
+    for study in studies:
+        try:
+            check_resources(study.resources, machine_for(study.resources))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    for fault in faults:
+        click.echo(f"\nnot on this machine, where a run is refused: {fault}")
 
 
 @cli.command(epilog=EPILOG)
@@ -319,7 +337,9 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
-    for finding in doctors.examine(store or (study.store if study else None), study.encoder if study else None):
+    for finding in doctors.examine(
+        store or (study.store if study else None), study.encoder if study else None, study.resources if study else None
+    ):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")

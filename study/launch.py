@@ -26,7 +26,7 @@ from study.machine_faults import StudyStopped, stops
 from study.screen import Screen
 from study.scribe import Row, Scribe, failed, trials
 from study.settings import Study
-from study.workers import Interrupts, Machine, Shared, check_seen, quiet, ray_session, this_machine
+from study.workers import Interrupts, Machine, Shared, check_seen, machine_for, quiet, ray_session
 from trainables import energy
 from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
@@ -66,7 +66,7 @@ def run(
     if is_finished(study, run_dir, retry_failed):
         return _outcome(run_dir, f"{study.name} is finished; nothing was run again")
     artifacts = Store(store or study.store or Store.default().url)
-    notices = check(study, None if address else this_machine())
+    notices = check(study, None if address else machine_for(study.resources))
     with (
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,

@@ -61,11 +61,11 @@ PHRASES = {
     Fault(WRITABLE): "read-only file system",
     Fault(HANDLES): "too many open files|can't start new thread|resource temporarily unavailable",
     Fault(GPU): """no kernel image is available|(not|without|n't) (been )?(compiled|built) with cuda|no nvidia driver|no usable gpu
-        |driver on your system is too old|driver version is insufficient|driver/library version mismatch|no (cuda|hip) gpus are available
-        |no (cuda|rocm)-capable device|invalid device ordinal|devices? [^ ]+ busy or unavailable|system not yet initialized
-        |fallen off the bus|device kernel image is invalid|unsupported (ptx|toolchain)|forward compatibility was attempted
-        |uncorrectable (nvlink|ecc)|cudagetdevicecount|hiperrornobinaryforgpu|gpu is lost|unable to determine the device handle
-        |cuda error: (unknown|initialization) error""",
+        |driver on your system is too old|driver version is insufficient|driver/library version mismatch
+        |no (cuda|hip) gpus are available|no (cuda|rocm)-capable device|invalid device ordinal|devices? [^ ]+ busy or unavailable
+        |system not yet initialized|fallen off the bus|device kernel image is invalid|unsupported (ptx|toolchain)
+        |forward compatibility was attempted|uncorrectable (nvlink|ecc)|cudagetdevicecount|hiperrornobinaryforgpu|gpu is lost
+        |unable to determine the device handle|cuda error: (unknown|initialization) error""",
     Fault(PEERS, passing=True): r"""\bnccl\b|nccl(system|remote|unhandled)\w*error|processgroup\w+|\bgloo\b|socket ?timeout
         |connection (closed|reset) by peer|wait timeout after \d+ms""",
     Fault(REACH, passing=True): "input/output error|stale file handle|transport endpoint is not connected",

@@ -23,7 +23,7 @@ from study.lock import RunLock
 from study.machine_faults import stops
 from study.parts import write_whole
 from study.plan import time_text
-from study.workers import Shared, this_machine
+from study.workers import Shared, machine_for
 from trainables.faults import ConfigError
 from trainables.store import Store
 
@@ -88,7 +88,7 @@ def _check_all(parts: list[Any], address: str | None) -> None:
     faults: dict[str, None] = {}
     for part in parts:
         try:
-            check(part.study, None if address else this_machine())
+            check(part.study, None if address else machine_for(part.study.resources))
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if faults:
