@@ -68,6 +68,7 @@ def run(
     artifacts = Store(store or study.store or Store.default().url)
     notices = check(study, None if address else machine_for(study.resources))
     with (
+        stops(),
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
         quiet(run_dir / "study.log") as terminal,
@@ -77,13 +78,12 @@ def run(
         rows, problems = record.read(run_dir / "records.jsonl")
         with Screen(terminal, study.name, study.metric) as screen:
             scribe = Scribe(record.Records(run_dir / "records.jsonl", study.name), screen, rows, study.metric)
-            with stops():
-                parts.write_whole(run_dir / "study.yaml", study.to_yaml())
-                (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
-                if retry_failed:
-                    _begin_again(scribe)
-                elif text := _failed_text(rows):
-                    screen.say(f"note: {text}")
+            parts.write_whole(run_dir / "study.yaml", study.to_yaml())
+            (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
+            if retry_failed:
+                _begin_again(scribe)
+            elif text := _failed_text(rows):
+                screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
             return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, [*notices, *problems])
 

@@ -62,7 +62,7 @@ PHRASES = {
     Fault(HANDLES): "too many open files|can't start new thread|resource temporarily unavailable",
     Fault(GPU): """no kernel image is available|(not|without|n't) (been )?(compiled|built) with cuda|no nvidia driver|no usable gpu
         |driver on your system is too old|driver version is insufficient|driver/library version mismatch
-        |no (cuda|hip) gpus are available|no (cuda|rocm)-capable device|invalid device ordinal|devices? [^ ]+ busy or unavailable
+        |no (cuda|hip) gpus are available|no (cuda|rocm)-capable device|invalid device ordinal|busy or unavailable
         |system not yet initialized|fallen off the bus|device kernel image is invalid|unsupported (ptx|toolchain)
         |forward compatibility was attempted|uncorrectable (nvlink|ecc)|cudagetdevicecount|hiperrornobinaryforgpu|gpu is lost
         |unable to determine the device handle|cuda error: (unknown|initialization) error""",

@@ -373,7 +373,8 @@ def _append(path: Path, line: bytes) -> None:
                 written += os.write(file, line[written:])
             os.fsync(file)
         except OSError:
-            os.ftruncate(file, size)
+            with suppress(OSError):  # what the disk said first is what counts
+                os.ftruncate(file, size)
             raise
     finally:
         os.close(file)
