@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from study import gpus, workers
+from study.config import load_study
 from study.settings import Resources
 from study.workers import check_resources, machine_for
 from tests.study.tiny import records, refused, write_study
@@ -140,3 +141,10 @@ def test_a_study_is_refused_before_anything_is_computed(
     assert "resources.gpus: 1 asked for a trial, but this machine has 0 GPUs that answer" in said
     assert "CUDA_VISIBLE_DEVICES='0'" in said
     assert records(tmp_path / "run") == []
+
+
+def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -> None:
+    made = load_study(write_study(tmp_path))
+    assert made.execution_for(keep_weights=True).device == "cpu", "also where there is a GPU"
+    wanted = made.model_copy(update={"resources": Resources(gpus=0.5)})
+    assert wanted.execution_for(keep_weights=True).device == "cuda", "and never silently on the CPU"
