@@ -196,9 +196,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """finished, interrupted or unfinished; the last also after a kill."""
+        """finished, interrupted, stopped or unfinished; the last also after a kill."""
         last = next((row["status"] for row in reversed(self.of("study"))), "")
-        return last if last in ("finished", "interrupted") else "unfinished"
+        return last if last in ("finished", "interrupted", "stopped") else "unfinished"
 
     @cached_property
     def seconds(self) -> float:

@@ -281,6 +281,17 @@ def by_status(run: Run) -> str:
     return ", ".join(f"{counts[status]} {names.get(status, status)}" for status in STATUSES if counts[status])
 
 
+def _failures(run: Run) -> str:
+    """`1 of 8 trials of the search is complete, 7 failed; 1 of 4 finals failed.`"""
+    complete, lost = (sum(trial.status == status for trial in run.search) for status in ("complete", "failed"))
+    said = [
+        f"{complete} of {len(run.search)} trials of the search {'is' if complete == 1 else 'are'} complete, {lost or 'none'} failed"
+    ]
+    if finals := sum(trial.status == "failed" for trial in run.finals):
+        said.append(f"{finals} of {len(run.finals)} finals failed")
+    return f"{'; '.join(said)}. --retry-failed begins them again."
+
+
 def missing(run: Run) -> list[str]:
     """What a finished report would hold and this one does not, a sentence each."""
     said, finals = [], select.settings(run)
@@ -288,6 +299,11 @@ def missing(run: Run) -> list[str]:
         said.append("The study has not finished: this is how it stands.")
     elif run.state == "interrupted":
         said.append("The study was interrupted: this is how it stands. The same command goes on.")
+    elif run.state == "stopped":
+        reason = plain(run.of("study")[-1].get("reason") or "no reason given", 300)
+        said.append(f"The study was stopped: {reason}. This is how it stands; once that is mended the same command goes on.")
+    if any(trial.status == "failed" for trial in run.trials):
+        said.append(_failures(run))
     if not run.search and not run.finals:
         said.append("No trial has begun.")
     elif run.search and not any(trial.status == "complete" for trial in run.search):

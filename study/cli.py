@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from analysis.terminal import open_streams
-from study.options import ACCEPT, DIALECT, JSON, OTHER_ENCODER, RUN, SCALE, SEEDS, SET, STORE, STUDY, TASKS, TEXT
+from study.exits import DONE, EPILOG, INTERRUPTED, NO_RESULT, WRONG_INPUT, Unexpected, cut_short, exit_code, unexpected
+from study.options import ACCEPT, DIALECT, JSON, OTHER_ENCODER, RETRY, RUN, SCALE, SEEDS, SET, STORE, STUDY, TASKS, TEXT
 
 if TYPE_CHECKING:
     from study.grid import Grid
     from study.settings import Study
-
-EPILOG = """\b
-Exit codes:
-  0    done
-  1    the study ended without any result, or something unexpected broke
-  2    wrong input: every fault is named, nothing was computed
-  3    the run folder is in use by another process
-  130  interrupted: the same command goes on
-"""
-DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -41,6 +31,7 @@ def cli() -> None:
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
 @ACCEPT
+@RETRY
 def run(
     study_file: Path,
     overrides: tuple[str, ...],
@@ -48,6 +39,7 @@ def run(
     address: str | None,
     store: str | None,
     accept_changed_inputs: bool,
+    retry_failed: bool,
 ) -> int:
     """Run a study, or go on with one that was interrupted or whose budget was raised.
 
@@ -55,18 +47,18 @@ def run(
     """
     study = _load(study_file, overrides)
     from study import launch
+    from study.machine_faults import StudyStopped
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
     words = [_quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study run", *words, *(f"--{name} {_quoted(value)}" for name, value in options.items() if value)])
     try:
-        outcome = launch.run(study, run_dir, store=store, address=address, accept_changed_inputs=accept_changed_inputs)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
-        return INTERRUPTED
+        outcome = launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed)
+    except (KeyboardInterrupt, StudyStopped) as end:
+        return cut_short(end, again)
     except Exception as error:
-        if _exit_code(error) is None:
+        if exit_code(error) is None:
             raise Unexpected(launch.log_failure(run_dir)) from error
         raise
     click.echo(outcome.text)
@@ -85,6 +77,7 @@ def run(
 @click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 @STORE
 @ACCEPT
+@RETRY
 def reproduce(
     name: str | None,
     as_list: bool,
@@ -97,6 +90,7 @@ def reproduce(
     address: str | None,
     store: str | None,
     accept_changed_inputs: bool,
+    retry_failed: bool,
 ) -> int:
     """Run a published ablation, or one of your own, and show its table beside the published numbers.
 
@@ -104,6 +98,7 @@ def reproduce(
     saves and stops; the same command goes on.
     """
     from study import reproduce as runs
+    from study.machine_faults import StudyStopped
 
     if as_list or name is None:
         click.echo(runs.listing())
@@ -115,12 +110,11 @@ def reproduce(
     words = [_quoted(name), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study reproduce", *words, *(f"--{key} {_quoted(value)}" for key, value in options.items() if value)])
     try:
-        outcome = runs.run(grid, folder, store, address, click.echo, accept_changed_inputs)
-    except KeyboardInterrupt:
-        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
-        return INTERRUPTED
+        outcome = runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed)
+    except (KeyboardInterrupt, StudyStopped) as end:
+        return cut_short(end, again)
     except Exception as error:
-        if _exit_code(error) is None:
+        if exit_code(error) is None:
             from study import launch
 
             raise Unexpected(launch.log_failure(folder)) from error
@@ -194,6 +188,8 @@ def plan(
 
         grids = [_grid(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
         click.echo(grid_plan.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
+        if gpu is None:
+            _say_unfit(part.study for grid in grids for part in grid.parts)
         return DONE
     if len(names) > 1:
         raise click.UsageError(f"{studies[0]} is a study; several in one plan must all be ablations")
@@ -205,7 +201,23 @@ def plan(
     from study import plan as plans
 
     click.echo(plans.show(study, Store(store or study.store or Store.default().url)))
+    _say_unfit([study])
     return DONE
+
+
+def _say_unfit(studies: Iterable[Study]) -> None:
+    """Says which resources this machine does not have: a plan may be for another one, a run here is refused."""
+    from study.workers import check_resources, machine_for
+    from trainables.faults import ConfigError
+
+    faults: dict[str, None] = {}
+    for study in studies:
+        try:
+            check_resources(study.resources, machine_for(study.resources))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    for fault in faults:
+        click.echo(f"\nnot on this machine, where a run is refused: {fault}")
 
 
 @cli.command(epilog=EPILOG)
@@ -316,7 +328,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
-    about = (study.store, study.encoder, check.training_texts(study)) if study else (None, None, ())
+    about = (study.store, study.encoder, check.training_texts(study), study.resources) if study else (None, None, (), None)
     for finding in doctors.examine(store or about[0], *about[1:]):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
         if finding.advice:
@@ -437,20 +449,6 @@ def _quoted(value: Any) -> str:
     return shlex.quote(str(value))
 
 
-class Unexpected(Exception):
-    """Something broke that should not; its argument is the file that holds the traceback, or None."""
-
-
-def _exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that has an answer; None for the unexpected."""
-    from study.lock import RunInUse
-    from trainables.faults import ConfigError
-
-    if isinstance(error, RunInUse):
-        return IN_USE
-    return WRONG_INPUT if isinstance(error, ConfigError) else None
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error is one clear message on stderr and an exit code."""
     open_streams()
@@ -468,33 +466,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is not None:
             faults = getattr(error, "faults", None) or [str(error)]
             for fault in faults:
                 click.echo(f"error: {fault}", err=True)
             return code
-        return _unexpected(error)
-
-
-def _is_full(error: BaseException | None) -> bool:
-    """Whether a disk is full, or a quota used up."""
-    import errno
-
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-def _unexpected(error: Exception) -> int:
-    if isinstance(error, Unexpected):
-        cause = error.__cause__
-        advice = "; free some space, and the same command goes on" if _is_full(cause) else ""
-        click.echo(f"error: {type(cause).__name__}: {cause}{advice}\nthe traceback is in {error.args[0]}", err=True)
-        return NO_RESULT
-    import os
-    import tempfile
-
-    handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
-    return NO_RESULT
+        return unexpected(error)

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from study import variables
-from study.workers import BASES, quiet, ray_session, this_machine, writable_base
+from study import gpus, variables
+from study.settings import Resources
+from study.workers import BASES, check_resources, machine_for, quiet, ray_session, this_machine, writable_base
 from trainables.config import Encoder
 from trainables.faults import ConfigError
 
@@ -38,7 +39,9 @@ class Finding:
     advice: str = ""
 
 
-def examine(store: str | None = None, encoder: Encoder | None = None, texts: Sequence[str] = ()) -> Iterator[Finding]:
+def examine(
+    store: str | None = None, encoder: Encoder | None = None, texts: Sequence[str] = (), resources: Resources | None = None
+) -> Iterator[Finding]:
     """Everything in turn; `texts` are some that the encoder is to read.
 
     A check that itself breaks is a failed finding, never an exception.
@@ -47,6 +50,7 @@ def examine(store: str | None = None, encoder: Encoder | None = None, texts: Seq
         _python,
         _processors,
         _torch,
+        lambda: _resources(resources),
         _memory,
         lambda: _folders(store),
         _variables,
@@ -105,9 +109,13 @@ def _torch() -> Iterator[Finding]:
     yield Finding(OK, "torch", importlib.metadata.version("torch"))
     device = precision.pick_device("auto")
     if device.type == "cuda":
-        from trainables.recipe import device_name
-
-        yield Finding(OK, "GPU", f"{this_machine().gpus:g}, the first is {device_name(device)}", "set resources.gpus: 1 to use it")
+        names, why = gpus.answering()
+        if not names:
+            found = f"there is one, but it does not compute: {why}"
+            yield Finding(FAIL, "GPU", found, "see `nvidia-smi`; resources.gpus: 0 runs on CPUs")
+            return
+        found = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
+        yield Finding(WARN if why else OK, "GPU", found, "set resources.gpus: 1 to use it")
         chosen = precision.resolve("auto", "cuda")
         yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
         return
@@ -121,6 +129,17 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         OK, "bfloat16", f"{gain:.1f} times as fast as float32 in matrix products on this CPU; precision: auto takes {taken}"
     )
+
+
+def _resources(resources: Resources | None) -> Iterator[Finding]:
+    """Whether a trial of the study fits on this machine."""
+    if resources is None:
+        return
+    try:
+        check_resources(resources, machine_for(resources))
+        yield Finding(OK, "resources", "a trial fits on this machine")
+    except ConfigError as error:
+        yield Finding(FAIL, "resources", "; ".join(error.faults), "change resources, or join a cluster with --address")
 
 
 def _memory() -> Iterator[Finding]:

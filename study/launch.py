@@ -22,12 +22,13 @@ from study import inputs, parts, record, variables
 from study.check import check
 from study.config import load_study
 from study.lock import RunLock
+from study.machine_faults import StudyStopped, stops
 from study.paths import in_place, portable
 from study.places import shareable
 from study.screen import Screen
-from study.scribe import Scribe, trials
+from study.scribe import Row, Scribe, failed, trials
 from study.settings import Study
-from study.workers import Interrupts, Machine, Shared, check_seen, quiet, ray_session, this_machine
+from study.workers import Interrupts, Machine, Shared, check_seen, machine_for, quiet, ray_session
 from trainables import energy
 from trainables.faults import ConfigError, read_yaml
 from trainables.store import Store, StoreError
@@ -37,20 +38,22 @@ PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex",
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended: whether there is a result, and what to print."""
+    """How a study ended: whether there is a result, what to print, and in a line which trials failed."""
 
     has_result: bool
     text: str
+    failed: str = ""
 
 
-def opened(study: Study, run_dir: Path, accept: bool = False) -> tuple[bool, inputs.Found]:
+def opened(study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False) -> tuple[bool, inputs.Found]:
     """(whether there is nothing left to do, what the study reads beside what the folder was computed from).
 
     Raises ConfigError where the folder is another study's, or of other inputs unless that is accepted.
     """
     earlier = _earlier(run_dir, study)
     found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, accept)
-    return earlier is not None and not found.changed and _finished(run_dir, study, earlier), found
+    finished = earlier is not None and not found.changed and _finished(run_dir, study, earlier)
+    return finished and not (retry_failed and _can_retry(run_dir, study)), found
 
 
 def run(
@@ -60,23 +63,26 @@ def run(
     address: str | None = None,
     shared: Shared | None = None,
     accept_changed_inputs: bool = False,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run a study, or go on with it. Returns at once where there is nothing left to do.
 
     `shared` is the Ray of several studies, which they use one after the other; without it a study has its own. With
-    `accept_changed_inputs` all that was computed from other data or another encoder counts no more.
-    Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt after SIGINT or SIGTERM.
+    `accept_changed_inputs` all that was computed from other data or another encoder counts no more; with `retry_failed` trials that
+    failed are begun again. Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt
+    after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials alike.
     """
-    finished, found = opened(study, run_dir, accept_changed_inputs)
+    finished, found = opened(study, run_dir, accept_changed_inputs, retry_failed)
     if finished:
         said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
         return _outcome(run_dir, "\n".join(said))
     artifacts = Store(store or study.store or Store.default().url)
-    notices = [*check(study, None if address else this_machine()), *variables.told(address)]
+    notices = [*check(study, None if address else machine_for(study.resources)), *variables.told(address)]
     if not found.now:  # a new folder, or what could not be read a moment ago
         _, found = opened(study, run_dir, accept_changed_inputs)
         found = replace(found, now=found.now or inputs.of(study))
     with (
+        stops(),
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
         quiet(run_dir / "study.log") as terminal,
@@ -90,6 +96,10 @@ def run(
             scribe = Scribe(records, screen, rows, study.metric, written)
             parts.write_whole(run_dir / "study.yaml", portable(study, run_dir).to_yaml())
             (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
+            if retry_failed:
+                _begin_again(scribe)
+            elif text := _failed_text(rows):
+                screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
             return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, found, [*notices, *problems])
 
@@ -112,13 +122,18 @@ def _sitting(
         return {"seconds": time.monotonic() - began, "cpu_energy_j": cpus.joules() if machines == 1 else None}
 
     def note(status: str, **more: Any) -> None:
-        about = {"versions": versions(), "commit": commit(), "device": "cuda" if study.resources.gpus else "cpu"}
+        about = {"versions": versions(), "commit": commit(), "device": _device(scribe.rows)}
         about |= {"store": shareable(store.url)}
         scribe.write("study", status=status, config_digest=_digest(study), **about, **more)
 
     def interrupted() -> None:
         if scribe.rows[-1].get("status") != "interrupted":
             note("interrupted", **spent())
+
+    def stopped(reason: str) -> None:
+        print(traceback.format_exc(), flush=True)  # stdout is the log
+        with suppress(StudyStopped):  # the disk of the records may be what is full
+            note("stopped", reason=reason, **spent())
 
     others = [*inputs.library_changes(scribe.rows, versions()), *inputs.store_changes(scribe.rows, store.url)]
     try:
@@ -128,7 +143,7 @@ def _sitting(
             scribe.note(text)
         with suppress(StoreError, OSError):
             store.collect()
-        with session_of_ray() as machine:
+        with stops(), session_of_ray() as machine:
             interrupts.install()
             machines = len(machine.nodes)
             if machines > 1:
@@ -144,8 +159,10 @@ def _sitting(
     except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
         interrupted()
         raise KeyboardInterrupt from None
-    _report(run_dir)
-    return _outcome(run_dir, f"{study.name} finished")
+    except StudyStopped as stop:
+        stopped(stop.reason)
+        raise
+    return _outcome(run_dir, f"{study.name} finished", anew=True)
 
 
 # Opening a run folder -------------------------------------------------------------------------------------------------------------
@@ -208,6 +225,32 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     return done in (_digest(study), _older_digest(study))
 
 
+# Trials that failed ---------------------------------------------------------------------------------------------------------------
+
+
+def _can_retry(run_dir: Path, study: Study) -> bool:
+    """Whether a finished study has anything that failed: trials, the test scores of a final, its bag of words."""
+    rows, _ = record.read(run_dir / "records.jsonl")
+    tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    finals = {name for name, row in trials(rows, "final").items() if row["status"] == "complete"}
+    return bool(failed(rows) or finals - tested or (study.baseline and not any(row["event"] == "baseline" for row in rows)))
+
+
+def _begin_again(scribe: Scribe) -> None:
+    """Trials that failed count as unfinished from now on: the search asks for them first, with their numbers and settings."""
+    for row in failed(scribe.rows):
+        scribe.reopens(row, f"failed before and is begun again: {row.get('reason')}")
+
+
+def _failed_text(rows: list[Row]) -> str:
+    """`2 trials failed: t000, t003. --retry-failed begins them again`; empty where none failed."""
+    names = [row["trial"] for row in failed(rows)]
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    one = len(names) == 1
+    again = f"--retry-failed begins {'it' if one else 'them'} again"
+    return f"{len(names)} trial{'s' * (not one)} failed: {shown}. {again}" if names else ""
+
+
 # How it ended ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -217,17 +260,32 @@ def _report(run_dir: Path) -> Path:
     return Path(report.write(run_dir))
 
 
-def _outcome(run_dir: Path, said: str) -> Outcome:
-    """What is printed at the end."""
+def _device(rows: list[Row]) -> str | None:
+    """What trials were last computed on, by their evaluations; None before the first."""
+    return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
+
+
+def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
+    """What is printed at the end. A report that cannot be written is told, and the study has its result all the same."""
     table = run_dir / "report" / "table.txt"
-    if not table.exists():
-        _report(run_dir)
+    try:
+        if anew or not table.exists():
+            _report(run_dir)
+        report = f"{table.read_text(encoding='utf-8')}\nreport: {run_dir / 'report' / 'report.html'}"
+    except OSError as error:
+        report = unwritten(error, run_dir)
     rows, _ = record.read(run_dir / "records.jsonl")
     tested = any(row["event"] == "evaluation" and row.get("split") == "test" for row in rows)
     if not tested:
         reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
         said += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
-    return Outcome(tested, f"{said}\n\n{table.read_text(encoding='utf-8')}\nreport: {run_dir / 'report' / 'report.html'}")
+    lost = _failed_text(rows)
+    return Outcome(tested, f"{said}\n{lost}\n\n{report}" if lost else f"{said}\n\n{report}", lost)
+
+
+def unwritten(error: OSError, run_dir: Path) -> str:
+    """What to say where everything is computed, but the disk does not take the report."""
+    return f"no report was written: {error}; all results are there, and once that is mended: study report {run_dir}"
 
 
 def log_failure(run_dir: Path) -> Path:

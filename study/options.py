@@ -48,3 +48,4 @@ ACCEPT = click.option(
     is_flag=True,
     help="Where data or encoder are not those of earlier sessions: start again what was computed from them.",
 )
+RETRY = click.option("--retry-failed", is_flag=True, help="Begin trials that failed again, with their numbers and settings.")

@@ -15,10 +15,11 @@ from uuid import uuid4
 
 from study import finals, space
 from study import plan as plans
+from study.machine_faults import StudyStopped, alike, fault_of, said, stops
 from study.metric import objective
 from study.paths import portable
 from study.record import BAG_OF_WORDS
-from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of
+from study.scribe import Row, Scribe, Trial, hours_spent, ranking, scored, trial_of, trials
 from study.settings import Study
 from study.work import Ended, Layout, Work, bag_of_words, best_precision
 from study.workers import Machine
@@ -87,7 +88,7 @@ def session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: 
     # One node: the run folder. Several: what all of them see is the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
-    layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1)
+    layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
     return Session(study, run_dir, store, scribe, machine, layout, board)
 
@@ -121,13 +122,14 @@ def _baseline(s: Session) -> Any:
 
 
 def _record_baseline(s: Session, pending: Any) -> None:
-    """Wait for the bag of words. A study does not die of its baseline."""
+    """Wait for the bag of words. A study does not die of its baseline, unless the machine is to blame."""
     import ray
 
     if pending is None:
         return
     try:
-        found = ray.get(pending)
+        with stops():
+            found = ray.get(pending)
     except Exception as error:
         s.scribe.note(f"no bag of words: {_last_line(error)}")
         return
@@ -142,7 +144,10 @@ def _record_baseline(s: Session, pending: Any) -> None:
 
 
 def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
-    """Run what is missing of a trajectory under Ray Train, with all that the cluster has; what failed is left to the trials."""
+    """Run what is missing of a trajectory under Ray Train, with all that the cluster has; what failed is left to the trials.
+
+    Raises StudyStopped where the machine failed.
+    """
     missing = {node.stage_id for node in trajectory.missing(s.store)}
     rows: dict[int, Row] = {}
     reason, began = None, time.monotonic()
@@ -176,11 +181,13 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     rows: dict[int, Row] = {}
     s.scribe.screen.expect("stages", 1)
     try:
-        for row in persistent(partial(start, work, layout, s.board), layout.retries):
+        for row in persistent(partial(start, work, layout, s.board), layout.retries, layout.patience_s):
             s.scribe.shared(row)
             rows[row["step"]] = row
     except Ended as end:
         print(end.details, flush=True)
+        if end.status == "halted":
+            raise StudyStopped(end.reason, end.advice) from end
         return rows, end.reason
     finally:
         s.scribe.screen.ended("stage", "complete", "stages")
@@ -280,21 +287,46 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
             if searcher.goes_on(name):
                 s.scribe.again(name)
             else:
-                self._ends(trial.config, "failed", "its process died again and again", {})
+                self._ends(trial.config, *_death(trial.get_pickled_error()))
             s.board.sweep.remote(list(s.scribe.running))
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):
                 s.scribe.starts(asked[config["trial"]])  # its process may have died before it began
-                s.scribe.ends(config["trial"], status, reason, result.get("details"))
-                finals.prune(s)
+                if status != "halted":
+                    s.scribe.ends(config["trial"], status, reason, result.get("details"), result.get("where"))
+                    finals.prune(s)
+                    _stop_if_alike(s)
+                else:
+                    s.scribe.reopens(trials(s.rows, config["phase"])[config["trial"]], reason, result.get("details"))
             elif status == "failed":
                 s.scribe.note(f"no test scores of {config['trial']}: {reason}")
+            if status == "halted":
+                raise StudyStopped(str(reason), result.get("advice") or "")
 
         def __reduce__(self) -> tuple[Any, ...]:
             return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return ToRecords()
+
+
+def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
+    """(status, reason, more) of a trial whose process died again and again."""
+    reason = "its process died again and again"
+    if error is not None and (fault := fault_of(error)):
+        return "halted", f"{reason}: {said(error)}", {"advice": fault.advice}
+    return "failed", reason, {}
+
+
+def _stop_if_alike(s: Session) -> None:
+    """Raises StudyStopped where trials fail alike from their beginning; they count as unfinished then, not as failed."""
+    same = alike(s.rows)
+    for row in same:
+        s.scribe.reopens(row, row["reason"])
+    if same:
+        names = " and ".join(row["trial"] for row in same)
+        reason = f"{names} failed alike at their beginning, and no trial has come to a validation yet: {same[0]['reason']}"
+        raise StudyStopped(reason, f"the whole traceback is in {s.run_dir / 'study.log'}")
 
 
 def write_whole(path: Path, text: str) -> None:

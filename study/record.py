@@ -89,14 +89,15 @@ _SCORED = {
 
 FIELDS: dict[str, dict[str, Field]] = {
     "study": {
-        "status": Field(str, "started, resumed, interrupted, finished", required=True),
+        "status": Field(str, "started, resumed, interrupted, stopped, finished", required=True),
+        "reason": Field(str, "why it stopped before its end: what failed of the machine, or of all trials alike"),
         "seconds": Field(float, "length of this session, seconds"),
         "cpu_energy_j": Field(
             float, "joules in this session of all CPU packages of the machine, whatever ran on it; null with several machines"
         ),
         "versions": Field(dict, "package: version"),
         "commit": Field(str, "commit of the code, with + when the tree had changes"),
-        "device": Field(str, "what trials run on"),
+        "device": Field(str, "what trials were last computed on: cpu, or the name of the GPU"),
         "config_digest": Field(str, "hash of the resolved study file"),
         "store": Field(str, "where artifacts are kept"),
         "note": Field(str, "anything else"),
@@ -147,8 +148,11 @@ FIELDS: dict[str, dict[str, Field]] = {
         "label": Field(str, "name of the setting in tables"),
         "seed": Field(int, "seed of the trial"),
         "stage_ids": Field(list, "identities of its stages in order"),
-        "status": Field(str, "started, complete, stopped (early), diverged, failed", required=True),
-        "reason": Field(str, "why it stopped, diverged or failed"),
+        "status": Field(
+            str, "started, complete, stopped (early), diverged, failed, unfinished (a resume asks for it)", required=True
+        ),
+        "reason": Field(str, "why it stopped, diverged, failed or is unfinished; (stage NAME) says in which stage"),
+        "where": Field(str, "line of code at which it diverged or failed"),
         "epochs": Field(float, "epochs run"),
         "error_rate_percent": Field(float, "last validation error, percent"),
         "metric": Field(str, "what it is compared by; null in old records: error_rate"),
@@ -412,7 +416,8 @@ def _append(path: Path, line: bytes) -> None:
                 written += os.write(file, line[written:])
             os.fsync(file)
         except OSError:
-            os.ftruncate(file, size)
+            with suppress(OSError):  # what the disk said first is what counts
+                os.ftruncate(file, size)
             raise
     finally:
         os.close(file)

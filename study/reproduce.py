@@ -20,10 +20,11 @@ from study.ablations import Ablation
 from study.check import check
 from study.grid import Grid, Part
 from study.lock import RunLock
+from study.machine_faults import stops
 from study.parts import write_whole
 from study.places import shareable
 from study.plan import time_text
-from study.workers import Shared, this_machine
+from study.workers import Shared, machine_for
 from trainables.faults import ConfigError
 from trainables.store import Store
 
@@ -45,18 +46,19 @@ def run(
     address: str | None = None,
     say: Callable[[str], None] = print,
     accept_changed_inputs: bool = False,
+    retry_failed: bool = False,
 ) -> Outcome:
     """Run what is left of an ablation's studies, one after the other, then write its tables.
 
     Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse where another driver has the
-    folder, KeyboardInterrupt after SIGINT or SIGTERM.
+    folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials of a study alike.
     """
     _check_folder(grid, folder)
-    todo, changed = _left(grid, folder, accept_changed_inputs)
+    todo, changed = _left(grid, folder, accept_changed_inputs, retry_failed)
     measure = grid.ablation.statistics and (changed or not (_is_as_before(grid, folder) and (folder / STATISTICS).exists()))
     _check_all(todo, address)
     measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
-    with RunLock(folder):
+    with RunLock(folder), stops():
         began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
@@ -70,19 +72,21 @@ def run(
                 settings, seeds = len(part.settings), part.study.final.seeds
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
-                launch.run(part.study, folder / part.folder, store, address, shared, accept_changed_inputs)
+                ran = launch.run(part.study, folder / part.folder, store, address, shared, accept_changed_inputs, retry_failed)
+                if ran.failed:
+                    say(f"{part.folder}: {ran.failed}")
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
         said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
         return _outcome(grid, folder, said)
 
 
-def _left(grid: Grid, folder: Path, accept: bool) -> tuple[list[Part], bool]:
+def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool) -> tuple[list[Part], bool]:
     """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
     faults: dict[str, None] = {}
     todo, changed = [], False
     for part in grid.parts:
         try:
-            finished, found = launch.opened(part.study, folder / part.folder, accept)
+            finished, found = launch.opened(part.study, folder / part.folder, accept, retry_failed)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
             continue
@@ -103,7 +107,7 @@ def _check_all(parts: list[Any], address: str | None) -> None:
     faults: dict[str, None] = {}
     for part in parts:
         try:
-            check(part.study, None if address else this_machine())
+            check(part.study, None if address else machine_for(part.study.resources))
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if faults:
@@ -182,8 +186,11 @@ def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
     """Tables from the records alone."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     found = tables.read(folder)
-    page = output.write(folder / "report", found.files, output.FORMATS)
-    text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    try:
+        page = output.write(folder / "report", found.files, output.FORMATS)
+        text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    except OSError as error:
+        return Outcome(tested, f"{said}\n\n{launch.unwritten(error, folder)}")
     spent = "" if grid.ablation.statistics else f"{tables.cost_text(found.ledger)}\n"
     return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from study import record, space
+from study.machine_faults import stops
 from study.metric import ERROR_RATE, Metric, objective
 from study.screen import Screen
 from study.settings import Study
@@ -71,9 +72,10 @@ class Scribe:
         self.said = {str(row.get("text")) for row in self.rows if row["event"] == "notice"}
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one record, unless it is an evaluation that is there already."""
-        if self.records.append(event, **self.written(fields)):
-            self.rows.append({"event": event, **fields})
+        """Append one record, unless it is an evaluation that is there already. Raises StudyStopped where the disk is full."""
+        with stops():
+            if self.records.append(event, **self.written(fields)):
+                self.rows.append({"event": event, **fields})
         if event == "inputs":
             self.rows = record.counting(self.rows)
 
@@ -126,7 +128,7 @@ class Scribe:
             progress.wall_s, progress.energy_j = row.get("wall_s"), row.get("energy_j")
         self.screen.evaluation(name, row)
 
-    def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None) -> None:
+    def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None, where: str | None = None) -> None:
         """A trial is over: complete, stopped early, diverged or failed."""
         progress = self.running.pop(name)
         trial = progress.trial
@@ -136,6 +138,7 @@ class Scribe:
             trial,
             status=status,
             reason=reason,
+            where=where or None,
             epochs=progress.epoch,
             error_rate_percent=progress.error,
             metric=self.metric.name,
@@ -150,6 +153,14 @@ class Scribe:
         self.screen.ended(name, status, "search" if trial.phase == "search" else "finals", reason)
         if status == "complete" and progress.objective is not None:
             self.screen.found(progress.objective, name, trial.params)
+
+    def reopens(self, row: Row, reason: str | None, details: str | None = None) -> None:
+        """A trial, by its last record, that did not come to its end through no fault of its own: a resume asks for it first."""
+        self.running.pop(row["trial"], None)
+        if details:
+            print(f"trial {row['trial']} unfinished\n{details}", flush=True)
+        same = ("trial", "phase", "params", "setting", "label", "seed", "stage_ids")
+        self.write("trial", **{key: row.get(key) for key in same}, status="unfinished", reason=reason)
 
     def known(self, trial: Trial, row: Row) -> None:
         """A trial that is not run: the same one has ended so before, as its record says."""
@@ -214,6 +225,11 @@ def scored(row: Row, event: str = "evaluation") -> Row:
 def trials(rows: Sequence[Row], phase: str) -> dict[str, Row]:
     """The last record of every trial of a phase, by name."""
     return {row["trial"]: row for row in rows if row.get("event") == "trial" and row.get("phase") == phase}
+
+
+def failed(rows: Sequence[Row]) -> list[Row]:
+    """The last records of the trials that failed, of the search and of the finals."""
+    return [row for phase in ("search", "final") for row in trials(rows, phase).values() if row["status"] == "failed"]
 
 
 def ranking(rows: Sequence[Row]) -> list[Row]:

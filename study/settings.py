@@ -128,6 +128,9 @@ class Resources(Model):
     """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
     gradient_checkpointing: bool = False
     """Compute what a block of the encoder keeps for the backward pass once more there: less memory for one more forward pass."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 120
+    """How long a trial waits and tries again where a store or a network fails, before the study stops. A full disk, or one that is
+    not writable, stops it at once."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume also every so many steps; 0: at every evaluation only."""
 

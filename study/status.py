@@ -66,7 +66,8 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if last in ("started", "resumed"):
         last = "was killed; the same command goes on"
     spent = sum(row.get("seconds") or 0 for row in events)
-    return f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted") and spent else "")
+    said = f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted", "stopped") and spent else "")
+    return f"{said}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else said
 
 
 def _progress(rows: Sequence[Row]) -> str:
@@ -93,15 +94,15 @@ def _best(rows: Sequence[Row]) -> list[str]:
 
 
 def _head(metric: Metric) -> str:
-    return f"{'trial':<6}{'seed':>4} {'epoch':>5} {metric.short:>8}  {'state':<9} settings"
+    return f"{'trial':<6}{'seed':>4} {'epoch':>5} {metric.short:>8}  {'state':<10} settings"
 
 
 def _line(trial: Row, rows: Sequence[Row]) -> str:
     last = _last_validation(trial["trial"], rows)
     epoch, score = number(last.get("epoch"), ".3g"), number(of_run(rows).score(last), ".2f")
     state = "running" if trial["status"] == "started" else trial["status"]
-    said = trial.get("reason") if state in ("diverged", "failed") else describe(trial["params"])
-    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<9} {said}"[:80]
+    said = trial.get("reason") if state in ("diverged", "failed", "unfinished") else describe(trial["params"])
+    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<10} {said}"[:80]
 
 
 def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:

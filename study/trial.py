@@ -6,18 +6,25 @@ Both ways look the same to the caller: a row is computed when it is asked for, a
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from typing import Any
 
 from ray.tune import Trainable
 
+from study.machine_faults import poisons
 from study.settings import Study
 from study.switchboard import under_train
 from study.work import Ended, Layout, Rows, Work, ended, here, tested
 from trainables.config import Execution
 from trainables.faults import ConfigError
 from trainables.stages import Finetune
+
+FIRST_PAUSE_S = 1.0
+"""Until work is begun again after a failure of the machine; then twice as long each time."""
 
 
 def start(work: Work, layout: Layout, board: Any) -> Rows:
@@ -34,25 +41,36 @@ def is_done(work: Work) -> bool:
     return work.last is None and all(store.get(node.stage_id) is not None for node in nodes(work.recipe))
 
 
-def persistent(begin: Callable[[], Rows], retries: int) -> Rows:
+def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0) -> Rows:
     """Rows of what `begin` starts, begun again after a failure up to `retries` times. Rows that came before a failure come once.
 
+    After a failure of the machine that may pass it is begun again until `patience_s` were waited in vain, each time twice as long.
     Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
     """
     seen: set[tuple[Any, ...]] = set()
-    for attempt in range(retries + 1):
+    failures, waited = 0, 0.0
+    for attempt in count():
         try:
             with contextlib.closing(begin()) as rows:
                 for row in rows:
                     key = tuple(row.get(name) for name in ("stage_id", "split", "step"))
                     if key not in seen:
                         seen.add(key)
+                        waited = 0.0
                         yield row | {"attempt": attempt}
             return
         except Exception as error:
             end = ended(error)
-            if end.status == "diverged" or isinstance(error, ConfigError) or attempt == retries:
+            if end.status == "halted":
+                pause = min(max(waited, FIRST_PAUSE_S), patience_s - waited) if end.passing else 0.0
+                if pause <= 0:
+                    raise end from error
+                time.sleep(pause)
+                waited += pause
+                continue
+            if end.status == "diverged" or isinstance(error, ConfigError) or failures == retries:
                 raise end from error
+            failures += 1
 
 
 class TrialActor(Trainable):  # type: ignore[misc]
@@ -71,7 +89,9 @@ class TrialActor(Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin the next trial in the same process."""
+        """Begin the next trial in the same process, unless that can compute nothing any more: then Tune gives it another one."""
+        if self._poisoned:
+            os._exit(1)
         self.cleanup()
         self._begin(new_config)
         return True
@@ -80,7 +100,8 @@ class TrialActor(Trainable):  # type: ignore[misc]
         self._recipe = self._study.recipe_for(config["params"], config["seed"])
         work = Work(config["trial"], self._recipe, self._store, self._execution)
         begin = partial(tested, work, self._layout) if config.get("read_test") else partial(start, work, self._layout, self._board)
-        self._rows = persistent(begin, self._layout.retries)
+        self._poisoned = False
+        self._rows = persistent(begin, self._layout.retries, self._layout.patience_s)
 
     def step(self) -> dict[str, Any]:
         """Compute up to the next validation of the last stage, or to the end."""
@@ -97,7 +118,9 @@ class TrialActor(Trainable):  # type: ignore[misc]
             else:
                 result |= {"status": "complete", "done": True}
         except Ended as end:
-            result |= {"status": end.status, "reason": end.reason, "details": end.details, "done": True}
+            about = {name: getattr(end, name) for name in ("status", "reason", "details", "where", "advice")}
+            result |= about | {"done": True}
+            self._poisoned = not self._layout.under_train and poisons(end.details)
         return result | {"rows": rows}
 
     def cleanup(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from study.machine_faults import stops
 from study.search import STATES, Search, Stopping, trial_name, trial_number, whole_epoch
 from study.space import Params
 
@@ -137,8 +138,9 @@ class InTurn(Searcher):  # type: ignore[misc]
         self._live: dict[str, _Ticket] = {}
         self._again: list[_Ticket] = []
 
+    @stops()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration; None to wait, FINISHED after the last part."""
+        """The next configuration; None to wait, FINISHED after the last part. Raises StudyStopped where the machine failed."""
         if self._again:
             ticket = self._live[trial_id] = self._again.pop(0)
             return ticket.config
@@ -163,11 +165,13 @@ class InTurn(Searcher):  # type: ignore[misc]
         """Whether the trial of that name, whose process died, is about to be handed out again."""
         return any(ticket.config["trial"] == trial for ticket in self._again)
 
+    @stops()
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """For the search, which knows its own trials."""
         if trial_id in self._live:
             self._search.on_trial_result(self._live[trial_id].name, result)
 
+    @stops()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """For the search, unless the trial is begun again."""
         ticket = self._live.pop(trial_id, None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from study.machine_faults import fault_of, said
 from trainables.config import Execution, Recipe
 
 Row = dict[str, Any]
@@ -37,24 +39,43 @@ class Layout:
     """Folder or URL that all nodes see, for what Ray Train wants to keep."""
     retries: int = 1
     """How often work that failed is begun again, each time from its last saved state."""
+    patience_s: float = 0.0
+    """How long work is begun again and again after a failure of the machine that may pass."""
 
 
 class Ended(Exception):
-    """The work ended without finishing: status diverged or failed, the reason in one line, and where it happened."""
+    """The work ended without finishing: status diverged, failed, or halted by a failure of the machine; the reason in one line.
 
-    def __init__(self, status: str, reason: str, details: str = "") -> None:
-        super().__init__(status, reason, details)
+    `details` is the traceback, `where` the line of code, `advice` what to do about the machine; `passing`: it may be well soon.
+    """
+
+    def __init__(
+        self, status: str, reason: str, details: str = "", where: str = "", advice: str = "", passing: bool = False
+    ) -> None:
+        super().__init__(status, reason, details, where, advice, passing)
         self.status, self.reason, self.details = status, reason, details
+        self.where, self.advice, self.passing = where, advice, passing
 
 
 def ended(error: BaseException) -> Ended:
     """Any exception of the training loop as what the records keep of it."""
     if isinstance(error, Ended):
         return error
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    reason = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-    status = "diverged" if type(error).__name__ == "Diverged" else "failed"
-    return Ended(status, reason[:500], "".join(traceback.format_exception(error)))
+    stages = [note for note in getattr(error, "__notes__", ()) if note.startswith("stage ")]
+    reason = said(error) + "".join(f" ({stage})" for stage in stages[:1])
+    details, where = "".join(traceback.format_exception(error)), _where(error)
+    if type(error).__name__ == "Diverged":
+        return Ended("diverged", reason, details, where)
+    if fault := fault_of(error):
+        return Ended("halted", reason, details, where, fault.advice, fault.passing)
+    return Ended("failed", reason, details, where)
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of our own code that an error came through: `trainables/loop.py, line 120`."""
+    root = Path(__file__).parent.parent
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent.parent == root]
+    return f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else ""
 
 
 def here(work: Work) -> Rows:

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from analysis.terminal import stream
-from study import variables
+from study import gpus, variables
 from trainables.faults import ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Machine:
     """What can be shared out: the (CPUs, GPUs) of each node."""
 
     nodes: tuple[tuple[float, float], ...]
+    lacks: str = ""
+    """Why GPUs may not answer."""
 
     @property
     def cpus(self) -> float:
@@ -84,12 +86,16 @@ def this_machine() -> Machine:
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cpus = max(1, min(cpus, int(quota) // int(period)))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        gpus = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    else:
-        gpus = [path.name for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()]
-    return Machine(((cpus, len(gpus)),))
+    return Machine(((cpus, gpus.counted()),))
+
+
+def machine_for(resources: Any) -> Machine:
+    """This machine; where GPUs are asked for, with those alone that answer to torch."""
+    machine = this_machine()
+    if not resources.gpus:
+        return machine
+    names, why = gpus.answering()
+    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.given()))))
 
 
 def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:
@@ -99,7 +105,8 @@ def check_resources(resources: Any, machine: Machine, where: str = "this machine
         each, there = getattr(resources, name), getattr(machine, name)
         if each * resources.workers > there:
             asked = f"{resources.workers} workers with {each:g} each" if resources.workers > 1 else f"{each:g}"
-            faults.append(f"resources.{name}: {asked} asked for a trial, but {where} has {there:g} {unit}")
+            why = f" that answer ({machine.lacks}); 0 runs on CPUs" if name == "gpus" and machine.lacks else ""
+            faults.append(f"resources.{name}: {asked} asked for a trial, but {where} has {there:g} {unit}{why}")
     if not faults and machine.places(resources.cpus, resources.gpus) < resources.workers:
         nodes = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machine.nodes)
         asked = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
@@ -117,7 +124,7 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(variables.settled(joined=address is not None))
         if address is None:
-            machine = this_machine()
+            machine = machine_for(resources)
             check_resources(resources, machine)
             stack.enter_context(_local_cluster(machine))
         else:
@@ -130,6 +137,8 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
             machine = _cluster(ray)
             hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
             check_resources(resources, machine, f"the cluster at {address}{hint}")
+            if resources.gpus:
+                gpus.check_cluster(ray, resources)
         yield machine
 
 

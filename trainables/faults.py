@@ -27,6 +27,9 @@ class ConfigError(ValueError):
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
+        return type(self), (self.faults,)  # another process is to read the same lines
+
 
 def near(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for a near miss, else the allowed names."""

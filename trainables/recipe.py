@@ -67,10 +67,21 @@ def run(
             "seed": node.seed,
             "precision": recipe.precision,
         }
-        for row in _stage(recipe, node, wanted, store, execution, world):
-            yield _told(recipe, node, row) | about
+        with _named(node.stage.name):
+            for row in _stage(recipe, node, wanted, store, execution, world):
+                yield _told(recipe, node, row) | about
         if node.stage.name == last:
             return
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Adds to an error in which stage it came."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"stage {stage}")
+        raise
 
 
 def _told(recipe: Recipe, node: Node, row: Row) -> Row:
@@ -204,6 +215,11 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 
     Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
     """
+    with _named("test"):
+        return _evaluate_test(recipe, store, execution)
+
+
+def _evaluate_test(recipe: Recipe, store: Store, execution: Execution | None) -> Row:
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -125,6 +127,11 @@ def state_files(job: Job, folder: Path, best: Tensors) -> dict[str, Path]:
 
 
 def saved(tensors: Tensors, path: Path) -> Path:
-    """Write tensors to a file of safetensors."""
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    """Write tensors to a file of safetensors. Raises OSError with the path where the disk refuses."""
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):  # it does not say which file
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
     return path

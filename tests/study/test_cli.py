@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from study import cli
+from study import exits
 from tests.study.tiny import ROOT, answer, environment, inside, refused, study, write_study
 from tests.trainables.families import checkpoint
 
@@ -147,7 +147,7 @@ def test_python_m_study_is_the_command() -> None:
 
 
 def test_a_full_disk_comes_with_a_way_out(capsys: pytest.CaptureFixture[str]) -> None:
-    error = cli.Unexpected("study.log")
+    error = exits.Unexpected("study.log")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    assert cli._unexpected(error) == 1
+    assert exits.unexpected(error) == 1
     assert "No space left on device; free some space, and the same command goes on" in capsys.readouterr().err

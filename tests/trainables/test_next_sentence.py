@@ -16,6 +16,7 @@ from tests.helpers import documents_file, reviews, tiny_recipe
 from tests.trainables.encoders import tiny_base, tiny_config
 from tests.trainables.test_loop import job_of, losses_of, padded, reference_losses
 from trainables import recipe as runner
+from trainables import state_files
 from trainables.classifier import classifier
 from trainables.config import Encoder, Execution, Recipe
 from trainables.encoder import load_base, load_encoder_weights, model_state
@@ -113,7 +114,7 @@ def test_pooler_goes_on_to_fine_tuning_and_the_pair_layer_does_not(tmp_path: Pat
     base = tiny_base("bert")
     path = tmp_path / "model.safetensors"
     pretrained = paired_lm(base, 0.1, seed=3)
-    runner._saved(model_state(pretrained), path)
+    state_files.saved(model_state(pretrained), path)
     model = classifier(base, 2, "pooled", 0.1, seed=0)
     before = model.classifier.weight.clone()
     load_encoder_weights(model, path)

@@ -1,0 +1,66 @@
+"""Exit codes of the command, and what it says where a study ends before its end. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import traceback
+
+import click
+
+EPILOG = """\b
+Exit codes:
+  0    done
+  1    the study ended without any result, or something unexpected broke
+  2    wrong input: every fault is named, nothing was computed
+  3    the run folder is in use by another process
+  4    stopped: the machine failed, or all trials alike; once that is mended the same command goes on
+  130  interrupted: the same command goes on
+"""
+DONE, NO_RESULT, WRONG_INPUT, IN_USE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def cut_short(end: BaseException, again: str) -> int:
+    """Says why a study ended before its end, and what goes on with it; returns the exit code."""
+    from study.machine_faults import StudyStopped
+
+    if not isinstance(end, StudyStopped):
+        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
+        return INTERRUPTED
+    click.echo(f"stopped: {end.reason}", err=True)
+    if end.advice:
+        click.echo(f"  {end.advice}", err=True)
+    click.echo(f"no trial counts as failed for it, and nothing that was evaluated is lost. Then go on with:\n  {again}", err=True)
+    return STOPPED
+
+
+class Unexpected(Exception):
+    """Something broke that should not; its argument is the file that holds the traceback, or None."""
+
+
+def exit_code(error: BaseException) -> int | None:
+    """The exit code of an error that has an answer; None for the unexpected."""
+    from study.lock import RunInUse
+    from trainables.faults import ConfigError
+
+    if isinstance(error, RunInUse):
+        return IN_USE
+    return WRONG_INPUT if isinstance(error, ConfigError) else None
+
+
+def unexpected(error: Exception) -> int:
+    """Says what broke and where the traceback is; returns the exit code."""
+    from study.machine_faults import fault_of
+
+    if isinstance(error, Unexpected):
+        cause = error.__cause__
+        fault = fault_of(cause) if cause is not None else None
+        advice = f"; {fault.advice}, and the same command goes on" if fault else ""
+        click.echo(f"error: {type(cause).__name__}: {cause}{advice}\nthe traceback is in {error.args[0]}", err=True)
+        return NO_RESULT
+    import os
+    import tempfile
+
+    handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
+    with os.fdopen(handle, "w") as file:
+        traceback.print_exception(error, file=file)
+    click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
+    return NO_RESULT
