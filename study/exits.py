@@ -60,7 +60,7 @@ def unexpected(error: Exception) -> int:
     import tempfile
 
     handle, path = tempfile.mkstemp(prefix="study-error-", suffix=".log")
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     click.echo(f"error: {type(error).__name__}: {error}\nthe traceback is in {path}", err=True)
     return NO_RESULT
