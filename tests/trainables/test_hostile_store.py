@@ -26,7 +26,7 @@ from trainables.manifest import KINDS, LOOP, fault_of
 from trainables.store import DamagedArtifact, Store, StoreError, stage_id
 
 STAGE, OTHER = stage_id("test", {}), stage_id("test", {"other": True})
-ATTEMPT, STATE = uuid4().hex, "000000000007-0123456789ab"
+ATTEMPT, STATE = "fedcba98" * 4, "000000000007-0123456789ab"
 WEIGHTS = "model.safetensors"
 CANARY = b"the user's own"
 FACTS = {"size": len(CANARY), "sha256": hashlib.sha256(CANARY).hexdigest()}
