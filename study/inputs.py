@@ -103,7 +103,7 @@ def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if sizes[0] != sizes[1]:
         said = f"{sizes[0]} texts, was {sizes[1]}"
     else:
-        said = "as many texts, but others, or other labels" if sizes[0] else "another content"
+        said = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
     return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
