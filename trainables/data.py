@@ -164,9 +164,10 @@ def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], fault
     if rows.pairs and (half := sum(not all(side.strip() for side in rows.pairs[i]) for i in filled)):
         notices.append(f"{place}: {half} of {len(filled)} pairs have one text only; they are kept")
     bare = {i: rows.missing[i] for i in filled if i in rows.missing}
-    beside = {i: word for i, word in bare.items() if i in rows.partly}
+    all_bare = len(bare) == len(filled)
+    beside = {i: word for i, word in bare.items() if (all_bare and rows.partly) or i in rows.partly}
     for some, partly in (({i: bare[i] for i in bare.keys() - beside.keys()}, None), (beside, rows.partly)):
-        if some and len(bare) < len(filled) and task.missing_labels == "drop":
+        if some and not all_bare and task.missing_labels == "drop":
             lack = "no label" if partly is None else "a label missing among their labels"
             notices.append(f"{place}: {len(some)} of {len(filled)} rows have {lack} and were dropped")
         elif some:

@@ -73,7 +73,7 @@ def missing_labels(missing: Mapping[int, str], total: int, partly: Mapping[int, 
     whole = sorted({cell for row in rows if (cell := (partly or {}).get(row))})
     there += f"{' in' if words else ', there stands'} {', '.join(map(repr, whole[:5]))}" if whole else ""
     if len(rows) == total:
-        what = "no label in any" if partly is None else "a label is missing beside others in each"
+        what = "no label in any" if partly is None else "a label is missing in each"
         return f"{what} of {total} rows{there}: such a split cannot be used"
     what = "no label" if partly is None else "a label is missing beside others"
     said = f"{what} in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"

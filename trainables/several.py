@@ -207,9 +207,9 @@ def _from_vectors(rows: Rows, task: Task) -> tuple[Rows, list[str]]:
         said = f"vectors of {width} numbers 0 or 1, such as {shown}: name the {width} labels in their order as `labels`{has}"
         return rows, [f"{next(iter(rows))}: the column {task.label!r} holds {said}"]
     names = task.labels
-    if {"0", "1"} <= set(names) and width == 2 and all(len(set(row)) == 2 for row in given):
+    if width == 2 and all(name.lower() in BITS for name in names) and all(len(set(row)) == 2 for row in given):
         seen = " and ".join(f"[{', '.join(map(str, row))}]" for row in dict.fromkeys(given))
-        said = f"{seen}: vectors of 0 and 1, or the labels 0 and 1 by name"
+        said = f"{seen}: vectors of 0 and 1, or the labels {' and '.join(names)} by name"
         return rows, [f"{next(iter(rows))}: the column {task.label!r} holds nothing but {said}: give the labels other names"]
 
     def named(row: tuple[str | None, ...] | None) -> tuple[str | None, ...] | None:

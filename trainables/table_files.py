@@ -20,6 +20,7 @@ from trainables.file_content import as_utf8, check_kind, read_content
 
 Table = Any
 """A pyarrow.Table."""
+_NAN = "NaN (write null where a value is missing)"
 
 
 def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) -> tuple[Table, tuple[str, ...]]:
@@ -137,12 +138,11 @@ def _faulty_line(raw: bytes) -> str:
             return f"line {number}: {error}"
         if not isinstance(found, dict):
             return f"line {number} is no object"
-        for key, value in found.items():
-            kind = "number" if type(value) in (int, float) else type(value).__name__
-            if value != value:
-                kind = "NaN (write null where a value is missing)"
+        lists = [(f"{key}[]", each) for key, value in found.items() if isinstance(value, list) for each in value]
+        for key, value in [*found.items(), *lists]:
+            kind = _NAN if value != value else "number" if type(value) in (int, float) else type(value).__name__
             before, first = types.setdefault(key, (kind, number)) if value is not None else (kind, number)
-            if before != kind:
+            if before != kind and {before, kind} != {_NAN, "number"}:
                 return f"{key!r} is {kind} on line {number} and {before} on line {first}"
     return ""
 

@@ -213,6 +213,8 @@ def test_grouped_thousands_are_no_fractions(tmp_path: Path) -> None:
         ([1, -9223372036854775810, 2], "line 2: 'label' is -9223372036854775810, too large"),
         ([[1], [2, 9007199254740993], [1.0]], "line 2: 'label' is 9007199254740993, too large"),
         (["a", float("nan"), "b"], "'label' is NaN (write null where a value is missing) on line 2"),
+        ([["a"], ["b", float("nan")]], "'label[]' is NaN (write null where a value is missing) on line 2 and str on line 1"),
+        ([float("nan"), 1, "b"], "'label' is str on line 3 and NaN (write null where a value is missing) on line 1"),
     ],
 )
 def test_numbers_in_json_that_are_not_read_exactly(labels: list[Any], fault: str, tmp_path: Path) -> None:

@@ -188,14 +188,23 @@ def test_a_label_that_is_missing_beside_others(kind: str, labels: list[Any], tmp
     ]
 
 
+@pytest.mark.parametrize("labels", [["nan|joy", "nan"], ["nan|joy", "nan|sad"]])
+def test_a_split_without_a_whole_label(labels: list[str], tmp_path: Path) -> None:
+    task = task_of(tmp_path, labels * 3, ["joy"], multi_label=True, missing_labels="drop")
+    assert "tasks.t.train: a label is missing in each of 6 rows, there stands 'nan' in 'nan|joy'" in faults_of(task)
+
+
 @pytest.mark.parametrize("labels", [[[""], ["a"], ["b"]], ["['']", "['a']", "['b']"], [["a", " "], ["a"], ["b"]]])
 def test_empty_text_in_a_list_is_told(labels: list[Any], tmp_path: Path) -> None:
     notices = rows_of(Task(train=split(tmp_path, "a.jsonl", labels), multi_label=True))["train"].notices
     assert "1 of 3 rows hold empty text in a list in 'label'" in "\n".join(notices)
 
 
-def test_vectors_whose_labels_are_called_0_and_1(tmp_path: Path) -> None:
-    task = task_of(tmp_path, [[0, 1], [1, 0]], [[0, 1], [1, 0]], ("jsonl", "jsonl"), multi_label=True, labels=("0", "1"))
-    assert "vectors of 0 and 1, or the labels 0 and 1 by name: give the labels other names" in faults_of(task)
-    beyond_doubt = task.model_copy(update={"train": split(tmp_path, "b.jsonl", [[0, 1], [1, 1]])})
-    assert rows_of(beyond_doubt)["train"].several == [("1",), ("0", "1")]
+@pytest.mark.parametrize(
+    ("names", "rows"), [(("0", "1"), [[0, 1], [1, 0]]), (("true", "false"), [["true", "false"], ["false", "true"]])]
+)
+def test_vectors_whose_labels_are_called_0_and_1(names: tuple[str, str], rows: list[Any], tmp_path: Path) -> None:
+    task = task_of(tmp_path, rows, rows, ("jsonl", "jsonl"), multi_label=True, labels=names)
+    assert f"vectors of 0 and 1, or the labels {' and '.join(names)} by name: give the labels other names" in faults_of(task)
+    beyond_doubt = task.model_copy(update={"train": split(tmp_path, "b.jsonl", [rows[0], [rows[0][0]] * 2])})
+    assert rows_of(beyond_doubt)["train"].several is not None
