@@ -63,7 +63,7 @@ class Task(Model):
     """All labels in their order, as they are written: `[no, yes]` and `[0, 1]` are text. Without it: the sorted labels of the
     training split."""
     missing_labels: Literal["refuse", "drop"] = "refuse"
-    """Rows whose label is missing, empty, null, or a word for it such as nan, None, NULL or N/A that is not among `labels`:
+    """Rows whose label is missing, empty, null, or a word for it such as nan, None, NULL, N/A or `\\N` that is not among `labels`:
     refused, or left out and counted."""
     multi_label: bool = False
     """A text may have any number of labels, none included; the column holds lists, also as text (`['a', 'b']`), names joined by

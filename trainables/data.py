@@ -127,7 +127,9 @@ def _load(name: str, task: Task) -> TaskData:
         splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
     if not task.multi_label:
         small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
-        _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few" for split in small])
+        once = sum(count == 1 for count in counts.values())
+        hint = f": {once} of {len(counts)} labels occur once; is {column_names(task)} the label?" if 2 * once > len(counts) else ""
+        _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few{hint}" for split in small])
     splits.setdefault("test", _split([], labels, task))
     notices += _shared(place, splits)
     return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices))
@@ -162,10 +164,14 @@ def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], fault
     if rows.pairs and (half := sum(not all(side.strip() for side in rows.pairs[i]) for i in filled)):
         notices.append(f"{place}: {half} of {len(filled)} pairs have one text only; they are kept")
     bare = {i: rows.missing[i] for i in filled if i in rows.missing}
-    if bare and len(bare) < len(filled) and task.missing_labels == "drop":
-        notices.append(f"{place}: {len(bare)} of {len(filled)} rows have no label and were dropped")
-    elif bare:
-        faults.append(f"{place}: {missing_labels(bare, len(filled))}")
+    all_bare = len(bare) == len(filled)
+    beside = {i: word for i, word in bare.items() if (all_bare and rows.partly) or i in rows.partly}
+    for some, partly in (({i: bare[i] for i in bare.keys() - beside.keys()}, None), (beside, rows.partly)):
+        if some and not all_bare and task.missing_labels == "drop":
+            lack = "no label" if partly is None else "a label missing among their labels"
+            notices.append(f"{place}: {len(some)} of {len(filled)} rows have {lack} and were dropped")
+        elif some:
+            faults.append(f"{place}: {missing_labels(some, len(filled), partly)}")
     labels = rows.several if rows.several is not None else [(label,) if label else None for label in rows.labels]
     full = [(i, mine) for i in filled if i not in bare and (mine := labels[i]) is not None]
     return [Kept(rows.texts[i], mine, rows.pairs[i] if rows.pairs else None) for i, mine in full]

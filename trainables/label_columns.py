@@ -14,7 +14,9 @@ from trainables.faults import ConfigError
 
 _NO_NUMBER = ("nan", "NaN", "NAN", "-nan", "-NaN", "NaT", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN")
 _NOTHING = ("None", "NULL", "Null", "null", "N/A", "n/a", "NA", "<NA>", "<na>", "#N/A", "#n/a", "#NA", "#N/A N/A")
-MISSING = frozenset((*_NO_NUMBER, *_NOTHING))
+_DUMPED = ("\\N", "(null)", "(NULL)")
+"""NULL as MySQL, Postgres and their clients write it into files."""
+MISSING = frozenset((*_NO_NUMBER, *_NOTHING, *_DUMPED))
 """What programs write where a value is missing."""
 Cell = str | tuple[str | None, ...] | None
 """Text, or the labels of a list; None where nothing stands."""
@@ -36,6 +38,8 @@ class Column:
     """Whether the column holds true and false as such."""
     given: Mapping[int, str] = field(default_factory=dict)
     """{row: what stands there} where that is no label, and no text either."""
+    partly: frozenset[int] = frozenset()
+    """Rows of `given` in which other labels are said."""
     notices: tuple[str, ...] = ()
 
     def written(self, rows: Mapping[int, str]) -> dict[int, str]:
@@ -89,7 +93,7 @@ def _of_one(column: Any, task: Task, classes: tuple[str, ...] | None) -> Column:
     if task.multi_label:
         cells = ["" if value is None else cell for value, cell in zip(values, cells, strict=True)]
     whole = types.is_integer(inner) or types.is_floating(inner)
-    return Column(cells, classes, whole, types.is_boolean(inner), given, tuple(_notices(values, task)))
+    return Column(cells, classes, whole, types.is_boolean(inner), given, notices=tuple(_notices(values, task)))
 
 
 def _notices(values: Sequence[Any], task: Task) -> Iterator[str]:
@@ -134,12 +138,14 @@ def _of_bits(columns: Mapping[str, Any]) -> Column:
     rows: list[list[str]] = [[] for _ in range(len(next(iter(columns.values()))))]
     given: dict[int, str] = {}
     faults: list[str] = []
+    said: set[int] = set()
     for name, column in columns.items():
         wrong: list[tuple[int, str]] = []
         for i, value in enumerate(column.to_pylist()):
             text = "" if value is None or value != value else str(value).strip()
             if text.lower() in BITS:
                 rows[i] += [name] * BITS[text.lower()]
+                said.add(i)
             elif not text or text in MISSING:
                 given.setdefault(i, f"{name}: {text or 'nothing'}")
             else:
@@ -150,4 +156,9 @@ def _of_bits(columns: Mapping[str, Any]) -> Column:
             faults.append(f"the column {name!r} holds {wrong[0][1]!r} in row {wrong[0][0] + 1}{more}; {allowed}")
     if faults:
         raise ConfigError(faults)
-    return Column([None if i in given else tuple(row) for i, row in enumerate(rows)], tuple(columns), given=given)
+    return Column(
+        [None if i in given else tuple(row) for i, row in enumerate(rows)],
+        tuple(columns),
+        given=given,
+        partly=frozenset(said & given.keys()),
+    )

@@ -15,6 +15,7 @@ from trainables.label_columns import MISSING, Column, column_of
 from trainables.several import parts_of
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECASE)
+_GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 _COMMA = re.compile(r"[-+]?\d*,\d+")
 _LONGEST = 30
 """Digits of the largest whole number that is written out."""
@@ -28,6 +29,8 @@ class Labels:
     """Labels of a row; one, but in a multi-label task. None where it is missing."""
     missing: dict[int, str]
     """{row: what stands there} where a label is missing; empty text for nothing at all."""
+    partly: dict[int, str]
+    """{row: all that stands there} of those where a label is missing beside others."""
     names: tuple[str, ...] | None
     """Names of the classes in their order, where the file itself says so."""
     notices: tuple[str, ...] = ()
@@ -60,16 +63,20 @@ def column_names(task: Task) -> str:
     return ", ".join(map(repr, task.label_columns))
 
 
-def missing_labels(missing: Mapping[int, str], total: int) -> str:
-    """Which rows have no label, what stands there, and the ways out."""
+def missing_labels(missing: Mapping[int, str], total: int, partly: Mapping[int, str] | None = None) -> str:
+    """Which rows have no label, or lack one beside others (`partly`), what stands there, and the ways out."""
     rows = sorted(missing)
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     numbers = f"row{'s' * (len(rows) > 1)} {', '.join(str(row + 1) for row in rows[:5])}{more}"
     words = sorted({word for word in missing.values() if word})
     there = f", there stands {', '.join(map(repr, words[:5]))}" if words else ""
+    whole = sorted({cell for row in rows if (cell := (partly or {}).get(row))})
+    there += f"{' in' if words else ', there stands'} {', '.join(map(repr, whole[:5]))}" if whole else ""
     if len(rows) == total:
-        return f"no label in any of {total} rows{there}: such a split cannot be used"
-    said = f"no label in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
+        what = "no label in any" if partly is None else "a label is missing in each"
+        return f"{what} of {total} rows{there}: such a split cannot be used"
+    what = "no label" if partly is None else "a label is missing beside others"
+    said = f"{what} in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
     return f"{said}, or list it as one of `labels` if it is a class" if words else said
 
 
@@ -108,7 +115,17 @@ def _without_missing(rows: Sequence[tuple[str | None, ...] | None], column: Colu
     words = {row: _missing_word(row, kept) for row in set(rows)}
     missing = {i: word for i, row in enumerate(rows) if (word := words[row]) is not None}
     labels = [None if words[row] is not None else row for row in rows]
-    return Labels(labels, missing | column.written(missing), column.names)  # type: ignore[arg-type]  # no None in what is left
+    partly = {
+        i: _shown(column.cells[i])
+        for i in missing
+        if i in column.partly or any(name and name != words[rows[i]] for name in rows[i] or ())
+    }
+    return Labels(labels, missing | column.written(missing), partly, column.names)  # type: ignore[arg-type]  # no None in what is left
+
+
+def _shown(cell: Any) -> str:
+    """What stands in a row; empty text for nothing."""
+    return f"[{', '.join(name or 'null' for name in cell)}]" if isinstance(cell, tuple) else cell or ""
 
 
 def _missing_word(row: tuple[str | None, ...] | None, kept: Collection[str]) -> str | None:
@@ -154,14 +171,21 @@ def whole_number(label: str) -> str | None:
     return str(int(number)) if number == number.to_integral_value() else None
 
 
+def is_grouped(label: str) -> bool:
+    """Whether a label is a whole number with commas between its thousands."""
+    return _GROUPED.fullmatch(label) is not None
+
+
 def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
     """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
     if task.labels is not None or task.several_columns:
         return []
     distinct = {label for part in found.values() for row in set(part.rows) for label in row or ()}
-    if not all(_NUMBER.fullmatch(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct):
+    if not all(
+        _NUMBER.fullmatch(label) or is_grouped(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct
+    ):
         return []
-    fractions = {label for label in distinct if whole_number(label) is None}
+    fractions = {label for label in distinct if whole_number(label) is None and not is_grouped(label)}
     return [
         f"{split}: the column {column_names(task)} holds {fraction}: {_why(fraction)}; make classes of"
         " them, or if they are classes, list them as `labels`"
@@ -172,5 +196,6 @@ def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
 
 def _why(fraction: str) -> str:
     if "," in fraction:
-        return "a number with a fraction (regression), where classes are learnt, or several labels for a text (`multi_label`)"
+        several = "several labels for a text (then set `multi_label` and `label_separator`)"
+        return f"a number with a fraction (regression), where classes are learnt, or {several}"
     return "classes are learnt here, no numbers (regression)"

@@ -31,7 +31,7 @@ _ITEM = re.compile(
 _NULLS = ("None", "null", "nan", "NaN", "<NA>")
 _ARRAY = re.compile(r"(?:[-+.\deE]+|None|nan|True|False)(?:\s+(?:[-+.\deE]+|None|nan|True|False))+")
 """Numbers as numpy prints them: with nothing but white space between."""
-_SEPARATORS = ("|", ",", ";", "\t", "\n", "/", "&", "+", " ")
+SEPARATORS = ("|", ",", ";", "\t", "\n", "/", "&", "+", "::", "~", "\u3001", "\uff0c", " ")
 USUAL = (",", ";", "|", "\t", "\n")
 """Separators that seldom stand within a name."""
 
@@ -49,6 +49,7 @@ def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, lis
     texts = {split: [cell for cell in mine if _says(cell)] for split, mine in cells.items()}
     every = set(chain.from_iterable(texts.values()))
     in_lists = _are_lists(every, task)
+    blank = {split: list(_blank_notices(mine, bool(in_lists), task)) for split, mine in cells.items()}
     faults = list(_form_faults(cells, every, task)) if in_lists is None else []
     rows = {split: [_row(cell, task, bool(in_lists)) for cell in mine] for split, mine in cells.items()}
     if faults:
@@ -56,10 +57,19 @@ def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, lis
     first = next(iter(cells), "train")
     if in_lists:
         rows, faults = _from_vectors(rows, task)
-        return rows, faults, {first: [_list_notice(cells, rows, task)]}
+        return rows, faults, blank | {first: [_list_notice(cells, rows, task), *blank.get(first, ())]}
     doubt, told = _separator_doubts(texts, task, first)
     rows, more = _from_vectors(rows, task)
-    return rows, doubt or more, told
+    return rows, doubt or more, blank | {split: [*lines, *blank.get(split, ())] for split, lines in told.items()}
+
+
+def _blank_notices(cells: Sequence[Cell], in_lists: bool, task: Task) -> Iterator[str]:
+    """A notice of lists that hold empty text, which is left out."""
+    lists = [items_of(cell) if in_lists and _says(cell) else cell for cell in cells]
+    blank = [items for items in lists if isinstance(items, tuple) and any(item is not None and not item.strip() for item in items)]
+    if blank:
+        example = json.dumps(blank[0], ensure_ascii=False)
+        yield f"{len(blank)} of {len(cells)} rows hold empty text in a list in {task.label!r}, such as {example}, read as no label"
 
 
 def _list_notice(cells: Mapping[str, Sequence[Cell]], rows: Rows, task: Task) -> str:
@@ -197,6 +207,10 @@ def _from_vectors(rows: Rows, task: Task) -> tuple[Rows, list[str]]:
         said = f"vectors of {width} numbers 0 or 1, such as {shown}: name the {width} labels in their order as `labels`{has}"
         return rows, [f"{next(iter(rows))}: the column {task.label!r} holds {said}"]
     names = task.labels
+    if width == 2 and all(name.lower() in BITS for name in names) and all(len(set(row)) == 2 for row in given):
+        seen = " and ".join(f"[{', '.join(map(str, row))}]" for row in dict.fromkeys(given))
+        said = f"{seen}: vectors of 0 and 1, or the labels {' and '.join(names)} by name"
+        return rows, [f"{next(iter(rows))}: the column {task.label!r} holds nothing but {said}: give the labels other names"]
 
     def named(row: tuple[str | None, ...] | None) -> tuple[str | None, ...] | None:
         return tuple(name for name, bit in zip(names, row, strict=True) if BITS[(bit or "").lower()]) if row else None
@@ -226,7 +240,7 @@ class Guise(NamedTuple):
 
 def guise(names: Collection[str], separator: str) -> Guise | None:
     """Another separator than this one that stands in names, the likeliest first; None where there is none."""
-    found = [_guise(names, other) for other in _SEPARATORS if other not in (separator, separator.strip())]
+    found = [_guise(names, other) for other in SEPARATORS if other not in (separator, separator.strip())]
     seen = [each for each in found if each is not None]
     return max(seen, key=lambda each: (each.all_shared, each.separator in USUAL, each.shared, each.names), default=None)
 

@@ -42,6 +42,8 @@ class Rows:
     tuple, missing ones are None."""
     missing: Mapping[int, str] = field(default_factory=dict)
     """{row: what stands there} where a label is missing; empty text for nothing at all."""
+    partly: Mapping[int, str] = field(default_factory=dict)
+    """{row: all that stands there} of those where a label is missing beside others."""
     pairs: list[tuple[str, str]] | None = None
     """Both texts of each row of a task on pairs, of which `texts` holds the join."""
     notices: tuple[str, ...] = ()
@@ -98,7 +100,7 @@ def _rows(table: Table, told: tuple[str, ...], task: Task, labels: Labels) -> Ro
     names = [None if row is None else task.label_separator.join(row) or None for row in labels.rows]
     notices = (*told, *labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
     several = labels.rows if task.multi_label else None
-    return Rows(joined, names, labels.names, several, labels.missing, pairs, notices)
+    return Rows(joined, names, labels.names, several, labels.missing, labels.partly, pairs, notices)
 
 
 def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:

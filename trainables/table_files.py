@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +20,7 @@ from trainables.file_content import as_utf8, check_kind, read_content
 
 Table = Any
 """A pyarrow.Table."""
+_NAN = "NaN (write null where a value is missing)"
 
 
 def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) -> tuple[Table, tuple[str, ...]]:
@@ -107,7 +109,10 @@ def _json_lines(raw: bytes, kind: str, columns: Sequence[str]) -> Table:
     try:
         table = parsed()
         # Arrow takes strings that look like a moment for one; they are read again as the text that they are.
-        moments = [name for name in columns if name in table.schema.names and _of_moments(table.schema.field(name).type)]
+        found = table.schema.names
+        if line := _rounded(raw, [name for name in columns if name in found and _is_rounded(table.column(name))]):
+            raise ConfigError([line])
+        moments = [name for name in columns if name in found and _of_moments(table.schema.field(name).type)]
         return parsed(pa.schema([(name, _as_text(table.schema.field(name).type)) for name in moments])) if moments else table
     except pa.ArrowException as error:
         said = _short(str(error))
@@ -133,11 +138,37 @@ def _faulty_line(raw: bytes) -> str:
             return f"line {number}: {error}"
         if not isinstance(found, dict):
             return f"line {number} is no object"
-        for key, value in found.items():
-            kind = "number" if type(value) in (int, float) else type(value).__name__
+        lists = [(f"{key}[]", each) for key, value in found.items() if isinstance(value, list) for each in value]
+        for key, value in [*found.items(), *lists]:
+            kind = _NAN if value != value else "number" if type(value) in (int, float) else type(value).__name__
             before, first = types.setdefault(key, (kind, number)) if value is not None else (kind, number)
-            if before != kind:
+            if before != kind and {before, kind} != {_NAN, "number"}:
                 return f"{key!r} is {kind} on line {number} and {before} on line {first}"
+    return ""
+
+
+def _is_rounded(column: Any) -> bool:
+    """Whether a column, or its lists, may hold whole numbers that Arrow has rounded to floats."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    values = compute.list_flatten(column) if pa.types.is_list(column.type) else column
+    if not pa.types.is_floating(values.type):
+        return False
+    return bool(compute.any(compute.greater_equal(compute.abs(values), 2.0**53)).as_py())
+
+
+def _rounded(raw: bytes, columns: Sequence[str]) -> str:
+    """The first number in these columns that a float cannot hold, with its line and the way out; empty text for none."""
+    for number, line in enumerate(raw.split(b"\n") if columns else (), start=1):
+        row = json.loads(line, parse_int=Decimal, parse_float=Decimal) if line.strip() else {}
+        for name in columns:
+            value = row.get(name)
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, Decimal) and abs(each) >= 2**53 and Decimal(float(each)) != each:
+                    return (
+                        f"line {number}: {name!r} is {each}, too large to be read exactly as a number: write it in quotes, as text"
+                    )
     return ""
 
 

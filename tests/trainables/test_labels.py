@@ -60,7 +60,7 @@ def rows_of(task: Task) -> dict[str, Rows]:
 # Missing labels
 
 
-WORDS = ["nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A", "NaT", "", "  "]
+WORDS = ["nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A", "NaT", "\\N", "(null)", "", "  "]
 
 
 @FORMATS
@@ -199,6 +199,40 @@ def test_fractions_are_refused(labels: list[str], tmp_path: Path) -> None:
     assert load_task("t", task_of(tmp_path, labels * 3, labels, labels=tuple(labels))).labels == tuple(labels)
 
 
+def test_grouped_thousands_are_no_fractions(tmp_path: Path) -> None:
+    assert load_task("t", task_of(tmp_path, ["1,000", "2,000", "500"] * 3, ["500"] * 3)).labels == ("1,000", "2,000", "500")
+    both = "holds 2,7: a number with a fraction (regression), where classes are learnt, or several labels for a text (then set"
+    assert both in faults_of(task_of(tmp_path, ["2", "7", "2,7"] * 3, ["2"], ("jsonl", "csv")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "fault"),
+    [
+        ([1, 9223372036854775809, 9223372036854775810], "line 2: 'label' is 9223372036854775809, too large to be read exactly"),
+        ([9007199254740993, 1.0, 9007199254740992], "line 1: 'label' is 9007199254740993, too large"),
+        ([1, -9223372036854775810, 2], "line 2: 'label' is -9223372036854775810, too large"),
+        ([[1], [2, 9007199254740993], [1.0]], "line 2: 'label' is 9007199254740993, too large"),
+        (["a", float("nan"), "b"], "'label' is NaN (write null where a value is missing) on line 2"),
+        ([["a"], ["b", float("nan")]], "'label[]' is NaN (write null where a value is missing) on line 2 and str on line 1"),
+        ([float("nan"), 1, "b"], "'label' is str on line 3 and NaN (write null where a value is missing) on line 1"),
+    ],
+)
+def test_numbers_in_json_that_are_not_read_exactly(labels: list[Any], fault: str, tmp_path: Path) -> None:
+    assert fault in faults_of(task_of(tmp_path, labels, labels, ("jsonl", "jsonl"), multi_label=isinstance(labels[0], list)))
+
+
+@pytest.mark.parametrize("labels", [[9007199254740993, 9007199254740992, 1], [1.0, 9007199254740992.0, 1e16], [2**63, 2**62, 1]])
+def test_large_numbers_in_json_that_are_read_exactly(labels: list[Any], tmp_path: Path) -> None:
+    texts = [str(int(label)) for label in labels]
+    assert set(load_task("t", task_of(tmp_path, labels * 3, texts, ("jsonl", "csv"))).labels) == set(texts)
+
+
+def test_a_column_of_ids_as_labels(tmp_path: Path) -> None:
+    ids = [f"id{i}" for i in range(30)]
+    hint = "for 30 classes are too few: 29 of 30 labels occur once; is 'label' the label?"
+    assert hint in faults_of(task_of(tmp_path, ids, ["id1"]))
+
+
 @pytest.mark.parametrize(
     ("labels", "fault"),
     [
@@ -284,11 +318,11 @@ def test_faults_of_columns_of_labels(tmp_path: Path) -> None:
     allowed = "a column of `label` among several holds 0 or 1, true or false"
     assert f"tasks.t.train: the column 'rude' holds 'yes' in row 1 and 5 rows more; {allowed}" in faults_of(task)
     empty = Task(train=hot(tmp_path, "csv", HOT | {"toxic": odd["toxic"]}), label=("toxic", "rude"), multi_label=True)
-    assert "no label in rows 1, 3, 5, 7, 9 and 1 more (counted from 1, without the header), there stands 'toxic: nan'" in faults_of(
-        empty
-    )
+    lacks = "a label is missing beside others in rows 1, 3, 5, 7, 9 and 1 more (counted from 1, without the header), there stands"
+    assert f"{lacks} 'toxic: nan', 'toxic: nothing'" in faults_of(empty)
     dropped = load_task("t", empty.model_copy(update={"missing_labels": "drop"}), needs_test=False)
     assert len(dropped.train) + len(dropped.validation) == 6
+    assert "tasks.t.train: 6 of 12 rows have a label missing among their labels and were dropped" in dropped.notices
     assert "there is no column 'rude_'; did you mean 'rude'?" in faults_of(empty.model_copy(update={"label": ("toxic", "rude_")}))
     for label, fault in [
         (("toxic", "rude"), "label: 2 columns given, a label each: set multi_label"),

@@ -84,8 +84,13 @@ def test_items_of_a_list(cell: str, items: tuple[str, ...] | None) -> None:
         ),
         (["0|1|1", "1|0|0"], {}, "holds vectors of 3 numbers 0 or 1"),
         (["[0, 1, 1]", "[1, 0, 0]"], {"labels": ("a", "b")}, "name the 3 labels in their order as `labels`, which has 2"),
-        (["a|nan", "b"], {}, "no label in row 1 (counted from 1, without the header), there stands 'nan'"),
-        (["['a', None]", "['b']"], {}, "no label in row 1 (counted from 1, without the header); `missing_labels: drop`"),
+        (
+            ["a|nan", "b"],
+            {},
+            "a label is missing beside others in row 1 (counted from 1, without the header), there stands 'nan' in 'a|nan'",
+        ),
+        (["[0, 1]", "[1, 0]"], {"labels": ("0", "1")}, "[0, 1] and [1, 0]: vectors of 0 and 1, or the labels 0 and 1 by name"),
+        (["['a', None]", "['b']"], {}, "a label is missing beside others in row 1 (counted from 1, without"),
         (["nan", "a|b", "a"], {}, "no label in row 1 (counted from 1, without the header), there stands 'nan'"),
     ],
 )
@@ -140,7 +145,7 @@ def test_lists_of_their_own(tmp_path: Path) -> None:
     numbers = rows_of(Task(train=split(tmp_path, "b.jsonl", [[1, 2], [2], [10]]), multi_label=True))["train"]
     assert numbers.several == [("1", "2"), ("2",), ("10",)]
     null = Task(train=split(tmp_path, "c.jsonl", [["a", None], ["b"], ["a"]]), multi_label=True)
-    assert "tasks.t.train: no label in row 1" in faults_of(null)
+    assert "tasks.t.train: a label is missing beside others in row 1 (counted" in faults_of(null)
     nested = Task(train=split(tmp_path, "d.jsonl", [[["a"]], [["b"]]]), multi_label=True)
     assert "holds list<item: list<item: string>>; a label is one of text, numbers or lists of them" in faults_of(nested)
 
@@ -160,3 +165,46 @@ def test_names_in_brackets_are_names(tmp_path: Path) -> None:
         ("[PER]", "[ORG]"),
         ("[PER]",),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("csv", ["nan|joy", "nan", "joy", "sad"]),
+        ("jsonl", [["joy", None], [None], ["joy"], ["sad"]]),
+        ("csv", ["['joy', None]", "[None]", "['joy']", "['sad']"]),
+    ],
+)
+def test_a_label_that_is_missing_beside_others(kind: str, labels: list[Any], tmp_path: Path) -> None:
+    task = task_of(tmp_path, labels * 2, labels[2:], (kind, "jsonl"), multi_label=True)
+    task = task.model_copy(update={"test": split(tmp_path, "test.jsonl", [["joy"], ["sad"]])})
+    first, second = faults_of(task).splitlines()
+    assert first.startswith("tasks.t.train: no label in rows 2, 6 (")
+    assert second.startswith("tasks.t.train: a label is missing beside others in rows 1, 5 (")
+    data = load_task("t", task.model_copy(update={"missing_labels": "drop"}))
+    assert [notice for notice in data.notices if "dropped" in notice] == [
+        "tasks.t.train: 2 of 8 rows have no label and were dropped",
+        "tasks.t.train: 2 of 8 rows have a label missing among their labels and were dropped",
+    ]
+
+
+@pytest.mark.parametrize("labels", [["nan|joy", "nan"], ["nan|joy", "nan|sad"]])
+def test_a_split_without_a_whole_label(labels: list[str], tmp_path: Path) -> None:
+    task = task_of(tmp_path, labels * 3, ["joy"], multi_label=True, missing_labels="drop")
+    assert "tasks.t.train: a label is missing in each of 6 rows, there stands 'nan' in 'nan|joy'" in faults_of(task)
+
+
+@pytest.mark.parametrize("labels", [[[""], ["a"], ["b"]], ["['']", "['a']", "['b']"], [["a", " "], ["a"], ["b"]]])
+def test_empty_text_in_a_list_is_told(labels: list[Any], tmp_path: Path) -> None:
+    notices = rows_of(Task(train=split(tmp_path, "a.jsonl", labels), multi_label=True))["train"].notices
+    assert "1 of 3 rows hold empty text in a list in 'label'" in "\n".join(notices)
+
+
+@pytest.mark.parametrize(
+    ("names", "rows"), [(("0", "1"), [[0, 1], [1, 0]]), (("true", "false"), [["true", "false"], ["false", "true"]])]
+)
+def test_vectors_whose_labels_are_called_0_and_1(names: tuple[str, str], rows: list[Any], tmp_path: Path) -> None:
+    task = task_of(tmp_path, rows, rows, ("jsonl", "jsonl"), multi_label=True, labels=names)
+    assert f"vectors of 0 and 1, or the labels {' and '.join(names)} by name: give the labels other names" in faults_of(task)
+    beyond_doubt = task.model_copy(update={"train": split(tmp_path, "b.jsonl", [rows[0], [rows[0][0]] * 2])})
+    assert rows_of(beyond_doubt)["train"].several is not None
