@@ -7,7 +7,9 @@ import unicodedata
 
 CONTROLS = re.compile("[\x80-\x84\x86-\x9f]")
 """Control characters that no text has; \\x85 is a line end of Unicode's, too."""
-_SIGNS = "\u2018\u2019\u201c\u201d\u201a\u201e\u2013\u2014\u2026\u2022\u20ac\u2122\xa0\xa1\xa3\xa7\xa9\xab\xae\xb0\xb4\xb7\xbb\xbd\xbf"
+_SIGNS = (
+    "\u2018\u2019\u201c\u201d\u201a\u201e\u2013\u2014\u2026\u2022\u20ac\u2122\xa0\xa1\xa3\xa7\xa9\xab\xae\xb0\xb4\xb7\xbb\xbd\xbf"
+)
 _LETTER = "\xc0-\xd6\xd8-\xf6\xf8-\xff\u0152\u0153\u0160\u0161\u0178\u017d\u017e"
 _UPPER = "\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d"
 _ODD = re.compile(f"[^\\x00-\\x7f{_SIGNS}{_LETTER}]|(?<=[a-z])[{_UPPER}\xa1\xbf\xa3]|[{_LETTER}{_SIGNS}]{{3,}}")
@@ -58,7 +60,9 @@ def doubts(text: str) -> list[str]:
         notices.append(f"{lost} characters were lost before the file was written (U+FFFD, first on line {line})")
     if controls := CONTROLS.findall(text):
         line = text.count("\n", 0, text.index(controls[0])) + 1
-        notices.append(f"{len(controls)} control characters such as {controls[0]!r} (line {line}): was it read in a wrong encoding?")
+        notices.append(
+            f"{len(controls)} control characters such as {controls[0]!r} (line {line}): was it read in a wrong encoding?"
+        )
     high = re.findall(r"[^\x00-\x7f]", text[:SAMPLE])
     strange = sum(unicodedata.category(each) in ("Cn", "Co") for each in high)
     if strange > max(2, FEW / 2 * len(high)):

@@ -14,7 +14,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from trainables.data import Split, TaskData, plain
 from trainables.scripts import SPACELESS, has_spaceless
@@ -225,7 +225,7 @@ def _ends(text: str) -> list[int]:
 def _offsets(text: str) -> list[tuple[int, int]]:
     """(letters before a part, its place) of the parts of a text."""
     starts = [0, *_ends(text)]
-    each = _kept("\0".join(text[a:b] for a, b in zip(starts, starts[1:], strict=False))).split("\0")
+    each = _kept("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
     return list(zip(accumulate(map(len, each[:-1]), initial=0), starts[:-1], strict=True))
 
 
