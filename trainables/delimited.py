@@ -204,10 +204,11 @@ def _second_header(table: Table, columns: Sequence[str]) -> str | None:
 
 def _returns(raw: bytes, delimiter: str, dialect: Dialect) -> list[str]:
     """Carriage returns by themselves that ended a row, where other rows end with a line feed."""
-    if b"\r" not in raw or b"\n" not in raw:
+    none = quoted_fields(b"", delimiter, dialect).opens
+    if b"\r" not in raw or b"\n" not in raw or not len(places := lone_returns(Fields(raw, none, none))):
         return []
-    quoted = b'"' in raw and dialect.quoting != "none"
-    places = lone_returns(quoted_fields(raw if quoted else raw.replace(b'"', b"'"), delimiter, dialect))
+    if b'"' in raw and dialect.quoting != "none":
+        places = lone_returns(quoted_fields(raw, delimiter, dialect))
     if not len(places):
         return []
     said = f"{len(places)} carriage returns without a line feed end rows, first on line {line_at(raw, int(places[0]))}"

@@ -50,20 +50,19 @@ def utf16(raw: bytes) -> str | None:
     return "utf-16-le" if odd > even else "utf-16-be"
 
 
-def doubts(text: str) -> list[str]:
-    """What in decoded text speaks of characters that were lost or misread."""
-    if text.isascii():
+def doubts(raw: bytes) -> list[str]:
+    """What in UTF-8 text speaks of characters that were lost or misread."""
+    if raw.isascii():
         return []
     notices = []
-    if lost := text.count("\ufffd"):
-        line = text.count("\n", 0, text.index("\ufffd")) + 1
+    if lost := raw.count("\ufffd".encode()):
+        line = raw.count(b"\n", 0, raw.index("\ufffd".encode())) + 1
         notices.append(f"{lost} characters were lost before the file was written (U+FFFD, first on line {line})")
-    if controls := CONTROLS.findall(text):
-        line = text.count("\n", 0, text.index(controls[0])) + 1
-        notices.append(
-            f"{len(controls)} control characters such as {controls[0]!r} (line {line}): was it read in a wrong encoding?"
-        )
-    high = re.findall(r"[^\x00-\x7f]", text[:SAMPLE])
+    if controls := re.findall(rb"\xc2[\x80-\x84\x86-\x9f]", raw):
+        line = raw.count(b"\n", 0, raw.index(controls[0])) + 1
+        shown = f"{controls[0].decode()!r} (line {line})"
+        notices.append(f"{len(controls)} control characters such as {shown}: was it read in a wrong encoding?")
+    high = re.findall(r"[^\x00-\x7f]", raw[:SAMPLE].decode(errors="ignore"))
     strange = sum(unicodedata.category(each) in ("Cn", "Co") for each in high)
     if strange > max(2, FEW / 2 * len(high)):
         notices.append(f"{strange} characters that Unicode does not assign: is another `encoding` meant?")

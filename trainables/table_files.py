@@ -55,8 +55,9 @@ def read_documents(
                 raise ConfigError(["the file has a header but no rows"])
             return joined_texts(table, columns), "one a row", tuple(notices)
         check_kind(raw, kind)
-        text = as_utf8(raw, dialect).decode(errors="replace")
-        told = tuple(doubts(text) + table_in_text(text))
+        raw = as_utf8(raw, dialect)
+        text = raw.decode()
+        told = tuple(doubts(raw) + table_in_text(text))
     except ConfigError as error:
         raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
     documents = [list(block) for filled, block in groupby(_lines(text.strip()), key=bool) if filled]
@@ -82,7 +83,7 @@ def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> t
     raw = as_utf8(raw, dialect)
     if not raw or raw.isspace():
         raise ConfigError(["the file is empty"])
-    told = [] if raw.isascii() else doubts(raw.decode(errors="ignore"))
+    told = doubts(raw)
     if kind in DELIMITERS:
         if is_json_lines(raw[:HEAD].decode(errors="replace")):
             raise ConfigError([f"is JSON lines, not {kind}; let its name end in .jsonl"])
