@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.helpers import write_csv
@@ -16,6 +17,7 @@ from trainables.config import Task
 from trainables.data import load_task
 from trainables.dialect import Dialect
 from trainables.faults import ConfigError
+from trainables.swallowed import _rows_with
 from trainables.table_files import read_documents, read_file
 
 
@@ -320,3 +322,10 @@ def test_no_row_is_swallowed_where_every_field_is_quoted(header: str, tmp_path: 
     assert read_file(url, ("text", "label"))[1] == ()
     lone = written(tmp_path, "b.csv", header + '\nfine,pos\n"he said,pos\nfine,pos\npoor,neg\nit is",neg\n')
     assert "a lone quote?" in fault(lone)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_of_several_lines_are_found_in_any_chunks(kind: pa.DataType) -> None:
+    first, second = pa.array(["a\nb", "", None, "x", "\n"], kind), pa.array(["q\n", "z\n\n", "", "n\n"], kind).slice(1)
+    assert _rows_with(pa.chunked_array([first, pa.array([], kind), second]), "\n").tolist() == [0, 4, 5, 7]
+    assert _rows_with(pa.chunked_array([pa.array([None], kind)]), "\n").tolist() == []
