@@ -44,6 +44,8 @@ class Part:
     """The same with line breaks where they are joined: between the lines of a document, between the texts of a pair."""
     joined: bool = False
     """Whether any are."""
+    plain: bool = False
+    """Whether its texts follow each other in a plain text file, whose lines and paragraphs may be parts of one text."""
 
 
 def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
@@ -79,17 +81,21 @@ def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: l
     """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
     clean: list[list[str]] = []
     whole: dict[str, str] = {}
-    places = holders = words = 0
+    places = holders = words = across = 0
     for part in sources:
         clean.append([])
-        for text, lined in zip(part.texts, part.lined, strict=True):
-            cut = forbidden.cut(lined)
+        rests, over = forbidden.cut_across(part.lined) if part.plain else (part.lined, 0)
+        across += over
+        for text, lined, alone in zip(part.texts, part.lined, rests, strict=True):
+            cut = forbidden.cut(alone)
             words += cut.left if cut else 0
-            if cut and cut.places and cut.text:
+            rest = cut.text if cut and (cut.places or not cut.text) else alone
+            if rest and cut and cut.places:
                 places, holders = places + cut.places, holders + 1
-                rest = _flat(cut.text) if part.joined else cut.text
+            if rest and rest != lined:
+                rest = _flat(rest) if part.joined else rest
                 whole[rest], text = text, rest
-            if not cut or cut.text:
+            if rest or (rest == lined and not cut):
                 clean[-1].append(text)
     total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
     if not left:
@@ -99,6 +105,9 @@ def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: l
     if holders:
         told = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
         notices.append(f"{place}: {told}: these {places} were taken out, the rest is read")
+    if across:
+        told = f"{across} times texts that follow each other make up a text of a test or validation split"
+        notices.append(f"{place}: {told}: it was taken out of them, the rest is read")
     if words:
         told = f"{words} times a sentence of one word that is a text of a test or validation split"
         notices.append(f"{place}: {told}: it stays, since a single word is taken out as a whole line only")
@@ -156,7 +165,7 @@ def _documents(file: str, place: str, notices: list[str]) -> Part:
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
     joined = is_plain_text(file)
-    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined)
+    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
 
 
 def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trainables.dialect import NAMES, Dialect
 from trainables.faults import ConfigError, closest
-from trainables.quotes import Fields, line_at, quoted_fields
+from trainables.quotes import Fields, line_at, lone_returns, quoted_fields
 from trainables.swallowed import Swallowed, swallowed
 
 Table = Any
@@ -36,7 +36,7 @@ def read_delimited(raw: bytes, columns: Sequence[str], delimiter: str, dialect: 
     table, notices = _by_quoting(raw, columns, delimiter, dialect)
     if fault := _second_header(table, columns):
         raise ConfigError([fault])
-    return table, notices + _spelt_out(raw, dialect)
+    return table, notices + _spelt_out(raw, dialect) + _returns(raw, delimiter, dialect)
 
 
 def _header_fault(raw: bytes, columns: Sequence[str], delimiter: str, dialect: Dialect) -> str | None:
@@ -73,7 +73,9 @@ def _by_quoting(raw: bytes, columns: Sequence[str], delimiter: str, dialect: Dia
         if fields.fault:
             raise ConfigError([fields.fault])
         table = _parsed(raw, columns, delimiter, dialect, fields)
-        found = _swallowed(raw, table, delimiter) if dialect.quoting is None else None
+        # Where every field is quoted, no quote is a lone one.
+        every = (table.num_rows + raw.lstrip().startswith(b'"')) * table.num_columns
+        found = _swallowed(raw, table, delimiter) if dialect.quoting is None and fields.count < every else None
         if found and (found.sure or (delimiter == "\t" and not fields.doubled)):
             raise ConfigError([_swallowed_fault(fields, found, dialect)])
     except ConfigError as error:
@@ -170,7 +172,12 @@ def _broken(raw: bytes, said: str, delimiter: str, fields: Fields | None, dialec
     if row := re.search(r"Row #(\d+): Expected (\d+) columns?, got (\d+): ?(.*)", said):
         found = fields or Fields(raw, *(quoted_fields(b"", delimiter, dialect).opens,) * 2)
         where = f"line {found.line_of_row(int(row[1]))}: "
-        if row[4].rstrip().endswith(delimiter) and int(row[3]) == int(row[2]) + 1:
+        if b"\n" in raw and len(returns := lone_returns(found)):
+            line = line_at(raw, int(returns[0]))
+            hint = (
+                f"a carriage return ends line {line}, where others end with a line feed: quote the text that holds it, or remove it"
+            )
+        elif row[4].rstrip().endswith(delimiter) and int(row[3]) == int(row[2]) + 1:
             hint = "the line ends with a delimiter that the header does not end with"
         elif b'\\"' in raw and dialect.quoting is None:
             hint = f"are quotes escaped by backslashes? Then {dialect.way('quoting', 'backslash')}"
@@ -193,6 +200,19 @@ def _second_header(table: Table, columns: Sequence[str]) -> str | None:
             return None
     row = pc.index(again, True).as_py() + 1
     return f"row {row} (without the header) repeats the header: were files joined with their headers? Remove that line"
+
+
+def _returns(raw: bytes, delimiter: str, dialect: Dialect) -> list[str]:
+    """Carriage returns by themselves that ended a row, where other rows end with a line feed."""
+    none = quoted_fields(b"", delimiter, dialect).opens
+    if b"\r" not in raw or b"\n" not in raw or not len(places := lone_returns(Fields(raw, none, none))):
+        return []
+    if b'"' in raw and dialect.quoting != "none":
+        places = lone_returns(quoted_fields(raw, delimiter, dialect))
+    if not len(places):
+        return []
+    said = f"{len(places)} carriage returns without a line feed end rows, first on line {line_at(raw, int(places[0]))}"
+    return [f"{said}; if they stand in texts, quote these texts"]
 
 
 def _spelt_out(raw: bytes, dialect: Dialect) -> list[str]:

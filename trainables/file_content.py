@@ -13,6 +13,7 @@ from pathlib import Path
 from trainables.corpus_names import COMPRESSIONS
 from trainables.corpus_names import TABLES as FORMATS
 from trainables.dialect import Dialect
+from trainables.encodings import CONTROLS, mostly_utf8, utf16, western
 from trainables.faults import ConfigError, closest
 from trainables.files import is_local
 
@@ -36,6 +37,7 @@ KINDS = (
     (rb"\s*<\?xml", "an XML file"),
 )
 """How a file begins, and what it is then."""
+FOLDER = "is a folder; give a file, or as `folder` what `datasets` saved"
 PROSE = ("a page of HTML", "an XML file")
 """Kinds that plain text may be."""
 
@@ -45,6 +47,8 @@ def read_content(url: str, formats: Sequence[str] = FORMATS) -> tuple[str, bytes
 
     Raises ConfigError that names the file.
     """
+    if is_local(url) and os.path.isdir(os.path.expanduser(url)):
+        raise ConfigError([f"{url}: {FOLDER}"])
     found = suffix(url)
     if found != "zip" and found not in formats:
         raise ConfigError([f"{url}: {_not_a_format(os.path.basename(url), found, formats)}"])
@@ -82,7 +86,7 @@ def _fetched(url: str) -> bytes:
     except FileNotFoundError:
         raise ConfigError([f"there is no such file{_sibling(url)}"]) from None
     except IsADirectoryError:
-        raise ConfigError(["is a folder; give a file, or as `folder` what `datasets` saved"]) from None
+        raise ConfigError([FOLDER]) from None
     except Exception as error:  # whatever the file system's own library raises: rights, network, a missing package
         raise ConfigError([_unreadable(error)]) from None
 
@@ -179,10 +183,14 @@ def as_utf8(raw: bytes, dialect: Dialect) -> bytes:
     plain = encoding in ("utf-8", "utf-8-sig", "ascii")
     if not plain and _taken_for(raw, encoding) and _is_utf8(raw):
         raise ConfigError([f"is UTF-8, and {encoding} would spoil it; leave `encoding` out"])
+    if not plain and (control := re.search(CONTROLS, text)):
+        line = text.count("\n", 0, control.start()) + 1
+        meant = f"; {dialect.way('encoding', 'cp1252')}" if western(raw) else "; is another `encoding` meant?"
+        raise ConfigError([f"line {line}: as {encoding} it holds the control character {control[0]!r}, which no text has{meant}"])
     found = raw.removeprefix(codecs.BOM_UTF8) if plain else text.removeprefix("\ufeff").encode(errors="surrogatepass")
     if (place := found.find(b"\0")) >= 0:
         line = found.count(b"\n", 0, place) + 1
-        more = f"; is it UTF-16? Then {dialect.way('encoding', 'utf-16-le')}" if found[:400].count(b"\0") > 20 else ""
+        more = f"; is it UTF-16? Then {dialect.way('encoding', wide)}" if (wide := utf16(raw)) and plain else ""
         raise ConfigError([f"line {line} holds a NUL character, which no text has: the file is damaged, or no text{more}"])
     return found
 
@@ -195,8 +203,18 @@ def _undecodable(raw: bytes, error: UnicodeError, encoding: str, dialect: Dialec
     where = f"byte {raw[error.start]:#04x} at offset {error.start} (line {line})"
     if dialect.encoding is not None:
         return f"not {name}: {where}; {'it is UTF-8, leave `encoding` out' if _is_utf8(raw) else 'is another `encoding` meant?'}"
-    way = f", or {dialect.way('encoding', 'cp1252')} or what else it is in" if dialect.settable else ""
+    if damaged := mostly_utf8(raw):
+        return f"not {name}: {where}: {damaged}; mend that line and save the file as UTF-8"
+    way = f", or {_encoding_meant(raw)}" if dialect.settable else ""
     return f"not {name}: {where}; save the file as UTF-8{way}"
+
+
+def _encoding_meant(raw: bytes) -> str:
+    if wide := utf16(raw):
+        return f"set `encoding: {wide}`, as it is UTF-16 without a byte-order mark"
+    if western(raw):
+        return "set `encoding: cp1252` or what else it is in"
+    return "set `encoding` to what it is in (not cp1252, by which it is no text)"
 
 
 def _taken_for(raw: bytes, encoding: str) -> bool:

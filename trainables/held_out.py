@@ -2,20 +2,22 @@
 
 A held-out text is found as a whole text, line, sentence or paragraph, and over several of them, however it is wrapped. All that is
 compared is `bare`. Boundaries are line breaks, tabs and signs that end a sentence; more of them than there are sentences do no
-harm, since all from one to another must be the held-out text. Imports no torch.
+harm, since all from one to another must be the held-out text. HTML's `<br>` and `<p>` are line breaks, its entities what they stand
+for; in scripts without spaces white space and commas are boundaries too. Imports no torch.
 """
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from trainables.data import Split, TaskData, plain
-from trainables.scripts import has_spaceless
+from trainables.scripts import SPACELESS, has_spaceless
 
 LINES = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 """What ends a line, as in str.splitlines."""
@@ -24,8 +26,13 @@ JOINT = "\x1e"
 _CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]}\u300d\u300f\uff09"
 _ENDING = "\u3002\uff01\uff1f\uff0e\u0964\u0965\u061f\u06d4\u1362\u0589"
 """Signs that end a sentence, with or without a space behind them."""
-_BREAK = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*\s+|[{_ENDING}]+[{_CLOSING}]*\s*|[\t{LINES}]\s*")
-_LINE = re.compile(f"[{LINES}]")
+_TAG = r"(?:<|&lt;)/?(?:[bB][rR]|[pP])\s*/?(?:>|&gt;)"
+"""How HTML ends a line."""
+_CLAUSE = rf"(?<=[{SPACELESS}])[ \u3000,;\uff0c\u3001\uff1b\uff1a]+"
+_BREAK = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*\s+|[{_ENDING}]+[{_CLOSING}]*\s*|[\t{LINES}]\s*|{_TAG}\s*|{_CLAUSE}")
+_LINE = re.compile(f"[{LINES}]|{_TAG}")
+_SPACE = re.compile(rf"(?:\s|{_TAG})*\Z")
+_TAGS, _ENTITY = re.compile(_TAG), re.compile(r"&(?:#\w+|[a-zA-Z]\w*);")
 PREFIX = 8
 """Letters by which a held-out text is looked up at a boundary."""
 SHORT, CHARACTERS = 20, 4
@@ -48,6 +55,10 @@ def letters(text: str) -> str:
 
 def _kept(text: str) -> str:
     """Letters, digits, and NUL, which stands between parts that are looked at in one go."""
+    if "&" in text:
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+    if "<" in text:
+        text = _TAGS.sub("\n", text)
     if text.isascii():  # for speed
         return text.lower().encode().translate(None, _OTHER_ASCII).decode()
     # `plain` first, so that no copy that it tells is missed.
@@ -124,6 +135,38 @@ class HeldOut:
         again = self.cut(rest, words=words) if letters(rest) else Cut("", 0, 0)  # what was apart now stands together
         return Cut(rest, len(runs), left) if again is None else Cut(again.text, len(runs) + again.places, again.left)
 
+    def cut_across(self, texts: Sequence[str]) -> tuple[list[str], int]:
+        """(each text without the held-out texts that begin in it and end in a later one, or the reverse; how many they are)."""
+        rests, places = list(texts), 0
+        whole = [letters(text) for text in texts]
+        for i in range(len(rests)):
+            while found := self._across(rests, whole, i):
+                start, j, end = found
+                rests[i], rests[j] = rests[i][:start].rstrip(), rests[j][end:]
+                rests[i + 1 : j] = whole[i + 1 : j] = [""] * (j - i - 1)
+                whole[i], whole[j] = letters(rests[i]), letters(rests[j])
+                places += 1
+        return rests, places
+
+    def _across(self, texts: Sequence[str], whole: Sequence[str], i: int) -> tuple[int, int, int] | None:
+        """(place in the text `i` where a held-out text begins, the later text in which it ends, place there)."""
+        if not whole[i]:
+            return None
+        near = whole[i] + _following(whole, i, PREFIX)
+        offsets = _offsets(texts[i])
+        for at, (offset, place) in enumerate(offsets):
+            if at and offset == offsets[at - 1][0]:
+                continue
+            for prefix in reversed(self._prefixes):
+                for length in self._starts.get(near[offset : offset + prefix], ()):
+                    over = offset + length - len(whole[i])
+                    if over <= 0:
+                        break
+                    run = whole[i][offset:] + _following(whole, i, over)[:over]
+                    if len(run) == length and run in self._whole and (end := _ending(texts, whole, i, over)):
+                        return place, *end
+        return None
+
     def _may_hold(self, text: str, whole: str) -> bool:
         """Whether a closer look can find anything: few texts need one, which costs ten times as much."""
         parts = _BREAK.split(text)
@@ -179,6 +222,31 @@ def _ends(text: str) -> list[int]:
     return ends if ends and ends[-1] == len(text) else [*ends, len(text)]
 
 
+def _offsets(text: str) -> list[tuple[int, int]]:
+    """(letters before a part, its place) of the parts of a text."""
+    starts = [0, *_ends(text)]
+    each = _kept("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
+    return list(zip(accumulate(map(len, each[:-1]), initial=0), starts[:-1], strict=True))
+
+
+def _following(whole: Sequence[str], i: int, count: int) -> str:
+    """At least so many letters of the texts behind the text `i`, as far as there are."""
+    found: list[str] = []
+    while count > 0 and (i := i + 1) < len(whole):
+        found.append(whole[i])
+        count -= len(whole[i])
+    return "".join(found)
+
+
+def _ending(texts: Sequence[str], whole: Sequence[str], i: int, over: int) -> tuple[int, int] | None:
+    """(text, place in it) behind so many letters that follow the text `i`; None if no part ends there."""
+    while over > len(whole[i := i + 1]):
+        over -= len(whole[i])
+    if over == len(whole[i]):
+        return i, len(texts[i])
+    return next(((i, place) for offset, place in _offsets(texts[i]) if offset == over), None)
+
+
 def _without(parts: Sequence[str], runs: Sequence[tuple[int, int]]) -> str:
     """The parts without these runs; a line that ends with one still ends."""
     kept: list[str] = []
@@ -186,7 +254,8 @@ def _without(parts: Sequence[str], runs: Sequence[tuple[int, int]]) -> str:
     for start, end in runs:
         kept += parts[at:start]
         last = parts[end - 1]
-        kept += [space] if _LINE.search(space := last[len(last.rstrip()) :]) else []
+        space = _SPACE.search(last)
+        kept += [space[0]] if space and _LINE.search(space[0]) else []
         at = end
     return "".join([*kept, *parts[at:]]).strip()
 

@@ -35,6 +35,11 @@ class Fields:
         pairs = zip(self.opens.tolist(), self.closes.tolist(), strict=True)
         return len(inner) > 0 or any(b'""' in self.raw[start + 1 : end] for start, end in pairs)
 
+    @property
+    def count(self) -> int:
+        """How many they are: what stands between doubled quotes is one."""
+        return len(self.opens) - int((self.opens[1:] == self.closes[:-1] + 1).sum())
+
     def breaks(self) -> Places:
         """Places of all ends of lines."""
         return ends_of_lines(self.raw)
@@ -58,6 +63,15 @@ def ends_of_lines(raw: bytes) -> Places:
     feeds, returns = np.flatnonzero(buffer == LF), np.flatnonzero(buffer == CR) if b"\r" in raw else np.empty(0, dtype=np.int64)
     alone = returns[(returns == len(raw) - 1) | (buffer[np.minimum(returns + 1, len(raw) - 1)] != LF)]
     return np.sort(np.concatenate([feeds, alone])) if len(alone) else feeds
+
+
+def lone_returns(fields: Fields) -> Places:
+    """Places of carriage returns outside of quoted fields that no line feed follows."""
+    buffer = np.frombuffer(fields.raw, dtype=np.uint8)
+    places = ends_of_lines(fields.raw)
+    places = places[(buffer[places] == CR) & (buffer[np.minimum(places + 1, len(buffer) - 1)] != CR)]  # \r\r\n is one end
+    outside: Places = places[~fields.inside(places)]
+    return outside
 
 
 def line_at(raw: bytes, place: int) -> int:

@@ -15,8 +15,10 @@ from typing import Any
 from trainables.corpus_names import TABLES
 from trainables.delimited import read_delimited
 from trainables.dialect import DELIMITERS, Dialect
+from trainables.encodings import doubts
 from trainables.faults import ConfigError, closest
 from trainables.file_content import as_utf8, check_kind, read_content
+from trainables.wrong_suffix import HEAD, is_json_lines, table_in_text
 
 Table = Any
 """A pyarrow.Table."""
@@ -55,17 +57,19 @@ def read_documents(
                 raise ConfigError(["the file has a header but no rows"])
             return joined_texts(table, columns), "one a row", tuple(notices)
         check_kind(raw, kind)
-        text = as_utf8(raw, dialect).decode()
+        raw = as_utf8(raw, dialect)
+        text = raw.decode()
+        told = tuple(doubts(raw) + table_in_text(text))
     except ConfigError as error:
         raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
     documents = [list(block) for filled, block in groupby(_lines(text.strip()), key=bool) if filled]
     if not documents:
         raise ConfigError([f"{url}: the file is empty"])
     if len(documents) == 1:
-        return documents[0], "one a line", ()
+        return documents[0], "one a line", told
     longest = max(map(len, documents))
     hint = f", of up to {longest} lines; if each line is a text, remove the blank lines" if longest > 1 else ""
-    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}", ()
+    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}", told
 
 
 def _lines(text: str) -> list[str]:
@@ -81,9 +85,13 @@ def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> t
     raw = as_utf8(raw, dialect)
     if not raw or raw.isspace():
         raise ConfigError(["the file is empty"])
+    told = doubts(raw)
     if kind in DELIMITERS:
-        return read_delimited(raw, columns, DELIMITERS[kind], dialect)
-    return _json_lines(raw, kind, columns), []
+        if is_json_lines(raw[:HEAD].decode(errors="replace")):
+            raise ConfigError([f"is JSON lines, not {kind}; let its name end in .jsonl"])
+        table, notices = read_delimited(raw, columns, DELIMITERS[kind], dialect)
+        return table, notices + told
+    return _json_lines(raw, kind, columns), told
 
 
 def _parquet(raw: bytes) -> Table:

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.helpers import write_csv
@@ -16,6 +17,7 @@ from trainables.config import Task
 from trainables.data import load_task
 from trainables.dialect import Dialect
 from trainables.faults import ConfigError
+from trainables.swallowed import _rows_with
 from trainables.table_files import read_documents, read_file
 
 
@@ -278,6 +280,8 @@ def test_a_missing_header_is_named(tmp_path: Path) -> None:
         ("text,label\na,1\ntext,label\nb,2\n", "row 2 (without the header) repeats the header"),
         ("text,label\na,1\n\ufefftext,label\nb,2\n", "row 2 (without the header) repeats the header"),
         ("text,label\na,1\nb\0c,2\n", "line 3 holds a NUL character"),
+        ("text,label\na,1\nb\rc,2\n", "a carriage return ends line 3, where others end with a line feed"),
+        ('text,label\r\n"a\rb",1\r\nb\rc,2\r\n', "a carriage return ends line 4, where others"),
     ],
 )
 def test_the_line_of_a_broken_row_is_named(content: str, where: str, tmp_path: Path) -> None:
@@ -290,6 +294,7 @@ def test_the_line_of_a_broken_row_is_named(content: str, where: str, tmp_path: P
         "text,label\nfine,pos\npoor,neg\n",
         "text,label\rfine,pos\rpoor,neg",
         "text,label\r\nfine,pos\npoor,neg\r\n",
+        "text,label\r\r\nfine,pos\r\r\npoor,neg\r\r\n",
         "\n\ntext,label\n\nfine,pos\n\n\npoor,neg\n\n",
         ",text,label\n0,fine,pos\n1,poor,neg\n",
         "text,label,\nfine,pos,\npoor,neg,\n",
@@ -299,3 +304,28 @@ def test_forms_of_lines_that_are_read(content: str, tmp_path: Path) -> None:
     url = written(tmp_path, "a.csv", content)
     assert rows(url) == ROWS
     assert read_file(url, ("text", "label"))[1] == ()
+
+
+def test_carriage_returns_that_end_rows_among_line_feeds_are_told(tmp_path: Path) -> None:
+    url = written(tmp_path, "a.csv", "text\nfine\rpoor\nso so\n")
+    table, notices = read_file(url, ("text",))
+    assert table.num_rows == 3
+    assert notices == (
+        f"{url}: 1 carriage returns without a line feed end rows, first on line 2; if they stand in texts, quote these texts",
+    )
+
+
+@pytest.mark.parametrize("header", ['"text","label"', "text,label"])
+def test_no_row_is_swallowed_where_every_field_is_quoted(header: str, tmp_path: Path) -> None:
+    url = written(tmp_path, "a.csv", header + '\n"fine","pos"\n"he said\nfine,pos\npoor,neg\n""so""","neg"\n"","pos"\n')
+    assert len(rows(url)) == 3
+    assert read_file(url, ("text", "label"))[1] == ()
+    lone = written(tmp_path, "b.csv", header + '\nfine,pos\n"he said,pos\nfine,pos\npoor,neg\nit is",neg\n')
+    assert "a lone quote?" in fault(lone)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_texts_of_several_lines_are_found_in_any_chunks(kind: pa.DataType) -> None:
+    first, second = pa.array(["a\nb", "", None, "x", "\n"], kind), pa.array(["q\n", "z\n\n", "", "n\n"], kind).slice(1)
+    assert _rows_with(pa.chunked_array([first, pa.array([], kind), second]), "\n").tolist() == [0, 4, 5, 7]
+    assert _rows_with(pa.chunked_array([pa.array([None], kind)]), "\n").tolist() == []

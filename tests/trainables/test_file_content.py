@@ -14,9 +14,9 @@ import pyarrow as pa
 import pytest
 
 from tests.trainables.tables import ROWS, fault, parquet_of, rows, written
-from trainables.dialect import encoding_of
+from trainables.dialect import Dialect, encoding_of
 from trainables.faults import ConfigError
-from trainables.table_files import read_documents
+from trainables.table_files import read_documents, read_file
 
 TEXTS = [("grün – “naïve”", "pos"), ("poor", "neg")]
 
@@ -49,6 +49,88 @@ def test_an_encoding_is_set_or_named_as_the_way_out(tmp_path: Path) -> None:
     assert "is UTF-8" in fault(written(tmp_path, "e.csv", "text,label\na,pos\nb,neg\n"), encoding="utf-16")
     assert "not shift_jis: byte" in fault(mine, encoding="shift_jis")
     assert "is another `encoding` meant?" in fault(url, encoding="shift_jis")
+
+
+LATIN = ["Das Café in Köln war schön.", "Ça va, mon élève? À bientôt!", "El niño dijo: “¿qué?” – ¡sí!", "don’t"]
+POLISH, RUSSIAN, CHINESE, JAPANESE = "Zażółć gęślą jaźń, ósmą", "Очень хороший фильм", "这部电影非常好看", "とても良い映画でした"
+
+
+@pytest.mark.parametrize(
+    ("texts", "encoding", "way"),
+    [
+        *((LATIN[i : i + 1] * 3, "cp1252", "or set `encoding: cp1252`") for i in range(len(LATIN))),
+        ([*["plain English all through"] * 50, LATIN[0]], "latin-1", "or set `encoding: cp1252`"),
+        ([POLISH] * 3, "cp1250", "(not cp1252"),
+        ([POLISH] * 3, "iso8859-2", "(not cp1252"),
+        ([RUSSIAN, "a text in English"] * 3, "cp1251", "(not cp1252"),
+        ([RUSSIAN] * 3, "koi8-r", "(not cp1252"),
+        ([CHINESE, "a text in English"] * 3, "gb18030", "(not cp1252"),
+        ([CHINESE] * 3, "gbk", "(not cp1252"),
+        ([JAPANESE] * 3, "shift_jis", "(not cp1252"),
+        ([LATIN[1]] * 3, "mac-roman", "(not cp1252"),
+        ([CHINESE] * 3, "utf-16-le", "set `encoding: utf-16-le`"),
+        ([RUSSIAN] * 3, "utf-16-be", "set `encoding: utf-16-be`"),
+        (["fine"] * 3, "utf-16-be", "set `encoding: utf-16-be`"),
+    ],
+)
+def test_the_encoding_that_is_named_gives_no_garbage(texts: list[str], encoding: str, way: str, tmp_path: Path) -> None:
+    content = "text;label\n" + "\n".join(f"{text};pos" for text in texts)
+    found = fault(written(tmp_path, "a.csv", content.encode(encoding)), delimiter=";")
+    assert way in found, found
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([b"gr\xc3\xbcn,pos"] * 9 + [b"caf\xe9,neg"], "(line 11): the rest is UTF-8, so 1 line is damaged"),
+        (
+            [b"\xe2\x80\x9cgood\xe2\x80\x9d,pos"] * 9 + [b"\xe2\x80,neg", b"\xff,neg"],
+            "(line 11): the rest is UTF-8, so 2 lines are",
+        ),
+        (["好,pos".encode()] * 3 + ["好".encode()[:2]], "(line 5): the rest is UTF-8"),  # cut off
+    ],
+)
+def test_a_damaged_byte_is_no_other_encoding(lines: list[bytes], said: str, tmp_path: Path) -> None:
+    found = fault(written(tmp_path, "a.csv", b"\n".join([b"text,label", *lines])))
+    assert said in found
+    assert "set `encoding" not in found
+
+
+def test_an_encoding_that_makes_control_characters_is_refused(tmp_path: Path) -> None:
+    url = written(tmp_path, "a.csv", "text,label\nfine,pos\n“good”,pos\n".encode("cp1252"))
+    assert "line 3: as iso8859-1 it holds the control character '\\x93'" in fault(url, encoding=encoding_of("latin-1"))
+    assert "set `encoding: cp1252`" in fault(url, encoding=encoding_of("latin-1"))
+    russian = written(tmp_path, "b.csv", f"text,label\n{RUSSIAN},pos\n".encode("cp866"))
+    assert "is another `encoding` meant?" in fault(russian, encoding=encoding_of("latin-1"))
+    fine = written(tmp_path, "c.csv", "text,label\ncafé,pos\n".encode("latin-1"))
+    assert read_file(fine, ("text", "label"), Dialect(encoding="iso8859-1"))[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("caf\ufffd, na\ufffdve", "2 characters were lost before the file was written (U+FFFD, first on line 2)"),
+        ("\x93good\x94", "2 control characters such as '\\x93' (line 2)"),
+        ("\U000e1234\u0378\ue123" * 3, "9 characters that Unicode does not assign"),
+        ("grün – “naïve” 好 ❤️ 👩‍👩‍👧 a\x85b \ue000", None),
+    ],
+)
+def test_characters_that_were_lost_or_misread_are_told(text: str, told: str | None, tmp_path: Path) -> None:
+    names = {
+        "a.csv": f'text,label\n"{text}",pos\n',
+        "a.jsonl": "\n" + json.dumps({"text": text}, ensure_ascii=False),
+        "a.txt": "\n" + text,
+    }
+    for name, content in names.items():
+        url = written(tmp_path, name, content)
+        notices = read_documents(url)[2]
+        assert [told in notice for notice in notices] == ([True] if told else []), (name, notices)
+
+
+@pytest.mark.parametrize("folder", [".", "data.csv", "sub"])
+def test_a_folder_is_called_one(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder).mkdir(exist_ok=True)
+    assert "is a folder; give a file" in fault(f"{tmp_path}/{folder}")
 
 
 CONTENT = "text,label\nfine,pos\npoor,neg\n"

@@ -45,6 +45,11 @@ HELD = [
         ("我们来了。味道非常好，服务也好。还会来。", "我们来了。还会来。"),
         ("เรามา\nร้านนี้อร่อยมาก\nกลับบ้าน", "เรามา\n\nกลับบ้าน"),
         ("Before. First line second line. After.", "Before. After."),
+        ("It rained.<br /><br />The soup was cold.<br>The end.", "It rained.<br /><br /><br>The end."),
+        ("It rained.&lt;br /&gt;The soup<BR/>was cold.</p>The end.", "It rained.&lt;br /&gt;</p>The end."),
+        ("It rained. The&nbsp;soup &#119;as cold. The end.", "It rained. The end."),
+        ("เรามา ร้านนี้อร่อยมาก กลับบ้าน", "เรามา กลับบ้าน"),
+        ("我们来了，味道非常好，服务也好，还会来。", "我们来了，还会来。"),
         ("Bad.\nGood!\nWorse.", "Bad.\n\nWorse."),  # a single word on a line of its own
         ("Bad.\n?! good\nWorse.", "Bad.\n\nWorse."),
         ("Bad.\n?!\nWorse.", "Bad.\n\nWorse."),
@@ -73,6 +78,24 @@ def test_taken_out(text: str, rest: str) -> None:
 )
 def test_left_alone(text: str) -> None:
     assert HeldOut(HELD).cut(text) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "rests", "places"),
+    [
+        (["It rained.", "Never again!", "We left early.", "The end."], ["It rained.", "", "", "The end."], 1),
+        (["It rained. Never again!", "We left", "early. The end."], ["It rained.", "", "The end."], 1),
+        (["First line", "second line"] * 2, [""] * 4, 2),
+        (["a", "b", "c d e f g"], ["", "", ""], 1),
+        (["Never again! We left early.", "first line", "third line"], None, 0),
+        (["Never again!", "We", "left"], None, 0),
+        (["It was never again!", "We left early."], None, 0),
+        (["go", "od"], None, 0),
+        ([], None, 0),
+    ],
+)
+def test_taken_out_of_texts_that_follow_each_other(texts: list[str], rests: list[str] | None, places: int) -> None:
+    assert HeldOut([*HELD, "a b c d e f g"]).cut_across(texts) == (texts if rests is None else rests, places)
 
 
 def test_single_words_are_whole_lines_only() -> None:
@@ -151,6 +174,25 @@ def test_a_stray_blank_line_keeps_no_held_out_text_in(stray: str, tmp_path: Path
     hint = "separated by blank lines, of up to 26 lines; if each line is a text, remove the blank lines"
     taken = "2 of 2 texts hold texts of a test or validation split as lines or sentences: these 2 were taken out, the rest is read"
     assert corpus.notices == (f"corpus lines.txt: 2 documents in lines.txt, {hint}", f"corpus lines.txt: {taken}")
+
+
+@pytest.mark.parametrize(
+    ("held", "joint"),
+    [
+        ("First para of it.\n\nSecond para.", "\n\n"),
+        ("First line of it.\nSecond line.", "\n"),
+        ("One sentence here. Another one.", "\n"),
+        ("A start.\n\nAn end of it.", "\n"),
+    ],
+)
+def test_a_held_out_text_is_taken_out_of_several_documents(held: str, joint: str, tmp_path: Path) -> None:
+    others = [f"a remark {i}" for i in range(30)]
+    (tmp_path / "a.txt").write_text(joint.join([*others[:20], held.replace(". A", ".\nA"), *others[20:]]))
+    tasks = {"mine": task_of(tmp_path / "mine", test=[(held, "a"), ("else", "b")])}
+    corpus = load_corpus([], tasks, [str(tmp_path / "a.txt")])
+    assert " ".join(corpus.texts).split() == " ".join(others).split()
+    told = "1 times texts that follow each other make up a text of a test or validation split"
+    assert f"corpus a.txt: {told}: it was taken out of them, the rest is read" in corpus.notices
 
 
 def test_files_tables_and_tasks_follow_one_rule(tmp_path: Path) -> None:
