@@ -119,7 +119,9 @@ def rewritten(folder: Path) -> None:
 
 
 CHANGES = [
-    pytest.param(another_label, ["tasks.reviews.train: as many texts, but others, in another order, or with other labels"], id="a label"),
+    pytest.param(
+        another_label, ["tasks.reviews.train: as many texts, but others, in another order, or with other labels"], id="a label"
+    ),
     pytest.param(more_tests, ["tasks.reviews.test: 26 texts, was 24"], id="size of the test split"),
     pytest.param(other_documents, ["corpus documents.txt: 3 texts, was 4"], id="a corpus"),
     pytest.param(other_weights, ["encoder.weights: another content"], id="weights"),
