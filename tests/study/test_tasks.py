@@ -75,7 +75,7 @@ def test_how_a_file_is_written_is_an_option(tmp_path: Path, capsys: pytest.Captu
     assert found["splits"]["train"]["labels"] == {"neg": 1, "pos": 1}
     out = answer(capsys, *arguments)
     assert fits(out)
-    assert "notice: " in out
+    assert "notice:" in out
     assert "first \\n on line 3" in out
     code, _, err = inside(capsys, *arguments, "--encoding", "cp1253x")
     assert (code, "encoding: 'cp1253x' is not known; did you mean 'cp1253'?" in err) == (2, True)
