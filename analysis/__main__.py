@@ -13,15 +13,24 @@ from pathlib import Path
 
 from analysis import output, reports
 from analysis.pdf import NoBrowser
-from analysis.terminal import open_streams
+from analysis.terminal import Unwritten, guarded, open_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the report and print the result, or compare two runs. Returns 0, or 2 for wrong input."""
+    """Write the report and print the result, or compare two runs.
+
+    Returns 0, 2 for wrong input, 4 where what it prints cannot be written.
+    """
     open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded(lambda: _answered(words))
+
+
+def _answered(words: Sequence[str]) -> int:
     try:
         return _compare(words[1:]) if words[:1] == ["compare"] else _report(words)
+    except Unwritten:
+        raise
     except (OSError, ValueError, NoBrowser) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

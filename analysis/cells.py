@@ -126,6 +126,8 @@ class Study:
     """Names of its task's classes."""
     config: Mapping[str, Any]
     """The resolved study file."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """{what it read: digest of its content}"""
 
 
 @dataclass
@@ -347,7 +349,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
     made.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
-    made.studies[name] = Study(run.folder, run.labels, run.config)
+    made.studies[name] = Study(run.folder, run.labels, run.config, run.inputs)
     indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
     for row in run.of("study"):

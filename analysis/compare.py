@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis import inference
-from analysis.cells import is_ablation, ledger
+from analysis.cells import Cell, Ledger, is_ablation, ledger
 from analysis.export import json_text
 from analysis.inference import ALPHA, Estimate, p_text
 from analysis.load import load, plain
@@ -32,6 +32,15 @@ class Side:
     losses: Array | None
     """In percent, [seeds, texts]; None without predictions."""
     texts: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """{what its study read: digest of its content}; empty in old records."""
+    data: str = ""
+    """What its study calls the task."""
+
+    @property
+    def test(self) -> str | None:
+        """Digest of the test split, texts and labels; None in old records."""
+        return self.inputs.get(f"tasks.{self.data}.test")
 
     @property
     def shown(self) -> str:
@@ -81,6 +90,7 @@ def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
     pairs = [p if p.p_value is None else Pair(**(vars(p) | {"corrected": next(corrected)})) for p in pairs]
     lacking = [f"only A has {_name(key)}" for key in mine if key not in keys]
     lacking += [f"only B has {_name(key)}" for key in theirs if key not in keys.values()]
+    lacking += _other_inputs((pair.one, pair.other) for pair in pairs)
     return pairs, [*lacking, *(f"A: {text}" for text in said), *(f"B: {text}" for text in also)]
 
 
@@ -94,7 +104,7 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
     if is_ablation(folder):
         found = ledger(folder)
         cells = [cell for cell in found.cells if cell.finished]
-        return {(c.task, c.label): Side(c.metric, tuple(c.scores), c.losses, c.texts) for c in cells}, found.problems
+        return {(c.task, c.label): _side(found, c) for c in cells}, found.problems
     run = load(folder)
     sides, problems = {}, [f"{len(run.problems)} line(s) of the records could not be used"] if run.problems else []
     for setting in settings(run):
@@ -104,8 +114,21 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
         task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
         if setting.losses is None:
             problems.append(f"{setting.label}: {setting.texts}")
-        sides[task, setting.label] = Side(run.metric, tuple(setting.test), setting.losses, setting.texts)
+        sides[task, setting.label] = Side(run.metric, tuple(setting.test), setting.losses, setting.texts, run.inputs, task)
     return sides, problems
+
+
+def _side(found: Ledger, cell: Cell) -> Side:
+    first = cell.finished[0]
+    data = plain((first.trial.test or {}).get("task") or cell.task)
+    return Side(cell.metric, tuple(cell.scores), cell.losses, cell.texts, found.studies[first.study].inputs, data)
+
+
+def _other_inputs(sides: Iterable[tuple[Side, Side]]) -> list[str]:
+    """What the studies of both sides read and is not the same, a note; none where records are older than that."""
+    known = [(one.inputs, other.inputs) for one, other in sides if one.inputs and other.inputs]
+    names = {name for one, other in known for name in {*one, *other} if one.get(name) != other.get(name)}
+    return [f"not the same in A and B: {', '.join(sorted(names))}"] if names else []
 
 
 def _pair(key: Key, one: Side, other: Side) -> Pair:
@@ -115,6 +138,8 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
         return Pair(key, one, other, None, "no test predictions of all seeds")
     if one.texts != other.texts:
         return Pair(key, one, other, None, "tested on other texts: number or labels differ")
+    if one.test and other.test and one.test != other.test:
+        return Pair(key, one, other, None, "tested on other texts: the test splits differ, by the records of what was read")
     estimate, how = paired(one.metric, other.losses, one.losses)
     return Pair(key, one, other, estimate, how, estimate.p_value)
 
@@ -132,7 +157,9 @@ def text(one: Path, other: Path) -> str:
         made.append(line)
     of = sum(pair.p_value is not None for pair in pairs)
     metrics = " or ".join(dict.fromkeys(f"{pair.one.metric.label} %" for pair in pairs))
-    facts = [f"A is {one}, B is {other}. Test {metrics}: mean ± standard deviation over seeds (number of seeds)."]
+    several = any(len(side.scores) > 1 for pair in pairs for side in (pair.one, pair.other))
+    shown = "mean ± standard deviation over seeds (number of seeds)" if several else "(number of seeds)"
+    facts = [f"A is {one}, B is {other}. Test {metrics}: {shown}."]
     facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} one is said to be better."] if of > 1 else []
     facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
     facts += [f"{_name(pair.key)}: {pair.why}." for pair in pairs if pair.corrected is None]

@@ -133,7 +133,8 @@ def marks(ledger: Ledger) -> tuple[dict[int, str], int]:
         for cell in several if best in several else ():
             if cell.losses is None or best.losses is None or id(cell) in found:
                 continue
-            p_values.append(inference.difference(cell.losses, best.losses).p_value or 0.0)
+            p_value = inference.difference(cell.losses, best.losses).p_value
+            p_values.append(1.0 if p_value is None else p_value)
             rivals.append(cell)
     corrected = inference.holm([*p_values, *[1.0] * (max(pairs, len(p_values)) - len(p_values))])
     for cell, p_value in zip(rivals, corrected, strict=False):

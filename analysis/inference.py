@@ -31,6 +31,8 @@ BLOCK = 4_000_000
 """Weights of texts that a bootstrap holds at a time: 32 MB."""
 PLACES = 9
 """Of products of matrices, which end in other bits on another processor; a draw must not."""
+ROUNDING = 1e-6
+"""Share of a value below which its spread is nothing but rounding: losses are kept in single precision."""
 MOST_SEEDS = 1000
 """More seeds than these nobody will run: a difference that needs them is one that seeds do not decide."""
 
@@ -54,24 +56,29 @@ class Estimate:
 
     @property
     def variance(self) -> float:
-        """Of the value, over draws of seeds and of texts."""
-        return max(self.part_seeds + self.part_texts - self.part_rest, self.part_seeds, self.part_texts)
+        """Of the value, over draws of seeds and of texts: components that come out below 0 count as 0."""
+        return max(self.part_seeds + self.part_texts - self.part_rest, self.part_seeds, self.part_texts, self.part_rest)
+
+    @property
+    def known(self) -> bool:
+        """Whether the uncertainty is known: not for one seed, nor where a value other than 0 shows no spread but rounding."""
+        return bool(self.freedom) and (self.value == 0 or math.sqrt(self.variance) > ROUNDING * abs(self.value))
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Interval of the level LEVEL; None for a single seed: no interval is invented."""
-        if not self.freedom:
+        """Interval of the level LEVEL; None where the uncertainty is not `known`: no interval is invented."""
+        if not self.known:
             return None
         half = _t(0.5 + LEVEL / 2, self.freedom) * math.sqrt(self.variance)
         return self.value - half, self.value + half
 
     @property
     def p_value(self) -> float | None:
-        """Of the value being zero, two-sided; None for a single seed."""
-        if not self.freedom:
+        """Of the value being zero, two-sided; None where the uncertainty is not `known`."""
+        if not self.known:
             return None
         if self.variance == 0:
-            return 1.0 if self.value == 0 else 0.0
+            return 1.0
         from scipy.stats import t
 
         return float(2 * t.sf(abs(self.value) / math.sqrt(self.variance), self.freedom))
@@ -104,12 +111,13 @@ def pooled(found: Sequence[Estimate]) -> Estimate:
         raise ValueError("nothing to pool")
     if len(found) == 1:
         return found[0]
-    of_seeds, of_texts = (sum(getattr(each, name) for each in found) / len(found) ** 2 for name in ("part_seeds", "part_texts"))
+    parts = ("part_seeds", "part_texts")  # of none less than its rest, so that the rest of all is that of each
+    of_seeds, of_texts = (sum(max(getattr(each, name), each.part_rest) for each in found) / len(found) ** 2 for name in parts)
     spread = sum(each.variance**2 / each.freedom for each in found if each.freedom)
     total = sum(each.variance for each in found)
     rest = of_seeds + of_texts - total / len(found) ** 2  # so that the variance is that of the sum
     freedom = total**2 / spread if spread else float(min(each.freedom for each in found))
-    known = all(each.freedom for each in found)
+    known = all(each.known for each in found)
     value, seeds = sum(each.value for each in found) / len(found), min(each.seeds for each in found)
     return Estimate(value, seeds, sum(each.texts for each in found), of_seeds, of_texts, rest, freedom if known else 0.0)
 
@@ -181,9 +189,9 @@ def _rest(errors: Array) -> tuple[float, int]:
 def seeds_to_decide(found: Estimate) -> int | None:
     """How many seeds of each setting would put zero outside the interval, if the difference stays what it is.
 
-    None where none would: the test texts alone leave it open, or the difference is zero, or the spread over seeds is unknown.
+    None where none would: the test texts alone leave it open, or the difference is zero, or its uncertainty is unknown.
     """
-    if found.value == 0 or not found.freedom:
+    if found.value == 0 or not found.known:
         return None
     rest_of_seed = max(0.0, found.part_seeds - found.part_rest) * found.seeds  # variances of a single seed
     rest_of_both = found.part_rest * found.seeds

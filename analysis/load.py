@@ -153,6 +153,14 @@ class Run:
         """Of a trial, smaller for the better; infinite without a score."""
         return math.inf if trial.score is None else self.metric.turned(trial.score)
 
+    @cached_property
+    def inputs(self) -> dict[str, str]:
+        """{what the study read: digest of its content}, as last recorded; empty where the records are older than that."""
+        last: Row = next((row["inputs"] for row in reversed(self.of("inputs"))), {})
+        return {
+            plain(name, 80): str(each["digest"]) for name, each in last.items() if isinstance(each, dict) and each.get("digest")
+        }
+
     @property
     def search(self) -> list[Trial]:
         """Trials of the search in the order asked."""

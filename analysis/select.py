@@ -27,6 +27,7 @@ from study.record import BAG_OF_WORDS
 Interval = tuple[float, float]
 UNKNOWN = "what the choice of test texts does to it is unknown"
 ONE_SEED = "one seed: its spread is unknown"
+NO_SPREAD = "the same on every text with every seed, which does not tell how far it is by chance"
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +206,10 @@ def paired(metric: Metric, one: Array, other: Array, seeded: bool = True) -> tup
     Where the other has no seed its losses are fixed numbers, and what is estimated is the mean of the differences.
     """
     found = inference.difference(one, other) if seeded else inference.mean(np.asarray(one, float) - other)
-    if found.freedom:
+    if found.known:
         return found, "paired over test texts and seeds"
+    if found.freedom:
+        return found, NO_SPREAD
     if len(one) == len(other) == 1 and metric.share:
         p_value = inference.mcnemar(one[0] > 0, other[0] > 0)
         return found, f"one seed each, whose spread is unknown; of these two runs McNemar's {p_text(p_value)}"

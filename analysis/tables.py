@@ -224,7 +224,8 @@ def facts(run: Run) -> list[str]:
         points = [f"one {split} text = {100 / run.sizes[split]:.2g} points" for split in counted]
         said.append(f"Texts: {sizes}" + (f"; {', '.join(points)}." if points else "."))
     if found := [setting for setting in select.settings(run) if setting.test]:
-        said.append(f"± is the standard deviation over seeds. {intervals(run, found)}")
+        several = any(len(scores) > 1 for setting in found for scores in (setting.validation, setting.test))
+        said.append(f"{'± is the standard deviation over seeds. ' if several else ''}{intervals(run, found)}")
         of = sum(gap.p_value is not None for _, gap in select.comparisons(run))
         if of > 1:
             said.append(f"p values are corrected for {of} comparisons; from {ALPHA:.2g} on a difference is within noise.")

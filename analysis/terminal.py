@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
 
 _SIGNS = "–‑—−±…×→←≥≤≈≠·†↑↓✓✕∞μµ’“”─━│├└▁█äöüÄÖÜß"
@@ -28,15 +30,25 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(STAND_IN, _stand_in)
 
 
+class Unwritten(OSError):
+    """What a command says cannot be written: a full disk, say, behind it."""
+
+    def __str__(self) -> str:
+        return f"output: {self.strerror}"
+
+
 class _Patient(io.FileIO):
     """What is written after the reader has gone is lost, and nothing else: a study goes on, a command ends as it would."""
 
+    lost = False
+    """Whether all that comes now is lost too."""
+
     def write(self, data: Any, /) -> int:
         try:
-            return super().write(data) or 0
+            return memoryview(data).nbytes if self.lost else super().write(data) or 0
         except OSError as error:
             if error.errno not in GONE:
-                raise
+                raise Unwritten(error.errno, error.strerror) from error
             return memoryview(data).nbytes
 
 
@@ -61,3 +73,26 @@ def open_streams() -> None:
             if there is not None:
                 there.flush()
             setattr(sys, name, stream(descriptor, getattr(there, "encoding", None), own=False))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command; STOPPED, and one line that says why, where what it prints cannot be written."""
+    from study.exits import STOPPED
+
+    try:
+        code = command()
+        for out in (sys.stdout, sys.stderr):
+            out.flush()
+        return code
+    except Unwritten as error:
+        _lose(sys.stdout)  # what is left in it would fail once more when the process ends
+        with contextlib.suppress(Unwritten):
+            print(error, file=sys.stderr)
+        _lose(sys.stderr)
+        return STOPPED
+
+
+def _lose(out: Any) -> None:
+    raw = getattr(getattr(out, "buffer", None), "raw", None)
+    if isinstance(raw, _Patient):
+        raw.lost = True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.terminal import open_streams
+from analysis.terminal import Unwritten, guarded, open_streams
 from study.exits import DONE, EPILOG, INTERRUPTED, NO_RESULT, WRONG_INPUT, Unexpected, cut_short, exit_code, unexpected
 from study.options import ACCEPT, DIALECT, JSON, OTHER_ENCODER, RETRY, RUN, SCALE, SEEDS, SET, STORE, STUDY, TASKS, TEXT
 
@@ -452,7 +452,7 @@ def _quoted(value: Any) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: every error is one clear message on stderr and an exit code."""
     open_streams()
-    sys.exit(_main(arguments))
+    sys.exit(guarded(lambda: _main(arguments)))
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -465,6 +465,8 @@ def _main(arguments: Sequence[str] | None) -> int:
         return WRONG_INPUT
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except Unwritten:
+        raise
     except Exception as error:
         code = exit_code(error)
         if code is not None:

@@ -13,6 +13,10 @@ from analysis import compare, inference
 from analysis.__main__ import main
 from analysis.cells import ledger
 from analysis.grid import grid
+from analysis.load import load
+from analysis.select import NO_SPREAD
+from analysis.tables import comparisons, facts
+from study import record
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
 from tests.analysis.measured import make as measured
 from tests.analysis.records import make
@@ -58,6 +62,58 @@ def test_other_texts_are_not_compared(tmp_path: Path) -> None:
         ((pair,), _) = compare.compare(one, folder)
         assert (pair.verdict, pair.estimate, pair.corrected) == ("–", None, None)
         assert why in pair.why
+
+
+INPUTS = {"tasks.t.train": "1", "tasks.t.test": "2", "encoder.weights": "3"}
+
+
+@pytest.mark.parametrize("ablation", [False, True])
+@pytest.mark.parametrize(
+    ("mine", "theirs", "paired", "note"),
+    [
+        (INPUTS, INPUTS, True, ""),
+        (INPUTS, None, True, ""),
+        (INPUTS, INPUTS | {"tasks.t.test": "9"}, False, "tasks.t.test"),
+        (INPUTS, INPUTS | {"tasks.t.train": "9", "encoder.weights": "9"}, True, "encoder.weights, tasks.t.train"),
+        (INPUTS, INPUTS | {"corpus news.txt": "4"}, True, "corpus news.txt"),
+    ],
+)
+def test_what_was_read_decides_what_is_paired(
+    tmp_path: Path, mine: dict[str, str], theirs: dict[str, str] | None, paired: bool, note: str, ablation: bool
+) -> None:
+    has, folders = np.arange(8) % 2, []
+    about = {"tasks": {"t": {}}, "settings": [{"row": "it"}], "seeds": 2, "studies": [{"folder": "s", "task": "t"}]}
+    for name, read in (("a", mine), ("b", theirs)):
+        folder = measured(tmp_path / name / "s", list("xy"), has, {"it": [has, 1 - has]}, "error_rate")
+        path = folder / "records.jsonl"
+        path.write_text(path.read_text().replace('"split":"test"', '"split":"test","task":"t"'))
+        if read:
+            records = record.Records(path, "measured")
+            records.append("inputs", inputs={key: {"digest": value} for key, value in read.items()})
+        (folder.parent / "ablation.yaml").write_text(json.dumps(about))
+        folders.append(folder.parent if ablation else folder)
+    ((pair,), said) = compare.compare(*folders)
+    assert (pair.estimate is not None, "the test splits differ" in pair.why) == (paired, not paired)
+    assert said == ([f"not the same in A and B: {note}"] if note else [])
+    assert not note or note in " ".join(compare.text(*folders).split())
+
+
+@pytest.mark.parametrize(("seeds", "shown"), [(1, False), (2, True)])
+def test_a_spread_is_explained_where_there_is_one(tmp_path: Path, seeds: int, shown: bool) -> None:
+    has = np.arange(8) % 2
+    one = measured(tmp_path / "a", list("xy"), has, {"it": [has, 1 - has][:seeds]}, "error_rate")
+    for text in (compare.text(one, one), " ".join(facts(load(one)))):
+        assert ("standard deviation" in " ".join(text.split())) == shown
+
+
+def test_a_difference_without_spread_is_undecided(tmp_path: Path) -> None:
+    has = np.arange(8) % 2
+    one = measured(tmp_path / "a", list("xy"), has, {"it": [1 - has] * 2}, "error_rate", baseline=has)
+    other = measured(tmp_path / "b", list("xy"), has, {"it": [has] * 2}, "error_rate")
+    ((pair,), _) = compare.compare(one, other)
+    assert (pair.verdict, pair.why) == ("undecided", NO_SPREAD)
+    (said,) = comparisons(load(one))
+    assert said.endswith(f"which is undecided ({NO_SPREAD})")
 
 
 def test_two_studies(tmp_path: Path, finished: Path) -> None:

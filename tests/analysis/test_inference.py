@@ -94,6 +94,46 @@ def test_equal_settings() -> None:
     assert inference.seeds_to_decide(found) is None
 
 
+BOARD = np.indices((2, 8)).sum(axis=0) % 2.0  # means of seeds are equal, means of texts too: all is in the rest
+AGREED = np.tile([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0], (3, 1))  # seeds that all give the same
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "variance"),
+    [
+        (BOARD, None, 4 / 7 / 16),  # 16 cells that are 0.5 off, 7 degrees of freedom, a mean of 16
+        (BOARD, np.zeros((2, 8)), 4 / 7 / 16),
+        (BOARD, 1 - BOARD, 16 / 7 / 16),
+        (100 * BOARD, None, 1e4 * 4 / 7 / 16),
+        (AGREED, None, 15 / 8 / 7 / 8),  # the choice of texts alone: 8 of them, with squares that sum to 15/8
+        (AGREED, np.zeros((3, 8)), 15 / 8 / 7 / 8),
+    ],
+)
+def test_components_below_zero_count_as_zero_and_the_rest_stays(one: np.ndarray, other: np.ndarray | None, variance: float) -> None:
+    found = inference.mean(one) if other is None else inference.difference(one, other)
+    assert found.variance == pytest.approx(variance)
+    assert found.freedom == pytest.approx(7)
+    low, high = found.interval or (0.0, 0.0)
+    assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 7) * math.sqrt(variance))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(found.value) / math.sqrt(variance), 7))
+    twice = inference.pooled([found, found])
+    assert twice.variance == pytest.approx(variance / 2)
+    assert twice.part_rest == pytest.approx(found.part_rest / 2)
+    assert inference.seeds_to_decide(twice) is None or twice.value
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-12])
+@pytest.mark.parametrize("seeds", [(2, 2), (3, 2)])
+def test_a_difference_without_any_spread_is_undecided(off: float, seeds: tuple[int, int]) -> None:
+    """Of losses that are all alike nothing says how far chance goes; noise of rounding does not either."""
+    one, other = np.full((seeds[0], 8), 100.0), np.zeros((seeds[1], 8))
+    one[0, 0] += off * 100
+    found = inference.difference(one, other)
+    assert (found.known, found.interval, found.p_value, inference.seeds_to_decide(found)) == (False, None, None, None)
+    pooled = inference.pooled([found, inference.difference(BOARD, np.zeros((2, 8)))])
+    assert (pooled.interval, pooled.p_value) == (None, None)
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (3, 0), (5,)])
 def test_no_errors_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis import terminal
+from study.exits import STOPPED
 from tests.analysis.records import make
 
 ROOT = Path(__file__).parent.parent.parent
@@ -58,6 +59,21 @@ def test_streams_that_are_closed_or_full(run: Path, command: str, how: str) -> N
     assert b"Traceback" not in done.stderr
     assert b"Exception" not in done.stderr
     assert (done.returncode == 0) == ("full" not in how), (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "how", "said"),
+    [
+        ("study status RUN", ">/dev/full", b"output: No space left on device\n"),
+        ("analysis compare RUN RUN --json", ">/dev/full", b"output: No space left on device\n"),
+        ("study --help", ">/dev/full 2>/dev/full", b""),
+        ("study statu", "2>/dev/full", b""),
+    ],
+)
+def test_output_that_cannot_be_written_is_one_line(run: Path, command: str, how: str, said: bytes) -> None:
+    words = [str(run) if word == "RUN" else word for word in command.split()]
+    done = shell(f'"$1" -m "${{@:2}}" {how}', *words)
+    assert (done.returncode, done.stderr) == (STOPPED, said)
 
 
 @pytest.mark.parametrize(
