@@ -77,7 +77,7 @@ def encoder_notices(study: Study) -> list[str]:
     masks = any(True for _ in _pretraining(study)) or any(isinstance(stage, Marks) for stage in study.recipe)
     notices: list[str] = []
     faults: list[str] = []
-    files = partial(check_encoder, study.encoder, training_texts(study), masks)
+    files = partial(check_encoder, study.encoder, training_texts(study), masks, pools(study))
     for action in (files, partial(_no_notices, check_config, study.encoder.config)):
         try:
             notices += action()
@@ -86,6 +86,13 @@ def encoder_notices(study: Study) -> list[str]:
     if faults:
         raise ConfigError(faults)
     return notices
+
+
+def pools(study: Study) -> bool:
+    """Whether some trial reads texts through the encoder's pooler."""
+    stages = [stage for stage in study.recipe if isinstance(stage, Finetune | Multitask)]
+    pooled = any("pooled" in extremes(f"{stage.name}.pooling", study.space, study.fixed) for stage in stages)
+    return pooled or any(True for _ in _paired_stages(study))
 
 
 def training_texts(study: Study) -> tuple[str, ...]:

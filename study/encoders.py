@@ -91,11 +91,13 @@ CHECKED = """\
 `study encoders`, `doctor`, `plan` and `run` look at an encoder before anything is computed.
 
 - Weights: what config.json describes and the file lacks is never made up but refused, as are other shapes, types that are no whole
-  weights, NaN, and layers that config.json would leave out. A pooler and heads of pre-training may be missing: a notice tells where
-  a new one is drawn. What programs put before all names (`module.`, `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`)
-  is taken off, and told. Nothing tells a wrong `num_attention_heads` that divides the width.
-- Tokenizer: pieces without a row in the embedding are refused. Told are far fewer pieces than rows, special tokens with other
-  numbers than in config.json, a text without special tokens, and a vocabulary with capitals for lower-cased texts, or without.
+  weights, two encoders in one file, NaN, and layers that config.json would leave out. A pooler and heads of pre-training may be
+  missing: a notice tells where a new one is drawn, of a pooler in the plan. What programs put before all names (`module.`,
+  `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`) is taken off, and told. Nothing tells a wrong `num_attention_heads`
+  that divides the width.
+- Tokenizer: one that fails at a text and pieces without a row in the embedding are refused. Told are far fewer pieces than rows,
+  special tokens with other numbers than in config.json, a text without special tokens, and a vocabulary with capitals for
+  lower-cased texts, or without.
 - Texts: over 5 % of unknown pieces in a sample of 500 training texts are told, with the commonest.
 - Decoders (gpt2) and encoders with a decoder (t5, bart) are refused."""
 
@@ -142,9 +144,11 @@ def measured(name: str) -> dict[str, Any]:
     from study.tasks import encoder_named
     from trainables.abilities import abilities_of
     from trainables.encoder import load_base
+    from trainables.weights import quiet
 
-    base = load_base(encoder_named(name))
-    return {"encoder": name, "family": base.config.model_type} | dataclasses.asdict(abilities_of(base))
+    with quiet():
+        base = load_base(encoder_named(name))
+        return {"encoder": name, "family": base.config.model_type} | dataclasses.asdict(abilities_of(base))
 
 
 def show_measured(found: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ def abilities_of(base: Base) -> Abilities:
 
     from trainables.next_sentence import base_fault
     from trainables.optim import blocks_of
+    from trainables.weights import NEW_POOLER
 
     masked = type(base.config) in AutoModelForMaskedLM._model_mapping
     return Abilities(
@@ -45,5 +46,5 @@ def abilities_of(base: Base) -> Abilities:
         layers=base.layers,
         blocks=len(blocks_of(base.model, base.layers)),
         longest=base.longest,
-        notices=base.notices,
+        notices=base.notices + ((f"{NEW_POOLER}, for pooling pooled",) if base.folder and base.pooler is None else ()),
     )

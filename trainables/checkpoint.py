@@ -76,7 +76,8 @@ def locate(encoder: Encoder) -> Path:
         folder = _in_package(encoder.package, encoder.folder or "")
     else:
         folder = _existing(Path(os.path.expanduser(encoder.folder or "")), "encoder.folder")
-    faults = [*_config_faults(folder), *_weights_faults(folder), *_tokenizer_faults(folder)]
+    inside = _inside_fault(folder)
+    faults = [inside] if inside else [*_config_faults(folder), *_weights_faults(folder), *_tokenizer_faults(folder)]
     if not faults and encoder.sha256 is not None and (found := weights_digest(folder)) != encoder.sha256.lower():
         faults.append(f"sha256 of the weights is {found}, but the setting sha256 asks for {encoder.sha256}")
     if faults:
@@ -201,6 +202,14 @@ def _content(data: dict[str, Any]) -> dict[str, Any]:
 # --- what may be wrong with a folder --------------------------------------------------------------------------------------------
 
 
+def _inside_fault(folder: Path) -> str | None:
+    """What is said of a folder that holds encoders in folders of its own alone, as sentence-transformers once saved them."""
+    found = [] if (folder / "config.json").is_file() else [path.parent for path in sorted(folder.glob("*/config.json"))]
+    if names := [f"{path.name}/" for path in found if not _config_faults(path)]:
+        return f"no config.json in {folder}, but in {tensors.some(names)}: give the folder of the encoder itself"
+    return None
+
+
 def _config_faults(folder: Path) -> list[str]:
     path = folder / "config.json"
     if not path.is_file():
@@ -261,7 +270,8 @@ def _file_fault(path: Path) -> str | None:
         start, header = tensors.read_header(path)
         end = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except OSError as error:
-        return f"{path}: {error.strerror}"
+        way = f"copy it to the others, or give the checkpoint in one {WEIGHTS}" if isinstance(error, FileNotFoundError) else ""
+        return f"{path}: {error.strerror}; {way or 'it has to be readable'}"
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
         return f"{path} is no safetensors file"
     return None if end == size else f"{path} is damaged or cut: it has {size} bytes where {end} belong"

@@ -14,8 +14,7 @@ from trainables.dropout import Dropout, in_parts
 from trainables.encoder import Base, depth_of, draw_initial, fresh_encoder, layer_states
 from trainables.optim import layer_names
 from trainables.pack import Batch
-
-NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer stands in its place"
+from trainables.weights import NEW_POOLER
 
 
 class Classifier(nn.Module):

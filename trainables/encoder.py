@@ -28,7 +28,7 @@ from trainables.faults import ConfigError, near
 from trainables.pack import Batch
 from trainables.tokenise import Special, special_tokens, train_wordpiece
 from trainables.vocabulary import OccurringEmbedding
-from trainables.weights import kind_fault, read_model
+from trainables.weights import kind_fault, read_model, refusal
 
 POOLER = "pooler"
 """Name under which transformers' base models keep their dense layer over the first token."""
@@ -135,7 +135,7 @@ def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyT
         config = AutoConfig.for_model(kind, **{**known, **others})
         model: nn.Module | None = None if (fault := kind_fault(config)) else AutoModel.from_config(config)
     except Exception as error:  # each family has its own ways to refuse a configuration
-        raise ConfigError([f"encoder.config: {kind} refuses it: {' '.join(str(error).split())[:300]}"]) from error
+        raise ConfigError([f"encoder.config: {refusal(kind, others, error)}"]) from error
     if model is None:
         raise ConfigError([f"encoder.config: {fault}"])
     return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ CAPITALS = 0.05
 """Share of pieces with capitals from which on a vocabulary counts as cased: an uncased one has none but special tokens."""
 LETTERS = 50
 """Pieces of two letters and more that it takes to judge by."""
+RARE = "A word, 𪚥 ꙮ"
+"""A text that any tokenizer has to read, with letters that most have no piece for."""
 IDS = ("pad", "bos", "eos", "cls", "sep", "mask")
 
 
-def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = False) -> list[str]:
+def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = False, pooled: bool = False) -> list[str]:
     """What is to be known of an encoder's weights and tokenizer, and of how it reads a sample of `texts`.
 
-    `masks` asks for a mask token. Raises ConfigError with all that makes results wrong or impossible.
+    `masks` asks for a mask token, `pooled` for a pooler. Raises ConfigError with all that makes results wrong or impossible.
     """
     folder = checkpoint.tokenizer_folder(encoder)
     if folder is None:
@@ -41,7 +44,7 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = Fal
     settings = encoder.config or checkpoint.settings(folder)
     faults: list[str] = []
     notices: list[str] = []
-    for check in () if scratch else (check_weights, check_values):
+    for check in () if scratch else (partial(check_weights, pooled=pooled), check_values):
         try:
             notices += check(folder) or ()
         except ConfigError as error:
@@ -57,17 +60,28 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = Fal
         notices += [f"{at or place}: {notice}" for notice in told]
     except ConfigError as error:
         faults += [f"{at or place}: {fault}" for fault in error.faults]
+    except Exception as error:  # each kind of tokenizer has its own ways to fail at a text
+        faults.append(f"{at or place}: the tokenizer cannot be used: {_one_line(error)}")
     if faults:
         raise ConfigError(faults)
     return notices
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder. Raises ConfigError where its files are damaged."""
+    """The tokenizer in a folder. Raises ConfigError where its files are damaged, or do not make one that reads texts."""
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer has its own ways to refuse its files
-        raise ConfigError([f"the tokenizer in {folder} cannot be read: {' '.join(str(error).split())[:300]}"]) from error
+        raise ConfigError([f"the tokenizer in {folder} cannot be read: {_one_line(error)}"]) from error
+    try:
+        tokenizer(RARE)
+    except Exception as error:
+        raise ConfigError([f"the tokenizer cannot be used: {_one_line(error)}; save the encoder's own there again"]) from error
+    return tokenizer
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def rows_needed(tokenizer: Any) -> int:

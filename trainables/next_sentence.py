@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from transformers import CONFIG_MAPPING, AutoModelForPreTraining
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
 
-from trainables.classifier import NEW_POOLER
 from trainables.encoder import Base, draw_initial, hidden_states
 from trainables.faults import ConfigError
 from trainables.masked_lm import MaskedLM, masked_lm
 from trainables.pack import Batch
 from trainables.pairs import NO_PAIR
-from trainables.weights import read_model
+from trainables.weights import NEW_POOLER, read_model
 
 OWN_HEAD = "seq_relationship"
 """What transformers' models call their layer over the pooler's answer."""

@@ -7,6 +7,7 @@ computed, placeholders of their shapes, which take no memory.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+from transformers.activations import ACT2FN
 from transformers.initialization import no_init_weights
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging
@@ -27,6 +29,7 @@ from trainables.tensors import Entry, some
 MAY_BE_MISSING = ("pooler.",)
 """Parts of an encoder that a checkpoint need not have: without a pooler of its own the head gets a new one, and a notice says so.
 Buffers of whole numbers, such as position_ids, follow from config.json."""
+NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer stands in its place"
 HEADS = (
     "cls.",
     "lm_head.",
@@ -45,6 +48,7 @@ HEADS = (
 """Heads of pre-training, by the beginning of their names: an encoder does without them, and further pre-training reads its own."""
 BOTH_WAYS = ("xlnet", "bert-generation")
 """Families that transformers lists for generation alone, though every piece attends to those behind it."""
+NOT_WHOLE = "the checkpoint is not whole: copy it again, or save it again with save_pretrained"
 CONFIG_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "type_vocab_size", "embedding_size")
 """What may be wrong in config.json where shapes differ."""
 
@@ -55,10 +59,10 @@ def read_model(kind: Any, folder: Path) -> tuple[Any, set[str]]:
     return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
 
 
-def check_weights(folder: Path) -> list[str]:
-    """What is to be known of the weights of an encoder; only headers are read.
+def check_weights(folder: Path, pooled: bool = False) -> list[str]:
+    """What is to be known of the weights of an encoder, whose pooler is asked for if `pooled`; mostly only headers are read.
 
-    Raises ConfigError where config.json describes no encoder, or where weights of it are missing or of another shape.
+    Raises ConfigError where config.json describes no encoder, or where weights of it are missing, there twice or of another shape.
     """
     config = _config(folder)
     entries = tensors.of(checkpoint.weights(folder))
@@ -69,11 +73,11 @@ def check_weights(folder: Path) -> list[str]:
         with no_init_weights():
             model, report = _fitted(AutoModel, config, state)
     except Exception as error:  # each family has its own ways to refuse a configuration
-        raise ConfigError([f"config.json: {config.model_type} refuses it: {' '.join(str(error).split())[:300]}"]) from error
+        raise ConfigError([f"config.json: {refusal(config.model_type, config.to_dict(), error)}"]) from error
     parameters = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     missing = sorted(name for name in report["missing_keys"] if name in parameters and not name.startswith(MAY_BE_MISSING))
     left = sorted(name.removeprefix(f"{model.base_model_prefix}.") for name in report["unexpected_keys"])
-    faults = _shape_faults(report["mismatched_keys"], config)
+    faults = [*_shape_faults(report["mismatched_keys"], config), *_twice_faults(folder, state, parameters, model.base_model_prefix)]
     if missing:
         faults.append(_missing_fault(missing, parameters, left, bare, config))
     elif cut := [name for name in left if _pattern(name) in set(map(_pattern, parameters))]:
@@ -84,7 +88,9 @@ def check_weights(folder: Path) -> list[str]:
         )
     if faults:
         raise ConfigError(faults)
-    return [*_notices(left, wrapper)]
+    poolers = [name for name in parameters if name.startswith(MAY_BE_MISSING)]
+    fresh = not poolers or any(name in report["missing_keys"] for name in poolers)
+    return [*_notices(left, wrapper), *([f"{NEW_POOLER}, for pooling pooled"] if pooled and fresh else [])]
 
 
 def check_values(folder: Path) -> None:
@@ -115,10 +121,11 @@ def _config(folder: Path) -> Any:
         raise ConfigError([f"config.json: model_type {kind!r} is not known to transformers{near(kind, CONFIG_MAPPING)}"])
     try:
         fault = kind_fault(CONFIG_MAPPING[kind]())  # first: other families' fields would be refused one by one
-        config = None if fault else AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with quiet():
+            config = None if fault else AutoConfig.from_pretrained(folder, trust_remote_code=False)
         fault = fault or kind_fault(config)
     except Exception as error:  # each family has its own ways to refuse a configuration
-        raise ConfigError([f"config.json: {kind} refuses it: {' '.join(str(error).split())[:300]}"]) from error
+        raise ConfigError([f"config.json: {refusal(kind, checkpoint.settings(folder), error)}"]) from error
     if fault:
         raise ConfigError([fault])
     return config
@@ -128,7 +135,7 @@ def _fitted(kind: Any, config: Any, state: Mapping[str, Tensor]) -> tuple[Any, d
     """A model with these tensors, and transformers' report on what is missing, left over, or of another shape."""
     made = kind._model_mapping[type(config)]
     made = made[0] if isinstance(made, tuple | list) else made
-    with _quiet(), torch.random.fork_rng(devices=[]):  # what is missing is drawn at random, and refused, or replaced by us
+    with quiet(), torch.random.fork_rng(devices=[]):  # what is missing is drawn at random, and refused, or replaced by us
         torch.default_generator.manual_seed(0)
         model, report = made.from_pretrained(
             None,
@@ -142,8 +149,8 @@ def _fitted(kind: Any, config: Any, state: Mapping[str, Tensor]) -> tuple[Any, d
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and its report on what a checkpoint lacks: our notices say what matters."""
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, warnings and report on what a checkpoint lacks: our notices say what matters."""
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -171,6 +178,31 @@ def _values(folder: Path) -> Iterator[tuple[str, Tensor]]:
 # --- what is said of it ---------------------------------------------------------------------------------------------------------
 
 
+def refusal(kind: str, fields: Mapping[str, Any], error: Exception) -> str:
+    """What a family has to say against a configuration; of a value that it does not know, the field."""
+    value = str(error.args[0]) if isinstance(error, KeyError) and error.args else None
+    for name in (name for name, given in fields.items() if value is not None and given == value):
+        return f"{name}: {value!r} is not known to {kind}{near(str(value), ACT2FN) if 'act' in name else ''}"
+    return f"{kind} refuses it: {' '.join(str(error).split())[:300]}"
+
+
+def _twice_faults(folder: Path, names: Iterable[str], parameters: Iterable[str], prefix: str) -> list[str]:
+    """One line for weights of the encoder that the file holds under two names with different values."""
+    places: dict[str, list[str]] = {name: [] for name in parameters}
+    for name in names:
+        plain = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name.removeprefix(f"{prefix}.")))
+        places.get(plain, []).append(name)
+    if not (twice := [found for found in places.values() if len(found) > 1]):
+        return []
+    values = {name: value for name, value in _stored(folder).items() if any(name in found for found in twice)}
+    differ = sorted(found for found in twice if not all(torch.equal(values[found[0]], values[name]) for name in found))
+    if not differ:
+        return []
+    shown = " and ".join(sorted(differ[0]))
+    twice_over = f"{len(differ)} of its weights are there twice with different values, such as {shown}"
+    return [f"the file holds two encoders, or parts of two: {twice_over}; save the one that is meant with save_pretrained"]
+
+
 def _shape_faults(mismatched: Iterable[tuple[str, Any, Any]], config: Any) -> list[str]:
     """One line for all tensors of other shapes: the first of them, both shapes, the fields of config.json that give them."""
     found = sorted(mismatched, key=lambda each: each[0])
@@ -187,6 +219,9 @@ def _shape_faults(mismatched: Iterable[tuple[str, Any, Any]], config: Any) -> li
 def _missing_fault(
     missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, Entry], config: Any
 ) -> str:
+    quantised = [f"{n} is {e.dtype}" for n, e in entries.items() if e.dtype not in tensors.FLOATS and not n.endswith("_ids")]
+    if quantised:
+        return f"the file holds others than whole weights: {some(quantised, 1)}; {checkpoint.WHOLE}"
     what = f"{len(missing)} of the {len(parameters)} weights that config.json describes are not in the file: {some(missing)}"
     return f"{what}; {_cause(missing, parameters, left, entries, config)}"
 
@@ -194,9 +229,6 @@ def _missing_fault(
 def _cause(missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, Entry], config: Any) -> str:
     """Why these weights may be missing, and the way out."""
     found = [name for name in parameters if name not in missing]
-    quantised = [f"{n} is {e.dtype}" for n, e in entries.items() if e.dtype not in tensors.FLOATS and not n.endswith("_ids")]
-    if quantised:
-        return f"the file holds others than whole weights: {some(quantised, 1)}; {checkpoint.WHOLE}"
     if any("lora_" in name or ".base_layer." in name for name in entries):
         return "the file holds adapters that are not merged: merge them with peft's merge_and_unload(), then save_pretrained"
     rows = tuple(parameters[missing[0]].shape)
@@ -211,11 +243,18 @@ def _cause(missing: list[str], parameters: Mapping[str, Tensor], left: list[str]
             f"names in the file begin with {some(starts)}, which fit no {config.model_type}: they are another family's or of a"
             " program that wraps the encoder; save the encoder itself with save_pretrained, or correct model_type in config.json"
         )
+    # Cut before the missing name, what is left of a longer one is its prefix.
+    under = Counter(n[: -len(name)] for name in missing for n in left if n.endswith(f".{name}"))
+    if under:
+        return (
+            f"the file also holds {' and '.join(f'{count} under `{start}`' for start, count in under.most_common(3))}: give all"
+            " names the same beginning, or save the encoder itself with save_pretrained"
+        )
     depth = _count(found, found)
     if all(_pattern(name) in set(map(_pattern, found)) and _number(name) >= depth for name in missing):
         asked = _count(parameters, missing)
-        return f"config.json asks for {asked} layers, but the file has weights for {depth}: correct config.json"
-    return "the checkpoint is not whole: copy it again, or save it again with save_pretrained"
+        return f"config.json asks for {asked} layers, but the file has weights for {depth}: {NOT_WHOLE}, or correct config.json"
+    return NOT_WHOLE
 
 
 def _notices(left: list[str], wrapper: str) -> Iterator[str]:

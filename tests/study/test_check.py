@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from study.check import check
+from study.check import check, encoder_notices, pools
 from study.config import load_study
 from study.settings import Study
 from study.workers import Machine
 from tests.helpers import TINY_BERT, pair_task, tiny_task, write_csv
 from tests.study.test_config import HEAD_TOKENS, STUDY, changed
+from tests.trainables.families import checkpoint
 from trainables.config import Encoder
 from trainables.faults import ConfigError
 
@@ -122,6 +123,24 @@ def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
     study = real_study(tmp_path, **{"space__finetune.max_length": {"choice": [24, 129]}})
     with pytest.raises(ConfigError, match=r"space.finetune.max_length: 129 given, but the encoder has positions for 128 pieces"):
         check(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, True),
+        ({"space__finetune.pooling": {"choice": ["cls", "pooled"]}}, True),
+        ({"space__finetune.pooling": {"choice": ["cls", "mean"]}}, False),
+        (
+            {"space__finetune.pooling": {"choice": ["cls", "mean"]}, "space__pretrain.objective": {"choice": ["mlm", "mlm+nsp"]}},
+            True,
+        ),
+    ],
+)
+def test_a_plan_tells_that_there_is_no_pooler_where_one_is_asked_for(tmp_path: Path, changes: dict[str, Any], told: bool) -> None:
+    study = real_study(tmp_path, **changes).model_copy(update={"encoder": Encoder(folder=str(checkpoint("bert")))})
+    assert pools(study) == told
+    assert any("no pooler in the checkpoint; a new dense" in notice for notice in encoder_notices(study)) == told
 
 
 ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}} | HEAD_TOKENS

@@ -122,15 +122,16 @@ def test_variables_that_a_study_does_not_follow(monkeypatch: pytest.MonkeyPatch)
     assert said[2] == "warn a study sets these itself, whatever you give: RAY_AIR_NEW_OUTPUT"
 
 
-def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+@pytest.mark.parametrize(("broken", "name"), [("this_machine", "processors"), ("_folder", "folders")])
+def test_a_check_that_breaks_is_a_finding(broken: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
         raise OSError("as many as there are")
 
-    monkeypatch.setattr(doctor, "this_machine", broken)
+    monkeypatch.setattr(doctor, broken, fails)
     findings: list[Finding] = []
     for finding in doctor.examine():
         findings.append(finding)
         if finding.sign == FAIL:
             break
-    assert findings[-1].what == "processors"
+    assert findings[-1].what == name
     assert "many" in findings[-1].found

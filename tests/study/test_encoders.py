@@ -35,7 +35,13 @@ def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str])
     code, text, _ = inside(capsys, "encoders", str(checkpoint(kind)))
     assert code == 0
     expected = {
-        "albert": ["batches       packed", "NSP           yes", "layers        3 that share one block", "longest text  200 pieces"],
+        "albert": [
+            "notice: no pooler in the checkpoint; a new dense",
+            "batches       packed",
+            "NSP           yes",
+            "layers        3 that share one block",
+            "longest text  200 pieces",
+        ],
         "xlnet": [
             "batches       padded",
             "MLM           no",

@@ -196,13 +196,23 @@ def test_damaged_config(folder: Path, config: str, expected: str) -> None:
     assert expected in faults(encoder(folder))
 
 
+@pytest.mark.parametrize("names", [["0_Transformer"], ["checkpoint-10", "checkpoint-20"]])
+def test_a_folder_of_encoders_points_to_them(folder: Path, names: list[str]) -> None:
+    for name in names:
+        shutil.copytree(folder, folder.parent / "all" / name)
+    (folder.parent / "all" / "1_Pooling").mkdir()
+    (folder.parent / "all" / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    (said,) = faults(encoder(folder.parent / "all")).splitlines()
+    assert said.endswith(f"but in {', '.join(f'{name}/' for name in names)}: give the folder of the encoder itself")
+
+
 def test_shards_count_as_weights(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     index = {"weight_map": {"b": names[1], "a": names[0]}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / names[0]).write_bytes(safetensors(1.0, name="a"))
-    assert f"{names[1]}: No such file" in faults(encoder(folder))
+    assert f"{names[1]}: No such file or directory; copy it to the others" in faults(encoder(folder))
     (folder / names[1]).write_bytes(safetensors(2.0, name="c"))
     assert f"puts b into {names[1]}, which lacks it" in faults(encoder(folder))
     (folder / names[1]).write_bytes(safetensors(2.0, name="a"))

@@ -113,6 +113,17 @@ def test_a_damaged_tokenizer_is_refused(folder: Path, damage: bytes) -> None:
         notices(folder)
 
 
+def test_a_tokenizer_that_fails_at_a_text_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["model"]["unk_token"] = "[NONE]"
+    path.write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    for ask in (lambda: notices(folder, texts=[]), lambda: load_base(Encoder(folder=str(folder)))):
+        with pytest.raises(ConfigError, match=r"^encoder.folder: .*: the tokenizer cannot be used: WordPiece error: Missing"):
+            ask()
+
+
 def words(*, upper: bool) -> dict[str, int]:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     stems = [f"{first}{second}{third}" for first in "bcdfgh" for second in "aeiou" for third in "lmnr"]

@@ -156,7 +156,36 @@ CASES: dict[str, tuple[Callable[[State], State], dict[str, Any], str]] = {
         "begin with encoder.bert, encoder.cls, out.weight, which fit no bert",
     ),
     "another family's": (renamed(lambda name: name.replace("bert.", "roberta.")), {}, "begin with cls.predictions, roberta."),
-    "more layers asked for": (dict, {"num_hidden_layers": 5}, "config.json asks for 5 layers, but the file has weights for 3"),
+    "two encoders": (
+        lambda state: state | {name.removeprefix("bert."): value + 1 for name, value in state.items() if name.startswith("bert.")},
+        {},
+        "the file holds two encoders, or parts of two: 53 of its weights are there twice with different values, such as bert.emb",
+    ),
+    "one weight under an old name too": (
+        lambda state: state | {f"{LAYERS}0.output.LayerNorm.gamma": torch.zeros(32)},
+        {},
+        "1 of its weights are there twice with different values, such as bert.encoder.layer.0.output.LayerNorm.gamma and bert.",
+    ),
+    "a layer under a wrapper": (
+        lambda state: {("module." if "layer.2" in name else "") + name: value for name, value in state.items()},
+        {},
+        "encoder.layer.2.attention.output.dense.bias and 13 more; the file also holds 16 under `module.bert.`: give all names",
+    ),
+    "an activation that is none": (
+        dict,
+        {"hidden_act": "glu"},
+        "config.json: hidden_act: 'glu' is not known to bert; did you mean",
+    ),
+    "more layers asked for": (
+        dict,
+        {"num_hidden_layers": 5},
+        "config.json asks for 5 layers, but the file has weights for 3: the checkpoint is not whole: copy it again, or save it",
+    ),
+    "the last layer lost": (
+        without(f"{LAYERS}2."),
+        {},
+        "for 2: the checkpoint is not whole: copy it again, or save it again with save_pretrained, or correct config.json",
+    ),
     "fewer layers asked for": (
         dict,
         {"num_hidden_layers": 2},
@@ -237,6 +266,25 @@ CASES: dict[str, tuple[Callable[[State], State], dict[str, Any], str]] = {
 def test_what_does_not_fit_is_refused(case: str, folder: Path) -> None:
     change, config, expected = CASES[case]
     assert expected in fault(rewrite(folder, change, **config))
+
+
+def test_types_come_first_where_weights_are_none(folder: Path) -> None:
+    assert fault(rewrite(folder, CASES["quantised"][0])).startswith("the file holds others than whole weights: bert.encoder")
+
+
+def test_weights_that_are_there_twice_and_the_same_are_read(folder: Path) -> None:
+    rewrite(folder, lambda state: state | {name.removeprefix("bert."): value.clone() for name, value in state.items()})
+    assert check_weights(folder) == []
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "albert"])
+def test_a_pooler_that_is_missing_is_told_where_it_is_asked_for(kind: str, tmp_path: Path) -> None:
+    expected = ["no pooler in the checkpoint; a new dense tanh layer stands in its place, for pooling pooled"]
+    assert check_weights(checkpoint(kind), pooled=True) == expected
+    assert check_weights(checkpoint(kind)) == []
+    if kind != "distilbert":
+        AutoModel.from_config(read_model(AutoModel, checkpoint(kind))[0].config).save_pretrained(tmp_path)
+        assert check_weights(tmp_path, pooled=True) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
