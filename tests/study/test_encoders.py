@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+from logging.handlers import QueueHandler
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
@@ -12,6 +15,7 @@ from study.encoders import TABLE
 from tests.study.tiny import inside
 from tests.test_repository import loaded_after
 from tests.trainables.families import checkpoint
+from trainables.encoder import load_base
 
 
 def test_the_table_comes_at_once() -> None:
@@ -30,10 +34,14 @@ def test_the_table_fits_and_says_why_some_are_padded(capsys: pytest.CaptureFixtu
     assert [each["family"] for each in json.loads(inside(capsys, "encoders", "--json")[1])] == list(TABLE)
 
 
-@pytest.mark.parametrize("kind", ["albert", "xlnet"])
-def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", ["albert", "xlnet", "deberta-v2"])
+def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    load_base.cache_clear()
+    warnings = QueueHandler(SimpleQueue())
+    monkeypatch.setattr(logging.getLogger("transformers"), "handlers", [warnings])
     code, text, _ = inside(capsys, "encoders", str(checkpoint(kind)))
     assert code == 0
+    assert warnings.queue.empty(), "transformers' own warnings are no answer"
     expected = {
         "albert": [
             "notice: no pooler in the checkpoint; a new dense",
@@ -48,6 +56,7 @@ def test_one_encoder_is_tried_out(kind: str, capsys: pytest.CaptureFixture[str])
             "longest text  no limit of its own",
             "notice: xlnet takes padded batches",
         ],
+        "deberta-v2": ["batches       padded"],
     }
     assert all(line in text for line in expected[kind]), text
     data = json.loads(inside(capsys, "encoders", str(checkpoint(kind)), "--json")[1])
