@@ -17,6 +17,8 @@ ASCII = dict(zip(_SIGNS, _PLAIN.split(), strict=True))
 """What stands for a sign where an encoding has none; `?` for all others."""
 STAND_IN = "finetune-study.stand-in"
 """The error handler's name: of `errors` of a stream."""
+STOPPED = 4
+"""Exit code where the machine fails: the same command goes on once that is mended."""
 GONE = (errno.EPIPE, errno.EIO)
 """Nobody reads any more: `| head` has what it wants, or the terminal is closed."""
 
@@ -77,8 +79,6 @@ def open_streams() -> None:
 
 def guarded(command: Callable[[], int]) -> int:
     """The exit code of a command; STOPPED, and one line that says why, where what it prints cannot be written."""
-    from study.exits import STOPPED
-
     try:
         code = command()
         for out in (sys.stdout, sys.stderr):

@@ -6,6 +6,8 @@ import traceback
 
 import click
 
+from analysis.terminal import STOPPED
+
 EPILOG = """\b
 Exit codes:
   0    done
@@ -15,7 +17,7 @@ Exit codes:
   4    stopped: the machine failed, or all trials alike; once that is mended the same command goes on
   130  interrupted: the same command goes on
 """
-DONE, NO_RESULT, WRONG_INPUT, IN_USE, STOPPED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def cut_short(end: BaseException, again: str) -> int:
