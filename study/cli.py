@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,19 +47,28 @@ def run(
     """
     study = _load(study_file, overrides)
     from study import launch
-    from study.machine_faults import StudyStopped
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
     words = [_quoted(study_file), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study run", *words, *(f"--{name} {_quoted(value)}" for name, value in options.items() if value)])
+    return _to_its_end(
+        lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed), run_dir, again
+    )
+
+
+def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
+    """Run a study or an ablation and say how it ended; the exit code. What broke unexpectedly is written to the folder's log."""
+    from study import launch
+    from study.machine_faults import StudyStopped
+
     try:
-        outcome = launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed)
+        outcome = work()
     except (KeyboardInterrupt, StudyStopped) as end:
         return cut_short(end, again)
     except Exception as error:
         if exit_code(error) is None:
-            raise Unexpected(launch.log_failure(run_dir)) from error
+            raise Unexpected(launch.log_failure(folder)) from error
         raise
     click.echo(outcome.text)
     return DONE if outcome.has_result else NO_RESULT
@@ -98,7 +107,6 @@ def reproduce(
     saves and stops; the same command goes on.
     """
     from study import reproduce as runs
-    from study.machine_faults import StudyStopped
 
     if as_list or name is None:
         click.echo(runs.listing())
@@ -109,18 +117,9 @@ def reproduce(
     options = {"scale": scale, "tasks": only, "seeds": seeds, "encoder": encoder, "out": out, "address": address, "store": store}
     words = [_quoted(name), *(f"--set {_quoted(text)}" for text in overrides)]
     again = " ".join(["study reproduce", *words, *(f"--{key} {_quoted(value)}" for key, value in options.items() if value)])
-    try:
-        outcome = runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed)
-    except (KeyboardInterrupt, StudyStopped) as end:
-        return cut_short(end, again)
-    except Exception as error:
-        if exit_code(error) is None:
-            from study import launch
-
-            raise Unexpected(launch.log_failure(folder)) from error
-        raise
-    click.echo(outcome.text)
-    return DONE if outcome.has_result else NO_RESULT
+    return _to_its_end(
+        lambda: runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed), folder, again
+    )
 
 
 def _changes(grid: Grid) -> list[str]:
