@@ -320,20 +320,21 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
 @click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
 @STORE
 def doctor(study_file: Path | None, store: str | None) -> int:
-    """Say what this machine offers (and whether the encoder of a study is there), and what to do about what is wrong."""
+    """Say what this machine offers (and whether data and encoder of a study are in order), and what to do about what is wrong.
+
+    Exit code 1 where something of the machine is wrong; 2, as of `study run`, where something of the study is.
+    """
     study = _load(study_file, ()) if study_file else None
-    from study import check
     from study import doctor as doctors
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
     store = store or (study.store if study else None)
-    about = (study.encoder, check.training_texts(study), study.resources, check.pools(study)) if study else ()
-    for finding in doctors.examine(store, *about):
+    for finding in doctors.examine(store, study):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")
-        worst = NO_RESULT if finding.sign == "fail" else worst
+        worst = max(worst, finding.exit_code)
     return worst
 
 

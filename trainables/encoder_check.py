@@ -50,18 +50,18 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = Fal
         except ConfigError as error:
             faults += error.faults
             break
-    place, at = checkpoint.place(encoder), f"encoder.tokenizer: {encoder.tokenizer!r}" if scratch else ""
+    place, at = checkpoint.place(encoder), checkpoint.tokenizer_place(encoder)
     faults = [f"{place}: {fault}" for fault in faults]
     notices = [f"{place}: {notice}" for notice in notices]
     try:
         tokenizer = read_tokenizer(folder)
-        faults += [f"{at or place}: {fault}" for fault in tokenizer_faults(tokenizer, settings, masks)]
+        faults += [f"{at}: {fault}" for fault in tokenizer_faults(tokenizer, settings, masks)]
         told = [*tokenizer_notices(tokenizer, settings), *unknown_notices(tokenizer, texts)]
-        notices += [f"{at or place}: {notice}" for notice in told]
+        notices += [f"{at}: {notice}" for notice in told]
     except ConfigError as error:
-        faults += [f"{at or place}: {fault}" for fault in error.faults]
+        faults += [f"{at}: {fault}" for fault in error.faults]
     except Exception as error:  # each kind of tokenizer has its own ways to fail at a text
-        faults.append(f"{at or place}: the tokenizer cannot be used: {_one_line(error)}")
+        faults.append(f"{at}: the tokenizer cannot be used: {_one_line(error)}")
     if faults:
         raise ConfigError(faults)
     return notices
@@ -73,6 +73,9 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer has its own ways to refuse its files
         raise ConfigError([f"the tokenizer in {folder} cannot be read: {_one_line(error)}"]) from error
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+        # transformers makes such a one where the file that this kind of tokenizer reads is missing.
+        raise ConfigError([f"the tokenizer in {folder} has no pieces but special tokens: the file of its vocabulary is missing"])
     try:
         tokenizer(RARE)
     except Exception as error:

@@ -105,21 +105,23 @@ class Statistics:
 def ruler(encoder: Encoder | None = None) -> Ruler:
     """What an encoder measures lengths in; without one the quickstart's if it is installed, else words by white space.
 
-    Raises ConfigError when the encoder's files are missing.
+    Raises ConfigError when the encoder's files are missing, or its tokenizer cannot be used.
     """
     if encoder is None and importlib.util.find_spec(QUICKSTART.package or "") is None:
         return Ruler("no encoder is named, and the quickstart's is not installed", "words")
     encoder = encoder or QUICKSTART
-    from trainables.checkpoint import tokenizer_folder
+    from trainables.checkpoint import tokenizer_folder, tokenizer_place
 
     folder = tokenizer_folder(encoder)
     if folder is None:
         return Ruler("the encoder's vocabulary is made only when it is trained", "words")
-    from transformers import AutoTokenizer
-
+    from trainables.encoder_check import read_tokenizer
     from trainables.tokenise import special_tokens
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        tokenizer = read_tokenizer(folder)
+    except ConfigError as error:
+        raise ConfigError(f"{tokenizer_place(encoder)}: {fault}" for fault in error.faults) from error
     name = encoder.hub or encoder.package or encoder.tokenizer or encoder.folder or ""
     special = special_tokens(tokenizer)
     return Ruler(name, "pieces", tokenizer, special.count, special.pair.count)

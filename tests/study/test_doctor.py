@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import AutoTokenizer, BertTokenizer
 
 from study import doctor
+from study.config import load_study
 from study.doctor import FAIL, OK, WARN, Finding
-from tests.study.tiny import study, write_study
+from tests.helpers import TINY_BERT, write_csv
+from tests.study.tiny import inside, refused, study, write_study
 from tests.trainables.families import checkpoint
-from trainables.config import Encoder
 
 EVERYTHING = [
     "Python",
@@ -54,26 +57,83 @@ def test_what_is_wrong_comes_with_advice() -> None:
     pytest.fail("nothing was said of the store")
 
 
+def findings(folder: Path, **changes: Any) -> list[Finding]:
+    """What is said of the tiny study with these changes, on a machine in order."""
+    return list(doctor._study(load_study(write_study(folder / "input", **changes))))
+
+
 def test_an_encoder_that_is_not_there_fails(tmp_path: Path) -> None:
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    (finding,) = doctor._encoder(Encoder(folder=str(tmp_path / "encoder")))
-    assert finding.sign == FAIL
-    assert "encoder" in finding.found
+    found = findings(tmp_path, encoder={"folder": str(tmp_path / "encoder")})
+    assert {finding.sign for finding in found} == {FAIL}
+    assert "encoder" in found[0].found
 
 
 def test_weights_that_do_not_fit_fail_and_what_is_odd_warns(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint("bert"), tmp_path / "encoder"))
-    fine, unknown = doctor._encoder(Encoder(folder=str(folder)), ["кино и немцы"])
-    assert (fine.sign, unknown.sign) == (OK, WARN)
-    assert "are unknown to the tokenizer" in unknown.found
+    films = write_csv(tmp_path / "films.csv", [(f"кино и немцы {i}", str(i % 2)) for i in range(40)])
+    tasks = {"reviews": {"train": films, "test": write_csv(tmp_path / "more.csv", [("кино", "0"), ("немцы", "1")])}}
+    fine, study_fine, *odd = findings(tmp_path, encoder={"folder": str(folder)}, tasks=tasks)
+    assert (fine.sign, study_fine.sign, {finding.sign for finding in odd}) == (OK, OK, {WARN})
+    assert any("are unknown to the tokenizer" in finding.found for finding in odd)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 4}))
-    (finding,) = doctor._encoder(Encoder(folder=str(folder)))
+    (finding,) = findings(tmp_path, encoder={"folder": str(folder)})
     assert finding.sign == FAIL
     assert "config.json asks for 4 layers, but the file has weights for 3" in finding.found
-    (finding,) = doctor._encoder(Encoder(config={"model_type": "gpt2"}))
-    assert finding.sign == FAIL
+    found = findings(tmp_path, encoder={"config": {"model_type": "gpt2"}})
+    assert {finding.sign for finding in found} == {FAIL}
+
+
+def test_a_mask_token_is_asked_for_where_the_study_masks(tmp_path: Path) -> None:
+    folder = checkpoint("bert")
+    pieces = {piece: i for i, piece in enumerate(AutoTokenizer.from_pretrained(folder).get_vocab())}
+    tokenizer = BertTokenizer(vocab=pieces)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(folder)
+    encoder = {"folder": str(folder)}
+    assert any("no mask token" in finding.found for finding in findings(tmp_path, encoder=encoder) if finding.sign == FAIL)
+    recipe = [{"finetune": {"max_length": 24, "head_tokens": 6}}]
+    plain = {
+        "recipe": recipe,
+        "space": {},
+        "search": {"sampler": "random"},
+        "final": {"top_k": 1, "seeds": 1},
+        "budget": {"trials": 1},
+    }
+    found = findings(tmp_path, encoder=encoder, **plain)
+    assert not any("mask token" in finding.found for finding in found)
+    assert FAIL not in {finding.sign for finding in found}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"resources": {"cpus": 4096}}, "4096 asked for a trial"),
+        ({"encoder": {"folder": "/nowhere"}}, "/nowhere"),
+        ({"tasks": {"reviews": {"train": "/nowhere/train.csv"}}}, "/nowhere/train.csv"),
+        ({"encoder": {"config": TINY_BERT | {"hidden_size": 31}, "vocabulary": 400}}, "hidden"),
+        ({"budgett": {}}, "did you mean 'budget'?"),
+    ],
+)
+def test_what_a_run_is_refused_for_ends_with_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    for name in ("_ray", "_hub", "_torch"):
+        monkeypatch.setattr(doctor, name, lambda: iter(()))
+    path = write_study(tmp_path, **changes)
+    code, out, err = inside(capsys, "doctor", path, "--store", tmp_path / "store")
+    assert code == 2, out + err
+    assert said in out + err
+    assert said in refused(capsys, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+
+
+def test_what_the_machine_lacks_has_another_exit_code(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_hub", "_torch"):
+        monkeypatch.setattr(doctor, name, lambda: iter(()))
+    monkeypatch.setattr(doctor, "_ray", lambda: iter([Finding(FAIL, "Ray", "does not start")]))
+    assert inside(capsys, "doctor")[0] == 1
 
 
 def test_a_hub_out_of_reach_is_a_warning_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from study.tasks import document, show_statistics
-from tests.helpers import write_csv
-from tests.study.tiny import answer, fits, inside, write_study
+from tests.helpers import TINY_BERT, write_csv
+from tests.study.tiny import answer, fits, inside, refused, write_study
+from tests.trainables.families import checkpoint
 from trainables.config import Task
 from trainables.statistics import QUICKSTART, Ruler, statistics
 from trainables.tasks import TABLE
@@ -125,6 +127,43 @@ def test_the_encoder_may_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert (by_name["unit"], by_name["special_tokens"], by_name["encoder"]) == ("pieces", 2, QUICKSTART.package)
     assert by_folder["splits"] == by_name["splits"]
+
+
+def damaged(folder: Path, how: str) -> Path:
+    """An encoder whose tokenizer fails in some way."""
+    shutil.copytree(checkpoint("bert"), folder)
+    path = folder / "tokenizer.json"
+    whole = path.read_bytes()
+    if how in ("missing", "of another kind"):
+        for file in (path, folder / "vocab.txt"):
+            file.unlink(missing_ok=True)
+    if how == "of another kind":  # not what its settings name
+        (folder / "spiece.model").touch()
+    elif how == "unknown piece":
+        tokenizer = json.loads(whole)
+        tokenizer["model"]["unk_token"] = "[NONE]"
+        path.write_text(json.dumps(tokenizer))
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    elif how != "missing":
+        path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "other": b'{"model": 3}', "binary": b"\xff\x00"}[how])
+    return folder
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "other", "binary", "missing", "of another kind", "unknown piece"])
+def test_a_tokenizer_that_fails_is_refused_in_words(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = damaged(tmp_path / "encoder", how)
+    path = write_study(tmp_path / "whole", encoder={"folder": str(folder)})
+    scratch = write_study(tmp_path / "scratch", encoder={"config": TINY_BERT, "tokenizer": str(folder)})
+    mine = write_csv(tmp_path / "mine.csv", ROWS)
+    for arguments, where in (
+        ((path,), "encoder.folder"),
+        ((scratch,), "encoder.tokenizer"),
+        ((mine, "--encoder", folder), "--encoder"),
+    ):
+        said = refused(capsys, "tasks", "--stats", *arguments)
+        assert f"{where}" in said
+        assert "tokenizer" in said.replace("encoder.tokenizer", "")
+        assert str(folder) in said
 
 
 def test_wrong_input_is_named_all_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
