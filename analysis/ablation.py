@@ -126,7 +126,7 @@ def page(
         calibrated=told if any(each.calibration for _, each in told) else (),
         refused=[f"{found.task_name(cell.task)}, {cell.label}: {text}" for cell, each in told for text in each.problems][:REFUSED],
         score_heads=details.SCORES,
-        score_facts=details.FACTS,
+        score_facts=details.facts(each for _, each in told),
         number=number,
         spread=spread,
         cost=spent(found),

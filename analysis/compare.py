@@ -15,7 +15,7 @@ from analysis.inference import ALPHA, Estimate, p_text
 from analysis.load import load, plain
 from analysis.predictions import Array
 from analysis.select import paired, settings
-from analysis.tables import DASH, WIDTH, aligned, signed, wrapped
+from analysis.tables import DASH, WIDTH, aligned, over_seeds, signed, wrapped
 from study.metric import Metric
 
 Key = tuple[str, str]
@@ -158,8 +158,7 @@ def text(one: Path, other: Path) -> str:
     of = sum(pair.p_value is not None for pair in pairs)
     metrics = " or ".join(dict.fromkeys(f"{pair.one.metric.label} %" for pair in pairs))
     several = any(len(side.scores) > 1 for pair in pairs for side in (pair.one, pair.other))
-    shown = "mean ± standard deviation over seeds (number of seeds)" if several else "(number of seeds)"
-    facts = [f"A is {one}, B is {other}. Test {metrics}: {shown}."]
+    facts = [f"A is {one}, B is {other}. Test {metrics}: {over_seeds(several)}."]
     facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} one is said to be better."] if of > 1 else []
     facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
     facts += [f"{_name(pair.key)}: {pair.why}." for pair in pairs if pair.corrected is None]

@@ -5,7 +5,7 @@ Of a few settings on a task beside each other for a page (`Detail`), of all of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ FACTS = (
     "Brier: squared distance, summed over classes, 0 to 2; where a text may have several labels, of a decision, 0 to 1.",
 )
 """What SCORES mean."""
+OF_SEVERAL = " Mean over seeds ± standard deviation."
 SCORES = ("seeds", "ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %")
 
 
@@ -84,6 +85,12 @@ class Told:
                      (2, 2, 3, 3, 1, 1), strict=True)  # fmt: skip
         rest = [(number(select.mean(values), places), select.mean(values)) for values, places in digits]
         return [(str(self.seeds), self.seeds), (spread(found.ece), select.mean(found.ece)), *rest]
+
+
+def facts(found: Iterable[Told]) -> tuple[str, ...]:
+    """What SCORES mean; where all are of one seed, which has no spread, none is spoken of."""
+    several = any("±" in text for each in found for text, _ in each.scores)
+    return FACTS if several else tuple(fact.removesuffix(OF_SEVERAL) for fact in FACTS)
 
 
 def told(side: Side, pieces: Array | None = None) -> Told:

@@ -11,7 +11,7 @@ from analysis import inference
 from analysis.cells import Cell, Ledger, shared_stages
 from analysis.inference import ALPHA
 from analysis.load import plain
-from analysis.tables import DASH, number
+from analysis.tables import DASH, number, over_seeds
 
 LEVEL = "†"
 """Marks what is not significantly worse than the best."""
@@ -189,7 +189,8 @@ def _gain(pairs: Sequence[tuple[float, float]]) -> float | None:
 def _caption(ledger: Ledger, comparisons: int, base: str) -> tuple[str, ...]:
     metrics = list(dict.fromkeys(cell.metric for cell in ledger.cells))
     what = " or ".join(f"{metric.label} %" for metric in metrics)
-    said = [f"{ledger.title.rstrip('.')}.", f"Test {what}, ours: mean ± standard deviation over seeds (number of seeds)"]
+    several = any(cell.sd is not None for cell in ledger.cells) or not any(cell.finished for cell in ledger.cells)
+    said = [f"{ledger.title.rstrip('.')}.", f"Test {what}, ours: {over_seeds(several)}"]
     said[-1] += f" | as published ({ledger.source})." if any(cell.published for cell in ledger.cells) else "."
     if comparisons:
         said.append(

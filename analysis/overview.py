@@ -13,7 +13,7 @@ from analysis.export import csv_text, json_text
 from analysis.grid import ours
 from analysis.load import plain
 from analysis.report import render
-from analysis.tables import DASH, aligned, interval, md, wrapped
+from analysis.tables import DASH, aligned, interval, md, over_seeds, wrapped
 from analysis.tex import Column, table, tex
 
 COMPARE = "study compare RUN_A RUN_B weighs two runs, setting by setting: paired over the test texts, a verdict for each."
@@ -128,8 +128,10 @@ def sentence(entries: Sequence[Entry]) -> str:
 
 def notes(entries: Sequence[Entry]) -> list[str]:
     """What one must know to read the tables."""
-    said = ["Ours: test score in percent, mean ± standard deviation over seeds (number of seeds); 95 % over seeds and texts."]
-    if any(cell.published for entry in entries for cell in entry.report.ledger.cells):
+    cells = [cell for entry in entries for cell in entry.report.ledger.cells]
+    intervals = "; 95 % over seeds and texts" if any(cell.interval for cell in cells) else ""
+    said = [f"Ours: test score in percent, {over_seeds(any(cell.sd is not None for cell in cells))}{intervals}."]
+    if any(cell.published for cell in cells):
         said.append(
             "Published numbers are of the papers' own data, encoders and sizes; ours stand beside them, not in their place."
         )

@@ -105,7 +105,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detai
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
         detail=close,
         score_heads=details.SCORES,
-        score_facts=details.FACTS,
+        score_facts=details.facts(close.sides if close else ()),
         number=tables.number,
         spread=tables.spread,
         by_task=labels.by_task(run),

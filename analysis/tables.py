@@ -141,6 +141,12 @@ def spread(values: Sequence[float]) -> str:
     return number(select.mean(values)) + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
+def over_seeds(several: bool) -> str:
+    """What `9.62 ± 0.36 (3)` shows, or `9.62 (1)` where no setting has `several` seeds."""
+    shown = "mean ± standard deviation over seeds" if several else "one seed each, whose spread is unknown"
+    return f"{shown} (number of seeds)"
+
+
 def interval(found: Interval | None, digits: int = 1) -> str:
     """`8.4–10.1`, or a dash."""
     return DASH if found is None else f"{found[0]:.{digits}f}–{found[1]:.{digits}f}"

@@ -138,6 +138,17 @@ def test_several_runs_in_one_report(runs: Path, tmp_path: Path) -> None:
     assert len(outline.ids) == len(set(outline.ids))
 
 
+def test_several_runs_of_one_seed_have_no_spread(tmp_path: Path) -> None:
+    for name, count in (("one", 80), ("two", 42)):
+        about = TABLE2 | {"seeds": 1, "tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
+        build(tmp_path / name, about, {("imdb", "head-only"): [wrong(count)], ("imdb", "tail-only"): [wrong(40)]})
+    page = reports.write([tmp_path / "one", tmp_path / "two"], tmp_path / "out").page
+    for file in (page, page.with_name("table.md"), page.with_name("table.txt"), page.with_name("table.tex")):
+        said = " ".join(file.read_text(encoding="utf-8").split())
+        assert "in percent, one seed each, whose spread is unknown (number of seeds)." in said, file.name
+        assert "±" not in said and r"\pm" not in said, file.name
+
+
 def test_the_same_records_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs, tmp_path / "copy")
     for place, out in ((runs, "a"), (tmp_path / "copy", "b")):
