@@ -95,9 +95,9 @@ CHECKED = """\
   missing: a notice tells where a new one is drawn, of a pooler in the plan. What programs put before all names (`module.`,
   `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`) is taken off, and told. Nothing tells a wrong `num_attention_heads`
   that divides the width.
-- Tokenizer: one that cannot be read, has no vocabulary or fails at a text (`study tasks --stats` refuses it too), and pieces without
-  a row in the embedding are refused. Told are far fewer pieces than rows, special tokens with other numbers than in config.json, a
-  text without special tokens, and a vocabulary with capitals for lower-cased texts, or without.
+- Tokenizer: one that cannot be read, has no vocabulary or fails at a text (`study tasks --stats` refuses it too), and pieces
+  without a row in the embedding are refused. Told are far fewer pieces than rows, special tokens with other numbers than in
+  config.json, a text without special tokens, and a vocabulary with capitals for lower-cased texts, or without.
 - Texts: over 5 % of unknown pieces in a sample of 500 training texts are told, with the commonest.
 - Decoders (gpt2) and encoders with a decoder (t5, bart) are refused."""
 

@@ -52,6 +52,8 @@ def opened(study: Study, run_dir: Path, accept: bool = False, retry_failed: bool
     """
     earlier = _earlier(run_dir, study)
     found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, accept)
+    if earlier is not None and found.now and not found.changed and (names := earlier.renamed(study)):
+        found = replace(found, notices=(*found.notices, f"files have other names, and the same content: {'; '.join(names)}"))
     finished = earlier is not None and not found.changed and _finished(run_dir, study, earlier)
     return finished and not (retry_failed and _can_retry(run_dir, study)), found
 

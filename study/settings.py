@@ -273,13 +273,24 @@ class Study(Model):
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:16]
 
     def differences(self, other: Study) -> list[str]:
-        """Lines that say where another study's identity differs from this one's; empty for the same study."""
+        """Lines that say where another study's identity differs from this one's; empty for the same study.
+
+        Data or an encoder under another file name are none: what is in them is compared where a run goes on.
+        """
+        return [f"{path}: {here} here, {there} there" for path, here, there in self._differing(other, names=False)]
+
+    def renamed(self, other: Study) -> list[str]:
+        """Lines that say what is named otherwise in another study."""
+        return [f"{path}: {there}, was {here}" for path, here, there in self._differing(other, names=True)]
+
+    def _differing(self, other: Study, names: bool) -> Iterator[tuple[str, str, str]]:
+        """(path, value here, value there) of what differs: of file names that both give, or of all else."""
         mine, theirs = (dict(_leaves(study.identity())) for study in (self, other))
-        return [
-            f"{path}: {_text(mine, path)} here, {_text(theirs, path)} there"
-            for path in dict.fromkeys((*mine, *theirs))
-            if mine.get(path, _ABSENT) != theirs.get(path, _ABSENT)
-        ]
+        for path in dict.fromkeys((*mine, *theirs)):
+            both = mine.get(path) is not None and theirs.get(path) is not None
+            is_name = both and path.rpartition(".")[2] in PATHS
+            if is_name == names and mine.get(path, _ABSENT) != theirs.get(path, _ABSENT):
+                yield path, _text(mine, path), _text(theirs, path)
 
     def to_yaml(self) -> str:
         """The whole study with every default, in the form of a study file; loads back equal."""

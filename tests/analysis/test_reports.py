@@ -146,7 +146,8 @@ def test_several_runs_of_one_seed_have_no_spread(tmp_path: Path) -> None:
     for file in (page, page.with_name("table.md"), page.with_name("table.txt"), page.with_name("table.tex")):
         said = " ".join(file.read_text(encoding="utf-8").split())
         assert "in percent, one seed each, whose spread is unknown (number of seeds)." in said, file.name
-        assert "±" not in said and r"\pm" not in said, file.name
+        assert "±" not in said, file.name
+        assert r"\pm" not in said, file.name
 
 
 def test_the_same_records_give_the_same_bytes(runs: Path, tmp_path: Path) -> None:

@@ -526,7 +526,7 @@ OTHER = {
     "seed": 1,
     "search__seed": 1,
     "search__sampler": "random",
-    "tasks__mine": {"train": "other-train.csv", "test": "test.csv"},
+    "tasks__mine": {"train": "train.csv", "text": ["review"], "test": "test.csv"},
     "space__pretrain.steps": {"choice": [0, 8]},
     "recipe": [STUDY["recipe"][0], {"finetune": {"max_length": 24, "epochs": 2}}],
 }
@@ -547,6 +547,16 @@ def test_what_makes_another_study(name: str) -> None:
     assert a.digest() != b.digest()
     place = name.replace("__", ".")
     assert any(line.startswith(place) for line in a.differences(b)), a.differences(b)
+
+
+def test_another_file_name_is_told_apart_from_another_study() -> None:
+    a, b = load_study(STUDY), load_study(STUDY, ["tasks.mine.train=other-train.csv"])
+    assert a.differences(b) == []
+    assert a.renamed(b) == ['tasks.mine.train: "other-train.csv", was "train.csv"']
+    assert a.renamed(a) == []
+    more = load_study(STUDY, ["tasks.mine.validation=more.csv"])
+    assert a.renamed(more) == []
+    assert [line.partition(":")[0] for line in a.differences(more)] == ["tasks.mine.validation"]
 
 
 def test_differences_say_both_values() -> None:

@@ -179,6 +179,47 @@ def test_the_same_content_in_other_bytes_is_no_change(tmp_path: Path) -> None:
     assert launch.opened(load_study(path), run)[1].changed == ()
 
 
+def moved(folder: Path, old: str, new: str) -> str:
+    (folder / new).parent.mkdir(parents=True, exist_ok=True)
+    (folder / old).rename(folder / new)
+    return str(folder / new)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "an older folder"])
+@pytest.mark.parametrize(
+    ("old", "new", "setting"),
+    [
+        ("train.csv", "reviews.csv", "tasks.reviews.train"),
+        ("test.csv", "held/out.csv", "tasks.reviews.test"),
+        ("encoder", "bert", "encoder.folder"),
+    ],
+)
+def test_the_same_content_under_another_name_goes_on(recorded: bool, old: str, new: str, setting: str, tmp_path: Path) -> None:
+    path, run = begun(tmp_path, recorded, **with_all(tmp_path))
+    names = [f"{setting}={moved(tmp_path / 'input', old, new)}"]
+    forget()
+    finished, found = launch.opened(load_study(path, names), run)
+    assert (finished, found.changed) == (False, ())
+    (said,) = [notice for notice in found.notices if "other names" in notice and "same content" in notice]
+    assert f'{setting}: "{Path(new).name}", was "{Path(old).name}"' in said
+
+
+@pytest.mark.parametrize("change", [another_label, more_tests, other_weights])
+def test_another_content_under_another_name_is_refused(change: Callable[[Path], None], tmp_path: Path) -> None:
+    path, run = begun(tmp_path, **with_all(tmp_path))
+    folder = tmp_path / "input"
+    change(folder)
+    names = [
+        ("train.csv", "a.csv", "tasks.reviews.train"),
+        ("test.csv", "b.csv", "tasks.reviews.test"),
+        ("encoder", "c", "encoder.folder"),
+    ]
+    settings = [f"{setting}={moved(folder, old, new)}" for old, new, setting in names]
+    forget()
+    with pytest.raises(ConfigError, match="inputs have changed since this was computed"):
+        launch.opened(load_study(path, settings), run)
+
+
 def test_another_version_of_the_stages_is_told_apart_from_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, run = begun(tmp_path)
     monkeypatch.setitem(identity.LATER, "schedule", "cosine")
