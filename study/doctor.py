@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import os
@@ -23,8 +22,8 @@ from study.exits import DONE, NO_RESULT, WRONG_INPUT
 from study.settings import Study
 from study.workers import BASES, check_resources, machine_for, quiet, ray_session, this_machine, writable_base
 from trainables.faults import ConfigError
+from trainables.memory import GIB, available
 
-GIB = 2**30
 HUB = "huggingface.co"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -147,15 +146,11 @@ def _resources(study: Study | None) -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    fields = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        name, value = line.split(":")
-        fields[name] = int(value.split()[0]) * 1024
-    free, total = fields["MemAvailable"], fields["MemTotal"]
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        total, free = min(total, limit), min(free, limit - used)
+    there = available()
+    if there is None:
+        yield Finding(WARN, "memory", "nobody tells how much there is")
+        return
+    free, total = there
     found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
     if free < 4 * GIB:
         yield Finding(

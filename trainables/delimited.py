@@ -75,7 +75,8 @@ def _by_quoting(raw: bytes, columns: Sequence[str], delimiter: str, dialect: Dia
         table = _parsed(raw, columns, delimiter, dialect, fields)
         # Where every field is quoted, no quote is a lone one.
         every = (table.num_rows + raw.lstrip().startswith(b'"')) * table.num_columns
-        found = _swallowed(raw, table, delimiter) if dialect.quoting is None and fields.count < every else None
+        lone = dialect.quoting is None and fields.count < every and not (table.num_columns == 1 and fields.doubled)
+        found = _swallowed(raw, table, delimiter) if lone else None
         if found and (found.sure or (delimiter == "\t" and not fields.doubled)):
             raise ConfigError([_swallowed_fault(fields, found, dialect)])
     except ConfigError as error:

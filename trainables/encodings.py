@@ -50,18 +50,19 @@ def utf16(raw: bytes) -> str | None:
     return "utf-16-le" if odd > even else "utf-16-be"
 
 
-def doubts(raw: bytes) -> list[str]:
-    """What in UTF-8 text speaks of characters that were lost or misread."""
+def doubts(raw: bytes, unit: str = "line") -> list[str]:
+    """What in UTF-8 text speaks of characters that were lost or misread; its lines are called by their `unit`."""
     if raw.isascii():
         return []
     notices = []
     if lost := raw.count("\ufffd".encode()):
         line = raw.count(b"\n", 0, raw.index("\ufffd".encode())) + 1
-        notices.append(f"{lost} characters were lost before the file was written (U+FFFD, first on line {line})")
+        at = f"{'on' if unit == 'line' else 'in'} {unit} {line}"
+        notices.append(f"{lost} characters were lost before the file was written (U+FFFD, first {at})")
     controls = re.findall(rb"\xc2[\x80-\x84\x86-\x9f]", raw)
     if len(controls) * 100 > raw.count(b"\n"):  # a few are remains of an earlier conversion, as in many published sets
         line = raw.count(b"\n", 0, raw.index(controls[0])) + 1
-        shown = f"{controls[0].decode()!r} (line {line})"
+        shown = f"{controls[0].decode()!r} ({unit} {line})"
         notices.append(f"{len(controls)} control characters such as {shown}: was it read in a wrong encoding?")
     high = re.findall(r"[^\x00-\x7f]", raw[:SAMPLE].decode(errors="ignore"))
     strange = sum(unicodedata.category(each) in ("Cn", "Co") for each in high)

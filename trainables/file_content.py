@@ -9,6 +9,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trainables.corpus_names import COMPRESSIONS
 from trainables.corpus_names import TABLES as FORMATS
@@ -16,6 +17,7 @@ from trainables.dialect import Dialect
 from trainables.encodings import CONTROLS, mostly_utf8, utf16, western
 from trainables.faults import ConfigError, closest
 from trainables.files import is_local
+from trainables.memory import check_fits
 
 BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """First bytes that tell an encoding; the longer ones first, for one begins as another."""
@@ -37,6 +39,8 @@ KINDS = (
     (rb"\s*<\?xml", "an XML file"),
 )
 """How a file begins, and what it is then."""
+PIECE = 1 << 26
+"""Bytes that are unpacked at a time."""
 FOLDER = "is a folder; give a file, or as `folder` what `datasets` saved"
 PROSE = ("a page of HTML", "an XML file")
 """Kinds that plain text may be."""
@@ -111,6 +115,8 @@ def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes
     if last in COMPRESSIONS:
         try:
             raw = _decompressed(raw, last)
+        except ConfigError:
+            raise
         except Exception as error:  # each library of compression has errors of its own
             raise ConfigError([_unreadable(error)]) from None
         return _unpacked(stem, raw, formats)
@@ -123,11 +129,20 @@ def _decompressed(raw: bytes, last: str) -> bytes:
     if last == "zst":  # for which fsspec needs a package of its own
         import pyarrow as pa
 
-        return bytes(pa.CompressedInputStream(pa.BufferReader(raw), "zstd").read())
+        return _whole(pa.CompressedInputStream(pa.BufferReader(raw), "zstd"))
     from fsspec.compression import compr
     from fsspec.utils import infer_compression
 
-    return bytes(compr[infer_compression(f"x.{last}")](io.BytesIO(raw), mode="rb").read())
+    return _whole(compr[infer_compression(f"x.{last}")](io.BytesIO(raw), mode="rb"))
+
+
+def _whole(file: Any) -> bytes:
+    """What a stream holds. Raises ConfigError as soon as that is more than memory takes."""
+    parts, size = [], 0
+    while part := file.read(PIECE):
+        check_fits(size := size + len(part))
+        parts.append(part)
+    return b"".join(parts)
 
 
 def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
@@ -147,6 +162,7 @@ def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
     (member,) = mine
     if member.flag_bits & 1:
         raise ConfigError([f"{member.filename} in the zip is encrypted; unpack it with its password"])
+    check_fits(member.file_size)
     try:
         content = archive.read(member)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:

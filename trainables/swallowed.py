@@ -38,15 +38,27 @@ class Lines(NamedTuple):
 def swallowed(table: Any, delimiter: str, end: str, prose: bool) -> Swallowed | None:
     """The first such text of a table whose lines end with `end`; one that is sure goes before others.
 
-    `prose`: spaces behind delimiters speak against it.
+    `prose`: spaces behind delimiters speak against it. In a table of one column any text of several lines is one, and none is sure.
     """
-    if table.num_columns < 2:
-        return None
+    if table.num_columns == 1:
+        return _of_one_column(table, end)
     texts = [lines for place in range(table.num_columns) for lines in _texts_of_rows(table, place, delimiter, end)]
     texts = [each for each in texts if not (prose and _is_prose(each.cells))]
     sure = _values_of_other_rows(texts, table)
     found = [Swallowed(each.row, len(each.cells), is_so) for each, is_so in zip(texts, sure, strict=True)]
     return min(found, key=lambda each: (not each.sure, each.row), default=None)
+
+
+def _of_one_column(table: Any, end: str) -> Swallowed | None:
+    """The first text of several lines."""
+    import pyarrow as pa
+
+    kind = table.schema.field(0).type
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if not is_text or not len(rows := _rows_with(table.column(0), end)):
+        return None
+    row = int(rows[0])
+    return Swallowed(row, len(table.column(0)[row].as_py().split(end)), False)
 
 
 def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lines]:

@@ -18,6 +18,7 @@ from trainables.dialect import DELIMITERS, Dialect
 from trainables.encodings import doubts
 from trainables.faults import ConfigError, closest
 from trainables.file_content import as_utf8, check_kind, read_content
+from trainables.memory import check_fits
 from trainables.wrong_suffix import HEAD, is_json_lines, table_in_text
 
 Table = Any
@@ -81,17 +82,27 @@ def _lines(text: str) -> list[str]:
 def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> tuple[Table, list[str]]:
     check_kind(raw, kind)
     if kind == "parquet":
-        return _parquet(raw), []
+        return (table := _parquet(raw)), _doubts_of(table, columns)
     raw = as_utf8(raw, dialect)
     if not raw or raw.isspace():
         raise ConfigError(["the file is empty"])
-    told = doubts(raw)
     if kind in DELIMITERS:
         if is_json_lines(raw[:HEAD].decode(errors="replace")):
             raise ConfigError([f"is JSON lines, not {kind}; let its name end in .jsonl"])
         table, notices = read_delimited(raw, columns, DELIMITERS[kind], dialect)
-        return table, notices + told
-    return _json_lines(raw, kind, columns), told
+        return table, notices + doubts(raw)
+    table, told = _json_lines(raw, kind, columns), doubts(raw)
+    return table, told or (_doubts_of(table, columns) if b"\\u" in raw else [])  # which may spell such a character
+
+
+def _doubts_of(table: Table, columns: Sequence[str]) -> list[str]:
+    """What in the texts of these columns speaks of characters that were lost or misread."""
+    told: list[str] = []
+    for name in dict.fromkeys(columns):
+        if table.schema.names.count(name) == 1 and _is_text(table.schema.field(name).type):
+            rows = "\n".join(" ".join(text.splitlines()) for text in _texts(table.column(name), name))
+            told += [f"the column {name!r}: {each}" for each in doubts(rows.encode(errors="surrogatepass"), "row")]
+    return told
 
 
 def _parquet(raw: bytes) -> Table:
@@ -99,6 +110,9 @@ def _parquet(raw: bytes) -> Table:
     from pyarrow import parquet
 
     try:
+        about = parquet.read_metadata(io.BytesIO(raw))
+        # Of texts that are all the same the file holds one, memory at least the place of each.
+        check_fits(sum(max((group := about.row_group(i)).total_byte_size, 4 * group.num_rows) for i in range(about.num_row_groups)))
         return parquet.read_table(io.BytesIO(raw))
     except (pa.ArrowException, OSError) as error:
         raise ConfigError([f"not parquet, or a damaged file: {_short(str(error))}"]) from None
@@ -226,6 +240,12 @@ def _texts(column: Any, name: str) -> list[str]:
         return [text or "" for text in column.to_pylist()]
     except UnicodeDecodeError as error:
         raise ConfigError([f"the column {name!r} holds bytes that are not UTF-8: {_short(str(error))}"]) from None
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return _is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
 
 
 def _is_string(kind: Any) -> bool:

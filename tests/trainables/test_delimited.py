@@ -329,3 +329,25 @@ def test_texts_of_several_lines_are_found_in_any_chunks(kind: pa.DataType) -> No
     first, second = pa.array(["a\nb", "", None, "x", "\n"], kind), pa.array(["q\n", "z\n\n", "", "n\n"], kind).slice(1)
     assert _rows_with(pa.chunked_array([first, pa.array([], kind), second]), "\n").tolist() == [0, 4, 5, 7]
     assert _rows_with(pa.chunked_array([pa.array([None], kind)]), "\n").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['"A lone quote opens', "the second review", 'and the last one ends with one"', "fine"], True),
+        (["one", '"two', 'three"'], True),
+        (["fine", '"He said ""no""', 'twice"', "poor"], False),  # quotes are doubled by who quotes texts alone
+        (['"first', 'text"', '"second"'], False),  # every text is quoted
+        (["one", '"two, three"', "four"], False),
+    ],
+)
+def test_rows_of_one_column_that_a_lone_quote_swallows_are_told(lines: list[str], told: bool, tmp_path: Path) -> None:
+    _, notices = read_file(written(tmp_path, "a.csv", "\n".join(["text", *lines]) + "\n"), ("text",))
+    said = [notice for notice in notices if "a quote opens a text of" in notice]
+    assert bool(said) == told
+    assert all("`quoting: none` if they are rows" in notice for notice in said)
+    if told:
+        tsv = written(tmp_path, "a.tsv", "\n".join(["text", *lines]) + "\n")
+        with pytest.raises(ConfigError, match="a quote opens a text of"):
+            read_file(tsv, ("text",))
+        assert read_file(tsv, ("text",), Dialect(quoting="none"))[0].num_rows == len(lines)

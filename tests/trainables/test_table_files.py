@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +15,12 @@ import pytest
 
 from tests.helpers import write_csv
 from tests.trainables.tables import ROWS, fault, parquet_of, rows, written
+from trainables import memory
 from trainables.config import Task
 from trainables.corpus import load_corpus
 from trainables.data import load_task
 from trainables.faults import ConfigError, validate
+from trainables.table_files import read_file
 
 
 @pytest.mark.parametrize(
@@ -109,3 +116,43 @@ def test_a_corpus_tells_what_was_strange_in_its_files(tmp_path: Path) -> None:
     assert corpus.texts == ('"so it', "fine")
     assert corpus.notices[0] == "corpus a.tsv: 2 documents in a.tsv, one a row"
     assert corpus.notices[1].startswith("corpus a.tsv: a.tsv: every quote is read as part of a text")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "b.parquet", "a.jsonl", "b.jsonl"])
+def test_characters_that_were_lost_are_told_in_any_format(name: str, tmp_path: Path) -> None:
+    texts = ["fine", "caf\ufffd\nna\ufffdve", "poor"]
+    if name.endswith("parquet"):
+        column = pa.array(texts).dictionary_encode() if name.startswith("b") else texts
+        content: Any = parquet_of(text=column, label=["pos", "neg", "pos"])
+    else:
+        content = "\n".join(json.dumps({"text": text, "label": "pos"}, ensure_ascii=name.startswith("b")) for text in texts)
+    (said,) = read_file(written(tmp_path, name, content), ("text", "label"))[1]
+    where = "on line 2" if name == "a.jsonl" else "in row 2"
+    assert f"2 characters were lost before the file was written (U+FFFD, first {where})" in said
+
+
+def test_a_parquet_file_that_memory_does_not_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = written(tmp_path, "long.parquet", parquet_of(text=[f"{i} " + "x" * 100_000 for i in range(100)], label=["pos"] * 100))
+    many = written(tmp_path, "many.parquet", parquet_of(text=["x"] * 2_000_000, label=["pos"] * 2_000_000))
+    assert max(Path(url).stat().st_size for url in (long, many)) < 2_000_000, "packed it is small"
+    monkeypatch.setattr(memory, "available", lambda: (5_000_000, 10**9))
+    for url in (long, many):
+        assert "unpacked it is at least 0.0 GiB, but 0.0 GiB of memory are free: is it damaged?" in fault(url)
+    monkeypatch.setattr(memory, "available", lambda: None)
+    assert len(rows(long)) == 100
+
+
+@pytest.mark.parametrize("packed", ["gz", "bz2", "xz", "zst", "zip"])
+def test_a_packed_file_that_memory_does_not_hold_is_refused(packed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = b"text,label\n" + b"fine,pos\n" * 200_000
+    path = tmp_path / f"a.csv.{packed}"
+    if packed == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.csv", content)
+    elif packed == "zst":
+        path.write_bytes(pa.compress(content, "zstd", asbytes=True))
+    else:
+        path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[packed].compress(content))
+    assert len(rows(str(path))) == 200_000
+    monkeypatch.setattr(memory, "available", lambda: (1_000_000, 10**9))
+    assert "GiB of memory are free: is it damaged?" in fault(str(path))
