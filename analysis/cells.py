@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -227,8 +227,18 @@ class Ledger:
         return next((cell for cell in self.cells if (cell.task, cell.row, cell.column) == (task, row, column)), None)
 
     def comparable(self, one: Cell, other: Cell) -> bool:
-        """Whether both have losses on the same test texts."""
-        return one.losses is not None and other.losses is not None and one.texts == other.texts and one.metric == other.metric
+        """Whether both have losses on the same test texts, by their labels and, where they are recorded, their digests."""
+        same = one.losses is not None and other.losses is not None and one.texts == other.texts and one.metric == other.metric
+        return same and len(self.tested_on(one) | self.tested_on(other)) < 2
+
+    def tested_on(self, cell: Cell) -> set[str]:
+        """Digests of the test splits that a cell's studies have read; empty where the records are older than that."""
+        found = set()
+        for run in cell.finished:
+            task = plain((run.trial.test or {}).get("task") or cell.task)
+            inputs = self.studies[run.study].inputs if run.study in self.studies else {}
+            found |= {inputs[name] for name in (f"tasks.{task}.test",) if name in inputs}
+        return found
 
 
 def folder_of(study: Any) -> str | None:
@@ -271,6 +281,7 @@ def ledger(folder: str | Path) -> Ledger:
     made.finished = all(states) and bool(states or made.statistics)
     for cell in made.cells:
         settle(made, cell, folder)
+    made.problems += _other_tests(made)
     _unknown(made, numbers)
     return made
 
@@ -425,6 +436,18 @@ def settle(made: Ledger, cell: Cell, folder: Path) -> None:
         made.problems.append(
             f"{cell.task}: seeds of {cell.label} were tested on different texts, so that it is compared with nothing"
         )
+
+
+def _other_tests(made: Ledger) -> Iterator[str]:
+    """Tasks whose cells were tested on splits that differ by their recorded digests."""
+    for task in made.tasks:
+        by_split: dict[str, list[str]] = {}
+        for cell in made.cells:
+            for split in sorted(made.tested_on(cell)) if cell.task == task else ():
+                by_split.setdefault(split, []).append(cell.label)
+        if len(by_split) > 1:
+            groups = " | ".join(", ".join(labels) for labels in by_split.values())
+            yield f"{task}: the test splits differ ({groups}), so that nothing is compared between them"
 
 
 # YAML that a user may have written -----------------------------------------------------------------------------------------------

@@ -223,6 +223,9 @@ def _best(ledger: Ledger, task: str, one: Mapping[str, Any], claim: Mapping[str,
         return Compared(task, None, None, (f"{_name(one)}: no such setting" if not mine else "there is nothing to compare with",))
     missing = tuple(f"{cell.label}: {cell.state}" for cell in [*mine, *others] if cell.losses is None)
     ready = [cell for cell in others if ledger.comparable(mine[0], cell)]
+    if mine[0].losses is not None:
+        lacking = [cell for cell in others if cell.losses is not None and cell not in ready]
+        missing += tuple(f"{cell.label}: not tested on the same texts" for cell in lacking)
     if mine[0].losses is None or not ready:
         return Compared(task, None, None, missing)
     rivals = [cell.losses for cell in ready if cell.losses is not None]

@@ -103,6 +103,15 @@ def check_cluster(ray: Any, resources: Any) -> None:
             task = ray.remote(num_cpus=0, num_gpus=resources.gpus)(gpus.answering).options(scheduling_strategy=there)
             asked[task.remote()] = node["NodeManagerAddress"]
     ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN_S) if asked else ([], [])  # others may be in use
-    answers = {asked[task]: ray.get(task) for task in ready}
+    answers = {asked[task]: _answer(ray, task) for task in ready}
     if faults := [f"resources.gpus: no GPU of node {name} answers: {why}" for name, (names, why) in answers.items() if not names]:
         raise ConfigError([*faults, "mend or leave out these nodes, or set resources.gpus: 0"])
+
+
+def _answer(ray: Any, task: Any) -> tuple[list[str], str]:
+    """What a node says of its GPUs, as `answering`; a process that dies of the question is an answer too."""
+    try:
+        names, why = ray.get(task)
+    except ray.exceptions.RayError as error:
+        return [], " ".join(str(error).split())[:300]
+    return names, why

@@ -13,6 +13,7 @@ import yaml
 from analysis import ablation
 from analysis.cells import Ledger, ledger, shared_stages
 from analysis.grid import average_against, grid, missing
+from study.record import Records
 from tests.analysis.ablations import TABLE2, TEXTS, Story, build, table2_outcomes, write_predictions, wrong
 
 
@@ -111,6 +112,38 @@ def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     assert "imdb/f03: f03-test.parquet" in said
     assert "imdb/f06: the test predictions say another score than the records" in said
     assert "seeds of head+tail were tested on different texts" in said
+
+
+@pytest.mark.parametrize(("mine", "theirs", "same"), [("a", "a", True), ("a", "b", False), ("a", None, True), (None, None, True)])
+def test_cells_tested_on_splits_that_differ_are_not_compared(
+    mine: str | None, theirs: str | None, same: bool, tmp_path: Path
+) -> None:
+    counts = {"head-only": (80, 76, 84), "tail-only": (42, 40, 44)}
+    outcomes = {("imdb", row): [wrong(count, seed) for seed, count in enumerate(each)] for row, each in counts.items()}
+    about = TABLE2 | {"tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
+    run = build(tmp_path / "run", about, outcomes, finished=False)
+    story = Story(run / "later", "imdb")
+    story.write("study", status="started")
+    for seed, count in enumerate((40, 44, 36)):
+        story.final("head+tail", {}, seed, wrong(count, seed))
+    for folder, digest in (("imdb", mine), ("later", theirs)):
+        if digest:
+            inputs = {"tasks.imdb.test": {"digest": digest}, "tasks.imdb.train": {"digest": folder}}
+            Records(run / folder / "records.jsonl", "imdb").append("inputs", inputs=inputs)
+    written = yaml.safe_load((run / "ablation.yaml").read_text())
+    written["studies"].append({"folder": "later", "task": "imdb", "settings": [2]})
+    (run / "ablation.yaml").write_text(yaml.safe_dump(written))
+    found = ledger(run)
+    head, tail, both = found.cells
+    assert (found.comparable(head, tail), found.comparable(tail, both)) == (True, same)
+    said = [problem for problem in found.problems if "test splits differ" in problem]
+    assert said == ([] if same else [SPLITS])
+    ablation.write_report(run, tmp_path / "out", ["json"])
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any("not tested on the same texts" in str(claim) for claim in data["claims"]) != same
+
+
+SPLITS = "imdb: the test splits differ (head-only, tail-only | head+tail), so that nothing is compared between them"
 
 
 def test_unknown_published_names_are_said(tmp_path: Path) -> None:

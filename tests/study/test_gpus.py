@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from study import gpus, workers
+from study import gpus, variables, workers
 from study.config import load_study
 from study.settings import Resources
 from study.workers import check_resources, machine_for
-from tests.study.tiny import records, refused, write_study
+from tests.study.tiny import answer, records, refused, write_study
+from trainables import gpus as there
 from trainables.faults import ConfigError
 
 
@@ -141,6 +142,8 @@ def test_a_study_is_refused_before_anything_is_computed(
     assert "resources.gpus: 1 asked for a trial, but this machine has 0 GPUs that answer" in said
     assert "CUDA_VISIBLE_DEVICES='0'" in said
     assert records(tmp_path / "run") == []
+    planned = answer(capsys, "plan", path, "--store", tmp_path / "store")
+    assert "not on this machine, where a run is refused: resources.gpus: 1 asked for a trial" in planned
 
 
 def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -> None:
@@ -148,3 +151,26 @@ def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -
     assert made.execution_for(keep_weights=True).device == "cpu", "also where there is a GPU"
     wanted = made.model_copy(update={"resources": Resources(gpus=0.5)})
     assert wanted.execution_for(keep_weights=True).device == "cuda", "and never silently on the CPU"
+
+
+def test_nodes_whose_gpus_do_not_answer_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Ray that was started with a GPU on a machine whose torch has none."""
+    import ray
+
+    if workers.this_machine().gpus:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with variables.settled(joined=False), workers._local_cluster(workers.Machine(((2, 1),))):
+        (node,) = ray.nodes()
+        gpus.check_cluster(ray, Resources(gpus=2))  # such a trial is not placed here, which another check refuses
+        with pytest.raises(ConfigError) as caught:
+            gpus.check_cluster(ray, Resources(gpus=1))
+        fault, way = caught.value.faults
+        assert fault == f"resources.gpus: no GPU of node {node['NodeManagerAddress']} answers: {there.answering()[1]}"
+        assert "resources.gpus: 0" in way
+        monkeypatch.setattr(there, "answering", dies)
+        with pytest.raises(ConfigError, match=r"no GPU of node .* answers: .*driver"):
+            gpus.check_cluster(ray, Resources(gpus=1))
+
+
+def dies() -> None:
+    raise OSError("the driver is gone")
