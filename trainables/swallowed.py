@@ -77,6 +77,9 @@ def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lin
     chosen = pc.indices_nonzero(pc.and_(pc.greater(counts, 0), pc.greater_equal(pc.multiply(breaks, most), counts))).to_pylist()
     found = []
     for i, text in zip(chosen, column.take(pa.array(chosen, pa.int64())).to_pylist(), strict=True):
+        # Most genuine texts differ in their first line already, which spares dividing them.
+        if text.count(delimiter, 0, text.index(end)) != most - place or text.count(delimiter, text.rindex(end)) != place:
+            continue
         first, *more = text.split(end)
         lines = [first, *filter(lambda line: line.strip("\r"), more[:-1]), *more[-1:]]
         asked = [most - place, *[most] * (len(lines) - 2), place]
