@@ -36,13 +36,17 @@ def server() -> Iterator[dict[str, str]]:
         running.stop()
 
 
-def new_bucket() -> str:
-    """The URL of a new, empty bucket."""
+def make_bucket(url: str) -> str:
+    """Make the bucket of this URL."""
     import boto3
 
-    name = f"bucket-{uuid4().hex}"
-    boto3.client("s3").create_bucket(Bucket=name)
-    return f"s3://{name}"
+    boto3.client("s3").create_bucket(Bucket=url.removeprefix("s3://"))
+    return url
+
+
+def new_bucket() -> str:
+    """The URL of a new, empty bucket."""
+    return make_bucket(f"s3://bucket-{uuid4().hex}")
 
 
 def keys_for(*actions: str) -> dict[str, str]:
