@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from study import launch, reproduce
+from study import launch, reproduce, workers
+from study.ablations import load
 from study.config import load_study
+from study.grid import grid
 from study.machine_faults import StudyStopped
 from study.parts import Session, _train_shared
 from tests import s3
@@ -91,14 +93,21 @@ def test_a_store_that_cannot_be_written_stops_the_study_before_anything_starts(
         launch.run(made, folder, store)
 
 
-def test_an_ablation_finds_that_before_anything_starts_too(tmp_path: Path, bucket: str) -> None:
-    store, folder = f"{bucket}-gone/store", tmp_path / "run"
-    done = study("reproduce", "table2", "--scale", "smoke", "--out", folder, "--store", store)
-    assert done.returncode == 4, done.stdout + done.stderr
-    assert f"stopped: store {store}: cannot write {store}: The specified bucket does not exist; make the bucket" in done.stderr
-    assert f"study reproduce table2 --scale smoke --out {folder} --store {store}" in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert {row["event"] for part in folder.iterdir() if part.is_dir() for row in records(part)} <= {"study", "inputs", "notice"}
+def test_an_ablation_finds_that_before_anything_starts_too(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> Any:
+        raise RayWasStarted
+
+    monkeypatch.setattr(workers, "ray_session", start)
+    store, folder, said = f"{bucket}-gone/store", tmp_path / "run", list[str]()
+    with pytest.raises(StudyStopped, match=f"store {store}: cannot write {store}: .* bucket does not exist; make the bucket"):
+        reproduce.run(grid(load("table2"), "smoke"), folder, store, say=said.append)
+    assert ["study 1 of" in line for line in said] == [False, True]
+    capsys.readouterr()
+    rows = [row for part in folder.iterdir() if part.is_dir() for row in records(part)]
+    assert {row["event"] for row in rows} <= {"study", "inputs", "notice"}
+    assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "stopped"]
 
 
 def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(tmp_path: Path) -> None:
