@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ def server() -> Iterator[dict[str, str]]:
     """moto's server on a free port of the loopback: the variables that lead to it, and keys that may do everything."""
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         running.start()

