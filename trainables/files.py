@@ -48,18 +48,20 @@ def open_files(url: str | os.PathLike[str]) -> Files:
     except ValueError as error:
         close = closest(protocol, fsspec.available_protocols())
         raise StoreError([f"store {text!r}: {error}{f'; did you mean {close!r}?' if close else ''}"]) from None
+    if signs := sorted(set("*?[") & set(root)):
+        raise StoreError(
+            [f"store {text.rpartition('@')[2]!r}: {signs[0]} stands for other names in a URL; name a folder without it"]
+        )
     if protocol in ("s3", "s3a") and (fault := _s3_fault(root)):
         raise StoreError([f"store {protocol}://{root.rpartition('@')[2]}: {fault}"])
     return RemoteFiles(fs, root, text.rstrip("/"))
 
 
 def _s3_fault(root: str) -> str:
-    """What is wrong with `bucket/path`, empty for nothing: s3fs would write elsewhere, or say so only when it writes."""
+    """What is wrong with `bucket/path`, empty for nothing: s3fs says so only when it writes."""
     bucket = root.partition("/")[0]
     if "@" in bucket:
         return "keys in the address are not read; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if "?versionId=" in root:
-        return "?versionId= names one version of an object, and a store is a folder; leave it out"
     return "" if bucket else "no bucket is named; write s3://BUCKET/FOLDER"
 
 
