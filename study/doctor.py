@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 from study import gpus, variables
 from study.exits import DONE, NO_RESULT, WRONG_INPUT
+from study.places import shareable
 from study.settings import Study
 from study.workers import BASES, check_resources, machine_for, quiet, ray_session, this_machine, writable_base
 from trainables.faults import ConfigError
@@ -169,16 +170,9 @@ def _memory() -> Iterator[Finding]:
 
 
 def _folders(store: str | None) -> Iterator[Finding]:
-    from trainables.store import Store
-
-    url = Store(store).url if store else Store.default().url
-    places = [("temporary files", Path(writable_base() or BASES[0])), ("run folders", Path.cwd())]
-    if "://" not in url:
-        places.append(("store", Path(url)))
-    else:
-        yield Finding(OK, "store", f"{url} (not looked into)")
-    for name, path in places:
-        yield _folder(name, path)
+    yield _folder("temporary files", Path(writable_base() or BASES[0]))
+    yield _folder("run folders", Path.cwd())
+    yield from _store(store)
     cache = Path(
         os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~/.cache"))) / "huggingface"
     )
@@ -190,12 +184,27 @@ def _folders(store: str | None) -> Iterator[Finding]:
         )
 
 
+def _store(given: str | None) -> Iterator[Finding]:
+    """Whether results can be kept there: a small file is written, read and removed; a folder that is not there yet is not made."""
+    from trainables.store import Store
+
+    notices: list[str] = []
+    try:
+        store = Store(given, notices.append) if given else Store.default(notices.append)
+        folder = None if "://" in store.url else Path(store.url)
+        if folder is None or folder.is_dir():
+            store.check_writable()
+        yield Finding(OK, "store", f"{shareable(store.url)} can be written") if folder is None else _folder("store", folder)
+    except ConfigError as error:
+        yield Finding(FAIL, "store", "; ".join(error.faults))
+    yield from (Finding(WARN, "store", notice) for notice in notices)
+
+
 def _folder(name: str, path: Path) -> Finding:
     if not _writable(path):
         advice = {"store": "give another with --store or FINETUNE_STUDY_STORE", "run folders": "give another with --out"}
-        return Finding(
-            FAIL if name == "temporary files" else WARN, name, f"{path} is not writable", advice.get(name, "make it writable")
-        )
+        sign = WARN if name == "run folders" else FAIL
+        return Finding(sign, name, f"{path} is not writable", advice.get(name, "make it writable"))
     free = shutil.disk_usage(_existing(path)).free
     found = f"{path}, {free / GIB:.1f} GiB free"
     if free < 2 * GIB:

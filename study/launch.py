@@ -143,6 +143,8 @@ def _sitting(
         inputs.write(found, scribe, run_dir)
         for text in [*others, *notices]:
             scribe.note(text)
+        with stops():
+            store.check_writable()  # better than in the first trial
         with suppress(StoreError, OSError):
             store.collect()
         with stops(), session_of_ray() as machine:

@@ -6,6 +6,7 @@ And nothing that the user's shell sets decides what a test sees: colours, widths
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +14,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
+
+from tests import s3
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
 settings.load_profile("untimed")
@@ -29,3 +32,22 @@ LONG = ("test_launch.py", "test_reproduce.py", "test_faults.py", "test_families.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process has one left when the others are done."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """Variables that lead to an S3 server on this machine."""
+    with s3.server() as variables:
+        yield variables
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a new bucket, to which the environment holds address and keys."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()  # another test's keys
+    yield s3.new_bucket()
+    S3FileSystem.clear_instance_cache()

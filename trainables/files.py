@@ -16,6 +16,8 @@ __all__ = ["Files", "LocalFiles", "RemoteFiles", "StoreError", "explained", "ope
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
+NO_KEYS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
+"""What botocore raises for keys of S3 that are not there, or half of them."""
 Files = LocalFiles | RemoteFiles
 
 
@@ -46,7 +48,21 @@ def open_files(url: str | os.PathLike[str]) -> Files:
     except ValueError as error:
         close = closest(protocol, fsspec.available_protocols())
         raise StoreError([f"store {text!r}: {error}{f'; did you mean {close!r}?' if close else ''}"]) from None
+    if signs := sorted(set("*?[") & set(root)):
+        raise StoreError(
+            [f"store {text.rpartition('@')[2]!r}: {signs[0]} stands for other names in a URL; name a folder without it"]
+        )
+    if protocol in ("s3", "s3a") and (fault := _s3_fault(root)):
+        raise StoreError([f"store {protocol}://{root.rpartition('@')[2]}: {fault}"])
     return RemoteFiles(fs, root, text.rstrip("/"))
+
+
+def _s3_fault(root: str) -> str:
+    """What is wrong with `bucket/path`, empty for nothing: s3fs says so only when it writes."""
+    bucket = root.partition("/")[0]
+    if "@" in bucket:
+        return "keys in the address are not read; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return "" if bucket else "no bucket is named; write s3://BUCKET/FOLDER"
 
 
 @contextlib.contextmanager
@@ -68,6 +84,10 @@ def _reason(error: Exception, url: str) -> str:
         advice = "free some space there"
     elif number in NOT_WRITABLE or isinstance(error, PermissionError):
         advice = "give yourself access"
+    elif type(error).__name__ in NO_KEYS:
+        advice = "give keys as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or as a profile in ~/.aws"
+    elif isinstance(error, FileNotFoundError) and "bucket" in str(error):
+        advice = "make the bucket, or mend its name"
     elif number == errno.ELOOP:
         advice = "put the folder itself there"
     else:

@@ -55,6 +55,7 @@ __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtif
 log = logging.getLogger(__name__)
 MARKER = "COMPLETE.json"
 SLOWEST_POLL_S = 1.0
+TWICE = "this store does not refuse to create a file twice, so two who begin a stage at once both compute it, with the same result"
 _claims: dict[tuple[str, str, int], Claim] = {}
 """Claims held here, by store, stage and thread: a thread must not wait for itself, nor save what it has lost."""
 
@@ -149,15 +150,22 @@ class Store:
         raise StoreError(faults)
 
     def check_writable(self) -> None:
-        """Write, read and remove a small file. Raises StoreError: better before the work than after it."""
+        """Create, read and remove a small file, as leases do. Raises StoreError: better before the work than after it."""
         probe = f".probe-{uuid4().hex}"
         with explained(self.url):
             try:
-                self.files.write(probe, b"x" * 4096)
+                self.files.create(probe, b"x" * 4096)
                 self.files.read(probe)
-            finally:
+                if self.files.create(probe, b"y"):
+                    self._tell(f"{TWICE}: {self.url}")
+            except BaseException:
                 with contextlib.suppress(Exception):
                     self.files.remove(probe)
+                raise
+        with explained(self.url, "remove from"), contextlib.suppress(FileNotFoundError):
+            self.files.remove(probe)
+            self.files.read(probe)  # s3fs says nothing where it may not delete
+            raise PermissionError(errno.EACCES, "what was removed is still there", self.url)
 
     def free_bytes(self) -> int | None:
         """Free space on the disk of a local store; None where there is no such number."""

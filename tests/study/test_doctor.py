@@ -16,6 +16,7 @@ from study.doctor import FAIL, OK, WARN, Finding
 from tests.helpers import TINY_BERT, write_csv
 from tests.study.tiny import inside, refused, study, write_study
 from tests.trainables.families import checkpoint
+from trainables.store import Store
 
 EVERYTHING = [
     "Python",
@@ -48,13 +49,27 @@ def test_it_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "hub").exists()
 
 
-def test_what_is_wrong_comes_with_advice() -> None:
-    for finding in doctor._folders("/proc/no/such/place"):
-        if finding.what == "store":
-            assert finding.sign == WARN
-            assert "--store" in finding.advice
-            return
-    pytest.fail("nothing was said of the store")
+@pytest.mark.parametrize("place", ["a folder that cannot be made", "a file in the way", "below a file", "no bucket", "no protocol"])
+def test_a_store_that_cannot_be_written_fails_with_a_way_out(place: str, tmp_path: Path, bucket: str) -> None:
+    (tmp_path / "file").touch()
+    stores = {
+        "a file in the way": tmp_path / "file",
+        "below a file": tmp_path / "file" / "store",
+        "no bucket": f"{bucket}-gone/store",
+    }
+    stores |= {"a folder that cannot be made": "/proc/no/such/place", "no protocol": "s33://bucket/store"}
+    (finding,) = doctor._store(str(stores[place]))
+    assert (finding.sign, finding.what) == (FAIL, "store")
+    assert str(stores[place]) in finding.found
+    assert {"no protocol": "did you mean 's3'"}.get(place, "--store") in finding.found + finding.advice
+
+
+def test_a_store_that_can_be_written_is_left_as_it_was(tmp_path: Path, bucket: str) -> None:
+    for url in (f"{bucket}/store", str(tmp_path)):
+        (finding,) = doctor._store(url)
+        assert finding.sign == OK, finding
+        assert url in finding.found
+        assert Store(url).files.names("") == []
 
 
 def findings(folder: Path, **changes: Any) -> list[Finding]:

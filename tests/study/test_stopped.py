@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 
-from study import launch, reproduce
+from study import launch, reproduce, workers
+from study.ablations import load
+from study.config import load_study
+from study.grid import grid
 from study.machine_faults import StudyStopped
 from study.parts import Session, _train_shared
+from tests import s3
 from tests.study.conftest import Run
 from tests.study.tiny import answer, inside, records, study, table, write_study
 from trainables.stages import Pretrain
@@ -61,6 +65,51 @@ def test_a_store_that_is_gone_stops_the_study_and_the_same_command_goes_on_once_
     assert {row.get("device") for row in records(folder, "study")} == {None, "cpu"}
 
 
+class RayWasStarted(Exception):
+    """What a study does next where nothing is wrong with its store."""
+
+
+@pytest.mark.parametrize("kind", ["a file in the way", "below a file", "no bucket"])
+def test_a_store_that_cannot_be_written_stops_the_study_before_anything_starts(
+    kind: str, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> Any:
+        raise RayWasStarted
+
+    monkeypatch.setattr(launch, "ray_session", start)
+    made, folder, file = load_study(write_study(tmp_path / "input", **LITTLE)), tmp_path / "run", tmp_path / "file"
+    file.touch()
+    store = {"a file in the way": str(file), "below a file": f"{file}/store", "no bucket": f"{bucket}-more/store"}[kind]
+    with pytest.raises(StudyStopped, match=f"store {store}: cannot write .*, or choose another store"):
+        launch.run(made, folder, store)
+    assert [row["status"] for row in records(folder, "study")] == ["started", "stopped"]
+    assert records(folder, "trial") == []
+    capsys.readouterr()
+    assert "stopped after" in answer(capsys, "status", folder)
+    if kind == "no bucket":
+        s3.make_bucket(f"{bucket}-more")
+    file.unlink()
+    with pytest.raises(RayWasStarted):
+        launch.run(made, folder, store)
+
+
+def test_an_ablation_finds_that_before_anything_starts_too(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*_: object) -> Any:
+        raise RayWasStarted
+
+    monkeypatch.setattr(workers, "ray_session", start)
+    store, folder, said = f"{bucket}-gone/store", tmp_path / "run", list[str]()
+    with pytest.raises(StudyStopped, match=f"store {store}: cannot write {store}: .* bucket does not exist; make the bucket"):
+        reproduce.run(grid(load("table2"), "smoke"), folder, store, say=said.append)
+    assert ["study 1 of" in line for line in said] == [False, True]
+    capsys.readouterr()
+    rows = [row for part in folder.iterdir() if part.is_dir() for row in records(part)]
+    assert {row["event"] for row in rows} <= {"study", "inputs", "notice"}
+    assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "stopped"]
+
+
 def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(tmp_path: Path) -> None:
     path, folder = write_study(tmp_path / "input", **LITTLE | {"budget": {"trials": 2}}), tmp_path / "run"
     wrong = ("--set", "encoder.config.vocab_size=10")  # what the tokenizer has is known once its vocabulary is trained
@@ -107,7 +156,6 @@ def test_failed_trials_are_named_and_begun_again_when_that_is_asked(
 
 def test_a_shared_stage_stops_the_study_where_the_machine_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from study import plan, settings, trial
-    from study.config import load_study
 
     made: settings.Study = load_study(write_study(tmp_path))
     (trajectory,) = plan.trajectories(made)

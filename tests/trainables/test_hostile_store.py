@@ -79,8 +79,8 @@ NAMES += [
 class Place:
     """A store, and files of the user's beside it that nobody may touch."""
 
-    def __init__(self, kind: str, folder: Path) -> None:
-        self.kind, self.folder = kind, folder / uuid4().hex
+    def __init__(self, kind: str, folder: Path, bucket: str = "") -> None:
+        self.folder, self.bucket = folder / uuid4().hex, f"{bucket}/{uuid4().hex}"
         (self.folder / "canary").mkdir(parents=True)
         self.said: list[str] = []
         self.root = f"/{uuid4().hex}"
@@ -88,16 +88,22 @@ class Place:
             "path": str(self.folder / "store"),
             "folders": f"dir::file://{self.folder}/store",
             "memory": f"memory:/{self.root}/store",
+            "s3": f"{self.bucket}/store",
         }
         self.store = Store(urls[kind], notice=self.said.append)
         for name in (WEIGHTS, "COMPLETE.json", "STATE.json", "1.json"):
             (self.folder / "canary" / name).write_bytes(CANARY)
             fsspec.filesystem("memory").pipe_file(f"{self.root}/canary/{name}", CANARY)
+            if bucket:
+                fsspec.filesystem("s3").pipe_file(f"{self.bucket}/canary/{name}", CANARY)
 
     def outside(self) -> dict[str, Any]:
         """All that is beside the store, with its content."""
-        memory = fsspec.filesystem("memory")
-        there = {path: memory.cat_file(path) for path in memory.find(self.root) if not path.startswith(f"{self.root}/store/")}
+        there: dict[str, Any] = {}
+        for protocol, root in (("memory", self.root), *([("s3", self.bucket)] if self.bucket.startswith("s3") else [])):
+            fs = fsspec.filesystem(protocol, use_listings_cache=False)
+            found = fs.find(root)
+            there |= {path: fs.cat_file(path) for path in found if f"{root.removeprefix('s3:/')}/store/" not in f"/{path}"}
         for path in sorted(self.folder.rglob("*")):
             if not path.is_relative_to(self.folder / "store"):
                 there[str(path)] = (path.lstat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
@@ -129,10 +135,11 @@ class Place:
 
 @pytest.fixture(params=["path", "memory", "folders"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Place]:
-    """Makes a store on a local disk, in an object store, and on a remote file system that has folders."""
+    """Makes a store on a local disk, in an object store, and on a remote file system that has folders; on S3 where asked."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power cut in these tests
-    return lambda: Place(request.param, tmp_path / "places")
+    bucket = request.getfixturevalue("bucket") if request.param == "s3" else ""
+    return lambda: Place(request.param, tmp_path / "places", bucket)
 
 
 def written(changes: Callable[[dict[str, Any]], Any], kind: str) -> bytes:
@@ -197,8 +204,11 @@ def leases(draw: st.DrawFn) -> tuple[str, bytes]:
     return f"{name}.json", draw(st.sampled_from([whole, b"", b"[" * 100_000, b"{}"]))
 
 
+HOSTILE = given(artifact=markers("artifact"), state=markers("state"), held=leases())
+
+
 @QUICK
-@given(artifact=markers("artifact"), state=markers("state"), held=leases())
+@HOSTILE
 @example(written(lambda it: it.update(files={WAYS_OUT[2]: FACTS | {"size": None}}), "artifact"), b"", ("1.json", b""))
 @example(written(lambda it: it.update(attempt="../../../canary"), "artifact"), b"", ("1.json", b""))
 def test_hostile_markers_and_leases(place: Callable[[], Place], artifact: bytes, state: bytes, held: tuple[str, bytes]) -> None:
@@ -215,6 +225,16 @@ def test_hostile_markers_and_leases(place: Callable[[], Place], artifact: bytes,
     assert mended is not None
     assert mended.path(WEIGHTS).read_bytes() == b"ours"
     assert all(line.isprintable() for line in it.said)
+
+
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@settings(QUICK, max_examples=4)
+@HOSTILE
+@example(written(lambda it: it.update(attempt="../../../canary"), "artifact"), b"", ("1.json", b""))
+def test_hostile_markers_and_leases_on_s3(
+    place: Callable[[], Place], artifact: bytes, state: bytes, held: tuple[str, bytes]
+) -> None:
+    test_hostile_markers_and_leases.hypothesis.inner_test(place, artifact, state, held)
 
 
 def test_a_marker_of_another_stage_is_none(place: Callable[[], Place]) -> None:

