@@ -14,6 +14,7 @@ from study.space_faults import combinations
 from study.workers import Machine, check_resources
 from trainables import corpus_names
 from trainables.faults import ConfigError
+from trainables.memory import lasting
 from trainables.model import Model
 from trainables.stages import Finetune, Marks, Multitask, Pretrain, pair_faults
 
@@ -71,8 +72,9 @@ def encoder_notices(study: Study) -> list[str]:
 
     Raises ConfigError with every fault of theirs.
     """
-    from trainables.encoder import check_config  # imports torch
-    from trainables.encoder_check import check_encoder
+    with lasting():  # torch and transformers
+        from trainables.encoder import check_config
+        from trainables.encoder_check import check_encoder
 
     masks = any(True for _ in _pretraining(study)) or any(isinstance(stage, Marks) for stage in study.recipe)
     notices: list[str] = []

@@ -23,7 +23,7 @@ from study.places import shareable
 from study.settings import Study
 from study.workers import BASES, check_resources, machine_for, quiet, ray_session, this_machine, writable_base
 from trainables.faults import ConfigError
-from trainables.memory import GIB, available
+from trainables.free_memory import GIB, available
 
 HUB = "huggingface.co"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

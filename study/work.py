@@ -10,6 +10,7 @@ from typing import Any
 
 from study.machine_faults import fault_of, said
 from trainables.config import Execution, Recipe
+from trainables.memory import lasting
 
 Row = dict[str, Any]
 Rows = Generator[Row, None, None]
@@ -80,8 +81,10 @@ def _where(error: BaseException) -> str:
 
 def here(work: Work) -> Rows:
     """Rows of the work, computed in this process."""
-    from trainables import recipe
     from trainables.store import Store
+
+    with lasting():
+        from trainables import recipe
 
     yield from recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from trainables.config import Execution, Recipe
 from trainables.faults import ConfigError, read_yaml, validate
+from trainables.memory import lasting
 from trainables.tasks import resolve
 
 
@@ -51,10 +52,11 @@ def _with_known_tasks(data: Any) -> Any:
 
 
 def _run(recipe: Recipe, store: object, execution: Execution, *, test: bool) -> int:
-    from transformers.utils import logging as transformers_logging
+    with lasting():
+        from transformers.utils import logging as transformers_logging
 
-    from trainables import loop
-    from trainables import recipe as runner
+        from trainables import loop
+        from trainables import recipe as runner
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

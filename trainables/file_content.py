@@ -17,7 +17,7 @@ from trainables.dialect import Dialect
 from trainables.encodings import CONTROLS, mostly_utf8, utf16, western
 from trainables.faults import ConfigError, closest
 from trainables.files import is_local
-from trainables.memory import check_fits
+from trainables.free_memory import check_fits
 
 BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 """First bytes that tell an encoding; the longer ones first, for one begins as another."""

@@ -18,7 +18,7 @@ from trainables.dialect import DELIMITERS, Dialect
 from trainables.encodings import doubts
 from trainables.faults import ConfigError, closest
 from trainables.file_content import as_utf8, check_kind, read_content
-from trainables.memory import check_fits
+from trainables.free_memory import check_fits
 from trainables.wrong_suffix import HEAD, is_json_lines, table_in_text
 
 Table = Any

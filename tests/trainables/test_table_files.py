@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import write_csv
 from tests.trainables.tables import ROWS, fault, parquet_of, rows, written
-from trainables import memory
+from trainables import free_memory
 from trainables.config import Task
 from trainables.corpus import load_corpus
 from trainables.data import load_task
@@ -135,10 +135,10 @@ def test_a_parquet_file_that_memory_does_not_hold_is_refused(tmp_path: Path, mon
     long = written(tmp_path, "long.parquet", parquet_of(text=[f"{i} " + "x" * 100_000 for i in range(100)], label=["pos"] * 100))
     many = written(tmp_path, "many.parquet", parquet_of(text=["x"] * 2_000_000, label=["pos"] * 2_000_000))
     assert max(Path(url).stat().st_size for url in (long, many)) < 2_000_000, "packed it is small"
-    monkeypatch.setattr(memory, "available", lambda: (5_000_000, 10**9))
+    monkeypatch.setattr(free_memory, "available", lambda: (5_000_000, 10**9))
     for url in (long, many):
         assert "unpacked it is at least 0.0 GiB, but 0.0 GiB of memory are free: is it damaged?" in fault(url)
-    monkeypatch.setattr(memory, "available", lambda: None)
+    monkeypatch.setattr(free_memory, "available", lambda: None)
     assert len(rows(long)) == 100
 
 
@@ -154,5 +154,5 @@ def test_a_packed_file_that_memory_does_not_hold_is_refused(packed: str, tmp_pat
     else:
         path.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[packed].compress(content))
     assert len(rows(str(path))) == 200_000
-    monkeypatch.setattr(memory, "available", lambda: (1_000_000, 10**9))
+    monkeypatch.setattr(free_memory, "available", lambda: (1_000_000, 10**9))
     assert "GiB of memory are free: is it damaged?" in fault(str(path))
