@@ -5,6 +5,7 @@ And nothing that the user's shell sets decides what a test sees: colours, widths
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -46,8 +47,15 @@ LONG = (
 def pytest_configure(config: pytest.Config) -> None:
     """pytest-xdist would hand out first what has the most tests: files of a few tests that take minutes would come last."""
     config.option.loadscopereorder = False
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that no process has one left when the others are done."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: from now on Python looks for cycles of objects among what tests make."""
+    gc.freeze()
+    gc.enable()
