@@ -5,6 +5,7 @@ And nothing that the user's shell sets decides what a test sees: colours, widths
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -49,6 +50,7 @@ LONG = (
 def pytest_configure(config: pytest.Config) -> None:
     """pytest-xdist would hand out first what has the most tests: files of a few tests that take minutes would come last."""
     config.option.loadscopereorder = False
+    gc.disable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -73,3 +75,9 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
     S3FileSystem.clear_instance_cache()  # another test's keys
     yield s3.new_bucket()
     S3FileSystem.clear_instance_cache()
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: from now on Python looks for cycles of objects among what tests make."""
+    gc.freeze()
+    gc.enable()
