@@ -1,4 +1,5 @@
 # `make study`: a real sweep on real text. `make test`: lint, types, tests.
+#   make docs                                                             the documents in docs/ that are made from code
 #   make test-lowest                                                      tests with the lowest versions that pyproject.toml promises
 #   make study RUN=elsewhere                                              another run folder
 #   make study PYTHON=/opt/python3.12/bin/python3                         another Python
@@ -8,7 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN = .venv/bin
 
-.PHONY: study test lint types tests test-lowest tools clean
+.PHONY: study docs test lint types tests test-lowest tools clean
 .DEFAULT_GOAL = study
 .NOTPARALLEL:
 
@@ -23,6 +24,9 @@ export PYTHONUTF8 = 1
 
 study: .venv/quickstart
 	@$(BIN)/study run study/configs/quickstart.yaml --out "$(RUN)"
+
+docs: .venv/dev
+	@$(BIN)/python -m study.survey.documents docs
 
 test: lint types tests
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis import output, reports
-from analysis.pdf import NoBrowser
-from analysis.terminal import Unwritten, guarded, open_streams
+from analysis.pages import output, reports
+from analysis.pages.pdf import NoBrowser
+from analysis.text.terminal import Unwritten, guarded, open_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +48,7 @@ def _report(words: Sequence[str]) -> int:
 
 
 def _compare(words: Sequence[str]) -> int:
-    from analysis import compare
+    from analysis.results import compare
 
     parser = argparse.ArgumentParser(prog="python -m analysis compare", description="Compare the finals of two runs, by task.")
     parser.add_argument("one", type=Path, metavar="A", help="run folder of a study or an ablation")

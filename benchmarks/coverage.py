@@ -15,7 +15,7 @@ import sys
 
 import numpy as np
 
-from analysis import inference
+from analysis.stats import inference
 
 HARDNESS, LUCK, LEVEL = 2.5, 1.0, -4.0
 """On the logit scale: spread of the texts, of a text with a seed, and the middle; errors of about 11 %."""

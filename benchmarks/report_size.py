@@ -24,8 +24,8 @@ SPACE = {"finetune.learning_rate": {"log_uniform": [1e-5, 2e-4]}, "finetune.xi":
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from analysis import report, tables
-from analysis.load import load
+from analysis.pages import study_page as report; from analysis.tables import result_table as tables
+from analysis.records.run_folder import load
 
 began, used = time.perf_counter(), time.process_time()
 if sys.argv[2] == "tables":

@@ -21,13 +21,13 @@ import torch
 from transformers import BertForSequenceClassification
 
 from benchmarks.throughput import base_encoder, reviews
-from trainables.classifier import Classifier, classifier
-from trainables.encoder import Base, model_state
-from trainables.evaluate import predict
-from trainables.loop import Runtime
-from trainables.pack import Example
-from trainables.selective import Text, split_words, word_scores
-from trainables.world import World
+from trainables.batches.pack import Example
+from trainables.encoder.load import Base, model_state
+from trainables.heads.classifier import Classifier, classifier
+from trainables.scores.evaluate import predict
+from trainables.stages.selective import Text, split_words, word_scores
+from trainables.training.runtime import Runtime
+from trainables.training.world import World
 
 THRESHOLD = -1.0
 """No word is marked, so all stay in the buffer: the most work that there can be, whatever the weights."""

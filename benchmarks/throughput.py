@@ -10,7 +10,7 @@ second that a training step would have if it were nothing but its matrix product
 
 `long`: reviews joined to lengths like IMDb's (lognormal, mean 230 pieces, at most 512). `short`: the sentences of sls_imdb as they
 are. Each contestant has a process of its own, so that what one sets up does not help or hinder the other; while one runs, the
-others sleep. Part of our lead is a setting of the C library that keeps freed memory (`trainables.memory`), which a Trainer's user
+others sleep. Part of our lead is a setting of the C library that keeps freed memory (`process_memory.py`), which a Trainer's user
 could make too: so Trainer runs both as it is shipped and with that setting. Needs the extra `[bench]`, and cores that nothing else
 uses.
 """
@@ -36,14 +36,16 @@ from transformers import AutoModelForSequenceClassification, PrinterCallback, Tr
 from transformers import logging as transformers_logging
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from trainables import memory, optim
-from trainables.classifier import classifier
-from trainables.config import Encoder
-from trainables.encoder import Base, load_base
-from trainables.finetune import cross_entropy
-from trainables.loop import Job, Position, Runtime, train
-from trainables.pack import Example
-from trainables.world import World
+from trainables.batches.pack import Example
+from trainables.encoder import process_memory
+from trainables.encoder.load import Base, load_base
+from trainables.heads.classifier import classifier
+from trainables.settings.encoder import Encoder
+from trainables.stages.finetune import cross_entropy
+from trainables.training import optimizer, schedules
+from trainables.training.loop import Job, Position, train
+from trainables.training.runtime import Runtime
+from trainables.training.world import World
 
 REVIEWS = Path(__file__).parent.parent / "trainables" / "texts"
 BATCH, DROPOUT, RATE, TEXTS = 24, 0.1, 2e-5, 1200
@@ -97,7 +99,7 @@ def prepare(threads: int, keep_memory: bool = False) -> None:
     if threads:
         torch.set_num_threads(threads)
     if keep_memory:
-        memory.keep_freed()
+        process_memory.keep_freed()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -155,16 +157,16 @@ def grouped_by_length(examples: Sequence[Example], batches: int) -> list[Example
 
 
 def our_rate(examples: Sequence[Example], steps: int, half: bool) -> float:
-    """Tokens per second of `trainables.loop.train` over `steps` batches, after one that warms up."""
+    """Tokens per second of `trainables.training.loop.train` over `steps` batches, after one that warms up."""
     base = base_encoder()
     model = classifier(base, 2, "pooled", DROPOUT, seed=0)
-    groups = optim.parameter_groups(model, model.encoder, base.layers, learning_rate=RATE, xi=0.95, weight_decay=0.01)
+    groups = optimizer.parameter_groups(model, model.encoder, base.layers, learning_rate=RATE, xi=0.95, weight_decay=0.01)
     job = Job(
         base=base,
         model=model,
-        optimizer=optim.adamw(groups, beta1=0.9, beta2=0.999, epsilon=1e-6),
+        optimizer=optimizer.adamw(groups, beta1=0.9, beta2=0.999, epsilon=1e-6),
         steps=steps + 1,
-        rate=lambda step: optim.linear(step, steps + 1, 0.1),
+        rate=lambda step: schedules.linear(step, steps + 1, 0.1),
         examples=lambda step: examples[step * BATCH : (step + 1) * BATCH],
         loss=cross_entropy,
         weight=len,

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from study.workers import quiet, ray_session
+from study.cluster.processes import quiet
+from study.cluster.ray_session import ray_session
 
 
 def main() -> None:

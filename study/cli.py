@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.terminal import Unwritten, guarded, open_streams
-from study.exits import DONE, EPILOG, INTERRUPTED, NO_RESULT, WRONG_INPUT, Unexpected, cut_short, exit_code, unexpected
+from analysis.text.terminal import Unwritten, guarded, open_streams
+from study.definition.exit_codes import DONE, EPILOG, INTERRUPTED, NO_RESULT, WRONG_INPUT
+from study.exits import Unexpected, cut_short, exit_code, unexpected
 from study.options import ACCEPT, DIALECT, JSON, OTHER_ENCODER, RETRY, RUN, SCALE, SEEDS, SET, STORE, STUDY, TASKS, TEXT
 
 if TYPE_CHECKING:
-    from study.grid import Grid
-    from study.settings import Study
+    from study.ablations.grid import Grid
+    from study.definition.models import Study
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,7 +47,7 @@ def run(
     STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
     """
     study = _load(study_file, overrides)
-    from study import launch
+    from study.run import launch
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
@@ -59,8 +60,8 @@ def run(
 
 def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
     """Run a study or an ablation and say how it ended; the exit code. What broke unexpectedly is written to the folder's log."""
-    from study import launch
-    from study.machine_faults import StudyStopped
+    from study.cluster.machine_faults import StudyStopped
+    from study.run import launch
 
     try:
         outcome = work()
@@ -106,7 +107,7 @@ def reproduce(
     --set takes fields of the ablation (resources.gpus=1, tasks.sogou.train=FILE) and of stages (finetune.epochs=2). Ctrl-C
     saves and stops; the same command goes on.
     """
-    from study import reproduce as runs
+    from study.ablations import reproduce as runs
 
     if as_list or name is None:
         click.echo(runs.listing())
@@ -142,12 +143,12 @@ def _grid(
     placeholders: bool = False,
 ) -> Grid:
     """An ablation as the options say. Raises ConfigError."""
-    from study import ablations, grid
-    from study.tasks import encoder_named
+    from study.ablations import ablation_file, grid
+    from study.survey.tasks import encoder_named
 
     tasks = [each.strip() for each in (only or "").split(",") if each.strip()]
     named = encoder_named(encoder, absolute=True) if encoder else None
-    loaded = ablations.load(name)
+    loaded = ablation_file.load(name)
     scale = scale or ("small" if "small" in loaded.ablation.scales else "paper")
     return grid.grid(loaded, scale, tasks, seeds, named, overrides, placeholders)
 
@@ -175,18 +176,18 @@ def plan(
 
     Several ablations are planned as in one store, where what they have in common is computed once; options are for all of them.
     """
-    from study import ablations
-    from trainables.store import Store
+    from study.ablations import ablation_file
+    from trainables.store.store import Store
 
-    studies = [name for name in names if Path(name).exists() and not ablations.is_ablation(name)]
+    studies = [name for name in names if Path(name).exists() and not ablation_file.is_ablation(name)]
     if not studies:
         import os
 
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
-        from study import grid_plan
+        from study.ablations import grid_plan_text
 
         grids = [_grid(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
-        click.echo(grid_plan.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
+        click.echo(grid_plan_text.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
         if gpu is None:
             _say_unfit(part.study for grid in grids for part in grid.parts)
         return DONE
@@ -197,17 +198,18 @@ def plan(
     if wrong := [option for option, value in given.items() if value is not None]:
         raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
     study = _load(Path(name), overrides)
-    from study import plan as plans
+    from study.planning import plan_text
 
-    click.echo(plans.show(study, Store(store or study.store or Store.default().url)))
+    click.echo(plan_text.show(study, Store(store or study.store or Store.default().url)))
     _say_unfit([study])
     return DONE
 
 
 def _say_unfit(studies: Iterable[Study]) -> None:
     """Says which resources this machine does not have: a plan may be for another one, a run here is refused."""
-    from study.workers import check_resources, machine_for
-    from trainables.faults import ConfigError
+    from study.cluster.machine import check_resources
+    from study.cluster.ray_session import machine_for
+    from trainables.settings.errors import ConfigError
 
     faults: dict[str, None] = {}
     for study in studies:
@@ -223,7 +225,7 @@ def _say_unfit(studies: Iterable[Study]) -> None:
 @RUN
 def status(run_dir: Path) -> int:
     """Show how far a study is, running or not, from any terminal: by its records; and whether small local inputs have changed."""
-    from study import status as states
+    from study.review import status as states
 
     click.echo(states.show(run_dir))
     return DONE
@@ -239,9 +241,9 @@ def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) ->
     Of several runs it is one report: what each asked and found, all cells in one table, and in a folder of its name the report of
     each. A PDF needs Chromium or Chrome.
     """
-    from analysis import reports
-    from analysis.pdf import NoBrowser
-    from trainables.faults import ConfigError
+    from analysis.pages import reports
+    from analysis.pages.pdf import NoBrowser
+    from trainables.settings.errors import ConfigError
 
     try:
         made = reports.write(run_dirs, out, reports.formats(formats))
@@ -262,8 +264,8 @@ def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) ->
 @JSON
 def compare(one: Path, other: Path, as_json: bool) -> int:
     """Compare the finals of two runs, studies or ablations, by task and setting: paired over the test texts, a verdict for each."""
-    from analysis import compare as comparisons
-    from trainables.faults import ConfigError
+    from analysis.results import compare as comparisons
+    from trainables.settings.errors import ConfigError
 
     try:
         click.echo(comparisons.as_json(one, other) if as_json else comparisons.text(one, other), nl=False)
@@ -282,7 +284,7 @@ def marks(run_dir: Path, out: Path | None, texts: int, store: str | None) -> int
 
     In colour on a terminal, else as plain text.
     """
-    from study import marks as words
+    from study.review import marks as words
 
     found = words.load(run_dir, store, texts)
     if out:
@@ -309,7 +311,7 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
     CELL is a setting's label as tables show it, `row` or `row | column`, or the name of a final. Its fine-tuning and test are run
     anew in a store of their own; further pre-training comes from the store. Exit code 1 where the number is another one.
     """
-    from study import trace as traces
+    from study.review import trace as traces
 
     found = traces.trace(run_dir, cell, task, seed, store)
     click.echo(str(found))
@@ -325,7 +327,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
     Exit code 1 where something of the machine is wrong; 2, as of `study run`, where something of the study is.
     """
     study = _load(study_file, ()) if study_file else None
-    from study import doctor as doctors
+    from study.survey import doctor as doctors
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
@@ -367,7 +369,7 @@ def tasks(
 
     --stats gives Table 1 of Sun et al. 2019 for known tasks, your own csv, tsv, jsonl or parquet, or the tasks of a study file.
     """
-    from study import tasks as table
+    from study.survey import tasks as table
 
     if stats:
         found = table.measured(names, text, label, encoder, limit, text_pair, dialect)
@@ -380,7 +382,7 @@ def tasks(
 @cli.command(epilog=EPILOG)
 def recipes() -> int:
     """List the papers' recipes, each of which a study file can name in one line: `recipe: TAPT`."""
-    from study import recipes as table
+    from study.definition import recipes as table
 
     click.echo(table.show())
     return DONE
@@ -391,7 +393,7 @@ def recipes() -> int:
 @JSON
 def encoders(encoder: str | None, as_json: bool) -> int:
     """List what works with which family of encoders; of one encoder, load it and try."""
-    from study import encoders as table
+    from study.survey import encoders as table
 
     if encoder is not None:
         found = table.measured(encoder)
@@ -422,7 +424,7 @@ def overlap(
 
     Known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files with a text a line, tasks of a STUDY.yaml.
     """
-    from study import overlap as overlaps
+    from study.survey import overlap as overlaps
 
     found = overlaps.compare(sources, text, form, top, dialect)
     if out:
@@ -439,7 +441,7 @@ def _json(data: object) -> str:
 
 def _load(path: Path, overrides: tuple[str, ...]) -> Study:
     """The study of a file or of a run folder. Raises ConfigError."""
-    from study.config import load_study
+    from study.definition.study_file import load_study
 
     return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
 

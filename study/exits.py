@@ -6,24 +6,13 @@ import traceback
 
 import click
 
-from analysis.terminal import STOPPED
-
-EPILOG = """\b
-Exit codes:
-  0    done
-  1    the study ended without any result, or something unexpected broke;
-       of doctor: something is wrong with the machine
-  2    wrong input: every fault is named, nothing was computed
-  3    the run folder is in use by another process
-  4    stopped: the machine failed, or all trials alike; once that is mended the same command goes on
-  130  interrupted: the same command goes on
-"""
-DONE, NO_RESULT, WRONG_INPUT, IN_USE, INTERRUPTED = 0, 1, 2, 3, 130
+from analysis.text.terminal import STOPPED
+from study.definition.exit_codes import IN_USE, INTERRUPTED, NO_RESULT, WRONG_INPUT
 
 
 def cut_short(end: BaseException, again: str) -> int:
     """Says why a study ended before its end, and what goes on with it; returns the exit code."""
-    from study.machine_faults import StudyStopped
+    from study.cluster.machine_faults import StudyStopped
 
     if not isinstance(end, StudyStopped):
         click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
@@ -41,8 +30,8 @@ class Unexpected(Exception):
 
 def exit_code(error: BaseException) -> int | None:
     """The exit code of an error that has an answer; None for the unexpected."""
-    from study.lock import RunInUse
-    from trainables.faults import ConfigError
+    from study.run.lock import RunInUse
+    from trainables.settings.errors import ConfigError
 
     if isinstance(error, RunInUse):
         return IN_USE
@@ -51,7 +40,7 @@ def exit_code(error: BaseException) -> int | None:
 
 def unexpected(error: Exception) -> int:
     """Says what broke and where the traceback is; returns the exit code."""
-    from study.machine_faults import fault_of
+    from study.cluster.machine_faults import fault_of
 
     if isinstance(error, Unexpected):
         cause = error.__cause__

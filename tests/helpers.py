@@ -6,8 +6,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from trainables.config import Encoder, Recipe, Task
-from trainables.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.encoder import Encoder
+from trainables.settings.recipe import Recipe
+from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.task import Task
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 

@@ -16,7 +16,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from trainables.store import Store
+from trainables.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())

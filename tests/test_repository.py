@@ -16,6 +16,7 @@ import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,11 @@ import click
 import pytest
 from packaging.version import Version
 
-from study import record
-from study.ablations import load, shipped
+from study.ablations.ablation_file import load, shipped
+from study.ablations.grid import grid
 from study.cli import cli
-from study.config import load_study
-from study.encoders import document as encoders_document
-from study.grid import grid
-from study.recipes import document as recipes_document
-from study.reference import document
-from study.tasks import document as tasks_document
+from study.definition.study_file import load_study
+from study.survey.documents import DOCUMENTS as DOCUMENTS_MADE
 from tests.helpers import ray_elsewhere, shared_ray
 
 ROOT = Path(__file__).parent.parent
@@ -40,11 +37,9 @@ LAYERS = ("trainables", "study", "analysis")
 FORBIDDEN = {
     "trainables": {"ray", "study", "analysis"},
     "study": {"torch"},
-    "analysis": {"ray", "torch", "trainables", "transformers", "datasets"},
+    "analysis": {"ray", "torch", "trainables", "study", "transformers", "datasets"},
 }
 """What the files of a layer may not import, not even inside a function."""
-STUDY_FOR_ANALYSIS = {"study.record", "study.metric", "study.places"}
-"""What analysis may import of study: records, metrics and paths as others may see them, with the standard library only."""
 HEAVY = ("torch", "ray", "transformers", "datasets", "pandas", "sklearn", "optuna", "matplotlib", "pyarrow")
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -94,9 +89,51 @@ def test_no_file_imports_across_the_wall(layer: str) -> None:
     assert not found
 
 
-def test_analysis_takes_of_study_only_the_description_of_records() -> None:
-    used = {name for path in sources("analysis") for name in imports(path) if name.split(".")[0] == "study"}
-    assert all(any(name == allowed or name.startswith(f"{allowed}.") for allowed in STUDY_FOR_ANALYSIS) for name in used), used
+def tree() -> dict[str, list[str]]:
+    """{layer: its wings, lowest first} as the README shows them."""
+    block = re.search(r"^## The tree\n.*?^```text\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert block, "README.md has no tree"
+    shown: dict[str, list[str]] = {}
+    for line in block[1].splitlines():
+        entry = line.split()[0]
+        if not line.startswith(" "):
+            layer = entry.removesuffix("/")
+        elif entry.endswith("/") and (ROOT / layer / entry / "__init__.py").is_file():
+            shown.setdefault(layer, []).append(entry.removesuffix("/"))
+    return shown
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_wing_stands_in_the_readme_and_says_what_it_is_for(layer: str) -> None:
+    there = {path.parent for path in (ROOT / layer).glob("*/__init__.py")}
+    assert {wing.name for wing in there} == set(tree()[layer])
+    for wing in there:
+        assert 3 <= len([path for path in wing.glob("*.py") if path.name != "__init__.py"]) <= 14, wing
+        assert len((ast.get_docstring(ast.parse((wing / "__init__.py").read_text(encoding="utf-8"))) or "").split()) > 10, wing
+        assert len(ast.parse((wing / "__init__.py").read_text(encoding="utf-8")).body) == 1, "no re-exports"
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_wing_imports_only_wings_below_it(layer: str) -> None:
+    order, wrong = tree()[layer], []
+    for path in sources(layer):
+        wing = path.relative_to(ROOT / layer).parts[0]
+        for name in imports(path) if wing in order else ():
+            package, _, rest = name.partition(".")
+            if package == layer and rest.split(".")[0] not in order[: order.index(wing) + 1]:
+                wrong.append(f"{path.relative_to(ROOT)}: {name}")
+    assert not wrong
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    """Not even for types, or inside a function."""
+    names = {name for layer in LAYERS for name in modules(layer)}
+    graph: dict[str, set[str]] = {}
+    for layer in LAYERS:
+        for path in sources(layer):
+            own = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+            graph[own] = {name if name in names else name.rpartition(".")[0] for name in imports(path)} & names - {own}
+    TopologicalSorter(graph).prepare()
 
 
 IMPORT_ALL = """
@@ -116,7 +153,7 @@ for name in {names}:
     [
         ("trainables", {"ray", "study", "analysis"}),
         ("study", {"torch", "transformers"}),
-        ("analysis", {"ray", "torch", "trainables", "transformers", "datasets", "optuna", "sklearn"}),
+        ("analysis", {"ray", "torch", "trainables", "study", "transformers", "datasets", "optuna", "sklearn"}),
     ],
 )
 def test_layer_is_imported_whole_without_what_it_must_not_need(layer: str, blocked: set[str]) -> None:
@@ -141,7 +178,15 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["trainables.config", "trainables.store", "trainables.checkpoint", "study.config", "study.record", "study.plan"]
+    "name",
+    [
+        "trainables.settings.recipe",
+        "trainables.store.store",
+        "trainables.encoder.checkpoint",
+        "study.definition.study_file",
+        "analysis.records.record",
+        "study.planning.plan",
+    ],
 )
 def test_module_is_light(name: str) -> None:
     assert not {"torch", "ray", "transformers", "datasets", "optuna", "matplotlib"} & set(loaded_after(f"import {name}"))
@@ -158,7 +203,7 @@ def test_shipped_study_is_valid(path: Path) -> None:
 
 
 def load_study_text(text: str) -> Any:
-    from trainables.faults import parse_yaml
+    from trainables.settings.plain_yaml import parse_yaml
 
     return load_study(parse_yaml(text))
 
@@ -182,8 +227,8 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
 RAY_WITH_VARIABLES = """
 import ray, sys
 from ray.cluster_utils import Cluster
-from study.settings import Resources
-from study.workers import ray_session
+from study.definition.models import Resources
+from study.cluster.ray_session import ray_session
 cluster = Cluster()
 if sys.argv[1] == "joined":
     cluster.add_node(num_cpus=1, include_dashboard=False)
@@ -250,18 +295,9 @@ def test_constraints_pin_one_version_each() -> None:
 # Documents -----------------------------------------------------------------------------------------------------------------------
 
 
-def test_generated_documents_are_up_to_date() -> None:
-    made = {
-        "study-file.md": document(),
-        "records.md": record.document(),
-        "tasks.md": tasks_document(),
-        "recipes.md": recipes_document(),
-        "encoders.md": encoders_document(),
-    }
-    for name, text in made.items():
-        assert (ROOT / "docs" / name).read_text(encoding="utf-8") == text, (
-            f"docs/{name}: see CONTRIBUTING.md for how to write it anew"
-        )
+@pytest.mark.parametrize("name", DOCUMENTS_MADE)
+def test_generated_documents_are_up_to_date(name: str) -> None:
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == DOCUMENTS_MADE[name](), "run: make docs"
 
 
 def commands(path: Path) -> list[str]:
@@ -350,7 +386,7 @@ def parse(group: click.Group, words: list[str]) -> str:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_studies_in_documents_are_valid(path: Path) -> None:
     """A ```yaml block with a task is a whole study file."""
-    from trainables.faults import parse_yaml
+    from trainables.settings.plain_yaml import parse_yaml
 
     for block in re.findall(r"^```yaml\n(.*?)^```", path.read_text(encoding="utf-8"), flags=re.M | re.S):
         data = parse_yaml(block, path.name)
@@ -364,17 +400,8 @@ def test_links_to_files_lead_somewhere(path: Path) -> None:
     assert not [link for link in links if not (path.parent / link).exists()]
 
 
-def test_tree_in_readme_is_the_tree() -> None:
-    """Every Python file of the packages has its line in the README, and every line its file."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"^## The tree\n.*?^```text\n(.*?)^```", text, flags=re.M | re.S)
-    assert block, "README.md has no tree"
-    folder, named = "", set()
-    for line in block[1].splitlines():
-        entry = line.split()[0] if line.strip() else ""
-        if line and not line.startswith(" "):
-            folder = entry if entry.endswith("/") else ""
-        elif entry.endswith(".py"):
-            named.add(folder + entry)
-    there = {str(path.relative_to(ROOT)) for layer in LAYERS for path in sources(layer) if path.name != "__init__.py"}
-    assert named == there
+def test_files_that_the_readme_recommends_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("Read first")[2].partition("## ")[0]
+    named = re.findall(r"^\d+\. `(.*?)`", text, flags=re.M)
+    assert 6 <= len(named) <= 10
+    assert not [name for name in named if not (ROOT / name).is_file()]

@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from trainables.config import Execution, Recipe
-from trainables.faults import ConfigError, read_yaml, validate
-from trainables.memory import lasting
-from trainables.tasks import resolve
+from trainables.data.known_tasks import resolve
+from trainables.encoder.process_memory import lasting
+from trainables.settings.errors import ConfigError
+from trainables.settings.execution import Execution
+from trainables.settings.plain_yaml import read_yaml
+from trainables.settings.recipe import Recipe
+from trainables.settings.validate import validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         recipe = validate(Recipe, _with_known_tasks(read_yaml(options.recipe)))
-        from trainables.store import Store
+        from trainables.store.store import Store
 
         store = Store(options.store) if options.store else Store.default()
         return _run(recipe, store, Execution(threads=options.threads), test=not options.no_test)
@@ -55,8 +58,8 @@ def _run(recipe: Recipe, store: object, execution: Execution, *, test: bool) -> 
     with lasting():
         from transformers.utils import logging as transformers_logging
 
-        from trainables import loop
-        from trainables import recipe as runner
+        from trainables.stages import run_recipe as runner
+        from trainables.training import loop
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from study import record
-from tests.analysis.records import digest
+from analysis.records import record
+from tests.analysis.made_records import digest
 
 Outcome = np.ndarray | str
 """Which test texts a seed gets wrong, 0/1 [texts], or how it ended: diverged, failed, running, untested."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.records import make
+from tests.analysis.made_records import make
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from study import record
+from analysis.records import record, record_fields
 
 Array = np.ndarray[Any, Any]
 
@@ -64,7 +64,7 @@ def make(
         for split in ("validation", "test"):
             records.append("baseline", split=split, recipe="bag of words", **scores(has, baseline, names))
         if predictions:
-            keep(folder, record.BAG_OF_WORDS, has, baseline)
+            keep(folder, record_fields.BAG_OF_WORDS, has, baseline)
     count = 0
     for number, (label, seeds) in enumerate(settings.items()):
         for seed, given in enumerate([seeds[0], *seeds]):

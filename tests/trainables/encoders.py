@@ -10,11 +10,10 @@ import numpy as np
 from transformers import AutoConfig
 
 from tests.trainables.families import FAMILIES, strong
-from trainables import encoder
-from trainables.encoder import Base
-from trainables.pack import Example
-from trainables.text_pairs import PairTokens
-from trainables.tokenise import Special
+from trainables.batches.pack import Example
+from trainables.batches.special_tokens import PairTokens, Special
+from trainables.encoder import load
+from trainables.encoder.load import Base
 
 COMMON = {
     "hidden_size": 32,
@@ -43,7 +42,7 @@ def tiny_config(kind: str, **changes: Any) -> Any:
 def tiny_base(kind: str) -> Base:
     """An encoder with weights large enough that mixing up texts shows."""
     config = tiny_config(kind)
-    return encoder.base_of(strong(config), special_of(kind, config.pad_token_id))
+    return load.base_of(strong(config), special_of(kind, config.pad_token_id))
 
 
 def special_of(kind: str, pad: int) -> Special:

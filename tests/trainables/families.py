@@ -14,8 +14,8 @@ import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from tests.helpers import reviews
-from trainables.config import Encoder
-from trainables.encoder import Base, load_base
+from trainables.encoder.load import Base, load_base
+from trainables.settings.encoder import Encoder
 
 TINY = {
     "hidden_size": 32,

@@ -14,12 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import loop
-from trainables import recipe as runner
-from trainables.config import Execution, Recipe
-from trainables.faults import validate
-from trainables.identity import nodes
-from trainables.store import Store
+from trainables.settings.execution import Execution
+from trainables.settings.recipe import Recipe
+from trainables.settings.validate import validate
+from trainables.stages import run_recipe as runner
+from trainables.stages.identity import nodes
+from trainables.store.store import Store
+from trainables.training import loop
 
 ONE_THREAD = Execution(threads=1)
 EVERY_FOUR_STEPS = Execution(threads=1, state_every_steps=4)

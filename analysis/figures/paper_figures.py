@@ -1,0 +1,218 @@
+"""The papers' figures with ours: error against one setting (Sun et al. 2019, Figures 3 and 4), learning curves (Figure 2).
+
+A scale may change the very setting that is on the axis, so points stand side by side in the order of the rows, each at its own
+place, whatever their distance; under our value stands the paper's row where the two differ.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.figures.study_figures import SERIES, line
+from analysis.figures.svg import COLOURS, Figure, figure
+from analysis.records.metric import ERROR
+from analysis.records.trials import Trial
+from analysis.results.ledger import Cell, Ledger
+from analysis.text.plain import plain, shown
+
+
+def figures(ledger: Ledger) -> list[Figure]:
+    """What the layout asks for; nothing for a table."""
+    if ledger.about.get("layout") != "curve":
+        return []
+    made = (
+        [against(ledger, task) for task in ledger.tasks] if ledger.about.get("x") else [learning(ledger, t) for t in ledger.tasks]
+    )
+    return [each for each in made if each is not None]
+
+
+def against(ledger: Ledger, task: str) -> Figure | None:
+    """Test score against the setting `x`: mean and range over seeds, and the paper's points."""
+    cells = [cell for cell in ledger.cells if cell.task == task]
+    if not any(cell.finished or cell.lost("diverged") for cell in cells):
+        return None
+    higher, lost = cells[0].metric.higher, [cell for cell in cells if cell.lost("diverged")]
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    columns = list(dict.fromkeys(cell.column for cell in cells))
+    tips: dict[str, list[str]] = {}
+    legend: list[tuple[str, Any]] = []
+
+    def draw(axes: Any) -> None:
+        for number, column in enumerate(columns):
+            colour, marker, style = SERIES[number % len(SERIES)]
+            mine = [cell for cell in cells if cell.column == column]
+            done = [cell for cell in mine if cell.finished]
+            places = [rows.index(cell.row) for cell in done]
+            lows, highs = [min(cell.scores) for cell in done], [max(cell.scores) for cell in done]
+            axes.fill_between(places, lows, highs, color=COLOURS[colour], alpha=0.15, linewidth=0)
+            axes.plot(places, [cell.mean for cell in done], color=COLOURS[colour], linestyle=style, linewidth=1.8)
+            means = [cell.mean for cell in done]
+            axes.scatter(places, means, s=26, marker=marker, color=COLOURS[colour], linewidths=0, zorder=3, gid=f"ours-{number}")
+            tips[f"ours-{number}"] = [_tip(cell) for cell in done]
+            known = [cell for cell in mine if cell.published and cell.published.percent is not None]
+            printed = [(rows.index(cell.row), cell.published.percent) for cell in known if cell.published]
+            if printed:
+                axes.plot(*zip(*printed, strict=True), color=COLOURS[colour], linestyle=(0, (1, 3)), linewidth=1)
+                look: dict[str, Any] = {"marker": marker, "facecolors": "none", "edgecolors": COLOURS[colour], "linewidths": 1.2}
+                axes.scatter(*zip(*printed, strict=True), s=26, zorder=3, gid=f"paper-{number}", **look)
+                tips[f"paper-{number}"] = [f"{cell.row}: the paper's {cell.published.shown} %" for cell in known if cell.published]
+        if lost:
+            tips["lost"] = [_lost(cell) for cell in lost]
+            edge = [0.03 if higher else 0.97] * len(lost)  # where the worst is
+            axes.scatter([rows.index(cell.row) for cell in lost], edge, marker="X", s=30, color=COLOURS["warm"], linewidths=0,
+                         transform=axes.get_xaxis_transform(), gid="lost", zorder=4)  # fmt: skip
+        names = [_tick(ledger, task, row) for row in rows]
+        axes.set_xticks(range(len(rows)), names, rotation=30 if max(map(len, names)) > 6 and len(rows) > 6 else 0)
+        axes.set_xlim(-0.4, len(rows) - 0.6)
+        axes.set_xlabel(_axis(str(ledger.about["x"])))
+        axes.set_ylabel(f"test {cells[0].metric.label}, %")
+
+    for number, column in enumerate(columns):
+        colour, marker, style = SERIES[number % len(SERIES)]
+        name = plain(column, 22)
+        legend.append((f"{name}, ours" if name else "ours", line(colour, 1.8, marker, style)))
+        if any(cell.published for cell in cells if cell.column == column):
+            legend.append((f"{name}, paper" if name else "paper", _hollow(colour, marker)))
+    said = "; ".join([*(_tip(cell) for cell in cells if cell.finished), *map(_lost, lost)])
+    name = ledger.task_name(task)
+    caption = f"{name}: mean over seeds (filled), their range (band), and the paper's points (hollow, dotted)."
+    caption += " Points are evenly spaced; under our value is the paper's where the two differ."
+    if lost:
+        caption += f" A cross at the {'lower' if higher else 'upper'} edge: seeds that diverged and are in no mean ("
+        caption += f"{'; '.join(_lost(cell) for cell in lost)})."
+    return figure(f"against-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", said, caption, draw, tips, legend)
+
+
+def learning(ledger: Ledger, task: str) -> Figure | None:
+    """Validation score by epoch of every setting: mean and range over seeds; at the right edge the paper's, where it has one."""
+    cells = [cell for cell in ledger.cells if cell.task == task]
+    metric = ledger.validated.get(task, cells[0].metric)
+    curves = {cell.setting: [run.trial.curve for run in cell.runs if run.trial.curve] for cell in cells}
+    lost = [(cell, run.trial) for cell in cells for run in cell.runs if run.trial.status == "diverged"]
+    if not lost and not any(curves.values()):
+        return None
+    trained = {} if metric.score({ERROR: 0.0}) is None else ledger.training  # of training texts the error alone is known
+    # No published error among scores of F1.
+    printed = {cell.setting: cell.published.percent for cell in cells if cell.published and cell.metric == metric}
+    tips: dict[str, list[str]] = {}
+    legend: list[tuple[str, Any]] = []
+
+    def draw(axes: Any) -> None:
+        last = max((epoch for each in curves.values() for curve in each for epoch, _ in curve), default=1.0)
+        for number, cell in enumerate(cells):
+            colour, marker, style = SERIES[number % len(SERIES)]
+            mine = curves[cell.setting]
+            epochs = sorted({epoch for curve in mine for epoch, _ in curve})
+            scores = [[score for curve in mine for at, score in curve if at == epoch] for epoch in epochs]
+            low, high = list(map(min, scores)), list(map(max, scores))
+            axes.fill_between(epochs, low, high, color=COLOURS[colour], alpha=0.13, linewidth=0)
+            means = [statistics.fmean(each) for each in scores]
+            axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
+            for run in cell.runs:
+                points = [(epoch, metric.score({ERROR: error})) for epoch, error in trained.get((run.study, run.trial.name), [])]
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=COLOURS[colour], linewidth=0.7, alpha=0.7)
+            if printed.get(cell.setting) is not None:
+                look: dict[str, Any] = {"marker": marker, "markerfacecolor": "none", "markeredgecolor": COLOURS[colour]}
+                axes.plot([last * 1.07], [printed[cell.setting]], linestyle="", markersize=6, clip_on=False, **look)
+        tips.update(_crosses(axes, lost, last, 0.04 if metric.higher else 0.96))
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"validation {metric.label}, %")
+        if not metric.higher:
+            axes.set_ylim(bottom=0)
+        axes.set_xlim(0, last * 1.1)
+
+    for number, cell in enumerate(cells):
+        legend.append((plain(cell.row, 24), line(SERIES[number % len(SERIES)][0], 1.8, *SERIES[number % len(SERIES)][1:])))
+    ends = [(cell.label, [curve[-1][1] for curve in curves[cell.setting]]) for cell in cells if curves[cell.setting]]
+    said = [f"{plain(label)} ends at {statistics.fmean(scores):.2f} %" for label, scores in ends]
+    said += [f"{plain(cell.label)}, seed {trial.seed}, {_end(trial)}" for cell, trial in lost]
+    name = ledger.task_name(task)
+    caption = f"{name}: validation {metric.label} after each epoch, mean over seeds (line) and their range (band)."
+    about = next((cell.published for cell in cells if cell.published and printed.get(cell.setting) is not None), None)
+    if about is not None:
+        caption += f" Hollow marks at the right edge: the paper's {plain(about.metric)}, {plain(about.column)}"
+        caption += f" ({plain(about.source)})." if about.source else "."
+    if lost:
+        caption += " A cross: a run diverged and ends there; from there on the line is of the others."
+    if any(not trial.curve for _, trial in lost):
+        caption += f" Crosses at the {'lower' if metric.higher else 'upper'} left: diverged before the first validation."
+    on = metric.label if metric.higher else "errors"
+    caption += f" Thin lines: {on} on training texts, seed by seed." if trained else ""
+    title = f"{ledger.title}: {name}"
+    return figure(f"learning-{ledger.tasks.index(task)}", title, "; ".join(said), caption, draw, tips, legend)
+
+
+def _crosses(axes: Any, lost: Sequence[tuple[Cell, Trial]], last: float, worst: float) -> dict[str, list[str]]:
+    """Mark the ends of runs that diverged: without any validation where the worst is, side by side. Returns what they say."""
+    look = {"marker": "X", "s": 55, "color": COLOURS["warm"], "linewidths": 0, "clip_on": False, "zorder": 4}
+    ended = [(trial.curve[-1], cell, trial) for cell, trial in lost if trial.curve]
+    never = [(cell, trial) for cell, trial in lost if not trial.curve]
+    aside = [((0.03 * last * place, worst), cell, trial) for place, (cell, trial) in enumerate(never)]
+    tips = {}
+    for gid, found, where in (("ended", ended, axes.transData), ("never", aside, axes.get_xaxis_transform())):
+        if found:
+            axes.scatter(*zip(*(at for at, _, _ in found), strict=True), transform=where, gid=gid, **look)
+            tips[gid] = [f"{cell.label}, seed {trial.seed}: {_end(trial)}" for _, cell, trial in found]
+    return tips
+
+
+def _end(trial: Trial) -> str:
+    """How a run that diverged ended."""
+    return f"diverged after epoch {trial.curve[-1][0]:g}" if trial.curve else "diverged before its first validation"
+
+
+def _lost(cell: Cell) -> str:
+    """How many seeds of a cell diverged."""
+    count = cell.lost("diverged")
+    return f"{cell.label}: {count} of {cell.wanted} seed{'s' * (cell.wanted != 1)} diverged"
+
+
+def _tick(ledger: Ledger, task: str, row: str) -> str:
+    """Our value of x, and the paper's row under it where that says another."""
+    cells = [cell for cell in ledger.cells if cell.task == task and cell.row == row]
+    value = _value(ledger, cells)
+    words = row.split()
+    name = words[0] if words and words[0][:1].isdigit() else plain(row, 14)
+    if value is None or shown(value) == name:
+        return name
+    return shown(value) if _thousands(name) == value else f"{shown(value)}\n({name})"
+
+
+def _value(ledger: Ledger, cells: Sequence[Cell]) -> Any:
+    path = str(ledger.about["x"])
+    for cell in cells:
+        found = ledger.params.get((cell.task, cell.setting), {}).get(path)
+        if found is not None:
+            return found
+    settings = ledger.about.get("settings") or []
+    changed = settings[cells[0].setting].get("set") if isinstance(settings[cells[0].setting], dict) else None
+    return changed.get(path) if isinstance(changed, dict) else None
+
+
+def _thousands(name: str) -> float | None:
+    """`100K further ...` as 100,000."""
+    word = name.split()[0] if name.split() else ""
+    scale = 1000 if word[-1:] in ("K", "k") else 1
+    try:
+        return float(word.rstrip("Kk%")) * scale
+    except ValueError:
+        return None
+
+
+def _axis(path: str) -> str:
+    return plain(path.replace(".", " ").replace("_", " "), 40)
+
+
+def _tip(cell: Cell) -> str:
+    spread = f" ± {cell.sd:.2f}" if cell.sd is not None else ""
+    return f"{cell.label}: {cell.mean:.2f}{spread} % ({len(cell.finished)} seed{'s' * (len(cell.finished) != 1)})"
+
+
+def _hollow(colour: str, marker: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    look: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": COLOURS[colour], "markersize": 5.5}
+    return Line2D([], [], color=COLOURS[colour], linestyle=(0, (1, 3)), linewidth=1, marker=marker, **look)

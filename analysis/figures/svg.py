@@ -1,0 +1,151 @@
+"""From a drawing function to SVG, for a file and for the page: the same bytes each time, ids and styles that keep to themselves."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree
+
+from analysis.text.plain import plain
+
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+COLOURS = {
+    "fg": "#1f2430",
+    "muted": "#566070",
+    "grid": "#dfe3e8",
+    "accent": "#0a5fb4",
+    "warm": "#b2440c",
+    "green": "#17754a",
+    "violet": "#7446b0",
+}
+"""Names of the page's CSS variables and their colours in a light scheme; nothing else draws in these very colours."""
+WIDTH_IN, HEIGHT_IN = 4.5, 3.05
+RC = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": COLOURS["fg"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.edgecolor": COLOURS["muted"],
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["grid"],
+    "grid.linewidth": 0.6,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "lines.linewidth": 1.2,
+    "savefig.transparent": True,
+}
+
+
+@dataclass
+class Figure:
+    """One figure: its name (also of its file), title, what it shows for those who do not see it, and its caption."""
+
+    name: str
+    title: str
+    description: str
+    caption: str
+    svg: str
+    """A file of its own."""
+    inline: str = field(default="", repr=False)
+    """For the page."""
+
+
+def figure(
+    name: str,
+    title: str,
+    description: str,
+    caption: str,
+    draw: Callable[[Any], None],
+    tips: Mapping[str, Sequence[str]],
+    legend: Sequence[tuple[str, Any]] = (),
+    height: float = HEIGHT_IN,
+) -> Figure:
+    """Draw with matplotlib, then make the SVG fit for files and for the page."""
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
+
+    with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of signs that the measuring font lacks: the reader's font draws them
+        canvas = Canvas(figsize=(WIDTH_IN, height), layout="constrained")
+        draw(canvas.add_subplot())
+        if legend:
+            labels, handles = zip(*legend, strict=True)
+            canvas.legend(
+                handles,
+                labels,
+                loc="outside upper left",
+                ncols=3,
+                columnspacing=1.2,
+                handletextpad=0.4,
+                handlelength=1.8,
+                borderpad=0,
+            )
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    svg = _tidy(out.getvalue(), name, title, description, tips)
+    return Figure(name, title, description, caption, _own_file(svg), _for_page(svg))
+
+
+def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
+    """Names of its own, a title, tips, no style that reaches beyond the figure."""
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for gid, texts in tips.items():
+        _add_tips(root, gid, texts)
+    for element in root.iter():
+        for key, value in element.attrib.items():
+            if key == "id":
+                element.set(key, f"{name}-{value}")
+            elif key == f"{{{XLINK}}}href":
+                element.set(key, f"#{name}-{value[1:]}")
+            elif "url(#" in value:
+                element.set(key, value.replace("url(#", f"url(#{name}-"))
+    root.attrib.pop("width", None)
+    root.attrib.pop("height", None)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-desc", "style": "stroke-linejoin: round"}
+    for position_, (tag, text) in enumerate((("title", title), ("desc", description))):
+        element = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
+        element.text = plain(text)
+        root.insert(position_, element)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_tips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None:
+    group = next((element for element in root.iter() if element.get("id") == gid), None)
+    if group is None:
+        return
+    marks = [e for e in group.iter() if e.tag == f"{{{SVG}}}use"] or [e for e in group if e.tag == f"{{{SVG}}}path"]
+    for mark, text in zip(marks, texts, strict=False):
+        ElementTree.SubElement(mark, f"{{{SVG}}}title").text = plain(text, 300)
+
+
+def _own_file(svg: str) -> str:
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg + "\n"
+
+
+def _for_page(svg: str) -> str:
+    """Colours as CSS variables, the page's font."""
+    for name, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

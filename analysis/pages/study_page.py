@@ -1,0 +1,306 @@
+"""All that is made of a run's records, in one folder: tables, figures, the page. The same records give the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from analysis.figures import study_figures
+from analysis.figures.svg import COLOURS, Figure
+from analysis.pages import details, output
+from analysis.pages.details import Detail, Told
+from analysis.records.metric import METRICS
+from analysis.records.run_folder import Run, load, settings_text
+from analysis.records.trials import Trial
+from analysis.results import cost, final_settings, sharing, sides
+from analysis.results.final_settings import Difference, Setting
+from analysis.stats import labels
+from analysis.stats.importance import Importance, importance
+from analysis.tables import csv_export, forms, result_table, sentences, study_ledger
+from analysis.text import numbers
+from analysis.text.plain import plain, shown
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def write(run: str | Path, out: str | Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
+    """Make the report of a run folder, by default into its `report/`. Returns the page, or the folder without one.
+
+    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not,
+    FileNotFoundError where there is no run, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
+    """
+    output.check(formats)
+    folder = Path(out) if out is not None else Path(run) / "report"
+    place = output.write(folder, read(run).files, formats)
+    output.print_pdf(folder, formats)
+    return place
+
+
+def read(run: str | Path) -> output.Report:
+    """The report of a run folder, before it is written. Raises FileNotFoundError where there is no run."""
+    found = load(run)
+    matter = importance(found.search, found.space)
+    drawn, close = draw(found, matter), detail(found)
+    made = study_ledger.ledger(found)
+    table, lacking, said = study_ledger.grid(found, made), sentences.missing(found), answer(found)
+    every = [*drawn.values(), *(close.figures.values() if close else ())]
+    files: output.Files = {
+        "html": {"report.html": lambda: page(found, matter, drawn, close)},
+        "md": {"table.md": lambda: result_table.markdown(found)},
+        "tex": {"table.tex": lambda: result_table.latex(found)},
+        "csv": {
+            "cells.csv": lambda: forms.csv(made, table),
+            "results.csv": lambda: csv_export.results_csv(found),
+            "trials.csv": lambda: csv_export.trials_csv(found),
+            "tasks.csv": lambda: csv_export.tasks_csv(found),
+        }
+        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, found))),
+        "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
+        "txt": {"table.txt": lambda: result_table.result_text(found)},
+        "": {"provenance.csv": lambda: forms.provenance_csv(made)}
+        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
+    }
+    return output.Report(made, table, *said, lacking, files)
+
+
+def draw(run: Run, matter: Importance) -> dict[str, Figure]:
+    """All figures that the records are good for, by name."""
+    made = [study_figures.result(run), study_figures.curves(run), study_figures.finals(run), study_figures.history(run)]
+    made += [study_figures.budget(run), study_figures.importances(run, matter)]
+    made += [study_figures.dimension(run, index) for index in range(len(run.space))]
+    return {figure.name: figure for figure in made if figure is not None}
+
+
+def detail(run: Run) -> Detail | None:
+    """The chosen setting, or the best so far, with the reference and the bag of words beside it; None without predictions of it."""
+    found = [setting for setting in final_settings.settings(run) if setting.test]
+    chosen = [sides.of_setting(run, setting) for setting in found if setting is found[0] or setting.reference]
+    return details.detail("", "chosen", chosen, sides.of_baseline(run))
+
+
+def told(run: Run) -> list[tuple[dict[str, Any], Told]]:
+    """(what says which it is, all that is said of it) of every final setting with a test score."""
+    found = [(setting, sides.of_setting(run, setting)) for setting in final_settings.settings(run) if setting.test]
+    return [
+        ({"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}, details.told(side))
+        for setting, side in found
+    ]
+
+
+def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
+    """The report as one HTML page that asks for nothing else."""
+    headline, sentence = answer(run)
+    return render(
+        "report.html",
+        run=run,
+        headline=headline,
+        sentence=sentence,
+        chosen_settings=chosen_settings(run),
+        tiles=tiles(run),
+        lines=result_table.lines(run),
+        head=result_table.head(run),
+        facts=sentences.facts(run),
+        missing=sentences.missing(run),
+        figures=drawn,
+        inline=inline(drawn) | inline({each.name: each for each in close.figures.values()} if close else {}),
+        importance=matter,
+        dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
+        detail=close,
+        score_heads=details.SCORES,
+        score_facts=details.facts(close.sides if close else ()),
+        number=numbers.number,
+        spread=numbers.spread,
+        by_task=labels.by_task(run),
+        metrics=[METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1")],
+        tree=sharing.tree(run),
+        saved=sharing.saved(run),
+        cost=cost.of_study(run),
+        cost_head=cost.HEAD,
+        trials=[_trial_row(run, trial) for trial in _ordered(run)],
+        versions=versions(run),
+        notices=notices(run),
+        count=numbers.count,
+    )
+
+
+def inline(drawn: Mapping[str, Figure]) -> dict[str, Any]:
+    """Figures as markup of the page: our own drawing, whose texts are escaped."""
+    from markupsafe import Markup
+
+    return {name: Markup(figure.inline) for name, figure in drawn.items()}
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of that template, with the style and the script that all pages share, and a policy that lets it ask for nothing."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        **values,
+        colours=COLOURS,
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def answer(run: Run) -> tuple[str, str]:
+    """(headline, the answer in one sentence)."""
+    task = plain(run.config.get("task") or next((task for (task,) in run.distinct("task") if task), ""), 60)
+    where = f"On {task}, " if task else ""
+    found = final_settings.settings(run)
+    if not found or not found[0].test:
+        return _no_answer(run, where, found)
+    best = found[0]
+    score = numbers.mean(best.test) or 0.0
+    seeds = f"{len(best.test)} seeds" if len(best.test) > 1 else "one seed"
+    settled = final_settings.is_settled(run)
+    headline = f"{score:.1f} % test {run.metric.label} with the {'chosen' if settled else 'best'} setting"
+    bounds = [f"{numbers.interval(best.interval)} over {seeds} and the test texts"] if best.interval else []
+    if best.texts_interval:
+        alone = " alone" if bounds else ""
+        bounds.append(f"{numbers.interval(best.texts_interval)} over the {best.examples:,} test texts{alone}")
+    interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
+    interval += "; one seed, whose spread is unknown" if len(best.test) == 1 else ""
+    said = f"{where}{sentences.named(best.label)} "
+    if run.metric.higher:
+        said += f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
+    else:
+        said += f"errs on {score:.2f} % of the test texts ({interval})"
+    return headline, said + _versus(run) + "."
+
+
+def _versus(run: Run) -> str:
+    """`: 0.8 points below the papers' setting, within noise, and 11.0 points below ...`; empty with nothing to compare."""
+    gaps = final_settings.comparisons(run)
+    parts = [sentences.distance(gap, sentences.named(label)) for label, gap in gaps]
+    certain = [sentences.certainty(gap) for _, gap in gaps]
+    if len(parts) == 2 and certain[0] == certain[1]:
+        return f": {' and '.join(parts)}, both {certain[0]}"
+    return ": " + ", and ".join(f"{part}, {sure}" for part, sure in zip(parts, certain, strict=True)) if parts else ""
+
+
+def chosen_settings(run: Run) -> str:
+    """The settings of the chosen one, or of the best so far, in one line."""
+    found = final_settings.settings(run)
+    return settings_text(found[0].trials[0].params, run.space) if found and found[0].test else ""
+
+
+def _no_answer(run: Run, where: str, found: list[Setting]) -> tuple[str, str]:
+    if found:
+        best = found[0]
+        name, score = sentences.named(best.label), f"{numbers.spread(best.validation)} % validation {run.metric.label}"
+        said = f"{where}{name} ({settings_text(best.trials[0].params, run.space)}) leads with {score}"
+        return "No test result yet", f"{said}; the test split has not been read."
+    complete = [trial for trial in run.search if trial.status == "complete" and trial.score is not None]
+    best_trial = min(complete, key=run.loss, default=None)
+    if best_trial is None:
+        return "No result yet", f"{where}no trial has come to a result{_tally(run)}."
+    said = (
+        f"{where}the best of {len(complete)} complete trials is {best_trial.name} ({settings_text(best_trial.params, run.space)})"
+    )
+    return "No test result yet", f"{said} with {best_trial.score:.2f} % validation {run.metric.label}; finals have not been run."
+
+
+def _tally(run: Run) -> str:
+    return f" ({len(run.search)} begun: {sentences.by_status(run)})" if run.search else ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number that stands out at the top."""
+
+    name: str
+    value: str
+    unit: str
+    note: str
+
+
+def tiles(run: Run) -> list[Tile]:
+    """Test score, differences, what sharing saved."""
+    made: list[Tile] = []
+    found = final_settings.settings(run)
+    if found and found[0].test:
+        best = found[0]
+        note = f"95 %: {numbers.interval(best.interval)} over {len(best.test)} seeds and texts" if best.interval else ""
+        note = note or ("one seed" if len(best.test) == 1 else f"{len(best.test)} seeds")
+        note += f"\n95 %: {numbers.interval(best.texts_interval)} over texts alone"
+        made.append(Tile(f"test {run.metric.label}", f"{numbers.mean(best.test) or 0.0:.2f}", "%", note))
+        made += [_gap_tile(f"against {sentences.named(label)}", gap) for label, gap in final_settings.comparisons(run)]
+    total = sharing.saved(run)
+    if total is not None:
+        note = f"{numbers.count(total.shared)} tokens instead of {numbers.count(total.unshared)}"
+        made.append(Tile("training spared by sharing", f"{100 * total.share:.0f}", "%", note))
+    return made
+
+
+def _gap_tile(name: str, gap: Difference) -> Tile:
+    if gap.interval is None:
+        return Tile(name, numbers.signed(gap.points), "points", gap.method)
+    bounds = f"95 %: {numbers.signed(gap.interval[0])} to {numbers.signed(gap.interval[1])}"
+    return Tile(name, numbers.signed(gap.points), "points", f"{sentences.certainty(gap)}\n{bounds}")
+
+
+def _ordered(run: Run) -> list[Trial]:
+    """Best on validation first; those without a value last."""
+    return sorted(run.trials, key=run.loss)
+
+
+def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
+    """Cells of the table of trials: (text, value to sort by)."""
+    test = run.metric.score(trial.test) if trial.test else None
+    epochs = trial.curve[-1][0] if trial.curve else 0
+    return {
+        "name": trial.name,
+        "part": plain(trial.label, 40) if trial.phase == "final" else "search",
+        "status": trial.status,
+        "state": study_figures.MARKS[trial.status][3],
+        "reason": trial.reason if trial.status in ("diverged", "failed") else "",
+        "params": [_cell(trial.params.get(dimension.path)) for dimension in run.space],
+        "scores": [(numbers.number(trial.score), trial.score), (numbers.number(test), test)],
+        "effort": [
+            (numbers.DASH if trial.seed is None else str(trial.seed), trial.seed),
+            (f"{epochs:g}", epochs),
+            (numbers.count(trial.tokens), trial.tokens),
+            (numbers.duration(trial.seconds), trial.seconds),
+        ],
+    }
+
+
+def _cell(value: Any) -> tuple[str, Any]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return shown(value), value
+    return (shown(value), shown(value)) if value is not None else (numbers.DASH, None)
+
+
+def versions(run: Run) -> list[tuple[str, str]]:
+    """(what, which) of everything that made the results; several where sessions differ."""
+    found: dict[str, list[str]] = {}
+    for row in run.of("study"):
+        about = {**(row.get("versions") or {}), "commit": _short_commit(row.get("commit")), "device": row.get("device")}
+        about["study digest"] = row.get("config_digest")
+        for name, value in about.items():
+            if value and plain(value) not in found.setdefault(plain(name), []):
+                found[plain(name)].append(plain(value, 80))
+    devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
+    found["device"] = devices or found.get("device", [])
+    found["precision"] = precisions
+    return [(name, ", then ".join(values)) for name, values in found.items() if values]
+
+
+def _short_commit(commit: str | None) -> str | None:
+    return commit and commit[:12] + ("+ (with changes)" if commit.endswith("+") else "")
+
+
+def notices(run: Run) -> list[str]:
+    """What the study had to say, each once."""
+    return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))

@@ -1,0 +1,214 @@
+"""Test predictions of a final: what they say of each class, and how uncertain the few texts of a test split make a score.
+
+A score is a smooth function of means over texts; its influence function (Hampel's, the delta method) says how much each text moves
+it. The variance of that, divided by the number of texts, is the score's own; of a difference of two on the same texts it is the
+difference's. For a share of texts it is the usual binomial variance. So every score can be written as a mean of losses of texts,
+and what is said of error rates holds for F1 and Matthews' coefficient too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.records.metric import Metric
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Classes [n] of one label per text, or 0/1 [n, labels] of several, in the order of the texts."""
+
+    has: Array
+    given: Array
+    classes: int
+    pieces: Array | None = None
+    """[n]: length of each text before any cut, in pieces; None where it is not kept."""
+
+    @property
+    def several(self) -> bool:
+        """Whether a text may have several labels."""
+        return self.has.ndim > 1
+
+    @cached_property
+    def digest(self) -> str:
+        """Of number and labels of the texts: equal where two runs were tested on the same."""
+        labels = np.argwhere(self.has) if self.several else self.has
+        return hashlib.sha256(f"{len(self.has)} ".encode() + labels.astype(np.int64).tobytes()).hexdigest()[:16]
+
+    @property
+    def right(self) -> Array:
+        """[n]: which texts are given just what they have."""
+        same = self.has == self.given
+        return np.asarray(same.all(axis=1) if self.several else same)
+
+    def counts(self) -> tuple[Array, Array, Array]:
+        """[classes] each: texts that have a label and are given it, that have it, that are given it."""
+        if self.several:
+            return (self.has & self.given).sum(axis=0), self.has.sum(axis=0), self.given.sum(axis=0)
+        right = self.has[self.has == self.given]
+        return (
+            np.bincount(right, minlength=self.classes),
+            np.bincount(self.has, minlength=self.classes),
+            np.bincount(self.given, minlength=self.classes),
+        )
+
+    def confusions(self) -> Counter[tuple[int, int]]:
+        """{(class of a text, class it was given instead): number of texts}, of one label per text."""
+        wrong = self.has != self.given
+        return Counter(zip(self.has[wrong].tolist(), self.given[wrong].tolist(), strict=True))
+
+    def score(self, metric: Metric) -> float:
+        """What all texts come to, percent."""
+        percent = 100 * self._parts(metric)[0]
+        return percent if metric.higher else 100 - percent
+
+    def losses(self, metric: Metric) -> Array:
+        """[n]: loss of every text in percent, with the mean 100 - score: 0 or 100 for shares of texts, else real numbers."""
+        value, moved = self._parts(metric)
+        return np.asarray(100.0 * ~moved if moved.dtype == bool else 100 * (1 - value - moved + moved.mean()))
+
+    def _parts(self, metric: Metric) -> tuple[float, Array]:
+        """(score where more is better, of 1; how much each text moves it, up to a constant)."""
+        if metric.share or (metric.name == "micro_f1" and not self.several):
+            return float(self.right.mean()), self.right
+        return {"micro_f1": self._micro, "macro_f1": self._macro, "mcc": self._mcc}[metric.name]()
+
+    def _micro(self) -> tuple[float, Array]:
+        right, both = (self.has & self.given).sum(axis=1), self.has.sum(axis=1) + self.given.sum(axis=1)
+        if not both.sum():
+            return 0.0, np.zeros(len(both))
+        f1 = 2 * right.sum() / both.sum()
+        return float(f1), (2 * right - f1 * both) / both.mean()
+
+    def _macro(self) -> tuple[float, Array]:
+        right, has, given = self.counts()
+        there = has + given > 0
+        weight = np.where(there, len(self.has) / np.maximum(has + given, 1), 0.0)  # 1 over a class's mean of has + given
+        f1 = 2 * right / np.maximum(has + given, 1)
+        if self.several:
+            moved = 2.0 * (self.has & self.given) - f1 * (self.has.astype(int) + self.given)
+            return float(f1.mean()), (moved * weight).sum(axis=1) / self.classes
+        moved = 2 * weight[self.has] * (self.has == self.given) - (f1 * weight)[self.has] - (f1 * weight)[self.given]
+        return float(f1.sum() / there.sum()), moved / there.sum()
+
+    def _mcc(self) -> tuple[float, Array]:
+        _, has, given = self.counts()
+        p, q = has / len(self.has), given / len(self.has)
+        above, u, v = self.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
+        if not u * v:
+            return 0.0, np.zeros(len(self.has))
+        moved = self.right - q[self.has] - p[self.given]  # up to a constant, as all that follows
+        moved = moved + above * (p[self.has] / u + q[self.given] / v)
+        return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
+
+
+def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float, float] | None:
+    """An interval of losses as one of scores, within what is possible.
+
+    None for none, and for one without any width: it would claim a certainty that nobody has.
+    """
+    if bounds is None or bounds[0] == bounds[1]:
+        return None
+    low, high = sorted(map(metric.turned, bounds))
+    return max(metric.least, low), min(100.0, high)
+
+
+def stacked(found: Sequence[Predictions], metric: Metric) -> tuple[Array | None, str]:
+    """(losses of seeds [seeds, texts] in percent, digest of their texts); None where they are of different texts."""
+    if len({each.digest for each in found}) != 1:
+        return None, ""
+    return np.stack([each.losses(metric).astype(np.float32) for each in found]), found[0].digest
+
+
+def of_trial(run: Path, name: str, classes: int = 0) -> Predictions:
+    """The copy of a trial's test predictions in its run folder, for at least so many classes. Raises as `read` does."""
+    return read(file_of(run, name), classes)
+
+
+def file_of(run: Path, name: str) -> Path:
+    """Where the copy of a trial's test predictions lies in its run folder. Raises ValueError for what names no trial."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"{name!r:.80}: not the name of a trial")
+    return run / "predictions" / f"{name}-test.parquet"
+
+
+def read(path: Path, classes: int = 0) -> Predictions:
+    """The predictions in a file, for at least so many classes. Raises OSError or ValueError where there are none to be used."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            lengths = ["pieces"] if "pieces" in file.schema_arrow.names else []
+            columns = file.read(columns=["index", "label", "prediction", *lengths]).to_pydict()
+            index = np.array(columns["index"], dtype=np.int64)
+            order = np.argsort(index, kind="stable")
+            if not len(index) or not np.array_equal(index[order], np.arange(len(index))):
+                raise ValueError("the texts are not numbered from 0")
+            several = isinstance(columns["label"][0], list)
+            if several and "probabilities" in file.schema_arrow.names:
+                classes = max(classes, len(next(file.iter_batches(1, columns=["probabilities"]))["probabilities"][0]))
+        if several:
+            places = [column for name in ("label", "prediction") for column in columns[name]]
+            ends = [end for each in places if len(each) for end in (min(each), max(each))]
+            if min(ends, default=0) < 0:
+                raise ValueError("a label is below 0")
+            classes = max(classes, 1 + max(ends, default=0))
+            has, given = (_matrix(columns[name], classes) for name in ("label", "prediction"))
+        else:
+            has, given = (np.array(columns[name], dtype=np.int64) for name in ("label", "prediction"))
+            if min(has.min(), given.min()) < 0:
+                raise ValueError("a class is below 0")
+            classes = max(classes, 1 + int(max(has.max(), given.max())))
+        known = lengths and None not in columns["pieces"]
+        pieces = np.array(columns["pieces"], dtype=np.int64)[order] if known else None
+        if pieces is not None and pieces.min() < 0:
+            raise ValueError("a length is below 0")
+    except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return Predictions(has[order], given[order], classes, pieces)
+
+
+def probabilities(run: Path, name: str, of: Predictions) -> Array | None:
+    """[n, classes]: what a trial took each class, or label, of each text for, in the order of the texts; None where it is not kept.
+
+    `of` are the trial's predictions. Raises OSError or ValueError for what cannot be probabilities.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = file_of(run, name)
+    try:
+        with pq.ParquetFile(path) as file:
+            if "probabilities" not in file.schema_arrow.names:
+                return None
+            table = file.read(columns=["index", "probabilities"]).combine_chunks()
+        order = np.argsort(table["index"].to_numpy(), kind="stable")
+        flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+        found = flat.reshape(len(of.has), -1)[order]
+        if found.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.given.max())):
+            raise ValueError(f"there are probabilities of {found.shape[1]} classes only")
+        if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1):
+            raise ValueError("some probabilities are no numbers from 0 to 1")
+        if not of.several and abs(found.sum(axis=1) - 1).max() > 1e-3:
+            raise ValueError("some probabilities do not add up to 1")
+    except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path.name}: {error}") from None
+    return np.asarray(found)
+
+
+def _matrix(places: list[list[int]], classes: int) -> Array:
+    found = np.zeros((len(places), classes), dtype=bool)
+    for row, labels in enumerate(places):
+        found[row, labels] = True
+    return found

@@ -1,0 +1,201 @@
+"""What a run has cost, from its records alone: tokens, time, energy where the machine tells it, and what sharing saved.
+
+A training is a fine-tuning, or a run of further pre-training with all its milestones. Each counts once, from its beginning,
+whichever trials and studies share it, and apart from the others where it came from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from analysis.records.run_folder import Run
+from analysis.records.trials import Trial
+from analysis.results.sharing import Saved, saved_by, training_seconds
+from analysis.text.numbers import DASH, NARROW, count, duration
+from analysis.text.plain import plain
+
+HEAD = ("trained", "from the store", "tokens", "time", "tokens/s", "GPU energy")
+"""Columns of the table, after the name of the part."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training."""
+
+    part: str
+    """Which line of the table it belongs to."""
+    here: bool
+    """Whether this run computed it."""
+    tokens: int
+    seconds: float
+    energy_j: float | None
+    """Of the GPUs; None where nothing tells."""
+
+
+@dataclass
+class Account:
+    """What one study has spent."""
+
+    trainings: dict[str, Training]
+    """By the identity of the fine-tuning or of the trajectory."""
+    stages: Mapping[str, dict[str, Any]]
+    sessions: int
+    seconds: float
+    """Of all sessions together, each from its first record to its last."""
+    cpu_j: list[float] = field(default_factory=list)
+    """Of the CPU packages of the whole machine, of each session that tells."""
+
+
+@dataclass
+class Part:
+    """A line of the table: what was computed in this run, added up."""
+
+    name: str
+    trained: int = 0
+    loaded: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    energy_j: float = 0.0
+    told: int = 0
+    """How many of the trained ones have a known energy."""
+
+    def add(self, training: Training) -> None:
+        """Count one more."""
+        self.loaded += not training.here
+        if training.here:
+            self.trained, self.tokens, self.seconds = (
+                self.trained + 1,
+                self.tokens + training.tokens,
+                self.seconds + training.seconds,
+            )
+            self.told += training.energy_j is not None
+            self.energy_j += training.energy_j or 0.0
+
+    @property
+    def cells(self) -> list[str]:
+        """The line under HEAD."""
+        rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
+        spent = [count(self.tokens), duration(self.seconds), rate] if self.trained else [DASH] * 3
+        partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
+        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.told else DASH]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run has cost."""
+
+    parts: Sequence[Part]
+    total: Part
+    time: Sequence[str]
+    """What one must know to read the table, a sentence each."""
+    sharing: Sequence[str]
+    """What sharing saved."""
+    energy: Sequence[str]
+    """What the machine tells of energy."""
+
+    @property
+    def facts(self) -> list[str]:
+        """All sentences."""
+        return [*self.time, *self.sharing, *self.energy]
+
+
+def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
+    """What a study has spent. `tuned` says which part a fine-tuning belongs to."""
+    found: dict[str, Training] = {}
+
+    def add(name: str, one: Training) -> None:
+        found[name] = one if name not in found else _joined(found[name], one)
+
+    for stage_id, row in run.stages.items():
+        if row.get("tokens") and row.get("status") in ("computed", "loaded", "failed"):
+            here = row["status"] != "loaded"
+            spent = (training_seconds(row), row.get("energy_j"))
+            part = plain(row.get("name") or row.get("kind") or "stage", 60)
+            add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
+    others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}
+    for row in run.each("evaluation") if others else ():  # of stages that no plan shares, and each trial has to itself
+        if row.get("trial") and row.get("stage") in others and row.get("stage_id") not in run.stages:
+            part = plain(row.get("stage_name") or row["stage"], 60)
+            spent = (row.get("wall_s") or 0.0, row.get("energy_j"))
+            add(str(row.get("stage_id")), Training(part, row.get("source") != "loaded", row.get("tokens") or 0, *spent))
+    for trial in run.trials:
+        if trial.tokens:
+            name = trial.stage_ids[-1] if trial.stage_ids else f"{run.name}/{trial.name}"
+            add(name, Training(tuned(trial), trial.source != "loaded", trial.tokens, trial.seconds, trial.energy_j))
+    sessions = {row.get("session") or 0 for row in run.rows}
+    cpus = [row["cpu_energy_j"] for row in run.of("study") if row.get("cpu_energy_j") is not None]
+    return Account(found, run.stages, len(sessions), run.seconds, cpus)
+
+
+def _joined(one: Training, other: Training) -> Training:
+    """Two records of one training: computed where one of them says so, as far as the longer went."""
+    longer, shorter = (one, other) if (one.tokens, one.seconds) >= (other.tokens, other.seconds) else (other, one)
+    energy_j = shorter.energy_j if longer.energy_j is None and longer.tokens == shorter.tokens else longer.energy_j
+    part = next((each.part for each in (one, other) if each.here), one.part)
+    return Training(part, one.here or other.here, longer.tokens, longer.seconds, energy_j)
+
+
+def of_study(run: Run) -> Cost | None:
+    """Cost of a study; None before anything has trained."""
+    names = {"search": "fine-tuning, search", "final": "fine-tuning, finals"}
+    mine = account(run, lambda trial: names.get(trial.phase, "fine-tuning"))
+    return together([mine], run.trials, "every trial")
+
+
+def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) -> Cost | None:
+    """Cost of several studies; None before anything has trained. Without sharing `each` of the trials would run its own stages."""
+    every: dict[str, Training] = {}
+    for name, one in (pair for mine in accounts for pair in mine.trainings.items()):
+        every[name] = one if name not in every else _joined(every[name], one)
+    if not every:
+        return None
+    parts: dict[str, Part] = {}
+    total = Part("in all")
+    for one in every.values():
+        parts.setdefault(one.part, Part(one.part)).add(one)
+        total.add(one)
+    saved = saved_by(trials, {stage_id: row for mine in accounts for stage_id, row in mine.stages.items()})
+    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, each), _energy(accounts, total))
+
+
+def _time(accounts: Sequence[Account]) -> list[str]:
+    sessions, seconds = sum(mine.sessions for mine in accounts), sum(mine.seconds for mine in accounts)
+    took = f"{sessions} session{'s' * (sessions != 1)} took {duration(seconds)} from first to last record; the table's time is of"
+    took += " training with the validations in it, added up over all that ran, at the same time too."
+    said = "A training counts once and from its beginning, whoever shares it; what came from the store took none here, and what"
+    return [took, f"{said} ended before its first validation is left out."]
+
+
+def _sharing(saved: Saved | None, each: str) -> list[str]:
+    if saved is None:
+        return []
+    less = saved.unshared - saved.shared
+    said = f"With {each} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
+    said += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
+    return [said if less > 0 else f"Sharing saved nothing: {each} needs stages of its own, {count(saved.unshared)} tokens."]
+
+
+def _energy(accounts: Sequence[Account], total: Part) -> list[str]:
+    """What the machine tells of energy."""
+    said = []
+    if total.told:
+        of = f" in {total.told:,} of {total.trained:,} trainings; the others' is not known" if total.told < total.trained else ""
+        said.append(
+            f"GPU energy: {energy_text(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
+            " GPUs of its own. Starting up, reading the test split and idling are not in it."
+        )
+    known, sessions = [each for mine in accounts for each in mine.cpu_j], sum(mine.sessions for mine in accounts)
+    if known:
+        of = f" in {len(known)} of {sessions} sessions" if len(known) < sessions else ""
+        said.append(f"CPU energy: {energy_text(sum(known))}{of}, of all CPU packages of the machine, whatever else ran on it.")
+    return said or ["Energy: the machine does not tell (no NVIDIA GPU to a trial alone, no CPU counter that may be read)."]
+
+
+def energy_text(joules: float) -> str:
+    """`1.23 kWh`; watt-hours where that is little."""
+    hours = joules / 3600
+    if hours < 10:
+        return f"{hours:.3g}{NARROW}Wh"
+    return f"{hours / 1000:,.0f}{NARROW}kWh" if hours >= 1e6 else f"{hours / 1000:.3g}{NARROW}kWh"

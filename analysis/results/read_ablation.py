@@ -1,0 +1,210 @@
+"""From the run folder of an ablation to its ledger."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from analysis.records import predictions, record
+from analysis.records.metric import ERROR_RATE, METRICS, Metric
+from analysis.records.run_folder import Run, load, unread
+from analysis.records.trials import Trial
+from analysis.results import cost, published
+from analysis.results.ledger import Cell, Ledger, SeedRun, Study, _other_tests, as_dict, letters, listed, printed_numbers
+from analysis.results.published import Number
+from analysis.text.plain import plain
+
+FILE = "ablation.yaml"
+
+
+def folder_of(study: Any) -> str | None:
+    """The folder of one of an ablation's studies; None where it is none within the run folder."""
+    name = study.get("folder") if isinstance(study, dict) else None
+    place = PurePosixPath(str(name or ""))
+    inside = isinstance(name, str) and "\0" not in name and place.parts and not place.is_absolute() and ".." not in place.parts
+    return name if inside else None
+
+
+def is_ablation(folder: str | Path) -> bool:
+    """Whether a run folder is that of an ablation."""
+    return (Path(folder) / FILE).is_file()
+
+
+def ledger(folder: str | Path) -> Ledger:
+    """Read a run folder. Raises FileNotFoundError without `ablation.yaml`, ValueError where that is no ablation."""
+    import yaml
+
+    folder = Path(folder)
+    if not is_ablation(folder):
+        raise FileNotFoundError(f"{folder}: no run of an ablation (there is no {FILE} in it)")
+    try:
+        about = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(f"{folder / FILE}: not readable as YAML: {plain(error, 200)}") from None
+    if not isinstance(about, dict):
+        raise ValueError(f"{folder / FILE}: holds no ablation")
+    made = Ledger(about, [], [])
+    settings = [as_dict(each) for each in listed(about.get("settings"))]
+    tables = [each for setting in settings for each in listed(setting.get("table"))]
+    numbers = printed_numbers(made, tables)
+    planned = _planned(about)
+    for task, given in as_dict(about.get("tasks")).items():
+        for index, setting in enumerate(settings) if as_dict(given).get("target", True) else ():
+            if planned is None or index in planned.get(str(task), ()):
+                made.cells.append(_empty(made, numbers, str(task), index, setting))
+    states = [_add(made, folder, as_dict(study)) for study in listed(about.get("studies"))]
+    made.statistics = _statistics(folder) if about.get("statistics") else []
+    made.finished = all(states) and bool(states or made.statistics)
+    for cell in made.cells:
+        settle(made, cell, folder)
+    made.problems += _other_tests(made)
+    _unknown(made, numbers)
+    return made
+
+
+def _planned(about: Mapping[str, Any]) -> dict[str, set[int]] | None:
+    """{task: settings that are run on it}, since a row may lack some tasks; None where nothing says so."""
+    found: dict[str, set[int]] = {}
+    for study in map(as_dict, listed(about.get("studies"))):
+        found.setdefault(str(study.get("task")), set()).update(i for i in listed(study.get("settings")) if isinstance(i, int))
+    return found if any(found.values()) else None
+
+
+def _statistics(folder: Path) -> list[dict[str, Any]]:
+    """Statistics of the tasks' texts, where the ablation is about those."""
+    try:
+        found = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [each for each in map(as_dict, listed(found)) if as_dict(each.get("row"))]
+
+
+def _empty(made: Ledger, numbers: Sequence[Number], task: str, index: int, setting: Mapping[str, Any]) -> Cell:
+    row, column = plain(setting.get("row", index)), plain(setting.get("column") or "")
+    columns = [each for each in (column, made.printed_name(task)) if each]
+    tables = listed(setting.get("table")) or listed(as_dict(made.about.get("source")).get("table"))
+    own = [number for number in numbers if number.table in map(str, tables)]
+    number = published.find(own, row, columns)
+    about = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
+    if about and letters(about[1]) not in map(letters, made.names_of(task)):
+        number = None
+    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(made.about.get("seeds")), published=number)
+
+
+def _unknown(made: Ledger, numbers: Sequence[Number]) -> None:
+    """Say which rows the published table lacks altogether."""
+    if not numbers:
+        return
+    known = list(dict.fromkeys(name for number in numbers for name in (number.row, number.column)))
+    for row in dict.fromkeys(cell.row for cell in made.cells):
+        if not any(cell.published for cell in made.cells if cell.row == row):
+            close = published.near(row, known).partition("; there is")[0]
+            made.problems.append(f"the published table has no row {row!r} for these tasks{close}")
+
+
+def _metric(number: Number | None) -> Metric | None:
+    """What a published number is by; None without one, and where its words name none."""
+    printed = number.metric.casefold() if number else ""
+    return next((metric for metric in reversed(METRICS.values()) if metric.label.casefold() in printed), None)
+
+
+# Records -------------------------------------------------------------------------------------------------------------------------
+
+
+def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
+    """Put what a study has found into its cells; whether the study has finished."""
+    name, task = folder_of(study), str(study.get("task") or "")
+    if name is None:
+        made.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
+        return False
+    try:
+        run = load(folder / name, skip=None if _wants_curves(made) else _validation)
+    except FileNotFoundError:
+        return False
+    if run.problems:
+        few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
+        made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
+    made.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
+    made.studies[name] = Study(run.folder, run.labels, run.config, run.inputs)
+    indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
+    mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
+    for row in run.of("study"):
+        about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
+        made.versions |= {plain(key): plain(value, 80) for key, value in about.items() if value}
+    part = f"fine-tuning on {made.task_name(task)}"
+    made.accounts.append(cost.account(run, lambda _: part))
+    made.validated.setdefault(task, run.metric)
+    for cell in mine.values():
+        if not cell.runs:
+            cell.metric = _metric(cell.published) or run.metric
+        trials = _of_label(run, cell.label)
+        _borrow_curves(run, trials)
+        scores = [cell.metric.score(t.test) if t.test and t.phase == "final" else None for t in trials]
+        cell.runs += [SeedRun(name, t, score, len(run.labels)) for t, score in zip(trials, scores, strict=True)]
+        if trials:
+            made.params[task, cell.setting] = trials[0].params
+    for row in run.each("evaluation"):
+        if row.get("train_error_rate_percent") is not None and row.get("epoch") is not None:
+            made.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
+    return run.state == "finished"
+
+
+def _of_label(run: Run, label: str) -> list[Trial]:
+    """Finals of a setting; where there are none, its trial of the search if that came to nothing."""
+    same = [trial for trial in run.trials if trial.label == plain(label)]
+    settings = {trial.setting for trial in same if trial.setting}
+    finals = [trial for trial in run.finals if trial in same or trial.setting in settings]
+    lost = [trial for trial in same if trial.phase == "search" and trial.status in ("diverged", "failed")]
+    begun = [trial for trial in same if trial.phase == "search"]
+    return finals or lost or [trial for trial in begun if trial.status != "complete"] or begun
+
+
+def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
+    """A final that is known to diverge is not run, so its curve stands under the trial of the search that did."""
+    curves = {trial.stage_ids[-1]: trial.curve for trial in run.search if trial.stage_ids}
+    for trial in trials:
+        if trial.stage_ids and not trial.curve:
+            trial.curve = curves.get(trial.stage_ids[-1], [])
+
+
+def _validation(line: bytes) -> bool:
+    """Whether a line is an evaluation on validation, most of what there is, so that it need not be read."""
+    return b'"split":"validation"' in line and b'"event":"evaluation"' in line and line.rstrip().endswith(b"}")
+
+
+def _wants_curves(made: Ledger) -> bool:
+    return made.about.get("layout") == "curve" and not made.about.get("x")
+
+
+def settle(made: Ledger, cell: Cell, folder: Path) -> None:
+    """Each seed once, and the losses of those that have finished."""
+    kept: dict[Any, SeedRun] = {}
+    for run in sorted(cell.runs, key=lambda run: not run.finished):  # stable: of equal ones the first
+        other = kept.setdefault(run.trial.seed, run)
+        if other is not run and run.finished:
+            twice = f"{cell.task}: {cell.label} has seed {run.trial.seed} twice"
+            made.problems.append(f"{twice} ({other.study}/{other.trial.name}, {run.study}/{run.trial.name}); the first counts")
+    cell.runs = sorted(kept.values(), key=lambda run: (run.trial.seed is None, run.trial.seed or 0))
+    if not cell.finished:
+        return
+    found = []
+    for run in cell.finished:
+        try:
+            found.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
+        except (OSError, ValueError) as error:
+            made.problems.append(f"{run.study}/{run.trial.name}: {unread(error)}, so that {cell.label} is compared with nothing")
+            return
+        if abs(found[-1].score(cell.metric) - (run.score or 0.0)) > 0.01:
+            made.problems.append(f"{run.study}/{run.trial.name}: the test predictions say another score than the records")
+    cell.losses, cell.texts = predictions.stacked(found, cell.metric)
+    if cell.losses is None:
+        made.problems.append(
+            f"{cell.task}: seeds of {cell.label} were tested on different texts, so that it is compared with nothing"
+        )
+
+
+def _count(seeds: Any) -> int:
+    return len(seeds) if isinstance(seeds, (list, tuple)) else seeds if isinstance(seeds, int) and seeds > 0 else 1

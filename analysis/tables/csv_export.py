@@ -1,0 +1,65 @@
+"""Plain data for other programs: JSON, and the records as tidy CSV, safe to open in a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from analysis.records.run_folder import Run
+from analysis.stats import labels
+from analysis.text.plain_data import csv_parts, csv_text
+
+RESULT_COLUMNS = (
+    *("event", "session", "utc", "trial", "phase", "label", "trial_status", "setting", "seed", "recipe", "stage", "stage_name"),
+    *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", "error_rate_percent", "macro_f1", "micro_f1", "mcc"),
+    *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
+)
+TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "metric", "validation_percent",
+                 "test_percent", "validation_error_rate_percent", "test_error_rate_percent", "test_macro_f1", "test_micro_f1",
+                 "tokens", "seconds", "source")  # fmt: skip
+TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
+
+
+def results_csv(run: Run) -> Iterator[str]:
+    """One row per evaluation, the bag of words among them; a column per dimension of the space. In parts, since it may be large."""
+    about: dict[str, dict[str, Any]] = {"": _params(run, {})}
+    for trial in run.trials:
+        named = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting}
+        about[trial.name] = named | _params(run, trial.params)
+    rows = (row | about.get(row.get("trial") or "", about[""]) for row in chain(run.of("baseline"), run.each("evaluation")))
+    return csv_parts((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def trials_csv(run: Run) -> str:
+    """One row per trial, those without any evaluation among them."""
+    rows = []
+    for trial in run.trials:
+        row = {
+            name: getattr(trial, name)
+            for name in ("phase", "label", "setting", "seed", "status", "reason", "tokens", "seconds", "source")
+        }
+        test = trial.test or {}
+        epochs = trial.curve[-1][0] if trial.curve else 0
+        row |= {
+            "trial": trial.name,
+            "epochs": epochs,
+            "metric": run.metric.name,
+            "validation_percent": trial.score,
+            "test_percent": run.metric.score(test),
+            "validation_error_rate_percent": trial.error,
+            "test_error_rate_percent": test.get("error_rate_percent"),
+            "test_macro_f1": test.get("macro_f1"),
+            "test_micro_f1": test.get("micro_f1"),
+        }
+        rows.append(row | _params(run, trial.params))
+    return csv_text((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+
+
+def tasks_csv(run: Run) -> str:
+    """One row per stage on several tasks and task: its validation scores at the end of the stage."""
+    return csv_text(TASK_COLUMNS, [scores | {"stage": stage, "task": task} for stage, task, scores in labels.by_task(run)])
+
+
+def _params(run: Run, params: dict[str, Any]) -> dict[str, Any]:
+    return {f"param.{d.path}": params.get(d.path) for d in run.space}

@@ -1,0 +1,251 @@
+"""The table and the verdicts as text for a terminal, Markdown, LaTeX, tidy CSV and JSON; provenance as CSV. All from the ledger."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from analysis.results.claims import KINDS, Verdict, plain_verdict
+from analysis.results.ledger import Cell, Ledger, SeedRun
+from analysis.tables.published_layout import LEVEL, Grid, Shown, missing
+from analysis.text.numbers import WIDTH, aligned, md, wrapped
+from analysis.text.plain import plain
+from analysis.text.plain_data import csv_text, json_text
+from analysis.text.tex import Column, table, tex
+
+BEST = "*"
+"""Marks the best where there is no bold type."""
+
+
+def text(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
+    """For a terminal: verdicts, the table in as many parts as 80 columns need, caption, notes, what is missing."""
+    parts = ["\n".join(wrapped(plain(f"{v.says}: {v.text}")) for v in found)]
+    parts += _parts(grid)
+    caption = " ".join(grid.caption).replace("Best in bold", f"{BEST} best")
+    parts.append("\n".join(map(wrapped, [caption, *grid.notes, *missing(ledger)])))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _parts(grid: Grid) -> list[str]:
+    """The table, broken between columns where it is wider than the terminal."""
+    labels = [plain(row, 34) for row, _ in grid.rows]
+    columns = [
+        [plain(head, 40), *(_plain_cell(row[i], grid.has_paper) for _, row in grid.rows)] for i, head in enumerate(grid.head)
+    ]
+    room = WIDTH - max([len(label) for label in labels], default=0)
+    made: list[list[list[str]]] = []
+    left = 0
+    for column in columns:
+        width = 2 + max(map(len, column))
+        if not made or width > left:
+            made.append([])
+            left = room
+        made[-1].append(column)
+        left -= width
+    return [aligned([[label, *row] for label, row in zip(["", *labels], zip(*each, strict=True), strict=True)]) for each in made]
+
+
+def _plain_cell(shown: Shown, has_paper: bool) -> str:
+    mark = {"best": BEST, "level": LEVEL}.get(shown.mark, " ")
+    ours = f"{mark}{shown.ours}" if shown.ours else ""
+    return f"{ours} | {shown.paper or '–'}" if has_paper and shown.state != "none" else ours
+
+
+def markdown(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
+    """For a GitHub comment."""
+    parts = [f"# {md(ledger.name)}: {md(ledger.title)}"]
+    if found:
+        parts.append("\n".join(f"- **{md(v.says)}**: {md(v.text)}" for v in found))
+    rows = [["", *map(md, grid.head)], ["---", *["---:"] * len(grid.head)]]
+    for label, row in grid.rows:
+        rows.append([md(label), *(_md_cell(shown, grid.has_paper) for shown in row)])
+    parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    parts.append(md(" ".join(grid.caption)))
+    said = [*grid.notes, *missing(ledger)]
+    parts += ["\n".join(f"- {md(text)}" for text in said)] if said else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _md_cell(shown: Shown, has_paper: bool) -> str:
+    ours = f"**{md(shown.ours)}**" if shown.mark == "best" else md(shown.ours) + (f" {LEVEL}" if shown.mark == "level" else "")
+    return rf"{ours} \| {md(shown.paper or '–')}" if has_paper and shown.state != "none" else ours
+
+
+def latex(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
+    """A table for `\\input` in a document that loads booktabs and graphicx; the published numbers in columns of their own."""
+    pair = grid.has_paper
+    under = ("ours", "paper") if pair else ("",)
+    columns = [Column(name, [_tex_cells(row[i], pair) for _, row in grid.rows], under) for i, name in enumerate(grid.head)]
+    labels = [label for label, _ in grid.rows]
+    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in found])
+
+
+def _tex_cells(shown: Shown, pair: bool) -> list[str]:
+    ours = tex(shown.ours)
+    ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (tex(LEVEL) if shown.mark == "level" else "")
+    return [ours, tex(shown.paper) or ("--" if shown.state != "none" else "")] if pair else [ours]
+
+
+COLUMNS = (
+    *(
+        "kind",
+        "name",
+        "scale",
+        "paper",
+        "table",
+        "task",
+        "row",
+        "column",
+        "metric",
+        "state",
+        "mean",
+        "sd",
+        "interval_low",
+        "interval_high",
+        "bootstrap_low",
+        "bootstrap_high",
+    ),
+    *("seeds", "seeds_wanted", "diverged", "failed", "test_texts", "mark", "published", "published_text", "published_sd"),
+    *("published_metric", "published_source", "studies", "trials", "stage_ids"),
+)
+
+
+def csv(ledger: Ledger, grid: Grid) -> str:
+    """Tidy: one row a cell."""
+    return csv_text(COLUMNS, cells(ledger, grid))
+
+
+def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
+    """Every cell as plain data."""
+    marks = {id(shown.cell): shown.mark for _, row in grid.rows for shown in row}
+    about: dict[str, Any] = {"kind": ledger.kind, "name": ledger.name, "scale": _scale(ledger)}
+    if ledger.about.get("statistics"):
+        shown = [(row, column, each) for row, cells in grid.rows for column, each in zip(grid.head, cells, strict=True)]
+        return [about | {"row": r, "column": c, "mean": each.ours, "published_text": each.paper or None} for r, c, each in shown]
+    made = []
+    for cell in ledger.cells:
+        printed, bounds, drawn = cell.published, cell.interval, cell.bootstrap
+        made.append(
+            about
+            | {
+                "paper": printed.paper if printed else None,
+                "table": printed.table if printed else None,
+                "task": cell.task,
+                "row": cell.row,
+                "column": cell.column or None,
+                "metric": f"{cell.metric.label} %",
+                "state": cell.state,
+                "mean": cell.mean,
+                "sd": cell.sd,
+                "interval_low": bounds[0] if bounds else None,
+                "interval_high": bounds[1] if bounds else None,
+                "bootstrap_low": drawn[0] if drawn else None,
+                "bootstrap_high": drawn[1] if drawn else None,
+                "seeds": len(cell.finished),
+                "seeds_wanted": cell.wanted,
+                "diverged": cell.lost("diverged"),
+                "failed": cell.lost("failed"),
+                "test_texts": cell.estimate.texts if cell.estimate else None,
+                "mark": marks.get(id(cell)) or None,
+                "published": printed.percent if printed else None,
+                "published_text": printed.text if printed else None,
+                "published_sd": printed.sd if printed else None,
+                "published_metric": printed.metric if printed else None,
+                "published_source": printed.source if printed else None,
+                "studies": sorted({run.study for run in cell.runs}),
+                "trials": [run.trial.name for run in cell.runs],
+                "stage_ids": list(dict.fromkeys(stage for run in cell.runs for stage in run.trial.stage_ids)),
+            }
+        )
+    return made
+
+
+def _scale(ledger: Ledger) -> str | None:
+    return ledger.scale if ledger.kind == "ablation" else None
+
+
+def as_json(
+    ledger: Ledger, grid: Grid, found: Sequence[Verdict], answer: tuple[str, str] = ("", ""), lacking: Sequence[str] = ()
+) -> str:
+    """Everything as plain data."""
+    data = {
+        "kind": ledger.kind,
+        "name": ledger.name,
+        "title": ledger.title,
+        "answer": {"headline": answer[0], "sentence": answer[1]},
+        "scale": _scale(ledger),
+        "changes": ledger.changes,
+        "source": ledger.source,
+        "finished": ledger.finished,
+        "claims": [plain_verdict(each) for each in found],
+        "cells": cells(ledger, grid),
+        "caption": list(grid.caption),
+        "notes": list(grid.notes),
+        "missing": list(lacking),
+        "provenance": [row for cell in ledger.cells for row in provenance(ledger, cell)],
+    }
+    return json_text(data)
+
+
+PROVENANCE = (
+    *("task", "row", "column", "seed", "score", "status", "reason", "study", "trial", "stage_ids", "tokens", "seconds", "source"),
+    *("records", "predictions", "command", "again"),
+)
+
+
+def provenance_csv(ledger: Ledger) -> str:
+    """One row for each cell and seed: where the number comes from, and what made it. Cells without any run are there too."""
+    return csv_text(PROVENANCE, [row for cell in ledger.cells for row in provenance(ledger, cell)])
+
+
+def provenance(ledger: Ledger, cell: Cell) -> list[dict[str, Any]]:
+    """Where the numbers of a cell come from, a row for each seed."""
+    about = {"task": cell.task, "row": cell.row, "column": cell.column or None}
+    if not cell.runs:
+        return [about | {"status": "missing", "command": command(ledger)}]
+    return [about | _of_run(ledger, run) | {"again": again(cell, run)} for run in cell.runs]
+
+
+def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
+    trial, study = run.trial, PurePosixPath(run.study)
+    return {
+        "seed": trial.seed,
+        "score": run.score,
+        "status": trial.status,
+        "reason": trial.reason or None,
+        "study": run.study,
+        "trial": trial.name,
+        "stage_ids": list(trial.stage_ids),
+        "tokens": trial.tokens,
+        "seconds": trial.seconds,
+        "source": trial.source or None,
+        "records": str(study / "records.jsonl"),
+        "predictions": str(study / "predictions" / f"{trial.name}-test.parquet") if trial.test else None,
+        "command": command(ledger),
+    }
+
+
+def command(ledger: Ledger) -> str:
+    """What made, or goes on with, the ablation. A command in `ablation.yaml` is taken as it stands."""
+    given = plain(ledger.about.get("command") or "", 500)
+    return given or f"study reproduce {shlex.quote(ledger.name)} --scale {shlex.quote(ledger.scale)}"
+
+
+def again(cell: Cell, run: SeedRun) -> str | None:
+    """What computes one number again and compares; nothing for a run that left none."""
+    if not run.finished or run.trial.seed is None:
+        return None
+    return f"study trace RUN {shlex.quote(cell.label)} --task {shlex.quote(cell.task)} --seed {run.trial.seed}"
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """`2 claims supported, 1 undecided at this size`."""
+    counts = [(kind, sum(v.kind == kind for v in found)) for kind in KINDS]
+    there = [(kind, count) for kind, count in counts if count]
+    parts = [f"{count} {KINDS[kind]}" for kind, count in there]
+    if parts:
+        first, _, rest = parts[0].partition(" ")
+        parts[0] = f"{first} claim{'s' * (first != '1')} {rest}"
+    return ", ".join(parts)

@@ -1,0 +1,199 @@
+"""The result as tables: for a terminal, Markdown, LaTeX, CSV. Labels are a user's text: each form escapes them in its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from analysis.records.metric import METRICS, Metric
+from analysis.records.run_folder import Run, load, settings_text
+from analysis.results import final_settings
+from analysis.results.final_settings import Setting
+from analysis.tables.sentences import comparisons, facts, missing
+from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count, duration, interval, md, number, spread, wrapped
+from analysis.text.plain import plain
+from analysis.text.tex import Column, table, tex
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the result table, as text. A dash stands for what does not exist, such as the seeds of a bag of words."""
+
+    label: str
+    settings: str
+    validation: str
+    test: str
+    seeds: str
+    over_both: str
+    over_texts: str
+    trials: str
+    tokens: str
+    time: str
+    also: tuple[str, ...]
+    """Test scores by other metrics."""
+    chosen: bool = False
+    kind: str = ""
+    """chosen, reference, baseline or nothing special."""
+
+
+def head(run: Run) -> Line:
+    """Heads of the columns. The intervals are of the test score by the run's metric."""
+    return Line(
+        "setting",
+        "what differs",
+        f"validation {run.metric.label}{NARROW}%",
+        f"test {run.metric.label}{NARROW}%",
+        "seeds",
+        "95 % over seeds and texts",
+        "95 % over texts alone",
+        "trials",
+        "tokens",
+        "time",
+        tuple(f"test {metric.label}{NARROW}%" for metric in others(run)),
+    )
+
+
+def others(run: Run) -> list[Metric]:
+    """What test scores are given by beside the run's metric: of error, macro- and micro-F1 those that are another thing."""
+    return [METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1") if METRICS[name].field != run.metric.field]
+
+
+def lines(run: Run) -> list[Line]:
+    """The result table: final settings, best on validation first, then the bag of words."""
+    return [_setting_line(run, setting) for setting in final_settings.settings(run)] + _baseline_line(run)
+
+
+def _setting_line(run: Run, setting: Setting) -> Line:
+    chosen = setting.rank == 1 and final_settings.is_settled(run)
+    return Line(
+        label=plain(setting.label, 60),
+        settings=settings_text(setting.trials[0].params, run.space),
+        validation=spread(setting.validation),
+        test=spread(setting.test),
+        seeds=_seeds(setting),
+        over_both=interval(setting.interval),
+        over_texts=interval(setting.texts_interval),
+        trials=str(len(setting.trials)),
+        tokens=count(setting.tokens),
+        time=duration(setting.seconds),
+        also=tuple(spread(_scores(setting, metric)) for metric in others(run)),
+        chosen=chosen,
+        kind="chosen" if chosen else "reference" if setting.reference else "",
+    )
+
+
+def _scores(setting: Setting, metric: Metric) -> list[float]:
+    return [score for trial in setting.trials if trial.test and (score := metric.score(trial.test)) is not None]
+
+
+def _seeds(setting: Setting) -> str:
+    """Number of seeds; where some have no test scores, of how many the test score is the mean."""
+    tested, count = len(setting.test), len(setting.validation)
+    return str(count) if tested in (0, count) else f"{tested} of {count}"
+
+
+def _baseline_line(run: Run) -> list[Line]:
+    if not run.baseline:
+        return []
+    test = run.baseline.get("test", {})
+    strength = next((row["c"] for row in run.baseline.values() if row.get("c") is not None), None)
+    texts = next((row["train_examples"] for row in run.baseline.values() if row.get("train_examples") is not None), None)
+    looks_at = next((f" of {row['words']}" for row in run.baseline.values() if row.get("words") not in (None, "words")), "")
+    seconds = max((row["seconds"] for row in run.baseline.values() if row.get("seconds") is not None), default=None)
+    return [
+        Line(
+            label="bag of words",
+            settings=f"TF-IDF{looks_at}, logistic regression"
+            + (f", C {strength:g}" if strength is not None else "")
+            + (f", from {texts:,} labelled texts" if texts is not None else ""),
+            validation=number(run.metric.score(run.baseline.get("validation", {}))),
+            test=number(run.metric.score(test)),
+            seeds=DASH,
+            over_both=DASH,
+            over_texts=interval(final_settings.baseline_interval(run)),
+            trials=DASH,
+            tokens=DASH,
+            time=duration(seconds) if seconds is not None else DASH,
+            also=tuple(number(metric.score(test)) for metric in others(run)),
+            kind="baseline",
+        )
+    ]
+
+
+# Forms ---------------------------------------------------------------------------------------------------------------------------
+
+
+def result_text(run: Run | str | Path) -> str:
+    """The final table for a terminal, at most 80 columns. Also takes the run's folder."""
+    run = run if isinstance(run, Run) else load(run)
+    found = lines(run)
+    parts = []
+    if found:
+        columns = {
+            "validation": "validation %",
+            "test": "test %",
+            "over_both": "95 %",
+            "over_texts": "texts alone",
+            "seeds": "seeds",
+        }
+        cells = [list(columns.values()), *([getattr(line, column) for column in columns] for line in found)]
+        room = WIDTH - 2 - sum(2 + max(len(row[i]) for row in cells) for i in range(len(columns)))
+        labels = ["setting", *(plain(line.label, max(room, 4)) for line in found)]
+        marks = ["  ", *("* " if line.chosen else "  " for line in found)]
+        table = aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])
+        parts += [f"{run.metric.label} in percent{', more is better' if run.metric.higher else ''}\n{table}"]
+        parts += ["\n".join(wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
+        parts += ["\n".join(wrapped(text) for text in _also(run, found))]
+    said = comparisons(run)
+    if said:
+        parts.append(
+            "\n".join(wrapped(f"{'* chosen' if final_settings.is_settled(run) else 'best so far'}: {text}.") for text in said)
+        )
+    parts.append("\n".join(wrapped(text) for text in [*facts(run), *missing(run)]))
+    return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
+
+
+def _also(run: Run, found: Sequence[Line]) -> list[str]:
+    """`best 1 on test: macro-F1 81.20 ± 0.31 %, micro-F1 82.35 ± 0.40 %`, a line per setting."""
+    names = [metric.label for metric in others(run)]
+    each = [(line, [(name, value) for name, value in zip(names, line.also, strict=True) if value != DASH]) for line in found]
+    return [f"{line.label} on test: {', '.join(f'{name} {value} %' for name, value in told)}" for line, told in each if told]
+
+
+COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_both", "over_texts", "trials", "tokens", "time")
+
+
+def markdown(run: Run) -> str:
+    """The table as Markdown with its facts below."""
+    found = lines(run)
+    parts = [f"# {md(run.name)}"]
+    if found:
+        heads = _cells(head(run), COLUMNS)
+        rows = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
+        for line in found:
+            label = f"**{md(line.label)}** (chosen)" if line.chosen else md(line.label)
+            rows.append([label, *map(md, _cells(line, COLUMNS[1:]))])
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    said = [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
+    parts += ["\n".join(f"- {md(text)}" for text in [*said, *facts(run), *missing(run)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cells(line: Line, columns: Sequence[str]) -> list[str]:
+    """Texts of these columns, `also` as the several that it is."""
+    found = [getattr(line, column) for column in columns]
+    return [cell for each in found for cell in (each if isinstance(each, tuple) else (each,))]
+
+
+def latex(run: Run) -> str:
+    """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
+    found = lines(run)
+    names = [column for column in COLUMNS if column not in ("label", "settings", "trials")]
+    rows = [list(map(tex, _cells(line, names))) for line in found]
+    columns = [Column(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
+    notes = [f"{line.label}: {line.settings}." for line in found if line.kind != "baseline"]
+    notes += [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
+    labels = [line.label for line in found]
+    said, chosen = [*notes, *facts(run), *missing(run)], [place for place, line in enumerate(found) if line.chosen]
+    return table(labels, columns, [f"{run.name}."], said, corner=head(run).label, strong=chosen)

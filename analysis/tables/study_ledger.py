@@ -1,0 +1,65 @@
+"""The finals of a study as the ledger of an ablation has its cells, so that both go into every form in one way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.records.record_fields import BAG_OF_WORDS
+from analysis.records.run_folder import Run
+from analysis.records.trials import Trial
+from analysis.results import final_settings
+from analysis.results.ledger import Cell, Ledger, SeedRun
+from analysis.results.read_ablation import settle
+from analysis.tables import sentences
+from analysis.tables.published_layout import Grid, Shown, ours
+from analysis.text.plain import plain
+
+COMMAND = "study run RUN"
+"""Goes on with a study, or shows that there is nothing left to do."""
+
+
+def ledger(run: Run) -> Ledger:
+    """A cell for each setting of the finals, best on validation first, and one for the bag of words."""
+    about = {"name": run.name, "command": COMMAND}
+    made = Ledger(about, [], [plain(each, 160) for each in run.problems], kind="study", finished=run.state == "finished")
+    task = task_name(run)
+    for index, (key, label) in enumerate(_settings(run)):
+        trials = [trial for trial in run.finals if trial.setting == key]
+        cell = Cell(label, "", task, index, run.metric, max(_seeds(run), len(trials)))
+        cell.runs = [SeedRun(".", trial, run.metric.score(trial.test) if trial.test else None) for trial in trials]
+        settle(made, cell, run.folder)
+        made.cells.append(cell)
+        made.params[task, index] = trials[0].params
+    if "test" in run.baseline:
+        row = run.baseline["test"]
+        trial = Trial(BAG_OF_WORDS, "baseline", label="bag of words", status="complete", test=row)
+        trial.seconds = row.get("seconds") or 0.0
+        runs = [SeedRun(".", trial, run.metric.score(row))]
+        made.cells.append(Cell("bag of words", "", task, len(made.cells), run.metric, 1, runs))
+    return made
+
+
+def task_name(run: Run) -> str:
+    """The task whose test split is read."""
+    found = next((task for task, split in run.distinct("task", "split") if task and split == "test"), None)
+    return plain(found or run.config.get("task") or "the task", 60)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    """(setting, label) of all finals: those with a number in their order, then those that have none."""
+    found = {setting.key: plain(setting.label) for setting in final_settings.settings(run)}
+    return list((found | {t.setting: t.label or t.setting for t in run.finals if t.setting not in found}).items())
+
+
+def _seeds(run: Run) -> int:
+    final = run.config.get("final")
+    seeds = final.get("seeds") if isinstance(final, dict) else None
+    return seeds if isinstance(seeds, int) else 1
+
+
+def grid(run: Run, made: Ledger) -> Grid:
+    """The same as a table: the setting that was chosen is marked, and that is not always the best on test."""
+    chosen = final_settings.is_settled(run)
+    rows = [(c.label, (Shown(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(made.cells)]
+    notes: Sequence[str] = [f"The {'chosen' if chosen else 'best'} setting is {text}." for text in sentences.comparisons(run)]
+    return Grid((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(run)), tuple(notes))

@@ -1,0 +1,131 @@
+"""Numbers as text, and text in columns: counts, durations, intervals, aligned tables of at most 80 columns."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Sequence
+
+from analysis.text.plain import plain
+
+DASH = "–"
+NARROW = "\N{NO-BREAK SPACE}"
+"""Between a number and its unit; plain text has an ordinary space there."""
+WIDTH = 80
+"""Columns of a terminal."""
+
+
+# Numbers as text -----------------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash."""
+    return DASH if value is None else f"{value:.{digits}f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """`9.62 ± 0.36`: mean and standard deviation over seeds; without the latter for one seed."""
+    deviation = sd(values)
+    return number(mean(values)) + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
+def over_seeds(several: bool) -> str:
+    """What `9.62 ± 0.36 (3)` shows, or `9.62 (1)` where no setting has `several` seeds."""
+    shown = "mean ± standard deviation over seeds" if several else "one seed each, whose spread is unknown"
+    return f"{shown} (number of seeds)"
+
+
+def interval(found: Interval | None, digits: int = 1) -> str:
+    """`8.4–10.1`, or a dash."""
+    return DASH if found is None else f"{found[0]:.{digits}f}–{found[1]:.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign, zero without one."""
+    text = f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return text[1:] if float(f"{value:.{digits}f}") == 0 else text
+
+
+def count(value: float) -> str:
+    """`1.2 M`, `52 k`, `812`."""
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            scaled = value / limit
+            return f"{scaled:.0f}{NARROW}{unit}" if scaled >= 100 else f"{scaled:.3g}{NARROW}{unit}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if seconds < 10:
+        return f"{seconds:.1f}{NARROW}s"
+    if whole < 60:
+        return f"{whole}{NARROW}s"
+    if whole < 3600:
+        return f"{whole // 60}{NARROW}min {whole % 60:02d}{NARROW}s"
+    return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02d}{NARROW}min"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows = [
+        [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        for row in rows
+    ]
+    return "\n".join("  ".join(row).rstrip() for row in rows)
+
+
+def wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
+
+
+def md(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", plain(text))
+
+
+Interval = tuple[float, float]
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Mean; None of nothing."""
+    return statistics.fmean(values) if values else None
+
+
+def sd(values: Sequence[float]) -> float | None:
+    """Sample standard deviation; None of fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def fit(left: str, right: str, width: int = 80) -> str:
+    """Two texts at both ends of a line; the left one is cut where there is no room."""
+    room = width - len(right) - 2
+    shown = left if len(left) <= room else left[: room - 1] + "…"
+    return f"{shown:<{room}}  {right}"
+
+
+def pair(name: str, text: str) -> list[str]:
+    """`name  text`, wrapped at 80 columns."""
+    import textwrap
+
+    return textwrap.wrap(text, 80, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
+
+
+def count_text(value: float) -> str:
+    """`1.5 M`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{value / size:,.0f} {unit}" if value >= 999.5 * size else f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
+def time_text(seconds: float) -> str:
+    """`90 min`; `12,345 h (514 days)`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h ({hours / 24:,.0f} days)"

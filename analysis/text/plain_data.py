@@ -1,0 +1,61 @@
+"""CSV and JSON for other programs, with the digits that mean something."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+from analysis.text.plain import plain
+
+DIGITS = 10
+"""Of a number that is written: what lies beyond depends on the order in which a processor sums."""
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(csv_parts(columns, rows))
+
+
+def csv_parts(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterator[str]:
+    """The same line by line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    for cells in chain([columns], ([row.get(column) for column in columns] for row in rows)):
+        writer.writerow(map(_cell, cells))
+        yield out.getvalue()
+        out.seek(0)
+        out.truncate()
+
+
+def json_text(data: Any) -> str:
+    """As JSON, with DIGITS significant digits. Raises ValueError for numbers that JSON has no words for."""
+    return json.dumps(significant(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def significant(data: Any) -> Any:
+    """The same data, with numbers rounded to DIGITS significant digits."""
+    if isinstance(data, float):
+        return float(f"{data:.{DIGITS}g}")
+    if isinstance(data, Mapping):
+        return {name: significant(value) for name, value in data.items()}
+    return [significant(value) for value in data] if isinstance(data, (list, tuple)) else data
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers, of DIGITS digits."""
+    value = significant(value)
+    if isinstance(value, (list, tuple)):
+        value = " + ".join(map(str, value))
+    if isinstance(value, str):
+        return _text(value)
+    return "" if value is None else value
+
+
+@lru_cache(10_000)
+def _text(value: str) -> str:
+    value = plain(value)
+    return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value

@@ -1,0 +1,183 @@
+"""What training costs on a GPU, reckoned from sizes; and the sizes of published sets and encoders that are not on this machine."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from study.ablations.ablation_file import PUBLISHED
+from study.planning.estimate import encoder_settings, layers_of, matrix_weights, weights_bytes, width_of
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import ConfigError, near
+
+if TYPE_CHECKING:
+    from trainables.settings.stages import Finetune, Stage
+
+UTILISATION = 0.4
+"""Share of a GPU's peak that training is assumed to reach."""
+FLOPS_PER_WEIGHT = 6
+"""Of training, for each piece: two forward and four backward. Attention's own products are left out: a tenth more at 512 pieces."""
+STATE_BYTES = 16
+"""Of each trained weight: itself, its gradient and Adam's two moments, all in float32."""
+ACTIVATION_BYTES = 34
+"""Of each piece, layer and unit of width, in bfloat16 (Korthikanti et al. 2022, equation 2, without the attention matrix)."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU by its data sheet."""
+
+    flops: float
+    """Dense bfloat16 matrix products on tensor cores, a second."""
+    memory_gb: int
+    source: str
+
+
+GPUS = {
+    "A10": Gpu(125e12, 24, "NVIDIA A10 data sheet"),
+    "A100": Gpu(312e12, 80, "NVIDIA A100 80GB data sheet"),
+    "H100": Gpu(989e12, 80, "NVIDIA H100 SXM data sheet"),
+    "H200": Gpu(989e12, 141, "NVIDIA H200 SXM data sheet"),
+    "L4": Gpu(121e12, 24, "NVIDIA L4 data sheet"),
+    "L40S": Gpu(362e12, 48, "NVIDIA L40S data sheet"),
+    "RTX4090": Gpu(165e12, 24, "NVIDIA Ada GPU architecture white paper"),
+}
+"""Data sheets print twice these rates where they count sparse matrices."""
+
+
+def gpu_named(name: str) -> Gpu:
+    """Raises ConfigError for one that is not in the table, with the near miss."""
+    found = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.lower().replace(" ", "").replace("-", ""))
+    if found is None:
+        raise ConfigError([f"--gpu {name}: not in the table{near(name.upper(), GPUS)}"])
+    return found
+
+
+# Encoders ------------------------------------------------------------------------------------------------------------------------
+
+BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "max_position_embeddings": 512}
+LARGE = {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096, "max_position_embeddings": 512}
+ENCODERS = {
+    "google-bert/bert-base-uncased": BASE | {"model_type": "bert", "vocab_size": 30522},
+    "google-bert/bert-base-chinese": BASE | {"model_type": "bert", "vocab_size": 21128},
+    "google-bert/bert-large-uncased": LARGE | {"model_type": "bert", "vocab_size": 30522},
+    "FacebookAI/roberta-base": BASE | {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
+}
+"""Published shapes of the papers' encoders (their config.json on the hub), for where they are not on this machine."""
+
+
+def measurable(encoder: Encoder) -> Encoder:
+    """The encoder, or one of the same shape where its files are not here. Raises ConfigError where its shape is not known."""
+    try:
+        encoder_settings(encoder)
+    except ConfigError:
+        if encoder.hub not in ENCODERS:
+            raise
+        return Encoder(config=ENCODERS[encoder.hub])
+    return encoder
+
+
+def flops_per_piece(encoder: Encoder, predicted: float = 0.0) -> float:
+    """Of training; `predicted` is the share of pieces that go through the head of masked language modelling."""
+    settings = encoder_settings(encoder)
+    pieces = int(settings.get("vocab_size") or encoder.vocabulary)
+    width = width_of(settings)
+    return FLOPS_PER_WEIGHT * (matrix_weights(encoder) + predicted * pieces * width)
+
+
+def blocks_used(stage: Finetune, encoder: Encoder) -> float:
+    """Share of the encoder's blocks that a stage runs: none above the highest of its layers."""
+    blocks = layers_of(encoder)
+    return (max(layer % blocks for layer in stage.layers) + 1) / blocks
+
+
+def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
+    """Of training a biLSTM, for each piece: four gates, two directions, on the encoder's vectors and its own. Other heads: 0."""
+    settings = encoder_settings(encoder)
+    width = width_of(settings)
+    vectors = len(stage.layers) if stage.combine == "concat" else 1
+    return FLOPS_PER_WEIGHT * 8 * stage.lstm_width * (vectors * width + stage.lstm_width) if stage.pooling == "bilstm" else 0.0
+
+
+def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:
+    """Of training with so many sequences in a forward pass."""
+    settings = encoder_settings(encoder)
+    width = width_of(settings)
+    kept = ACTIVATION_BYTES * layers_of(encoder) * width * sequences * stage.max_length
+    head = 0.0
+    if stage.kind == "pretrain":  # logits of the predicted pieces, their gradient and softmax, in float32
+        head = 12 * stage.mask_share * sequences * stage.max_length * int(settings.get("vocab_size") or encoder.vocabulary)
+    return STATE_BYTES * weights_bytes(encoder) / 4 + kept + head
+
+
+def micro_batch(encoder: Encoder, stage: Stage, memory: float) -> int:
+    """Sequences of a forward pass that fit: the batch, or as often halved as need be; 0 where a single one does not fit."""
+    sequences = stage.batch_size
+    while sequences and memory_bytes(encoder, stage, sequences) > memory:
+        sequences //= 2
+    return int(sequences)
+
+
+# Data -----------------------------------------------------------------------------------------------------------------------------
+
+TABLE_1 = {
+    "imdb": "IMDb",
+    "yelp_polarity": "Yelp P.",
+    "yelp_full": "Yelp F.",
+    "trec": "TREC",
+    "yahoo_answers": "Yahoo! Answers",
+    "ag_news": "AG's News",
+    "dbpedia": "DBPedia",
+    "sogou": "Sogou News",
+}
+"""Known tasks and their names in Table 1 of Sun et al. 2019."""
+TABLE_2 = {
+    "chemprot": "CHEMPROT",
+    "rct": "RCT",
+    "citation_intent": "ACL-ARC",
+    "sciie": "SCIERC",
+    "hyperpartisan": "HYPERPARTISAN",
+    "helpfulness": "HELPFULNESS",
+}
+"""Known tasks and their names in Table 2 of Gururangan et al. 2020, which gives no lengths."""
+UNKNOWN_TEXTS, UNKNOWN_LENGTH = 10_000, 200
+"""What is assumed of texts about which nothing is known."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much text a task has."""
+
+    train: int
+    validation: int
+    test: int
+    length: float
+    """Mean pieces of a text."""
+    source: str
+
+
+@lru_cache(maxsize=4)
+def published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
+    """{(row, column): value} of a published table; empty for one that is not there."""
+    with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:
+        return {(row["row"], row["column"]): row["value"] for row in csv.DictReader(file) if row["table"] == table}
+
+
+def published_size(known: str | None, validation_share: float) -> Size:
+    """Size of a known task by the papers' tables; `validation_share` of the training texts is held out where they have no split."""
+    if known in TABLE_1:
+        row = {column: value for (name, column), value in published("sun2019", "Table 1").items() if name == TABLE_1[known]}
+        whole, test, length = int(row["train_samples"]), int(row["test_samples"]), float(row["average_length"])
+        held = round(whole * validation_share)
+        return Size(whole - held, held, test, length, "sizes and mean lengths of Table 1 of Sun et al. 2019")
+    if known in TABLE_2:
+        row = {column: value for (name, column), value in published("gururangan2020", "Table 2").items() if name == TABLE_2[known]}
+        train, dev, test = (int(row[name]) for name in ("train labelled", "dev", "test"))
+        source = f"sizes of Table 2 of Gururangan et al. 2020, texts taken to have {UNKNOWN_LENGTH} pieces"
+        return Size(train, dev, test, UNKNOWN_LENGTH, source)
+    held = round(UNKNOWN_TEXTS * validation_share)
+    source = f"a guess: {UNKNOWN_TEXTS:,} texts of {UNKNOWN_LENGTH} pieces"
+    return Size(UNKNOWN_TEXTS - held, held, held, UNKNOWN_LENGTH, source)

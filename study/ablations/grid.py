@@ -1,0 +1,162 @@
+"""An ablation at a scale, as studies: one for each task, encoder and recipe. Imports no torch, ray or optuna."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import yaml
+
+from study.ablations.ablation_file import SCALES, Ablation, Loaded, Scale, Setting, ablation_of, apply_override, written_out
+from study.ablations.changes import changes_of
+from study.ablations.raw import Data, label_of, rename_tasks, set_in_recipes
+from study.ablations.studies import Part, parts_of
+from study.definition.models import Dumper
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import ConfigError, near
+from trainables.settings.plain_yaml import parse_yaml
+from trainables.settings.validate import validate
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An ablation as it is run: the scale applied, everything resolved."""
+
+    ablation: Ablation
+    """Without scales: these settings on these tasks over these seeds."""
+    scale: str
+    says: str | None
+    changes: tuple[str, ...]
+    """What is not as published, a line each."""
+    parts: tuple[Part, ...]
+
+    @property
+    def name(self) -> str:
+        """`table2-smoke`."""
+        return f"{self.ablation.name}-{self.scale}"
+
+    def to_yaml(self) -> str:
+        """Everything that tables are made of beside the records."""
+        data = self.ablation.canonical()
+        del data["scales"], data["resources"]
+        for name, task in self.ablation.tasks.items():
+            data["tasks"][name] = task.model_dump(mode="json", exclude_defaults=True) | {"target": task.target}
+        data["encoder"], data["encoders"] = _given(data["encoder"]), {k: _given(v) for k, v in data["encoders"].items()}
+        data["settings"] = [_given(setting | {"encoder": _given(setting["encoder"])}) for setting in data["settings"]]
+        data |= {"scale": self.scale, "says": self.says, "changes": list(self.changes)}
+        data["studies"] = [{"folder": p.folder, "task": p.task, "settings": list(p.settings)} for p in self.parts]
+        return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _given(data: Data | None) -> Data:
+    return {key: value for key, value in (data or {}).items() if value not in (None, {}, [])}
+
+
+def grid(
+    loaded: Loaded,
+    scale: str = "small",
+    tasks: Sequence[str] = (),
+    seeds: int | None = None,
+    encoder: Encoder | None = None,
+    overrides: Iterable[str] = (),
+    placeholders: bool = False,
+) -> Grid:
+    """An ablation at a scale, on some of its tasks, with other seeds, another encoder or other settings.
+
+    `overrides` are `path=value`, of the ablation's own fields or of stages (`finetune.epochs=2`). With `placeholders` data sets
+    that have to be brought by hand stand there without data, for a plan. Raises ConfigError with every fault.
+    """
+    published = loaded.ablation
+    chosen = _scale(published, scale)
+    data, faults = _scaled(published, chosen, encoder, seeds), list[str]()
+    stage_values = {path: json.loads(json.dumps(value)) for path, value in chosen.set.items()}
+    for text in overrides:
+        if text.partition("=")[0].partition(".")[0] in Ablation.model_fields:
+            faults += apply_override(data, text)
+        else:
+            faults += _stage_override(stage_values, text)
+    if faults:
+        raise ConfigError(faults)
+    data = validate(Ablation, written_out(data)).canonical()
+    rename_tasks(data, published)
+    faults += _only(data, tasks)
+    faults += set_in_recipes(data, stage_values)
+    _fitting_claims(data)
+    if faults:
+        raise ConfigError(faults)
+    made = ablation_of(data)
+    parts = tuple(parts_of(made, loaded.folder, placeholders))
+    return Grid(made, scale, chosen.says, tuple(changes_of(published, made)), parts)
+
+
+# The scale -----------------------------------------------------------------------------------------------------------------------
+
+
+def _scale(published: Ablation, name: str) -> Scale:
+    known = [scale for scale in SCALES if scale == "paper" or scale in published.scales]
+    if name not in known:
+        raise ConfigError([f"--scale {name}: {published.name} has no such scale{near(name, known)}"])
+    return published.scales.get(name, Scale())  # type: ignore[call-overload, no-any-return]
+
+
+def _scaled(published: Ablation, scale: Scale, encoder: Encoder | None, seeds: int | None) -> Data:
+    """Plain data of the ablation with what the scale replaces as a whole."""
+    data = published.canonical()
+    data["scales"] = {}
+    if scale.tasks is not None:
+        data["tasks"] = {name: task.canonical() for name, task in scale.tasks.items()}
+    replacing = encoder or scale.encoder
+    if replacing is not None:
+        data |= {"encoder": replacing.canonical(), "encoders": {}}
+    data["seeds"] = seeds or scale.seeds or published.seeds
+    data["settings"] = [
+        _changed(setting, scale) for setting in published.settings if scale.keep is None or setting.label in scale.keep
+    ]
+    return data
+
+
+def _changed(setting: Setting, scale: Scale) -> Data:
+    data = setting.canonical()
+    change = scale.settings.get(setting.label)
+    if change is not None:
+        plain = change.canonical()
+        data["set"] = data["set"] | plain["set"]
+        data["encoder"] = plain["encoder"] or data["encoder"]
+    return data
+
+
+def _stage_override(values: Data, text: str) -> Iterator[str]:
+    path, equals, value = text.partition("=")
+    if not equals or path.count(".") != 1:
+        yield f"--set {text}: expected path=value, such as finetune.epochs=2 or resources.gpus=1"
+        return
+    try:
+        values[path.strip()] = parse_yaml(value, f"--set {path}", path.strip())
+    except ConfigError as error:
+        yield from error.faults
+
+
+def _only(data: Data, wanted: Sequence[str]) -> Iterator[str]:
+    """Leave all but these targets out of the table; their texts may still be read."""
+    tasks = data["tasks"]
+    names = {task["stands_for"]: name for name, task in tasks.items() if task.get("stands_for")}
+    targets = [name for name, task in tasks.items() if task.get("target", True)]
+    chosen = [names.get(name, name) for name in wanted]
+    for name in chosen:
+        if name not in targets:
+            yield f"--tasks {name}: no task is called that{near(name, targets)}"
+    for name in targets:
+        tasks[name]["target"] = not chosen or name in chosen
+
+
+def _fitting_claims(data: Data) -> None:
+    """Drop claims about settings or tasks that are not run."""
+    labels = set(map(label_of, data["settings"]))
+    targets = {name for name, task in data["tasks"].items() if task.get("target", True)}
+    kept = []
+    for claim in data["claims"]:
+        tasks = [name for name in claim["tasks"] if name in targets]
+        if {label_of(claim["better"]), label_of(claim["worse"])} <= labels and (tasks or not claim["tasks"]):
+            kept.append(claim | {"tasks": tasks})
+    data["claims"] = kept

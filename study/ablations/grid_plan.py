@@ -1,0 +1,321 @@
+"""What whole ablations will do before they do it: the stage tree over the grids, what sharing saves, hours and memory of a GPU.
+
+Several ablations are planned as in one store: what two of them have in common is there once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from study.ablations import gpu_costs
+from study.ablations.ablation_file import AblationTask
+from study.ablations.gpu_costs import Size
+from study.ablations.grid import Grid
+from study.planning.plan import with_precision
+from study.search.search import given_points
+from trainables.settings import corpus_names
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import ConfigError
+from trainables.settings.recipe import Recipe
+from trainables.settings.stage_rules import by_marks
+from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
+
+if TYPE_CHECKING:
+    from trainables.store.store import Store
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one cell."""
+
+    stage: Stage
+    encoder: Encoder
+    task: str
+    seed: int
+    stage_id: str
+    parent_id: str | None
+    run: str
+    """The trajectory that it is a milestone of; itself for other stages."""
+    steps: int
+    tokens: float
+    """Pieces to train on from the start of the stage."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one ablation has in a plan."""
+
+    name: str
+    cells: int
+    tokens_unshared: float
+    """Every cell of it runs its own stages."""
+    tokens_shared: float
+    """Every stage of it once."""
+    tokens_added: float
+    """Of these, what the ablations before it have not run."""
+
+
+@dataclass(frozen=True)
+class GridPlan:
+    """Tokens are estimated, of full trials."""
+
+    steps: tuple[Step, ...]
+    """Every stage once, parents first."""
+    cells: int
+    """(setting, task, seed) to run."""
+    tokens_unshared: float
+    """Every cell runs its own stages."""
+    tokens_shared: float
+    """Every stage once."""
+    tokens_missing: float | None
+    """Of these, what is not in the store; None where the data are not here, so that stages have no identity."""
+    cached: frozenset[str]
+    read: float
+    """Pieces of validation and test texts, without training."""
+    flops: float
+    flops_missing: float
+    """Of these, what is not in the store."""
+    sources: tuple[str, ...]
+    """Where sizes come from that were not measured."""
+    shares: tuple[Share, ...]
+    """Of each ablation, in the order given."""
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One cell with its stages, and the size of its task."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    size: Size
+
+
+def plan(grid: Grid, store: Store, *others: Grid) -> GridPlan:
+    """Plan an ablation, or several that share a store. Data and encoders that are not on this machine are reckoned with by their
+    published sizes; where one lacks its data, stages of all are told apart by names and settings. Raises ConfigError where all are
+    here and the settings do not go with them."""
+    grids = (grid, *others)
+    sizes = [_sizes(each) for each in grids]
+    try:
+        walked = [[_cell(recipe, _walked(recipe), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
+        real = True
+    except (ConfigError, OSError):
+        if _all_here(grids, sizes):
+            raise  # the settings do not go with the data: `study reproduce` would refuse them too
+        walked = [[_cell(recipe, _sketched(recipe, s, g), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
+        real = False
+    cells = [cell for each in walked for cell in each]
+    found: dict[str, Step] = {}
+    for step in (step for cell in cells for step in cell.steps):
+        found.setdefault(step.stage_id, step)
+    furthest = _furthest(found.values())
+    cached = frozenset(name for name in found if real and store.get(name, digests=False) is not None)
+    missing = _furthest(step for name, step in found.items() if name not in cached)
+    have = {run: max((found[n].tokens for n in cached if found[n].run == run), default=0.0) for run in missing}
+    once = {cell.steps[-1].stage_id: cell for cell in cells}
+    return GridPlan(
+        steps=tuple(found.values()),
+        cells=len(cells),
+        tokens_unshared=_total(step for cell in cells for step in cell.steps),
+        tokens_shared=_total(furthest.values()),
+        tokens_missing=_total(missing.values()) - sum(have.values()) if real else None,
+        cached=cached,
+        read=sum(map(_read, once.values())),
+        flops=_flops(furthest.values(), {}, once.values()),
+        flops_missing=_flops(missing.values(), have, (cell for name, cell in once.items() if name not in cached)),
+        sources=() if real else tuple(dict.fromkeys(size.source for each in sizes for size in each.values() if size.source)),
+        shares=tuple(_shares(grids, walked)),
+    )
+
+
+def _all_here(grids: Sequence[Grid], sizes: Sequence[Mapping[str, Size]]) -> bool:
+    """Whether data and encoders are on this machine."""
+    if any(size.source for each in sizes for size in each.values()):
+        return False
+    return all(gpu_costs.measurable(recipe.encoder) is recipe.encoder for grid in grids for recipe in _cells(grid))
+
+
+def _cell(recipe: Recipe, steps: Iterable[Step], sizes: Mapping[str, Size]) -> _Cell:
+    return _Cell(recipe, tuple(steps), sizes[recipe.task])
+
+
+def _shares(grids: Sequence[Grid], walked: Sequence[Sequence[_Cell]]) -> Iterator[Share]:
+    before: dict[str, Step] = {}
+    for grid, cells in zip(grids, walked, strict=True):
+        steps = [step for cell in cells for step in cell.steps]
+        after = _furthest([*before.values(), *steps])
+        added = _total(after.values()) - _total(before.values())
+        yield Share(grid.name, len(cells), _total(steps), _total(_furthest(steps).values()), added)
+        before = after
+
+
+def _total(steps: Iterable[Step]) -> float:
+    return sum(step.tokens for step in steps)
+
+
+def _cells(grid: Grid) -> Iterator[Recipe]:
+    for part in grid.parts:
+        study = with_precision(part.study)
+        for params in given_points(study):
+            for seed in study.final_seeds():
+                yield study.recipe_for(params, seed)
+
+
+def _furthest(steps: Iterable[Step]) -> dict[str, Step]:
+    """{run: its last milestone}."""
+    found: dict[str, Step] = {}
+    for step in steps:
+        if step.run not in found or step.steps > found[step.run].steps:
+            found[step.run] = step
+    return found
+
+
+def _walked(recipe: Recipe) -> list[Step]:
+    """The stages of a cell by their identity. Raises ConfigError where data or encoder are not here."""
+    from trainables.stages.identity import nodes
+
+    return [
+        Step(
+            n.stage, recipe.encoder, recipe.task, recipe.seed, n.stage_id, n.parent_id, n.trajectory_id, n.steps, n.tokens_estimate
+        )
+        for n in nodes(recipe)
+    ]
+
+
+# Without the data -----------------------------------------------------------------------------------------------------------------
+
+
+def _sizes(grid: Grid) -> dict[str, Size]:
+    return {name: _size(name, task) for name, task in grid.ablation.tasks.items()}
+
+
+def _size(name: str, task: AblationTask) -> Size:
+    """Counted where the data are here, else published."""
+    from trainables.data.scripts import length
+    from trainables.data.splits import load_task
+    from trainables.stages.token_estimate import PIECES_PER_WORD
+
+    try:
+        data = load_task(name, task.task(), needs_test=task.target)
+    except (ConfigError, OSError):
+        return gpu_costs.published_size(task.known or name, task.validation_share)
+    words = sum(map(length, data.train.texts)) / max(1, len(data.train))
+    return Size(len(data.train), len(data.validation), len(data.test), words * PIECES_PER_WORD, "")
+
+
+def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: Grid) -> Iterator[Step]:
+    """The stages of a cell as they would be, by where data are in place of their content."""
+    from trainables.stages.identity import settings_of
+
+    places = {name: _place(task) for name, task in grid.ablation.tasks.items()}
+
+    parent: str | None = None
+    for stage in recipe.stages:
+        if isinstance(stage, Pretrain):
+            if not stage.trains:
+                continue
+            names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
+            stage = stage.counted(0 if files else sum(sizes[name].train for name in names))
+        data, steps, tokens = _reckoned(stage, recipe, sizes)
+        own: dict[str, object] = {"settings": settings_of(stage), "parent": parent or recipe.encoder.canonical()}
+        own |= {"data": [places.get(name, name) for name in data], "precision": recipe.precision, "kind": stage.kind}
+        own |= {"seed": recipe.seed if isinstance(stage, Finetune) else None}
+        run = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
+        name = f"{run}/{steps}" if isinstance(stage, Pretrain) else run
+        yield Step(stage, recipe.encoder, recipe.task, recipe.seed, name, parent, run, steps, tokens)
+        if not isinstance(stage, Marks):  # what follows marks starts from where they started
+            parent = name
+
+
+def _place(task: AblationTask) -> str:
+    """What a task's texts and splits depend on."""
+    about = {
+        name: value for name, value in task.canonical().items() if name not in ("published", "target", "corpora", "stands_for")
+    }
+    return json.dumps(about, sort_keys=True)
+
+
+def _reckoned(stage: Stage, recipe: Recipe, sizes: dict[str, Size]) -> tuple[list[str], int, float]:
+    """(names of what is read, optimizer steps, pieces to train on)."""
+    if isinstance(stage, Pretrain):
+        names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
+        mean = _sequence([sizes[name] for name in names], stage.max_length) if not files else stage.max_length
+        marked_for = [recipe.task] if by_marks(stage) else []
+        return [*sorted((*names, *files)), *marked_for], stage.steps, stage.steps * stage.batch_size * mean
+    if isinstance(stage, Multitask):
+        names = tuple(stage.tasks or recipe.tasks)
+        steps = sum(-(-sizes[name].train // stage.batch_size) for name in names) * stage.epochs
+        tokens = stage.epochs * sum(sizes[name].train * _cut(sizes[name].length, stage.max_length) for name in names)
+        return sorted(names), steps, tokens
+    size = sizes[recipe.task]
+    if isinstance(stage, Marks):
+        texts, passes = stage.scored_texts or size.train, stage.scorer_epochs + stage.epochs
+        return [recipe.task], -(-texts // stage.batch_size) * passes, texts * passes * _cut(size.length, stage.max_length)
+    texts = stage.train_examples or max(1, round(size.train * stage.train_share))
+    return [recipe.task], -(-texts // stage.batch_size) * stage.epochs, texts * stage.epochs * _pieces(stage, size.length)
+
+
+def _sequence(read: Sequence[Size], longest: int) -> float:
+    """Mean pieces of the sequences that texts are cut into."""
+    budget = longest - 2
+    cuts = [(size.train, max(1, math.ceil(size.length / budget)), size.length) for size in read]
+    return sum(n * length for n, _, length in cuts) / sum(n * k for n, k, _ in cuts) + 2
+
+
+def _cut(length: float, longest: int) -> float:
+    return min(length, longest - 2) + 2
+
+
+def _pieces(stage: Finetune, length: float) -> float:
+    """Pieces of a text of mean length as the encoder sees it."""
+    if stage.fractions is None:
+        return _cut(length, stage.max_length)
+    fractions = min(stage.max_fractions, max(1, math.ceil(length / (stage.max_length - 2))))
+    return min(length, fractions * (stage.max_length - 2)) + 2 * fractions
+
+
+# Cost ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_Cell]) -> float:
+    """Of the runs of shared stages to their last step, less the tokens that these `have`, and of cells that differ in their last.
+
+    What a frozen encoder says of a text is computed once for all cells that start from the same weights.
+    """
+    total, said = 0.0, set()
+    for step in shared:
+        if not isinstance(step.stage, Finetune):
+            predicted = step.stage.mask_share if isinstance(step.stage, Pretrain) else 0.0
+            total += (step.tokens - have.get(step.run, 0.0)) * gpu_costs.flops_per_piece(
+                gpu_costs.measurable(step.encoder), predicted
+            )
+    for cell in cells:
+        last = cell.steps[-1]
+        stage, whole = last.stage, gpu_costs.flops_per_piece(gpu_costs.measurable(last.encoder))
+        assert isinstance(stage, Finetune)
+        forward, read = gpu_costs.blocks_used(stage, gpu_costs.measurable(last.encoder)) * whole / 3, _read(cell)
+        if not stage.fixed_encoder:
+            total += 3 * forward * last.tokens + forward * read
+            continue
+        total += gpu_costs.bilstm_flops(stage, gpu_costs.measurable(last.encoder)) * (last.tokens + read / 3)
+        texts = (last.encoder, last.parent_id, last.task, stage.layers, stage.max_length, stage.truncation, stage.head_tokens)
+        if texts not in said:
+            said.add(texts)
+            total += forward * (
+                last.tokens / stage.epochs + _pieces(stage, cell.size.length) * (cell.size.validation + cell.size.test)
+            )
+    return total
+
+
+def _read(cell: _Cell) -> float:
+    """Pieces that a cell reads without training: validation after every epoch or more often, the test split once."""
+    stage, size = cell.steps[-1].stage, cell.size
+    assert isinstance(stage, Finetune)
+    evaluations = stage.epochs * stage.evaluations_per_epoch
+    known = min(size.validation, size.train) if stage.evaluations_per_epoch > 1 else 0  # the error on training texts is read too
+    return ((size.validation + known) * evaluations + size.test) * _pieces(stage, size.length)

@@ -1,0 +1,214 @@
+"""An ablation from its first study to its tables: one run folder, gone on with at any moment by the same command."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from analysis.pages import ablation_page as tables
+from analysis.pages import output
+from analysis.results.read_ablation import FILE
+from analysis.text.numbers import time_text
+from analysis.text.places import shareable
+from analysis.text.write_whole import write_whole
+from study.ablations import ablation_file, gpu_costs, grid_plan_text
+from study.ablations.ablation_file import Ablation
+from study.ablations.grid import Grid
+from study.ablations.studies import Part
+from study.cluster.machine_faults import stops
+from study.cluster.ray_session import Shared, machine_for
+from study.planning.check import check
+from study.run import launch
+from study.run.lock import RunLock
+from trainables.settings.errors import ConfigError
+from trainables.store.store import Store
+
+STATISTICS = "statistics.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an ablation ended: whether there is a result, and what to print."""
+
+    has_result: bool
+    text: str
+
+
+def run(
+    grid: Grid,
+    folder: Path,
+    store: str | None = None,
+    address: str | None = None,
+    say: Callable[[str], None] = print,
+    accept_changed_inputs: bool = False,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Run what is left of an ablation's studies, one after the other, then write its tables.
+
+    Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse where another driver has the
+    folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials of a study alike.
+    """
+    _check_folder(grid, folder)
+    todo, changed = _left(grid, folder, accept_changed_inputs, retry_failed)
+    measure = grid.ablation.statistics and (changed or not (_is_as_before(grid, folder) and (folder / STATISTICS).exists()))
+    _check_all(todo, address)
+    measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
+    with RunLock(folder), stops():
+        began = time.monotonic()
+        if measure:
+            (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
+        write_whole(folder / FILE, shareable(grid.to_yaml()))
+        if measure:
+            write_whole(folder / STATISTICS, measured)
+        if todo:
+            say(f"{grid.name}: {grid_plan_text.estimate_text(grid, Store(store or Store.default().url), here=address is None)}")
+        with Shared() as shared:
+            for number, part in enumerate(todo, start=1):
+                settings, seeds = len(part.settings), part.study.final.seeds
+                cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
+                say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
+                ran = launch.run(part.study, folder / part.folder, store, address, shared, accept_changed_inputs, retry_failed)
+                if ran.failed:
+                    say(f"{part.folder}: {ran.failed}")
+        took = f" in {time_text(time.monotonic() - began)}" if todo else ""
+        said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
+        return _outcome(grid, folder, said)
+
+
+def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool) -> tuple[list[Part], bool]:
+    """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
+    faults: dict[str, None] = {}
+    todo, changed = [], False
+    for part in grid.parts:
+        try:
+            finished, found = launch.opened(part.study, folder / part.folder, accept, retry_failed)
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+            continue
+        todo += [part] * (not finished)
+        changed |= bool(found.changed)
+    if faults:
+        raise ConfigError(faults)
+    return todo, changed
+
+
+def _is_as_before(grid: Grid, folder: Path) -> bool:
+    path = folder / FILE
+    return path.exists() and path.read_text(encoding="utf-8") == shareable(grid.to_yaml())
+
+
+def _check_all(parts: list[Any], address: str | None) -> None:
+    """Read all data and find all encoders. Raises ConfigError with the faults of all studies."""
+    faults: dict[str, None] = {}
+    for part in parts:
+        try:
+            check(part.study, None if address else machine_for(part.study.resources))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise ConfigError(faults)
+
+
+def _check_folder(grid: Grid, folder: Path) -> None:
+    """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
+    path = folder / FILE
+    if not path.exists():
+        left = {"lock.json", "study.log", f"{FILE}.new"}  # by a start that came to nothing
+        if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= left):
+            raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
+        return
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError([f"{path}: {error}"]) from None
+    there = there if isinstance(there, dict) else {}
+    mine = f"{grid.ablation.name} at scale {grid.scale}"
+    theirs = f"{there.get('name')} at scale {there.get('scale')}"
+    if mine != theirs:
+        raise ConfigError([f"--out {folder}: holds {theirs}, not {mine}; give another folder"])
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------------------
+
+
+def statistics(ablation: Ablation) -> list[dict[str, Any]]:
+    """Table 1 of Sun et al. 2019, and the whole of what `study tasks --stats` measures, for every task of an ablation.
+
+    Raises ConfigError with every fault.
+    """
+    from study.survey import dataset_statistics as measure
+    from study.survey.tasks import plain_statistics
+
+    found, faults = [], []
+    for name, task in ablation.targets.items():
+        try:
+            made = measure.statistics(name, task.task(), measure.ruler(ablation.encoder_of(name)))
+        except ConfigError as error:
+            faults += [f"tasks.{fault}" for fault in error.faults]
+            continue
+        about: dict[str, Any] = {"published": task.published, "domain": task.task().domain}
+        about |= {"row": _row(made, task.task().domain), "published_row": _published_row(ablation, task.published)}
+        found.append(plain_statistics([made])[0] | about)
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return found
+
+
+def _published_row(ablation: Ablation, name: str | None) -> dict[str, str]:
+    source = ablation.source
+    table = gpu_costs.published(source.paper, source.table) if source is not None else {}
+    return {column: value for (row, column), value in table.items() if row == name}
+
+
+def _row(made: Any, domain: str | None) -> dict[str, Any]:
+    """The columns of the paper's table: lengths are those of the training texts."""
+    train, test = made.splits["train"], made.splits.get("test")
+    return {
+        "classes": made.classes,
+        "type": domain.capitalize() if domain else None,
+        "average_length": train.mean,
+        "max_length": train.maximum,
+        "exceeding_512_ratio": train.over_limit_percent,
+        "train_samples": train.examples,
+        "test_samples": test.examples if test is not None else None,
+    }
+
+
+# Tables --------------------------------------------------------------------------------------------------------------------------
+
+
+def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
+    """Tables from the records alone."""
+    tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
+    found = tables.read(folder)
+    try:
+        page = output.write(folder / "report", found.files, output.FORMATS)
+        text = (page.parent / "table.txt").read_text(encoding="utf-8")
+    except OSError as error:
+        return Outcome(tested, f"{said}\n\n{launch.unwritten(error, folder)}")
+    spent = "" if grid.ablation.statistics else f"{tables.cost_text(found.ledger)}\n"
+    return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
+
+
+# The shipped ones ----------------------------------------------------------------------------------------------------------------
+
+
+def listing() -> str:
+    """The shipped ablations, 80 columns wide."""
+    return "\n".join(line for name in ablation_file.shipped() for line in _about(ablation_file.load(name).ablation))
+
+
+def _about(made: Ablation) -> Iterator[str]:
+    where = f"{made.source.paper}, {made.source.table}" if made.source else "no published numbers"
+    what = f"{len(made.settings)} settings" if made.settings else "statistics"
+    scales = ", ".join(["paper", *(scale for scale in ablation_file.SCALES[1:] if scale in made.scales)])
+    text = f"{where}; {what} on {', '.join(made.targets)}; scales {scales}"
+    yield f"{made.name:<10} {made.title}"
+    yield from textwrap.wrap(text, 80, initial_indent=" " * 11, subsequent_indent=" " * 11)

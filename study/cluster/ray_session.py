@@ -1,0 +1,256 @@
+"""Ray for the length of one study: a cluster of this machine's own or an existing one, quiet, and gone without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.cluster import gpus, variables
+from study.cluster.machine import Machine, check_resources, this_machine
+from study.cluster.processes import MARK, Interrupts, kill_processes, processes
+from trainables.settings.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trainables.store.store import Store
+PREFIX = "ft-study-"
+"""Of the folders that hold local clusters."""
+BASES = ("/tmp", "/var/tmp", "/dev/shm")
+"""Where they lie: in the first that can be written. Paths of sockets must stay under 107 characters."""
+OBJECT_STORE_BYTES = 128 * 2**20
+"""Rows are small and weights go through the store; Ray's own default is 30 % of the memory."""
+
+
+def machine_for(resources: Any) -> Machine:
+    """This machine; where GPUs are asked for, with those alone that answer to torch."""
+    machine = this_machine()
+    if not resources.gpus:
+        return machine
+    names, why = gpus.answering()
+    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.given()))))
+
+
+@contextlib.contextmanager
+def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
+    """Ray, started here or joined at `address`, for the length of the block; yields what it has to share out.
+
+    Raises ConfigError where a trial asks for more than there is, or where no cluster answers.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(variables.settled(joined=address is not None))
+        if address is None:
+            machine = machine_for(resources)
+            check_resources(resources, machine)
+            stack.enter_context(_local_cluster(machine))
+        else:
+            _join(address)
+            import ray
+
+            stack.callback(ray.shutdown)
+            if resources.wait_minutes:
+                stack.enter_context(_asked_for(ray, resources))
+            machine = _cluster(ray)
+            hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
+            check_resources(resources, machine, f"the cluster at {address}{hint}")
+            if resources.gpus:
+                gpus.check_cluster(ray, resources)
+        yield machine
+
+
+@contextlib.contextmanager
+def _local_cluster(machine: Machine) -> Iterator[None]:
+    """A cluster of this process's own, with all that it writes in one short-lived folder: nothing goes to HOME or /tmp/ray."""
+    for base in BASES:
+        remove_stale(base)
+    if (place := writable_base()) is None:
+        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them, its sockets have short paths only"])
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
+    tempfile.gettempdir()  # settled for this process before TMPDIR changes
+    _authenticate()
+    with open(folder / "lock", "w") as lock, variables.changed(inside):
+        fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
+        try:
+            (folder / "t").mkdir()
+            import ray
+
+            ray.init(
+                address="local",
+                num_cpus=int(machine.cpus),
+                num_gpus=int(machine.gpus),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                runtime_env=_quoted_python() or None,
+                _temp_dir=str(folder / "r"),
+            )
+            yield
+        finally:
+            with contextlib.suppress(Exception):
+                import ray
+
+                _kill_autoscaler(str(folder))
+                ray.shutdown()
+            kill_processes(str(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def writable_base() -> str | None:
+    """The folder below which local clusters lie; None where there is none."""
+    return next((base for base in BASES if os.access(base, os.W_OK | os.X_OK)), None)
+
+
+def _quoted_python() -> dict[str, Any]:
+    """Ray starts workers with variables of their own, such as Train's, by a shell line in which it quotes all but the interpreter.
+
+    So one in a path with a space has to come quoted, or those workers never start. On a cluster it must lie there on every node.
+    """
+    quoted = shlex.quote(sys.executable)
+    return {"py_executable": quoted} if quoted != sys.executable else {}
+
+
+def _authenticate() -> None:
+    """Token authentication with a token in memory: without one Ray would write to HOME. Ray reads both when it is imported."""
+    if "ray" not in sys.modules:
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+def _join(address: str) -> None:
+    """Connect to an existing cluster. Raises ConfigError where none answers, at once: Ray itself would try for minutes."""
+    given = f"--address {address}"
+    if address == "auto" and (address := _auto()) != "auto":
+        given += f" ({address})"
+    host, _, port = address.rpartition(":")
+    if address != "auto":
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except (OSError, ValueError) as error:
+            hint = "give HOST:PORT of the head node, as `ray start --head` prints it, or auto on a node of the cluster"
+            raise ConfigError([f"{given}: no Ray cluster there: {error}; {hint}"]) from None
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables.QUIET | variables.RAY} | _quoted_python())
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError([f"{given}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+
+
+def _auto() -> str:
+    """The address that `auto` stands for, as Ray finds it: RAY_ADDRESS, else a cluster of this machine; `auto` for none."""
+    named = os.environ.get(variables.ADDRESS) or "auto"
+    if named != "auto":
+        return named
+    from ray._private.services import canonicalize_bootstrap_address
+
+    with contextlib.suppress(ConnectionError):
+        return str(canonicalize_bootstrap_address("auto") or "auto")
+    return "auto"
+
+
+@contextlib.contextmanager
+def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
+    """Ask an autoscaler for what `concurrent` trials take, and wait for it up to `wait_minutes`; afterwards it may shrink again."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    count = resources.workers * (resources.concurrent or 1)
+    until = time.monotonic() + 60 * resources.wait_minutes
+    request_resources(bundles=[bundle] * count)
+    try:
+        while time.monotonic() < until:
+            there = ray.cluster_resources()
+            if all(there.get(name, 0) >= amount * count for name, amount in bundle.items()):
+                break
+            time.sleep(2)
+        yield
+    finally:
+        with contextlib.suppress(Exception):
+            request_resources(bundles=[])
+
+
+def _cluster(ray: Any) -> Machine:
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Machine(tuple((has.get("CPU", 0), has.get("GPU", 0)) for has in alive))
+
+
+def check_seen(store: Store, paths: Iterable[str]) -> None:
+    """Raises ConfigError for the store, where it is a folder, and for each local path that a node of the joined cluster lacks."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def missing(wanted: list[str]) -> list[str]:
+        return [path for path in wanted if not os.path.exists(path)]
+
+    wanted, probe = {path: path for path in paths}, f"seen/{secrets.token_hex(8)}"
+    if "://" not in store.url:  # another node may have a folder of the same name, but not this file in it
+        store.files.write(probe, b"")
+        wanted[f"{store.url}/{probe}"] = f"the store {store.url}"
+    try:
+        faults = []
+        for node in (node for node in ray.nodes() if node["Alive"]):
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            lacks = ray.get(ray.remote(num_cpus=0)(missing).options(scheduling_strategy=there).remote(list(wanted)))
+            faults += [f"{wanted[path]}: node {node['NodeManagerAddress']} of the cluster does not see it" for path in lacks]
+    finally:
+        store.files.remove(probe)
+        store.files.prune("seen")
+    if faults:
+        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; --store is the store's"])
+
+
+def remove_stale(base: str) -> None:
+    """Remove the folders and processes of local clusters whose driver was killed: nobody holds the lock in them any more."""
+    for folder in Path(base).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), open(folder / "lock") as lock:
+            if os.fstat(lock.fileno()).st_uid != os.getuid():
+                continue
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kill_processes(str(folder))
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kill_autoscaler(session: str) -> None:
+    """End what would grow a local cluster: it has nothing to do there, and Ray would wait a second for it when it shuts down."""
+    for pid in processes(session):
+        with contextlib.suppress(OSError):
+            if b"/autoscaler/_private/monitor.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+
+class Shared:
+    """Signals and Ray for several studies of one process: Ray starts with the first that needs it and ends with the block."""
+
+    def __init__(self) -> None:
+        self.interrupts = Interrupts()
+        self._stack = contextlib.ExitStack()
+        self._machine: Machine | None = None
+
+    def __enter__(self) -> Shared:
+        self._stack.enter_context(self.interrupts)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    @contextlib.contextmanager
+    def session(self, resources: Any, address: str | None) -> Iterator[Machine]:
+        """As `ray_session`, but Ray goes on after the block. Raises ConfigError where a trial asks for more than there is."""
+        if self._machine is None:
+            self._machine = self._stack.enter_context(ray_session(resources, address))
+        else:
+            where = f"the cluster at {address}" if address else "this machine"
+            check_resources(resources, self._machine, where)
+        yield self._machine

@@ -1,0 +1,185 @@
+"""Work done by the workers of a TorchTrainer, as a generator: a row is computed when it is asked for.
+
+Before each evaluation the workers ask the switchboard for leave. So closing the generator lets the training function end by itself
+and Train frees its resources; nothing has to be killed, which is what leaks placement groups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from study.cluster.work import Ended, Layout, Row, Rows, Work, ended, here
+
+STOP_TIMEOUT_S = 30.0
+"""How long a closed Train run may take to end before its actors are killed with their owner."""
+
+
+@dataclass
+class _Run:
+    granted: int = 0
+    closed: bool = False
+    rows: deque[Any] = field(default_factory=deque)
+    placement_group: str | None = None
+
+
+class Switchboard:
+    """Between the caller of `under_train` and its workers: leave to go on one way, rows the other. One actor for a study.
+
+    It also remembers the placement group of every run: it outlives a killed trial, whose resources it can then give back.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[str, _Run] = {}
+        self._changed = asyncio.Condition()
+
+    async def open(self, run: str) -> None:
+        """Begin a run; what a killed run of that name held is given back."""
+        await self.close(run)
+        self.free(run)
+        self._runs[run] = _Run()
+
+    async def close(self, run: str) -> None:
+        """No more rows are asked for: waiting workers leave."""
+        async with self._changed:
+            if run in self._runs:
+                self._runs[run].closed = True
+            self._changed.notify_all()
+
+    def free(self, run: str) -> None:
+        """Forget a run and remove the placement group of one that did not end by itself."""
+        old = self._runs.pop(run, None)
+        if old is not None and old.placement_group is not None:
+            _remove_placement_group(old.placement_group)
+
+    def sweep(self, running: Sequence[str]) -> None:
+        """Free what runs of other names hold: a process that was killed between two trials could not do so itself."""
+        for run in set(self._runs) - set(running):
+            self.free(run)
+
+    async def holds(self, run: str, placement_group: str) -> None:
+        """A worker says which placement group the run has."""
+        if run in self._runs:
+            self._runs[run].placement_group = placement_group
+
+    async def done(self, run: str) -> None:
+        """The run ended by itself and gave everything back."""
+        if run in self._runs:
+            self._runs[run].placement_group = None
+            await self.put(run, None)
+
+    async def next(self, run: str) -> Any:
+        """Grant one more evaluation and wait for what comes of it: a row, an `Ended`, or None at the end."""
+        mine = self._runs[run]
+        async with self._changed:
+            mine.granted += 1
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: bool(mine.rows))
+            return mine.rows.popleft()
+
+    async def may_go_on(self, run: str, computed: int) -> bool:
+        """Wait until the caller asks for evaluation number `computed`; False when it never will. The same answer to every rank."""
+        mine = self._runs.get(run, _Run(closed=True))
+        async with self._changed:
+            await self._changed.wait_for(lambda: mine.closed or mine.granted > computed)
+        return mine.granted > computed
+
+    async def put(self, run: str, item: Any) -> None:
+        """A row, or how the run ended."""
+        async with self._changed:
+            if run in self._runs:
+                self._runs[run].rows.append(item)
+            self._changed.notify_all()
+
+
+def _remove_placement_group(name: str) -> None:
+    from ray._raylet import PlacementGroupID
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    with contextlib.suppress(Exception):
+        remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(name)))
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """The training function of every rank: iterate together, evaluation by evaluation, as long as the caller asks."""
+    import ray.train
+
+    work, board = settings["work"], settings["board"]
+    if ray.train.get_context().get_world_rank() == 0:
+        group = ray.util.get_current_placement_group()
+        ray.get(board.holds.remote(work.name, group.id.hex()))
+    rows, computed = here(work), 0
+    try:
+        with contextlib.closing(rows):
+            while ray.get(board.may_go_on.remote(work.name, computed)):
+                row = next(rows, None)
+                if row is None:
+                    return
+                ray.train.report(row)
+                computed += 1
+    except Exception as error:
+        ray.get(board.put.remote(work.name, ended(error)))
+        raise
+
+
+def _forward(board: Any, run: str) -> Any:
+    """Callback of Train's controller that passes rank 0's rows on."""
+    import ray.train
+
+    class Forward(ray.train.UserCallback):  # type: ignore[misc]
+        def after_report(self, run_context: Any, metrics: list[Row], checkpoint: Any) -> None:
+            ray.get(board.put.remote(run, metrics[0]))
+
+    return Forward()
+
+
+def under_train(work: Work, layout: Layout, board: Any) -> Rows:
+    """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"work": work, "board": board},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=layout.workers,
+            use_gpu=layout.gpus > 0,
+            resources_per_worker={"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=work.name,
+            storage_path=layout.storage,
+            callbacks=[_forward(board, work.name)],
+            # Workers are begun again by `persistent`, from the store; a controller that cannot start them gives up.
+            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=1),
+        ),
+    )
+    fault: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            fault.append(error)
+        with contextlib.suppress(Exception):
+            ray.get(board.done.remote(work.name))
+
+    ray.get(board.open.remote(work.name))
+    thread = threading.Thread(target=fit, daemon=True, name=f"train {work.name}")  # not the main one: Train would take SIGINT there
+    thread.start()
+    try:
+        while (item := ray.get(board.next.remote(work.name))) is not None:
+            if isinstance(item, Ended):
+                raise item
+            yield item
+        if fault:
+            raise ended(fault[0])
+    finally:
+        ray.get(board.close.remote(work.name))
+        thread.join(STOP_TIMEOUT_S)
+        ray.get(board.free.remote(work.name))

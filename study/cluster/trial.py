@@ -1,0 +1,142 @@
+"""A trial: rows of one recipe, run in a warm Tune actor or by the workers of a TorchTrainer, again where a process died.
+
+Both ways look the same to the caller: a row is computed when it is asked for, and stopping early is closing the generator.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import count
+from typing import Any
+
+from ray.tune import Trainable
+
+from study.cluster.machine_faults import poisons
+from study.cluster.switchboard import under_train
+from study.cluster.work import Ended, Layout, Rows, Work, ended, here, tested
+from study.definition.models import Study
+from trainables.settings.errors import ConfigError
+from trainables.settings.execution import Execution
+from trainables.settings.stages import Finetune
+
+FIRST_PAUSE_S = 1.0
+"""Until work is begun again after a failure of the machine; then twice as long each time."""
+
+
+def start(work: Work, layout: Layout, board: Any) -> Rows:
+    """Rows of the work, computed where the layout says; what is only to be loaded needs no workers."""
+    return under_train(work, layout, board) if layout.under_train and not is_done(work) else here(work)
+
+
+def is_done(work: Work) -> bool:
+    """Whether every stage that leads to the end of the work is in the store."""
+    from trainables.stages.identity import nodes
+    from trainables.store.store import Store
+
+    store = Store(work.store)
+    return work.last is None and all(store.get(node.stage_id) is not None for node in nodes(work.recipe))
+
+
+def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0) -> Rows:
+    """Rows of what `begin` starts, begun again after a failure up to `retries` times. Rows that came before a failure come once.
+
+    After a failure of the machine that may pass it is begun again until `patience_s` were waited in vain, each time twice as long.
+    Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
+    """
+    seen: set[tuple[Any, ...]] = set()
+    failures, waited = 0, 0.0
+    for attempt in count():
+        try:
+            with contextlib.closing(begin()) as rows:
+                for row in rows:
+                    key = tuple(row.get(name) for name in ("stage_id", "split", "step"))
+                    if key not in seen:
+                        seen.add(key)
+                        waited = 0.0
+                        yield row | {"attempt": attempt}
+            return
+        except Exception as error:
+            end = ended(error)
+            if end.status == "halted":
+                pause = min(max(waited, FIRST_PAUSE_S), patience_s - waited) if end.passing else 0.0
+                if pause <= 0:
+                    raise end from error
+                time.sleep(pause)
+                waited += pause
+                continue
+            if end.status == "diverged" or isinstance(error, ConfigError) or failures == retries:
+                raise end from error
+            failures += 1
+
+
+class TrialActor(Trainable):  # type: ignore[misc]
+    """A trial after another in one warm process; libraries, token caches and the base encoder stay in memory.
+
+    The configuration holds `trial` (its name), `params` and `seed`; with `read_test` the finished trial is scored on the test split
+    instead of trained. A step is one validation of the last stage. It never raises: a trial that ends early says so in its last
+    result, as `status` and `reason`.
+    """
+
+    def setup(
+        self, config: dict[str, Any], study: Study, store: str, layout: Layout, execution: Execution, board: Any = None
+    ) -> None:
+        """Begin a trial."""
+        self._study, self._store, self._layout, self._execution, self._board = study, store, layout, execution, board
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin the next trial in the same process, unless that can compute nothing any more: then Tune gives it another one."""
+        if self._poisoned:
+            os._exit(1)
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._recipe = self._study.recipe_for(config["params"], config["seed"])
+        work = Work(config["trial"], self._recipe, self._store, self._execution)
+        begin = partial(tested, work, self._layout) if config.get("read_test") else partial(start, work, self._layout, self._board)
+        self._poisoned = False
+        self._rows = persistent(begin, self._layout.retries, self._layout.patience_s)
+
+    def step(self) -> dict[str, Any]:
+        """Compute up to the next validation of the last stage, or to the end."""
+        last, rows = self._recipe.stages[-1], []
+        assert isinstance(last, Finetune)
+        result: dict[str, Any] = {"status": "running", "done": False}
+        try:
+            for row in self._rows:
+                rows.append(row)
+                if row.get("stage_name") == last.name and row.get("split") == "validation":
+                    result |= {"epoch": row["epoch"], "objective_percent": self._study.metric.loss(row)}
+                    if row["epoch"] < last.epochs:
+                        break
+            else:
+                result |= {"status": "complete", "done": True}
+        except Ended as end:
+            about = {name: getattr(end, name) for name in ("status", "reason", "details", "where", "advice")}
+            result |= about | {"done": True}
+            self._poisoned = not self._layout.under_train and poisons(end.details)
+        return result | {"rows": rows}
+
+    def cleanup(self) -> None:
+        """Stop: whatever is not asked for any more is not computed."""
+        with contextlib.suppress(Exception):
+            self._rows.close()
+
+
+def resources(layout: Layout) -> Any:
+    """What a trial's own actor takes.
+
+    Under Ray Train its workers take the CPUs, and it asks for one byte of memory: a hundredth of a CPU would already keep the last
+    worker from starting where the workers fill the machine.
+    """
+    from ray.tune import PlacementGroupFactory
+
+    if layout.under_train:
+        return PlacementGroupFactory([{"memory": 1}])
+    return PlacementGroupFactory([{"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})])

@@ -1,0 +1,139 @@
+"""A piece of work that Ray can send, and the functions in which the study meets the training loop."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.cluster.machine_faults import fault_of, said
+from trainables.encoder.process_memory import lasting
+from trainables.settings.execution import Execution
+from trainables.settings.recipe import Recipe
+
+Row = dict[str, Any]
+Rows = Generator[Row, None, None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Ray can send it."""
+
+    name: str
+    recipe: Recipe
+    store: str
+    execution: Execution
+    last: str | None = None
+    milestones: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a piece of work is spread: several workers, or one under Ray Train, or one right here."""
+
+    workers: int
+    cpus: float
+    gpus: float
+    under_train: bool
+    storage: str
+    """Folder or URL that all nodes see, for what Ray Train wants to keep."""
+    retries: int = 1
+    """How often work that failed is begun again, each time from its last saved state."""
+    patience_s: float = 0.0
+    """How long work is begun again and again after a failure of the machine that may pass."""
+
+
+class Ended(Exception):
+    """The work ended without finishing: status diverged, failed, or halted by a failure of the machine; the reason in one line.
+
+    `details` is the traceback, `where` the line of code, `advice` what to do about the machine; `passing`: it may be well soon.
+    """
+
+    def __init__(
+        self, status: str, reason: str, details: str = "", where: str = "", advice: str = "", passing: bool = False
+    ) -> None:
+        super().__init__(status, reason, details, where, advice, passing)
+        self.status, self.reason, self.details = status, reason, details
+        self.where, self.advice, self.passing = where, advice, passing
+
+
+def ended(error: BaseException) -> Ended:
+    """Any exception of the training loop as what the records keep of it."""
+    if isinstance(error, Ended):
+        return error
+    stages = [note for note in getattr(error, "__notes__", ()) if note.startswith("stage ")]
+    reason = said(error) + "".join(f" ({stage})" for stage in stages[:1])
+    details, where = "".join(traceback.format_exception(error)), _where(error)
+    if type(error).__name__ == "Diverged":
+        return Ended("diverged", reason, details, where)
+    if fault := fault_of(error):
+        return Ended("halted", reason, details, where, fault.advice, fault.passing)
+    return Ended("failed", reason, details, where)
+
+
+def _where(error: BaseException) -> str:
+    """The innermost line of our own code that an error came through: `trainables/training/loop.py, line 120`."""
+    root = Path(__file__).parents[2]
+    ours = [root / package for package in ("trainables", "study", "analysis")]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if any(package in Path(frame.filename).parents for package in ours)
+    ]
+    return f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else ""
+
+
+def here(work: Work) -> Rows:
+    """Rows of the work, computed in this process."""
+    from trainables.store.store import Store
+
+    with lasting():
+        from trainables.stages import run_recipe
+
+    yield from run_recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
+
+
+def best_precision(execution: Execution) -> str:
+    """float32 or bfloat16: what a worker of this study does best."""
+    from trainables.training import precision
+
+    return str(precision.resolve("auto", execution.device))
+
+
+def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
+    """The baseline on the recipe's target task, chosen by that task's metric, from as many texts as the recipe's fine-tuning has.
+
+    From all where it is `searched` how many these are.
+    """
+    from analysis.records.metric import METRICS
+    from trainables.scores.bag_of_words import bag_of_words
+    from trainables.settings.stages import Finetune
+    from trainables.stages.inputs import target_of, train_split
+
+    data, stage = target_of(recipe), recipe.stages[-1]
+    assert isinstance(stage, Finetune)
+    few = stage.train_share < 1 or stage.train_examples is not None
+    train = train_split(data, stage, recipe.seed) if few and not searched else None
+    return dict(bag_of_words(data, METRICS[recipe.tasks[recipe.task].measured_by].loss, train))
+
+
+def read_test(work: Work) -> Row:
+    """Scores of a finished recipe on the test split."""
+    from trainables.stages.run_recipe import evaluate_test
+    from trainables.store.store import Store
+
+    return evaluate_test(work.recipe, Store(work.store), work.execution)
+
+
+def tested(work: Work, layout: Layout) -> Rows:
+    """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
+    if not layout.under_train:
+        yield read_test(work)
+        return
+    import ray
+
+    # By default a task would be held to this actor's placement group, which has no CPU.
+    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, scheduling_strategy="DEFAULT")(read_test)
+    yield ray.get(task.remote(work))

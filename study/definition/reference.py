@@ -1,0 +1,147 @@
+"""The reference of the study file, written from the models that validate it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from study.definition.models import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
+from study.definition.space import Dimension
+from trainables.settings.base import Model
+from trainables.settings.encoder import Encoder
+from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.task import Task
+
+HEAD = """# Study file
+
+Written by `make docs` from the models in `study/definition/` and `trainables/settings/`.
+
+A study file is YAML: plain data, without tags, anchors and doubled keys. It is validated whole before any work, and every fault is
+reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`,
+`--set recipe.finetune.epochs=2` (a stage by its name), `--set 'space.finetune.xi={uniform: [0.9, 1]}'` (`null` takes the dimension
+out of the space).
+Relative paths are relative to the file.
+
+What stands for text is taken as it is written, without quotes too: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
+stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
+
+Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
+as well; dates, booleans and +1 stay the text that they are. Several labels in one cell are read where all cells have one form, and
+refused where that is in doubt. `study tasks --stats FILE` shows how a file is read.
+"""
+
+SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
+    ("The study", Study, ""),
+    (
+        "tasks",
+        Task,
+        (
+            "`tasks: {my_reviews: {train: reviews.csv, test: test.csv}}`. A name from the table of known tasks may stand alone:"
+            " `tasks: {imdb: known}` or `tasks: [imdb, yelp_polarity]`."
+        ),
+    ),
+    ("encoder", Encoder, "`encoder: {hub: google-bert/bert-base-uncased}`"),
+    (
+        "recipe: pretrain",
+        Pretrain,
+        (
+            "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
+            " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
+        ),
+    ),
+    (
+        "recipe: multitask",
+        Multitask,
+        (
+            "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
+            " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
+            " the same settings share it."
+        ),
+    ),
+    (
+        "recipe: marks",
+        Marks,
+        (
+            "`recipe: [{marks: {}}, {pretrain: {masking: selective, corpus: [reviews.txt], max_length: 256, learning_rate: 2e-5,"
+            " warmup: 0.2}}, {finetune: {}}]`, as in the paper; `space: {pretrain.masking: {choice: [random, matched, selective]}}`"
+            " compares it with its controls. `study marks RUN` shows the words."
+        ),
+    ),
+    ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
+    (
+        "space",
+        Dimension,
+        (
+            "`space: {finetune.learning_rate: {log_uniform: [1e-5, 1e-4]}, finetune.head_tokens: {int: [16, 256], when:"
+            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination that the space can give"
+            " must be valid."
+        ),
+    ),
+    ("search", SearchSettings, ""),
+    ("search.early_stopping", EarlyStopping, "`early_stopping: none` or `early_stopping: asha` stand for `{kind: ...}`."),
+    ("budget", Budget, ""),
+    ("final", Final, ""),
+    ("resources", Resources, ""),
+)
+
+TAIL = """## What may change when a run goes on
+
+`name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
+folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no
+difference.
+"""
+
+
+def document() -> str:
+    """Markdown reference of every field: its meaning with unit, what is allowed, the default."""
+    return "\n".join([HEAD, *(_section(*section) for section in SECTIONS), TAIL])
+
+
+def _section(title: str, model: type[Model], text: str) -> str:
+    schema = model.model_json_schema()
+    required = schema.get("required", ())
+    lines = [f"## {title}", "", " ".join((model.__doc__ or "").split()), *(["", text] if text else [])]
+    lines += ["", "| field | meaning | allowed | default |", "|---|---|---|---|"]
+    for name, field in schema["properties"].items():
+        if name != "kind" or "enum" in field:  # the kind of a stage is its key in the file
+            default = "required" if name in required else _default(field, model, name)
+            meaning = " ".join((model.model_fields[name].description or "").split()).replace("|", "\\|")
+            lines.append(f"| `{name}` | {meaning} | {_allowed(field)} | {default} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
+    value = field.get("default", model.model_fields[name].get_default(call_default_factory=True))
+    if name == "recipe":
+        return "`[{finetune: {}}]`"
+    if isinstance(value, Model) or (isinstance(value, dict) and value):
+        return "see below"
+    text = value if isinstance(value, str) else json.dumps(value)
+    return "none" if value is None or value == {} else f"`{text}`".replace("|", "\\|")
+
+
+def _allowed(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_allowed(each) for each in field["anyOf"] if each.get("type") != "null"))
+    if "enum" in field or "const" in field:
+        return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
+    if "prefixItems" in field:
+        return f"[{', '.join(_allowed(each) for each in field['prefixItems'])}]"
+    match field.get("type"):
+        case "array":
+            return f"list of {_allowed(field['items'])}".replace("whole number", "whole numbers")
+        case "object":
+            return "mapping"
+        case "integer" | "number" as kind:
+            return {"integer": "whole number", "number": "number"}[kind] + _bounds(field)
+        case "string":
+            return "text"
+        case "boolean":
+            return "`true`, `false`"
+    return "settings, see below" if "oneOf" in field or "$ref" in field else "any"
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    given = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
+    return ",".join(f" {sign} {bound:g}" for sign, bound in given)

@@ -1,0 +1,222 @@
+"""What is wrong with a search space, or with a point in it: every fault, each a line with its place in the study file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Annotated, Any
+
+from pydantic import create_model
+
+from study.definition.space import (
+    NOT_SEARCHED,
+    Dimension,
+    Params,
+    Space,
+    complete,
+    fixed_values,
+    is_active,
+    listed,
+    ordered,
+    same,
+    shown,
+    with_params,
+)
+from trainables.settings.base import Model
+from trainables.settings.errors import ConfigError, closest, near
+from trainables.settings.validate import validate
+
+_CUT = ("max_length", "truncation", "head_tokens")
+_CORRUPTED = ("objective", "whole_word", "masking")
+_READ = ("steps", "schedule_steps", "epochs", "select", "corpus")
+_TRAINED = ("freeze", "unfreeze_layers", "reinit_layers", "lora_rank")
+_VECTOR = ("pooling", "layers", "combine")
+_SIZE = ("train_share", "train_examples")
+COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, *_VECTOR, *_TRAINED, *_SIZE)}
+"""Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
+
+
+def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> list[str]:
+    """Every fault of a space against the stages {name: fixed settings} whose fields it varies.
+
+    Without `combine` values that do not go together are none: only given points of the space are tried.
+    """
+    found = [line for path, dimension in space.items() for line in path_faults(path, dimension, stages)]
+    if found:
+        return found
+    found = [line for path in space for line in _condition_faults(path, space, stages)]
+    if not found:
+        try:
+            ordered(space)
+        except ConfigError as error:
+            found += error.faults
+    return found or (_combination_faults(space, stages) if combine else [])
+
+
+def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
+    """What is wrong with a path, near miss named; None if it is a field of a stage."""
+    if path in fixed_values(stages):
+        return None
+    name, _, field = path.partition(".")
+    fields = {stage: [f for f in type(model).model_fields if f not in NOT_SEARCHED] for stage, model in stages.items()}
+    if name in stages:
+        return f"stage {name!r} has no field {field!r}{near(field, fields[name])}"
+    stage = closest(name, stages) or next((each for each in stages if name in fields[each]), None)
+    close = closest(field or name, fields[stage]) if stage else None
+    hint = f"; did you mean '{stage}.{close}'?" if close else near(name, stages)
+    return f"a path is <stage name>.<field>, and no stage of the recipe is called {name!r}{hint}"
+
+
+def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Model]) -> list[str]:
+    """What is wrong with a dimension by itself: its path, the values that its field refuses."""
+    if fault := path_fault(path, stages):
+        return [f"space.{path}: {fault}"]
+    name, _, field = path.partition(".")
+    values = list(dimension.corners())
+    if dimension.bounds and dimension.int is None:  # a value inside shows that the field takes fractions at all
+        lower, upper = dimension.bounds
+        inside = lower + (upper - lower) * 0.3819660112501051
+        if value_faults(stages[name], field, inside, "") and not value_faults(stages[name], field, math.ceil(inside), ""):
+            return [f"space.{path}: takes whole numbers only; use int: [{lower:g}, {upper:g}]"]
+    return list(dict.fromkeys(line for value in values for line in value_faults(stages[name], field, value, f"space.{name}")))
+
+
+def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
+    """What is wrong with one value for one field of a stage."""
+    try:
+        validate(_only(type(stage), field), {field: value}, place)
+    except ConfigError as error:
+        return list(error.faults)
+    return []
+
+
+@lru_cache(maxsize=256)
+def _only(stage: type[Model], field: str) -> type[Model]:
+    """A model of one field of a stage, without the stage's checks between fields."""
+    info = stage.model_fields[field]
+    annotation: Any = info.annotation
+    for constraint in info.metadata:
+        annotation = Annotated[annotation, constraint]
+    return create_model(field, __base__=Model, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
+
+
+def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> Iterator[str]:
+    fixed = fixed_values(stages)
+    for parent, when in space[path].when.items():
+        place = f"space.{path}.when.{parent}"
+        if parent == path:
+            yield f"{place}: a dimension cannot depend on itself"
+        elif fault := path_fault(parent, stages):
+            yield f"{place}: {fault}"
+        elif parent in space and space[parent].values is None:
+            yield f"{place}: is a range; a condition needs a choice or int dimension, or a fixed field"
+        elif parent in space:
+            for value in listed(when):
+                if not space[parent].holds(value):
+                    close = closest(value, [each for each in space[parent].choice or () if isinstance(each, str)])
+                    hint = f"; did you mean {close!r}?" if close else ""
+                    yield f"{place}: {shown(value)} never occurs: the dimension gives {space[parent].allowed()}{hint}"
+        elif not any(same(fixed[parent], value) for value in listed(when)):
+            yield f"{place}: never holds: {parent} is fixed at {shown(fixed[parent])}"
+
+
+def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
+    """Stages that the space can give although their own checks between fields refuse them.
+
+    Those checks are monotonic in each number, so the corners of the space show all.
+    """
+    lines: dict[str, list[str]] = {}
+    for name, stage in stages.items():
+        paths = [f"{name}.{field}" for field in COUPLED.get(getattr(stage, "kind", ""), ())]
+        for params in combinations(space, fixed_values(stages), paths):
+            try:
+                validate(_checked(type(stage)), with_params(name, stage, params))
+            except ConfigError as error:
+                given = ", ".join(f"{path} {shown(value)}" for path, value in params.items())
+                lines.setdefault(f"recipe.{name}" if not params else "space", []).append(
+                    (f"{given}: " if given else "") + "; ".join(error.faults)
+                )
+    return [
+        f"{place}: {line}" + (f" (and {len(found) - 3} more combinations)" if index == 2 and len(found) > 3 else "")
+        for place, found in lines.items()
+        for index, line in enumerate(found[:3])
+    ]
+
+
+def _checked(stage: type[Model]) -> type[Model]:
+    """The stage's own model with its checks between fields, where `stage` is the variant that leaves them out."""
+    return getattr(stage, "checked", stage)
+
+
+def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
+    """Combinations of the extreme values of `paths` and of what they depend on."""
+    relevant: list[str] = []
+    todo = [path for path in paths if path in space]
+    while todo:
+        path = todo.pop()
+        if path not in relevant:
+            relevant.append(path)
+            todo += [parent for parent in space[path].when if parent in space]
+    order = [path for path in ordered(space) if path in relevant]
+    compared = {
+        path: [v for d in space.values() for v in listed(d.when.get(path, ()))] for path in order if space[path].choice is None
+    }
+    options = [list(dict.fromkeys((*space[path].corners(), *compared.get(path, ())))) for path in order]
+    seen = set()
+    for values in itertools.product(*options):
+        params: Params = {}
+        for path, value in zip(order, values, strict=True):
+            if is_active(space[path], {**fixed, **params}):
+                params[path] = value
+        if (key := json.dumps(params)) not in seen:
+            seen.add(key)
+            yield params
+
+
+def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: str) -> list[str]:
+    """Every fault of a given point: unknown paths, values outside, inactive dimensions, missing values."""
+    found = []
+    for path, value in point.items():
+        if path not in space:
+            hint = "it is fixed in the recipe" if path in fixed else near(path, space).removeprefix("; ")
+            found.append(f"{place}.{path}: is no dimension of the space; {hint}")
+        elif not space[path].holds(tuple(value) if isinstance(value, list) else value):
+            found.append(f"{place}.{path}: {shown(value)} is outside the space: {space[path].allowed()}")
+    if found:
+        return found
+    whole = complete(point, space, fixed)
+    for path in point:
+        if path not in whole:
+            conditions = ", ".join(f"{parent} is {_listed_text(when)}" for parent, when in space[path].when.items())
+            found.append(f"{place}.{path}: applies only when {conditions}; leave it out of this point")
+    for path, value in whole.items():
+        if path not in point and not space[path].holds(value):
+            found.append(
+                f"{place}: {path} is missing, and its fixed value {shown(value)} is outside the space: {space[path].allowed()}"
+            )
+    return found
+
+
+def given_faults(points: Iterable[Params], stages: Mapping[str, Model], place: str) -> Iterator[str]:
+    """Every fault of points that stand for themselves: unknown paths, values that the field refuses, or that do not go together."""
+    for index, point in enumerate(points):
+        found = []
+        for path, value in point.items():
+            name, _, field = path.partition(".")
+            if fault := path_fault(path, stages):
+                found.append(f"{place}.{index}.{path}: {fault}")
+            else:
+                found += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
+        for name, stage in stages.items() if not found else ():
+            try:
+                validate(_checked(type(stage)), with_params(name, stage, point))
+            except ConfigError as error:
+                found.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
+        yield from found
+
+
+def _listed_text(when: Any) -> str:
+    return " or ".join(map(shown, listed(when)))

@@ -1,0 +1,274 @@
+"""A study against its data, its encoder and the machine: every fault at once, before any work. Imports torch where it has to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from study.cluster.machine import Machine, check_resources
+from study.definition.models import Study
+from study.definition.space import extremes
+from study.definition.space_faults import combinations
+from study.planning.estimate import encoder_settings, layers_of
+from study.search.search import repeats
+from trainables.encoder.process_memory import lasting
+from trainables.settings import corpus_names
+from trainables.settings.base import Model
+from trainables.settings.errors import ConfigError
+from trainables.settings.stage_rules import pair_faults
+from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer", "mpnet")
+"""Families whose positions start after the padding piece's number, so that a few cannot be used."""
+
+
+def check(study: Study, machine: Machine | None = None) -> list[str]:
+    """Read all data, find the encoder and compare the resources with the machine; returns notices.
+
+    Without `machine` resources are not compared: a cluster's are known once it is joined. Raises ConfigError with every fault.
+    """
+    from trainables.data.corpus import load_corpus
+    from trainables.data.splits import load_task
+    from trainables.data.task_mixture import load_members
+    from trainables.encoder import checkpoint
+
+    faults: list[str] = []
+    notices: list[str] = []
+
+    def gather(action: Callable[[], Iterable[str]]) -> None:
+        try:
+            notices.extend(action())
+        except ConfigError as error:
+            faults.extend(error.faults)
+
+    for name, task in study.used_tasks.items():
+        gather(partial(lambda name, task: load_task(name, task, needs_test=name == study.task).notices, name, task))
+    gather(partial(_no_notices, checkpoint.digest, study.encoder))
+    gather(partial(encoder_notices, study))
+    if study.baseline and not faults:
+        gather(partial(_baseline_notices, study))
+    if not faults:  # corpora are made of the tasks' texts
+        for entries in corpus_choices(study):
+            names, files = corpus_names.members(entries, study.task, study.tasks)
+            gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
+        for _, stage in _pretraining(study):
+            gather(partial(_selection_notices, study, stage))
+        for place, stage in _paired_stages(study):
+            gather(partial(_pair_notices, study, place, stage))
+        for names in _member_choices(study):
+            gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
+        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
+    faults += _pair_faults(study)
+    notices += filter(None, [repeats(study)])
+    if machine is not None:
+        gather(partial(_no_notices, check_resources, study.resources, machine))
+    if faults:
+        raise ConfigError(dict.fromkeys(faults))
+    return list(dict.fromkeys(notices))
+
+
+def encoder_notices(study: Study) -> list[str]:
+    """What is to be known of the encoder, its tokenizer, and how that reads the target task's training texts.
+
+    Raises ConfigError with every fault of theirs.
+    """
+    with lasting():  # torch and transformers
+        from trainables.encoder.check import check_encoder
+        from trainables.encoder.load import check_config
+
+    masks = any(True for _ in _pretraining(study)) or any(isinstance(stage, Marks) for stage in study.recipe)
+    notices: list[str] = []
+    faults: list[str] = []
+    files = partial(check_encoder, study.encoder, training_texts(study), masks, pools(study))
+    for action in (files, partial(_no_notices, check_config, study.encoder.config)):
+        try:
+            notices += action()
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return notices
+
+
+def pools(study: Study) -> bool:
+    """Whether some trial reads texts through the encoder's pooler."""
+    stages = [stage for stage in study.recipe if isinstance(stage, Finetune | Multitask)]
+    pooled = any("pooled" in extremes(f"{stage.name}.pooling", study.space, study.fixed) for stage in stages)
+    return pooled or any(True for _ in _paired_stages(study))
+
+
+def training_texts(study: Study) -> tuple[str, ...]:
+    """The target task's training texts; none where they cannot be read, which is another fault."""
+    from trainables.data.splits import load_task
+
+    try:
+        return tuple(load_task(study.task, study.tasks[study.task], needs_test=False).train.texts)
+    except ConfigError:
+        return ()
+
+
+def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str, ...]:
+    action(*arguments)
+    return ()
+
+
+def _baseline_notices(study: Study) -> Iterator[str]:
+    """What the bag of words looks at, where that is not words."""
+    from trainables.data.scripts import CHARACTERS
+    from trainables.data.splits import load_task
+    from trainables.scores.bag_of_words import words_taken
+
+    taken = words_taken(load_task(study.task, study.tasks[study.task]).train.texts)
+    if taken == "characters":
+        why = "most letters are of scripts that put no space between words"
+        yield f"tasks.{study.task}: {why}: the bag of words looks at {CHARACTERS[0]} to {CHARACTERS[1]} characters in a row"
+    elif taken == "signs":
+        yield f"tasks.{study.task}: no training text holds a word: the bag of words looks at single signs and pairs of them"
+
+
+def corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
+    """The corpora that further pre-training can read in this study."""
+    for _, stage in _pretraining(study):
+        for names in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+            yield tuple(names)
+
+
+def _pretraining(study: Study) -> Iterator[tuple[int, Pretrain]]:
+    """(place in the recipe, stage) of further pre-training that some trial does."""
+    for index, stage in enumerate(study.recipe):
+        if isinstance(stage, Pretrain):
+            lengths = [extremes(f"{stage.name}.{field}", study.space, study.fixed) for field in ("steps", "epochs")]
+            if any(map(any, lengths)):
+                yield index, stage
+
+
+def _selection_notices(study: Study, stage: Pretrain) -> Iterator[str]:
+    """What is to be known of what a stage can select from. Raises ConfigError where that is nothing."""
+    from trainables.data.corpus import load_corpus
+    from trainables.data.splits import load_task
+    from trainables.stages.selection import pool
+
+    target = load_task(study.task, study.tasks[study.task])
+    paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours", "embeddings")]
+    for params in combinations(study.space, study.fixed, paths):
+        select, corpus, neighbours, embeddings = ({**study.fixed, **params}[path] for path in paths)
+        if select != "all":
+            names, files = corpus_names.members(corpus, study.task, study.tasks)
+            found = pool(load_corpus(names, study.used_tasks, files), target, study.task in names)
+            yield from found.notices(neighbours, embeddings)
+
+
+def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
+    """(place of the objective, stage) of further pre-training that can come with next-sentence prediction."""
+    for index, stage in _pretraining(study):
+        path = f"{stage.name}.objective"
+        if "mlm+nsp" in extremes(path, study.space, study.fixed):
+            yield f"space.{path}" if path in study.space else f"recipe.{index}.pretrain.objective", stage
+
+
+def _pair_notices(study: Study, place: str, stage: Pretrain) -> Iterator[str]:
+    """What is to be known of pairs in the stage's corpora. Raises ConfigError for an encoder that cannot be asked about pairs."""
+    from trainables.batches.sentences import split, why_no_pairs
+    from trainables.data.corpus import load_corpus
+    from trainables.heads.next_sentence import pair_fault
+
+    if fault := pair_fault(encoder_settings(study.encoder)):
+        raise ConfigError([f"{place}: {fault}"])
+    for entries in extremes(f"{stage.name}.corpus", study.space, study.fixed):
+        names, files = corpus_names.members(entries, study.task, study.tasks)
+        if reason := why_no_pairs(split(load_corpus(names, study.used_tasks, files).texts, stage.language)[1]):
+            yield f"corpus {', '.join((*names, *map(corpus_names.short, files)))}: {reason}"
+
+
+def _member_choices(study: Study) -> Iterator[tuple[str, ...]]:
+    """The tasks that multi-task stages can be trained on in this study."""
+    for stage in study.recipe:
+        if isinstance(stage, Multitask):
+            for names in extremes(f"{stage.name}.tasks", study.space, study.fixed):
+                yield tuple(names) or tuple(study.used_tasks)
+
+
+def _corners(study: Study, stage: Model, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:
+    """(the stage with an extreme value of one of these fields, where that value is given)."""
+    index, name = next((i, each.name) for i, each in enumerate(study.recipe) if each is stage)
+    for field in fields:
+        path = f"{name}.{field}"
+        for value in extremes(path, study.space, study.fixed):
+            place = f"space.{path}" if path in study.space else f"recipe.{index}.{stage.canonical()['kind']}.{field}"
+            yield stage.model_copy(update={field: value}), place
+
+
+def _layer_faults(study: Study) -> Iterator[str]:
+    """Layers that the encoder lacks."""
+    blocks = layers_of(study.encoder)
+    for stage in study.recipe:
+        if isinstance(stage, Finetune):
+            fields = ("layers", "freeze", "reinit_layers")
+            yield from _corner_faults(study, stage, fields, lambda corner: corner.layer_faults(blocks))
+
+
+def _pair_faults(study: Study) -> Iterator[str]:
+    """Settings that tasks on pairs of texts cannot have."""
+    for stage in study.recipe:
+        if isinstance(stage, Pretrain | Marks):
+            continue
+        read = (study.task,) if isinstance(stage, Finetune) else {name for names in _member_choices(study) for name in names}
+        if any(study.tasks[name].text_pair for name in read):
+            yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
+
+
+def _corner_faults(study: Study, stage: Model, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:
+    """What is found wrong with a stage's extreme values of these fields, each fault beginning with its field."""
+    for corner, place in _corners(study, stage, fields):
+        field = place.rpartition(".")[2]
+        yield from (place + fault.removeprefix(field) for fault in found(corner) if fault.startswith(field))
+
+
+def _adapter_faults(study: Study) -> Iterator[str]:
+    """Adapters without the package for them, or on layers that the encoder lacks."""
+    from trainables.encoder import lora
+
+    for stage in study.recipe:
+        if not isinstance(stage, Finetune) or not any(extremes(f"{stage.name}.lora_rank", study.space, study.fixed)):
+            continue
+        for corner, place in _corners(study, stage, ("lora_rank",)):
+            yield from (place + fault.removeprefix("lora_rank") for fault in lora.missing(corner.lora_rank))
+        for corner, place in _corners(study, stage, ("lora_targets",)):
+            if corner.lora_targets is not None:
+                from trainables.encoder.load import target_faults  # imports torch
+
+                yield from (
+                    place + fault.removeprefix("lora_targets") for fault in target_faults(study.encoder, corner.lora_targets)
+                )
+
+
+def _subset_faults(study: Study) -> Iterator[str]:
+    """Fewer training texts than asked for, or than there are classes."""
+    from trainables.data.splits import load_task
+    from trainables.stages.inputs import scored_texts, train_split
+
+    data = load_task(study.task, study.tasks[study.task])
+    for stage in study.recipe:
+        fields = {"finetune": ("train_share", "train_examples"), "marks": ("scored_texts",)}.get(stage.kind, ())
+        for corner, place in _corners(study, stage, fields):
+            try:
+                scored_texts(corner, data) if isinstance(corner, Marks) else train_split(data, corner, study.seed)
+            except ConfigError as error:
+                yield from (f"{place}: {fault.partition(': ')[2]}" for fault in error.faults)
+
+
+def _length_faults(study: Study) -> Iterator[str]:
+    """Stages that can be longer than the encoder has positions for."""
+    settings = encoder_settings(study.encoder)
+    positions = settings.get("max_position_embeddings")
+    if not isinstance(positions, int) or settings.get("position_biased_input") is False:
+        return
+    if settings.get("model_type") in OFFSET_POSITIONS:
+        positions -= settings.get("pad_token_id", 1) + 1
+    for index, stage in enumerate(study.recipe):
+        path = f"{stage.name}.max_length"
+        longest = max(extremes(path, study.space, study.fixed))
+        if longest > positions:
+            place = f"space.{path}" if path in study.space else f"recipe.{index}.{stage.kind}.max_length"
+            yield f"{place}: {longest} given, but the encoder has positions for {positions} pieces, special tokens included"

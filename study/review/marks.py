@@ -1,0 +1,212 @@
+"""`study marks`: which words a run marked as important, and what selective masking chose, as text, in colour, and as a page.
+
+Read from what the run's stages left in the store: needs neither torch nor ray.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from analysis.records import record
+from trainables.settings.errors import ConfigError
+from trainables.store.artifact_files import CHOSEN, MARKS
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from trainables.store.store import Artifact, Store
+
+WIDTH = 80
+LEGEND = "marked words are underlined; numbers are scores: a low one means that the text's class hangs on the word"
+PLAIN_LEGEND = (
+    "marked words are in brackets, with their score where they have one: low means that the text's class hangs on the word"
+)
+
+
+class Word(NamedTuple):
+    """A word of a text."""
+
+    text: str
+    marked: bool
+    score: float | None
+    """S of Gu et al. 2020; None for words of a corpus, which have none."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Texts of one artifact with their marks."""
+
+    title: str
+    about: str
+    texts: tuple[tuple[Word, ...], ...]
+
+
+def load(run_dir: Path, store: str | None = None, most: int = 20) -> list[Shown]:
+    """At most so many texts of each artifact of the run that holds marks. Raises ConfigError where there is none."""
+    from study.definition.study_file import load_study
+    from trainables.store.store import Store
+
+    rows, _ = record.read(run_dir / "records.jsonl")
+    if not rows:
+        raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
+    given = store or load_study(run_dir / "study.yaml").store
+    artifacts = Store(given) if given else Store.default()
+    found = [_shown(artifact, most) for artifact in _with_marks(rows, artifacts)]
+    if not found:
+        why = "no stage of this run left any, or its store is another one; then give it with --store"
+        raise ConfigError([f"{run_dir}: no marks in {artifacts.url}: {why}"])
+    return found
+
+
+def _with_marks(rows: Sequence[record.Row], store: Store) -> Iterator[Artifact]:
+    """Artifacts of the run that hold marks, in the order of its records; of the milestones of one trajectory the first."""
+    ids = [row["stage_id"] for row in rows if row["event"] == "stage"]
+    ids += [stage_id for row in rows if row["event"] == "trial" for stage_id in row.get("stage_ids") or ()]
+    seen = set()
+    for stage_id in dict.fromkeys(ids):
+        artifact = store.get(stage_id, digests=False)
+        if artifact is None or not (artifact.has(MARKS) or artifact.has(CHOSEN)):
+            continue
+        settings = artifact.manifest["settings"] | {"steps": None}
+        key = json.dumps([settings, artifact.manifest["parent"]] + ([stage_id] if artifact.has(MARKS) else []), sort_keys=True)
+        if key not in seen:
+            seen.add(key)
+            yield artifact
+
+
+def _shown(artifact: Artifact, most: int) -> Shown:
+    import pyarrow.parquet as pq
+
+    file, settings = MARKS if artifact.has(MARKS) else CHOSEN, artifact.manifest["settings"]
+    table = pq.read_table(artifact.path(file))
+    rows = table.slice(0, most).to_pylist()
+    texts = tuple(
+        tuple(
+            Word(_printable(word), marked, score)
+            for word, marked, score in zip(
+                row["words"], row["marked"], row.get("scores") or [None] * len(row["words"]), strict=True
+            )
+        )
+        for row in rows
+    )
+    shown = f"{len(texts)} of {table.num_rows} texts"
+    if file == CHOSEN:
+        about = f"at most {settings['mask_share']:.0%} of a sequence; {shown} that are kept as examples"
+        return Shown(f"{settings['name']}: what was masked in the corpus", about, texts)
+    best = max(row["mark_f1"] for row in artifact.manifest["rows"])
+    about = f"threshold {settings['threshold']:g}, stop words {settings['stop_words']}; best F1 on held-out texts {best:.3f}"
+    return Shown(f"{settings['name']}: words of the task's training texts", f"{about}; {shown} that have scores", texts)
+
+
+def _printable(word: str) -> str:
+    """A word without what would move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in word)
+
+
+# On the terminal -----------------------------------------------------------------------------------------------------------------
+
+
+def plain(found: Sequence[Shown]) -> str:
+    """Text of 80 columns: marked words in brackets."""
+    lines = wrap(PLAIN_LEGEND, WIDTH)
+    for each in found:
+        lines += ["", each.title, *wrap(each.about, WIDTH), ""]
+        for words in each.texts:
+            text = " ".join(f"[{word.text}{_scored(word)}]" if word.marked else word.text for word in words)
+            lines += wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(lines)
+
+
+def _scored(word: Word) -> str:
+    return "" if word.score is None else f":{word.score:.3f}"
+
+
+def coloured(found: Sequence[Shown]) -> Text:
+    """For a terminal: marked words underlined and in colour."""
+    from rich.text import Text
+
+    text = Text().append(LEGEND + "\n", style="dim")
+    for each in found:
+        text.append(f"\n{each.title}\n", style="bold").append(f"{each.about}\n\n")
+        for words in each.texts:
+            text.append("- ")
+            for word in words:
+                text.append(word.text, style="bold underline yellow" if word.marked else "")
+                text.append(f"{_scored(word) if word.marked else ''} ")
+            text.append("\n")
+    return text
+
+
+# The page ------------------------------------------------------------------------------------------------------------------------
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; --bg: #fcfcfb; --fg: #1b1f24; --muted: #57606a; --mark: #fde9b8; --line: #9a5b00; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --bg: #14171c; --fg: #e7eaef; --muted: #a5aebb; --mark: #4a3a12; --line: #f2c14e; }}
+}}
+body {{ margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 60rem; background: var(--bg); color: var(--fg);
+  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
+li {{ margin: 0 0 1rem; line-height: 2.2; }}
+mark {{ background: var(--mark); color: inherit; font-weight: 600; text-decoration: underline 2px var(--line);
+  text-underline-offset: 0.2em; }}
+rt, .about {{ color: var(--muted); }}
+rt {{ font-size: 0.65rem; font-variant-numeric: tabular-nums; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p class="about">{legend}. Example: a <mark>marked</mark> word.</p>
+{sections}
+</body>
+</html>
+"""
+
+
+def page(found: Sequence[Shown], name: str) -> str:
+    """A page that needs nothing outside itself; every text in it is escaped."""
+    title = escape(f"Marked words of {name}")
+    return PAGE.format(title=title, legend=escape(LEGEND.capitalize()), sections="\n".join(map(_section, found)))
+
+
+def _section(shown: Shown) -> str:
+    items = "\n".join(f"<li>{' '.join(map(_marked_up, words))}</li>" for words in shown.texts)
+    head = f'<h2>{escape(shown.title)}</h2>\n<p class="about">{escape(shown.about)}</p>'
+    return f"<section>\n{head}\n<ul>\n{items}\n</ul>\n</section>"
+
+
+def _marked_up(word: Word) -> str:
+    text = escape(word.text)
+    if word.score is not None:
+        text = f"<ruby>{text}<rt>{word.score:.3f}</rt></ruby>"
+    return f"<mark>{text}</mark>" if word.marked else text
+
+
+def write(found: Sequence[Shown], name: str, path: Path) -> None:
+    """Write the page. Raises ConfigError where that cannot be."""
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError([f"--out {path}: the marks are a page; give a name that ends in .html"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page(found, name), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError([f"--out {path}: {error.strerror or error}; give a file that can be written"]) from None
+
+
+def name_of(run_dir: Path) -> str:
+    """Name of the study that a run folder holds."""
+    rows: list[Any] = record.read(run_dir / "records.jsonl")[0]
+    return str(next((row["study"] for row in rows if row.get("study")), run_dir.name))

@@ -1,0 +1,113 @@
+"""How far a study is, by its records: from another terminal, while it runs, after it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis.records import record
+from analysis.records.metric import Metric, objective, of_run
+from analysis.results.ledger import listed
+from analysis.results.read_ablation import FILE, folder_of, is_ablation
+from analysis.text.plain import plain
+from study.definition.space import describe
+from study.run import inputs
+from study.run.lock import running
+from study.run.screen import duration, number
+from study.run.scribe import OVER, Row, ranking, trials
+from trainables.settings.errors import ConfigError
+from trainables.settings.plain_yaml import read_yaml
+
+
+def show(run_dir: Path) -> str:
+    """State, progress, best so far and a line per trial; of an ablation its studies. Raises ConfigError where there is no run."""
+    if is_ablation(run_dir):
+        there = read_yaml(run_dir / FILE)
+        if not isinstance(there, dict):
+            raise ConfigError([f"{run_dir / FILE}: holds no ablation"])
+        return "\n".join(_studies(run_dir, there))
+    rows, problems = record.read(run_dir / "records.jsonl")
+    if not rows:
+        raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
+    lines = [_state(run_dir, rows), _progress(rows), *_best(rows), *_inputs(run_dir, rows), "", _head(of_run(rows))]
+    lines += [_line(row, rows) for phase in ("search", "final") for row in trials(rows, phase).values()]
+    lines += [f"damaged record, {problem}" for problem in problems]
+    return "\n".join(lines)
+
+
+def _inputs(run_dir: Path, rows: Sequence[Row]) -> Iterator[str]:
+    """What is to be known of the study's inputs: changes that were accepted, and those since."""
+    yield from (record.accepted(row) for row in rows if record.starts_again(row))
+    yield from (f"has changed since: {line}" for line in inputs.since(run_dir, rows))
+
+
+def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
+    """How far an ablation is: who runs it, and each of its studies."""
+    owner = running(run_dir)
+    who = "not running" if owner is None else f"running, process {owner.pid} on {owner.host}"
+    yield f"{plain(there.get('name'), 60)} at scale {plain(there.get('scale'), 40)}: {who}"
+    for part in listed(there.get("studies")):
+        name = folder_of(part)
+        if name is None:
+            yield f"  {plain(part, 80)}: no study of this folder"
+            continue
+        folder = run_dir / name
+        rows, problems = record.read(folder / "records.jsonl")
+        yield f"  {_state(folder, rows)}; {_progress(rows)}" if rows else f"  {plain(name, 60)}: not begun"
+        yield from (f"    {line}" for line in _inputs(folder, rows))
+        yield from (f"  damaged record, {problem}" for problem in problems)
+
+
+def _state(run_dir: Path, rows: Sequence[Row]) -> str:
+    events = [row for row in rows if row["event"] == "study"]
+    name = rows[0].get("study", run_dir.name)
+    last = events[-1]["status"] if events else "started"
+    owner = running(run_dir)
+    if owner is not None:
+        return f"{name}: running, process {owner.pid} on {owner.host}"
+    if last in ("started", "resumed"):
+        last = "was killed; the same command goes on"
+    spent = sum(row.get("seconds") or 0 for row in events)
+    said = f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted", "stopped") and spent else "")
+    return f"{said}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else said
+
+
+def _progress(rows: Sequence[Row]) -> str:
+    planned = next((row.get("trials") for row in reversed(rows) if row["event"] == "plan"), None)
+    search, finals = trials(rows, "search"), trials(rows, "final")
+    tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    over = [row for row in search.values() if row["status"] in OVER]
+    by_status = {status: sum(row["status"] == status for row in over) for status in OVER}
+    kinds = ", ".join(f"{count} {status}" for status, count in by_status.items() if count)
+    text = f"search {len(over)}/{planned if planned is not None else '?'}" + (f" ({kinds})" if kinds else "")
+    if finals:
+        done = sum(row["status"] in OVER for row in finals.values())
+        text += f", finals {done}/{len(finals)}, tested {len(tested)}"
+    return text
+
+
+def _best(rows: Sequence[Row]) -> list[str]:
+    metric = of_run(rows)
+    return [
+        f"best so far: {row['trial']}, {metric.turned(loss):.2f} % validation {metric.label}, {describe(row['params'])}"
+        for row in ranking(rows)[:1]
+        if (loss := objective(row)) is not None
+    ]
+
+
+def _head(metric: Metric) -> str:
+    return f"{'trial':<6}{'seed':>4} {'epoch':>5} {metric.short:>8}  {'state':<10} settings"
+
+
+def _line(trial: Row, rows: Sequence[Row]) -> str:
+    last = _last_validation(trial["trial"], rows)
+    epoch, score = number(last.get("epoch"), ".3g"), number(of_run(rows).score(last), ".2f")
+    state = "running" if trial["status"] == "started" else trial["status"]
+    said = trial.get("reason") if state in ("diverged", "failed", "unfinished") else describe(trial["params"])
+    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<10} {said}"[:80]
+
+
+def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:
+    mine = [row for row in rows if row["event"] == "evaluation" and row.get("trial") == name and row.get("split") == "validation"]
+    return max(mine, key=lambda row: row.get("step") or 0, default={})

@@ -1,0 +1,215 @@
+"""One number again: the fine-tuning behind a cell is run anew, in a store of its own, and compared with what was recorded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.settings.errors import ConfigError, near
+
+if TYPE_CHECKING:
+    from trainables.store.store import Store
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The final behind a number."""
+
+    label: str
+    task: str
+    study: Path
+    """Run folder of its study."""
+    trial: str
+    seed: int
+    params: Mapping[str, Any]
+    recorded: float
+    """Test error, percent."""
+    stage_id: str = ""
+    """Its fine-tuning; empty where the records do not say."""
+    test_id: str = ""
+    """Its predictions on the test split."""
+
+
+@dataclass(frozen=True)
+class Traced:
+    """The same number computed again."""
+
+    source: Source
+    error: float
+    """Test error now, percent."""
+    changed: int | None
+    """Test texts with another prediction than recorded; None where predictions were not kept or are of other texts."""
+    texts: int
+    recomputed: tuple[str, ...]
+    """Shared stages that the store had no longer, so that they were computed too."""
+    differs: str = ""
+    """What is not as it was when the number was recorded, before anything is computed."""
+
+    @property
+    def again(self) -> bool:
+        """Whether the number came out again from the same inputs, and where they were kept each prediction."""
+        return self.error == self.source.recorded and not self.changed and not self.differs
+
+    def __str__(self) -> str:
+        """In words."""
+        at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
+        words = "it came out again" if self.again else "it did NOT come out again"
+        if self.differs:
+            words = "no second try at the same number, since its inputs are others"
+        said = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
+        if self.changed is not None:
+            each = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
+            said += f"; {each}"
+        if self.differs:
+            said += f"\nnot the same as was recorded: {self.differs}"
+        if self.recomputed:
+            said += f"\ncomputed too, as the store has it no longer: {', '.join(self.recomputed)}"
+        return said
+
+
+def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None, store: str | None = None) -> Traced:
+    """Compute one cell's number again, of the given seed or of its first. Shared stages come from the store where it has them.
+
+    Raises ConfigError where there is no such run, cell or seed, or where its study can no longer be read.
+    """
+    from analysis.records import record
+    from study.cluster import work
+    from study.definition.paths import in_place
+    from study.definition.study_file import load_study
+    from study.run import inputs
+    from trainables.stages import identity
+    from trainables.store.store import Store
+
+    found = sources(run)
+    if found and not any(cell in (each.label, each.trial) for each in found) and (state := _without(run, cell)):
+        raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
+    source = _chosen(found, cell, task, seed)
+    study = load_study(source.study / "study.yaml")
+    rows, _ = record.read(source.study / "records.jsonl")
+    rows, _ = in_place(study, source.study, rows)
+    params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
+    recipe = study.recipe_for(dict(params), source.seed)
+    execution = study.execution_for(keep_weights=True)
+    if recipe.precision == "auto":
+        recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
+    *before, last = identity.nodes(recipe)
+    differs = _differs(source, last.stage_id, identity.test_id(recipe, last.stage_id))
+    differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study))]))
+    shared = Store(store or study.store or Store.default().url)
+    with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
+        fresh = Store(folder)
+        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _lent(shared, fresh, node.stage_id)]
+        again = work.Work(source.trial, recipe, fresh.url, execution)
+        for _ in work.here(again):
+            pass
+        row = work.read_test(again)
+        changed, texts = _changed(source, fresh, row)
+    return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
+
+
+def _differs(source: Source, stage_id: str, test_id: str) -> str:
+    """What the names of stages say of data and encoder: they are made of their content."""
+    if source.stage_id and source.stage_id != stage_id:
+        return (
+            f"the fine-tuning was {source.stage_id[:12]} and is {stage_id[:12]} now, so that training or validation texts,"
+            " a corpus, the encoder, the precision or the version of the package are others"
+        )
+    return "the test texts are others" if source.test_id and source.test_id != test_id else ""
+
+
+def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
+    """Copy an artifact, with all that it once had; False where it is gone."""
+    artifact = shared.get(stage_id)
+    if artifact is None or artifact.pruned:
+        return False
+    with suppress(OSError):
+        fresh.publish(stage_id, artifact.manifest, {name: artifact.path(name) for name in artifact.files})
+        return True
+    return False
+
+
+def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
+    """(how many test texts have another prediction than recorded, how many there are)."""
+    import numpy as np
+
+    from analysis.records import predictions
+    from trainables.store.artifact_files import PREDICTIONS
+
+    artifact = fresh.get(row["stage_id"])
+    try:
+        before = predictions.of_trial(source.study, source.trial)
+        now = predictions.read(artifact.path(PREDICTIONS)) if artifact else before
+    except (OSError, ValueError):
+        return None, 0
+    if before.given.shape != now.given.shape:
+        return None, 0
+    differ = before.given != now.given
+    return int(np.sum(differ.any(axis=1) if differ.ndim > 1 else differ)), len(differ)
+
+
+# Which final ---------------------------------------------------------------------------------------------------------------------
+
+
+def sources(run: Path) -> list[Source]:
+    """Every number of a run: of an ablation, or of a study. Raises ConfigError where there is no run."""
+    from analysis.records.run_folder import load
+    from analysis.results.read_ablation import is_ablation, ledger
+
+    try:
+        if is_ablation(run):
+            cells = ledger(run).cells
+            pairs = [(c.label, c.task, run / each.study, each.trial) for c in cells for each in c.finished]
+        else:
+            pairs = [(t.label, str((t.test or {}).get("task") or ""), run, t) for t in load(run).finals]
+    except (OSError, ValueError) as error:
+        raise ConfigError([str(error)]) from None
+    return [
+        Source(
+            label,
+            task,
+            study,
+            t.name,
+            t.seed,
+            t.params,
+            t.test["error_rate_percent"],
+            "".join(t.stage_ids[-1:]),
+            str(t.test.get("stage_id") or ""),
+        )
+        for label, task, study, t in pairs
+        if t.test and t.test.get("error_rate_percent") is not None and t.seed is not None
+    ]
+
+
+def _without(run: Path, cell: str) -> str:
+    """Why there is no number of a cell that was run; empty where no such cell was."""
+    from analysis.records.run_folder import load
+    from analysis.results.read_ablation import is_ablation, ledger
+
+    if is_ablation(run):
+        states = [each.state for each in ledger(run).cells if cell == each.label]
+    else:
+        states = [trial.status for trial in load(run).trials if cell in (trial.label, trial.name)]
+    return ", ".join(dict.fromkeys(states))
+
+
+def _chosen(found: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:
+    if not found:
+        raise ConfigError(["the run has no number yet: no final's test split was read"])
+    named = [each for each in found if cell in (each.label, each.trial)]
+    if not named:
+        raise ConfigError([f"CELL {cell!r}: there is none{near(cell, list(dict.fromkeys(each.label for each in found)))}"])
+    tasks = list(dict.fromkeys(each.task for each in named))
+    if task is None and len(tasks) > 1:
+        raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])
+    if task is not None and task not in tasks:
+        raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
+    seeds = {each.seed: each for each in named if task in (None, each.task)}
+    if seed is not None and seed not in seeds:
+        raise ConfigError([f"--seed {seed}: {cell!r} has no number for it; there are {', '.join(map(str, seeds))}"])
+    return seeds[seed] if seed is not None else next(iter(seeds.values()))

@@ -1,0 +1,238 @@
+"""What a study reads, by its content: recorded when it begins, compared whenever it is gone on with.
+
+Two witnesses: digests of data, corpora and encoder in the records, which name what has changed, and the names of the stages that
+trials went through, which are made of the same content and stand in older records too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.records import record
+from analysis.text.places import shareable
+from study.definition.models import Study, corpora
+from study.definition.paths import in_place
+from study.planning.check import corpus_choices
+from study.run.scribe import Row, Scribe, trial_of, trials
+from trainables.data.corpus import load_corpus
+from trainables.data.splits import SPLITS, load_task
+from trainables.encoder import checkpoint
+from trainables.settings import corpus_names
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import ConfigError
+from trainables.stages import identity
+
+Inputs = Mapping[str, Mapping[str, Any]]
+"""{name in words: {digest, examples, revision}}"""
+CHEAP_BYTES = 64_000_000
+"""Size of local files up to which they are read in passing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The inputs of a study beside those of its earlier sittings."""
+
+    now: Inputs
+    """Empty where they cannot be read."""
+    before: Inputs
+    """Empty where the records tell of none."""
+    changed: tuple[str, ...] = ()
+    """What is not as it was, in words."""
+    notices: tuple[str, ...] = ()
+
+
+# What they are -------------------------------------------------------------------------------------------------------------------
+
+
+def of(study: Study) -> Inputs:
+    """All that a study reads. Raises ConfigError where it cannot be read."""
+    return {name: {key: value for key, value in each.items() if value is not None} for name, each in _each(study)}
+
+
+def _each(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, task in study.used_tasks.items():
+        data = load_task(name, task, needs_test=False)
+        revision = checkpoint.hub_commit("datasets", task.hub, task.revision) if task.hub else None
+        for split in SPLITS:
+            if examples := len(getattr(data, split)):
+                yield f"tasks.{name}.{split}", {"digest": data.digest(split), "examples": examples, "revision": revision}
+    for part, digest in checkpoint.digests(study.encoder).items():
+        yield f"encoder.{part}", {"digest": digest, "revision": _revision(study.encoder)}
+    yield from _corpora(study)
+
+
+def _revision(encoder: Encoder) -> str | None:
+    return checkpoint.hub_commit("models", encoder.hub, encoder.revision) if encoder.hub else None
+
+
+def _corpora(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Text files, each by its own name; those of one name are numbered in the order of their paths."""
+    found: dict[str, tuple[str, int]] = {}
+    for entries in corpus_choices(study):
+        names, files = corpus_names.members(entries, study.task, study.tasks)
+        found |= load_corpus(names, study.used_tasks, files).files
+    taken: list[str] = []
+    for file in sorted(found):
+        taken.append(name := corpus_names.short(file.partition("?")[0]))
+        number = f" ({taken.count(name)})" if taken.count(name) > 1 else ""
+        yield f"corpus {name}{number}", {"digest": found[file][0], "examples": found[file][1]}
+
+
+# What has changed ----------------------------------------------------------------------------------------------------------------
+
+
+def known(rows: Sequence[Row]) -> Inputs:
+    """What the records say was read; empty where they are older than that."""
+    return next((row["inputs"] for row in reversed(rows) if row["event"] == "inputs"), {})
+
+
+def changes(before: Inputs, now: Inputs) -> list[str]:
+    """A line for each input whose content is another one."""
+    return [
+        f"{name}: {_how(each, now.get(name, {}))}"
+        for name, each in before.items()
+        if each.get("digest") != now.get(name, {}).get("digest")
+    ]
+
+
+def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if not now:
+        return "was there, and is not any more"
+    sizes, revisions = ([each.get(key) for each in (now, before)] for key in ("examples", "revision"))
+    if sizes[0] != sizes[1]:
+        said = f"{sizes[0]} texts, was {sizes[1]}"
+    else:
+        said = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
+    return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
+
+
+def renamed(study: Study, run_dir: Path, rows: list[Row]) -> list[str]:
+    """Trials of the records, one of each setting, whose stages have other names now, and finals with other test texts."""
+    if study.precision == "auto":
+        return []  # no trial has begun
+    rows, _ = in_place(study, run_dir, rows)
+    every = [row for phase in ("search", "final") for row in trials(rows, phase).values() if row.get("stage_ids")]
+    tested = {row.get("trial"): row.get("stage_id") for row in rows if row["event"] == "evaluation" and row["split"] == "test"}
+    one_of_each = {(row.get("setting"), row["trial"] in tested): row for row in reversed(every)}
+    return [row["trial"] for row in one_of_each.values() if _is_renamed(study, row, tested.get(row["trial"]))]
+
+
+def _is_renamed(study: Study, row: Row, test_id: str | None) -> bool:
+    try:
+        now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "").stage_ids
+    except (ConfigError, ValueError):
+        return True  # a setting that these data do not allow any more
+    if now != tuple(row["stage_ids"]):
+        return True
+    recipe = study.recipe_for(row.get("params") or {}, row.get("seed") or 0)
+    return test_id is not None and test_id != identity.test_id(recipe, now[-1])
+
+
+# Going on ------------------------------------------------------------------------------------------------------------------------
+
+
+def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
+    """Compare what a study reads with what its run folder was computed from; `study` has the precision of that run.
+
+    Raises ConfigError where it is not the same, unless that is accepted. Where it cannot be read, a notice says so: who computes
+    has read it. Of a folder without records nothing is found.
+    """
+    rows, _ = record.read(run_dir / "records.jsonl")
+    if not rows:
+        return Found({}, {})
+    before = known(rows)
+    try:
+        now = of(study)
+        changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows), before)
+    except ConfigError as error:
+        unread = f"whether inputs have changed is not known, since they cannot be read: {error.faults[0]}"
+        return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())
+    if changed and not accept:
+        raise ConfigError([f"--out {run_dir}: {MIXED}", *(f"  {line}" for line in changed), WAYS_OUT])
+    old = not before and any(row.get("stage_ids") for row in rows)
+    return Found(now, before, tuple(changed), (UNRECORDED,) if old and not changed else ())
+
+
+MIXED = "inputs have changed since this was computed, and results of both must not stand in one table:"
+WAYS_OUT = (
+    "  ways out: another run folder (--out), or the earlier inputs put back, or --accept-changed-inputs, which starts again what"
+    " was computed from them; the old records stay in the file and count no more"
+)
+UNRECORDED = (
+    "this run folder does not say what its earlier sessions read; the stages of its trials have the same names now, so data,"
+    " corpora and encoder are the same as far as these stages read them"
+)
+
+
+def _of_stages(others: Sequence[str], before: Inputs) -> list[str]:
+    if not others:
+        return []
+    named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    if before:
+        why = "though data, corpora and encoder are the same, so that the version of finetune-study gives other results"
+    else:
+        why = "so that data, a corpus, the encoder or the version of finetune-study is another one (which is not recorded here)"
+    return [f"stages of {named} have other names now, {why}"]
+
+
+def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
+    """Record what is read from now on. Where it has changed, all that was computed before counts no more."""
+    session = scribe.records.session
+    if found.changed:
+        _set_aside(run_dir, session)
+    if found.changed or found.now != found.before:
+        scribe.write("inputs", inputs=dict(found.now), changed=list(found.changed) or None)
+    if found.changed:
+        scribe.note(record.accepted({"session": session, "changed": found.changed}))
+    for text in found.notices:
+        scribe.note(text)
+
+
+def _set_aside(run_dir: Path, session: int) -> None:
+    """Predictions of trials that count no more would be taken for those of their successors, who have the same names."""
+    folder = run_dir / "predictions"
+    if folder.is_dir():
+        folder.rename(run_dir / f"predictions-before-session-{session}")
+
+
+def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
+    """What of the recorded inputs is another one now, where the study's files lie here and are small: a line each."""
+    from study.definition.study_file import load_study
+
+    before = known(rows)
+    try:
+        study = load_study(run_dir / "study.yaml") if before else None
+        if study is None or not _is_cheap(study):
+            return []
+        return changes(before, of(study))
+    except (ConfigError, OSError):
+        return []
+
+
+def _is_cheap(study: Study) -> bool:
+    """Whether all that a study reads lies in small files on this machine, so that no hub is asked."""
+    given = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
+    given += corpora(study.recipe, study.space)
+    hubs = [task.hub for task in study.used_tasks.values()] + [study.encoder.hub, study.encoder.tokenizer]
+    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in given)
+    files = [file for path in map(Path, study.local_paths) for file in ([path] if path.is_file() else path.rglob("*"))]
+    return not remote and sum(file.stat().st_size for file in files) <= CHEAP_BYTES
+
+
+def store_changes(rows: Sequence[Row], url: str) -> list[str]:
+    """A notice of a store that is not that of the last sitting; empty where it is the same."""
+    before = next((row["store"] for row in reversed(rows) if row["event"] == "study" and row.get("store")), None)
+    if before in (None, now := shareable(url)):
+        return []
+    return [f"the store was {before} and is {now} now: what is needed of the earlier one and is not there is computed again"]
+
+
+def library_changes(rows: Sequence[Row], now: Mapping[str, str]) -> list[str]:
+    """A notice of libraries whose versions are not those of the last sitting; empty where all are the same."""
+    told = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
+    before: Mapping[str, str] = next(told, {})
+    other = [f"{name} {before[name]}, now {version}" for name, version in now.items() if before.get(name, version) != version]
+    return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not come out again"] * bool(other)

@@ -1,0 +1,331 @@
+"""A run folder from its first record to its last: opened, checked, worked on by one driver at a time, reported."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from analysis.records import record
+from analysis.text import write_whole
+from analysis.text.places import shareable
+from study.cluster import variables
+from study.cluster.machine import Machine
+from study.cluster.machine_faults import StudyStopped, stops
+from study.cluster.processes import Interrupts, quiet
+from study.cluster.ray_session import Shared, check_seen, machine_for, ray_session
+from study.definition.models import Study
+from study.definition.paths import in_place, portable
+from study.definition.study_file import load_study
+from study.planning.check import check
+from study.run import inputs, parts
+from study.run.lock import RunLock
+from study.run.screen import Screen
+from study.run.scribe import Row, Scribe, failed, trials
+from study.run.session import open_session
+from trainables.settings.errors import ConfigError
+from trainables.settings.plain_yaml import read_yaml
+from trainables.store.store import Store, StoreError
+from trainables.training import energy
+
+PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex", "finetune-study")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended: whether there is a result, what to print, and in a line which trials failed."""
+
+    has_result: bool
+    text: str
+    failed: str = ""
+
+
+def opened(study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False) -> tuple[bool, inputs.Found]:
+    """(whether there is nothing left to do, what the study reads beside what the folder was computed from).
+
+    Raises ConfigError where the folder is another study's, or of other inputs unless that is accepted.
+    """
+    earlier = _earlier(run_dir, study)
+    found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, accept)
+    if earlier is not None and found.now and not found.changed and (names := earlier.renamed(study)):
+        found = replace(found, notices=(*found.notices, f"files have other names, and the same content: {'; '.join(names)}"))
+    finished = earlier is not None and not found.changed and _finished(run_dir, study, earlier)
+    return finished and not (retry_failed and _can_retry(run_dir, study)), found
+
+
+def run(
+    study: Study,
+    run_dir: Path,
+    store: str | None = None,
+    address: str | None = None,
+    shared: Shared | None = None,
+    accept_changed_inputs: bool = False,
+    retry_failed: bool = False,
+) -> Outcome:
+    """Run a study, or go on with it. Returns at once where there is nothing left to do.
+
+    `shared` is the Ray of several studies, which they use one after the other; without it a study has its own. With
+    `accept_changed_inputs` all that was computed from other data or another encoder counts no more; with `retry_failed` trials that
+    failed are begun again. Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt
+    after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials alike.
+    """
+    finished, found = opened(study, run_dir, accept_changed_inputs, retry_failed)
+    if finished:
+        said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
+        return _outcome(run_dir, "\n".join(said))
+    artifacts = Store(store or study.store or Store.default().url)
+    notices = [*check(study, None if address else machine_for(study.resources)), *variables.told(address)]
+    if not found.now:  # a new folder, or what could not be read a moment ago
+        _, found = opened(study, run_dir, accept_changed_inputs)
+        found = replace(found, now=found.now or inputs.of(study))
+    with (
+        stops(),
+        RunLock(run_dir),
+        nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
+        quiet(run_dir / "study.log") as terminal,
+        energy.packages() as cpus,
+    ):
+        study = _resolved(run_dir, study)
+        rows, problems = record.read(run_dir / "records.jsonl")
+        with Screen(terminal, study.name, study.metric) as screen:
+            rows, written = in_place(study, run_dir, rows)
+            records = record.Records(run_dir / "records.jsonl", study.name)
+            scribe = Scribe(records, screen, rows, study.metric, written)
+            write_whole.write_whole(run_dir / "study.yaml", portable(study, run_dir).to_yaml())
+            (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
+            if retry_failed:
+                _begin_again(scribe)
+            elif text := _failed_text(rows):
+                screen.say(f"note: {text}")
+            session = partial(shared.session if shared else ray_session, study.resources, address)
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, found, [*notices, *problems])
+
+
+def _sitting(
+    study: Study,
+    run_dir: Path,
+    store: Store,
+    scribe: Scribe,
+    session_of_ray: Callable[[], AbstractContextManager[Machine]],
+    interrupts: Interrupts,
+    cpus: energy.Packages,
+    found: inputs.Found,
+    notices: list[str],
+) -> Outcome:
+    """Start Ray, do what is left, write how it ended."""
+    began, machines = time.monotonic(), 1
+
+    def spent() -> dict[str, float | None]:
+        return {"seconds": time.monotonic() - began, "cpu_energy_j": cpus.joules() if machines == 1 else None}
+
+    def note(status: str, **more: Any) -> None:
+        about = {"versions": versions(), "commit": commit(), "device": _device(scribe.rows)}
+        about |= {"store": shareable(store.url)}
+        scribe.write("study", status=status, config_digest=_digest(study), **about, **more)
+
+    def interrupted() -> None:
+        if scribe.rows[-1].get("status") != "interrupted":
+            note("interrupted", **spent())
+
+    def stopped(reason: str) -> None:
+        print(traceback.format_exc(), flush=True)  # stdout is the log
+        with suppress(StudyStopped):  # the disk of the records may be what is full
+            note("stopped", reason=reason, **spent())
+
+    others = [*inputs.library_changes(scribe.rows, versions()), *inputs.store_changes(scribe.rows, store.url)]
+    try:
+        note("resumed" if scribe.records.session else "started")
+        inputs.write(found, scribe, run_dir)
+        for text in [*others, *notices]:
+            scribe.note(text)
+        with stops():
+            store.check_writable()  # better than in the first trial
+        with suppress(StoreError, OSError):
+            store.collect()
+        with stops(), session_of_ray() as machine:
+            interrupts.install()
+            machines = len(machine.nodes)
+            if machines > 1:
+                check_seen(store, study.local_paths)
+            session = open_session(study, run_dir, store, scribe, machine)
+            try:
+                parts.all_parts(session)
+            except KeyboardInterrupt:
+                interrupted()  # before Ray is shut down, which may take its time
+                raise
+        study = session.study
+        note("finished", **spent())
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
+        interrupted()
+        raise KeyboardInterrupt from None
+    except StudyStopped as stop:
+        stopped(stop.reason)
+        raise
+    return _outcome(run_dir, f"{study.name} finished", anew=True)
+
+
+# Opening a run folder -------------------------------------------------------------------------------------------------------------
+
+
+def _earlier(run_dir: Path, study: Study) -> Study | None:
+    """The study that the folder holds, if any. Raises ConfigError where it is another one, or where the folder is no run folder."""
+    begun = any((run_dir / name).exists() for name in ("records.jsonl", "lock.json"))
+    if not begun or not (run_dir / "study.yaml").exists():
+        if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
+            raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
+        return None
+    earlier = load_study(_as_it_was(run_dir / "study.yaml"), folder=run_dir.absolute())
+    differences = earlier.differences(_with_precision(study, earlier))
+    if differences:
+        raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
+    return earlier
+
+
+def _as_it_was(path: Path) -> Path | dict[str, Any]:
+    """A run's study file. Before tasks had a metric, trials were compared by the error rate."""
+    data = read_yaml(path)
+    if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
+        return path  # for validation to refuse
+    for task in data["tasks"].values():
+        if isinstance(task, dict):
+            task.setdefault("metric", "error_rate")
+    return data
+
+
+def _with_precision(study: Study, earlier: Study) -> Study:
+    """`precision: auto` as the run resolved it when it began."""
+    return study.model_copy(update={"precision": earlier.precision}) if study.precision == "auto" else study
+
+
+def _resolved(run_dir: Path, study: Study) -> Study:
+    earlier = _earlier(run_dir, study)
+    return study if earlier is None else _with_precision(study, earlier)
+
+
+def _digest(study: Study) -> str:
+    """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
+    return _hashed({key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity())
+
+
+def _older_digest(study: Study) -> str:
+    """The same in records that name folders too."""
+    return _hashed({key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")})
+
+
+def _hashed(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
+    rows, _ = record.read(run_dir / "records.jsonl")
+    last = [row for row in rows if row.get("event") == "study"][-1:]
+    study = _with_precision(study, earlier)
+    done = last[0].get("config_digest") if last and last[0]["status"] == "finished" else None
+    return done in (_digest(study), _older_digest(study))
+
+
+# Trials that failed ---------------------------------------------------------------------------------------------------------------
+
+
+def _can_retry(run_dir: Path, study: Study) -> bool:
+    """Whether a finished study has anything that failed: trials, the test scores of a final, its bag of words."""
+    rows, _ = record.read(run_dir / "records.jsonl")
+    tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    finals = {name for name, row in trials(rows, "final").items() if row["status"] == "complete"}
+    return bool(failed(rows) or finals - tested or (study.baseline and not any(row["event"] == "baseline" for row in rows)))
+
+
+def _begin_again(scribe: Scribe) -> None:
+    """Trials that failed count as unfinished from now on: the search asks for them first, with their numbers and settings."""
+    for row in failed(scribe.rows):
+        scribe.reopens(row, f"failed before and is begun again: {row.get('reason')}")
+
+
+def _failed_text(rows: list[Row]) -> str:
+    """`2 trials failed: t000, t003. --retry-failed begins them again`; empty where none failed."""
+    names = [row["trial"] for row in failed(rows)]
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    one = len(names) == 1
+    again = f"--retry-failed begins {'it' if one else 'them'} again"
+    return f"{len(names)} trial{'s' * (not one)} failed: {shown}. {again}" if names else ""
+
+
+# How it ended ---------------------------------------------------------------------------------------------------------------------
+
+
+def _report(run_dir: Path) -> Path:
+    from analysis.pages import study_page
+
+    return Path(study_page.write(run_dir))
+
+
+def _device(rows: list[Row]) -> str | None:
+    """What trials were last computed on, by their evaluations; None before the first."""
+    return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
+
+
+def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
+    """What is printed at the end. A report that cannot be written is told, and the study has its result all the same."""
+    table = run_dir / "report" / "table.txt"
+    try:
+        if anew or not table.exists():
+            _report(run_dir)
+        report = f"{table.read_text(encoding='utf-8')}\nreport: {run_dir / 'report' / 'report.html'}"
+    except OSError as error:
+        report = unwritten(error, run_dir)
+    rows, _ = record.read(run_dir / "records.jsonl")
+    tested = any(row["event"] == "evaluation" and row.get("split") == "test" for row in rows)
+    if not tested:
+        reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
+        said += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
+    lost = _failed_text(rows)
+    return Outcome(tested, f"{said}\n{lost}\n\n{report}" if lost else f"{said}\n\n{report}", lost)
+
+
+def unwritten(error: OSError, run_dir: Path) -> str:
+    """What to say where everything is computed, but the disk does not take the report."""
+    return f"no report was written: {error}; all results are there, and once that is mended: study report {run_dir}"
+
+
+def log_failure(run_dir: Path) -> Path:
+    """Write the current exception's traceback to the run's log, or to a new file where there is no run folder. Returns the file."""
+    path = run_dir / "study.log"
+    if not run_dir.is_dir():
+        path = Path(tempfile.mkdtemp(prefix="study-")) / "study.log"
+    with open(path, "a", encoding="utf-8") as file:
+        traceback.print_exc(file=file)
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines results."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def commit() -> str | None:
+    """Commit of this code, with + when the tree has changes; None outside a checkout."""
+    here = Path(__file__).parent
+    with suppress(OSError, subprocess.SubprocessError):
+        git = ["git", "-C", str(here)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout
+        return head + ("+" if changed.strip() else "")
+    return None

@@ -1,0 +1,137 @@
+"""A run folder belongs to one driver at a time.
+
+The operating system holds the lock (`flock` on RUN/lock.json), so it ends with the process however that ends; the file says who
+holds it, for people, for `study status` and for the message to a second driver. On NFS a lock reaches other machines only where the
+server's lock service runs, which is the default; mounted with `nolock` or `local_lock`, two machines do not see each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import logging
+import os
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from trainables.settings.errors import ConfigError
+from trainables.store.lease import Process, this_process
+
+log = logging.getLogger(__name__)
+NAME = "lock.json"
+PATIENCE_S = 1.0
+"""How long a starter waits for the holder to write down who it is."""
+
+
+class RunInUse(RuntimeError):
+    """Another driver works on the run folder."""
+
+    def __init__(self, run: Path, holder: Process | None) -> None:
+        self.run = run
+        self.pid: int | None = holder.pid if holder else None
+        self.host: str | None = holder.host if holder else None
+        who = str(holder) if holder else "another process"
+        super().__init__(f"{run} is in use by {who}; wait for it, stop it with Ctrl-C there, or give another folder with --out")
+
+
+class RunLock:
+    """Holds the run folder, which is made if need be, for the time of a `with` block.
+
+    Raises RunInUse when another driver has it, ConfigError when the folder cannot be written or cannot be locked.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run, self.path = run, run / NAME
+        self._handle: int | None = None
+        self._owner = os.getpid()
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the lock or raise."""
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            while self._handle is None:
+                self._handle = self._try()
+            former = holder(self.run)
+            os.ftruncate(self._handle, 0)
+            about = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+            os.pwrite(self._handle, json.dumps(about).encode(), 0)
+            os.fsync(self._handle)
+        except OSError as error:
+            self.release()
+            raise ConfigError([f"run folder {self.run}: {_advice(error)}"]) from error
+        if former is not None:
+            log.info("the lock of %s, which ended without a word, was taken over", former)
+
+    def _try(self) -> int | None:
+        """The locked file; None when it was removed under our hands, so that our lock is on nothing."""
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by programs that we start
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_ino == self.path.stat().st_ino:
+                return handle
+        except BlockingIOError:
+            os.close(handle)
+            raise RunInUse(self.run, _named(self.run)) from None
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+        return None
+
+    def release(self) -> None:
+        """Let go; the file is removed while the lock is still held, so that nobody locks a file that is about to vanish."""
+        handle, self._handle = self._handle, None
+        if handle is None:
+            return
+        if os.getpid() == self._owner:  # a fork of the driver does not own the lock, though it holds it as long as it lives
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+        os.close(handle)
+
+
+def holder(run: Path) -> Process | None:
+    """Who the run folder's lock names; None when there is none. Whether it lives, `Process.alive` tells."""
+    try:
+        about = json.loads((run / NAME).read_bytes())
+        return Process(about["host"], about["pid"], about["system"], about["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def running(run: Path) -> Process | None:
+    """The driver that works on the run folder now, or may do so on another machine; None when none does."""
+    found = holder(run)
+    return None if found is None or found.alive() is False else found
+
+
+def _named(run: Path) -> Process | None:
+    """Who holds a lock that is held; its holder may not have written that down yet, over what a dead one left."""
+    deadline = time.monotonic() + PATIENCE_S
+    while (found := running(run)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def _advice(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"not writable: {reason}; give another folder with --out"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"disk full: {reason}; free some space or give another folder with --out"
+    if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        return f"its file system has no locks: {reason}; give a folder on another one with --out"
+    return f"{reason}; give another folder with --out"

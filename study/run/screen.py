@@ -1,0 +1,223 @@
+"""What the user sees while a study runs: a live table of 80 columns in a terminal, a short line per evaluation elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from analysis.records.metric import ERROR_RATE, Metric
+from study.definition.space import describe
+
+WIDTH = 80
+STYLES = {"running": "cyan", "complete": "green", "loaded": "green", "stopped": "yellow", "diverged": "red", "failed": "red"}
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def number(value: Any, form: str) -> str:
+    """A number in a format, or a dash where there is none."""
+    return "–" if value is None else format(value, form)
+
+
+@dataclass
+class Line:
+    """One trial on the screen."""
+
+    name: str
+    settings: str
+    epochs: int
+    epoch: float = 0
+    loss: float | None = None
+    score: float | None = None
+    speed: float | None = None
+    state: str = "running"
+
+
+@dataclass
+class Part:
+    """One part of a study, for progress: how much there is, how much is done, how much of it in this session."""
+
+    total: int = 0
+    done: int = 0
+    here: int = 0
+    seconds: float = 0.0
+    """Spent in this session."""
+    began: float | None = None
+
+    def left(self) -> float | None:
+        """Seconds left at the pace of this session; None while there is no pace yet."""
+        if self.done >= self.total:
+            return 0.0
+        spent = self.seconds + (time.monotonic() - self.began if self.began is not None else 0.0)
+        return spent / self.here * (self.total - self.done) if self.here else None
+
+
+@dataclass
+class Screen:
+    """The study's face. Only the launcher calls it; it never computes anything."""
+
+    out: TextIO
+    name: str
+    metric: Metric = ERROR_RATE
+    parts: dict[str, Part] = field(default_factory=lambda: {part: Part() for part in ("stages", "search", "finals", "test")})
+    lines: dict[str, Line] = field(default_factory=dict)
+    best: tuple[float, str, str] | None = None
+    """(loss on validation in percent, trial, settings)"""
+    doing: str = "starting"
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Screen:
+        if self.out.isatty():
+            console = Console(file=self.out, width=min(WIDTH, shutil.get_terminal_size().columns))
+            self._live = Live(get_renderable=self.render, console=console, refresh_per_second=2, transient=False)
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._live is not None:
+            self._live.refresh()
+            self._live.__exit__(*error)
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._live is not None:
+            self._live.console.print(Text(text, overflow="fold"))
+        else:
+            print(text, file=self.out, flush=True)
+
+    def begin(self, part: str, doing: str) -> None:
+        """From now on `part` (stages, search, finals, test) is worked on."""
+        for name, other in self.parts.items():
+            if other.began is not None:
+                other.seconds += time.monotonic() - other.began
+                other.began = None
+            if name == part:
+                other.began = time.monotonic()
+        self.doing = doing
+        if self._live is None:
+            self.say(doing)
+
+    def expect(self, part: str, total: int, done: int = 0) -> None:
+        """How much a part holds, and how much of it earlier sessions did."""
+        self.parts[part].total, self.parts[part].done = total, done
+
+    def trial(self, name: str, params: Mapping[str, Any], epochs: int) -> None:
+        """A trial starts."""
+        self.lines[name] = Line(name, describe(dict(params)), epochs)
+
+    def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
+        """A trial, or a shared stage under its own name, reports."""
+        line = self.lines.setdefault(name, Line(name, "", 0))
+        loss = row["train_loss"] if row.get("loss") is None else row["loss"]
+        score, speed = self.metric.score(row), row.get("tokens_per_s")
+        if row.get("split") == "test":
+            where = "test"  # what the table shows stays the score on validation
+        else:
+            line.epoch, line.loss, line.score, line.speed = row.get("epoch") or 0, loss, score, speed
+            where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
+        if row.get("stage") in ("pretrain", "multitask", "marks"):
+            line.settings = f"{row['stage_name']}, step {row['step']}"
+        if self._live is None:
+            said = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]
+            said += [f"{self.metric.label} {score:5.2f} %"] if score is not None else []
+            said += [f"{speed:,.0f} tokens/s"] if speed is not None else []
+            self.say("  ".join([*said, line.settings])[: WIDTH + 40])
+
+    def ended(self, name: str, state: str, part: str | None = None, reason: str | None = None) -> None:
+        """A trial is over."""
+        if name in self.lines:
+            self.lines[name].state = state
+        if part is not None:
+            self.parts[part].done += 1
+            self.parts[part].here += 1
+        if state in ("diverged", "failed"):
+            self.say(f"{name} {state}: {reason}"[: 2 * WIDTH])
+
+    def found(self, loss: float, name: str, params: Mapping[str, Any]) -> None:
+        """A finished trial's loss on validation, in percent: is it the best so far?"""
+        if self.best is None or loss < self.best[0]:
+            self.best = (loss, name, describe(dict(params)))
+
+    def left(self) -> float | None:
+        """Seconds left for the whole study at the pace so far; None while that is anybody's guess."""
+        total, pace = 0.0, None
+        for name, part in self.parts.items():
+            left = part.left()
+            if left is None:
+                # Finals go on to the last epoch and reading the test is quick: a search trial's pace stands in for both.
+                if pace is None or name == "stages":
+                    return None
+                left = pace * (part.total - part.done) * (0.1 if name == "test" else 1.0)
+            elif part.here:
+                pace = (part.seconds + (time.monotonic() - part.began if part.began else 0.0)) / part.here
+            total += left
+        return total
+
+    def render(self) -> Group:
+        """The live view."""
+        rows = max(4, shutil.get_terminal_size().lines - 9)
+        table = Table(box=None, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        for title, width, right in (
+            ("trial", 5, False),
+            ("settings", 29, False),
+            ("epoch", 5, True),
+            ("loss", 6, True),
+            (self.metric.short, 8, True),
+            ("tok/s", 7, True),
+            ("state", 8, False),
+        ):
+            table.add_column(title, width=width, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+        for line in self._shown(rows):
+            table.add_row(
+                line.name,
+                line.settings,
+                f"{line.epoch:.2g}" + (f"/{line.epochs}" if line.epochs else ""),
+                number(line.loss, ".3f"),
+                number(line.score, ".2f"),
+                number(line.speed, ",.0f"),
+                Text(line.state, STYLES.get(line.state, "")),
+            )
+        return Group(Text(f"{self.name}: {self.doing}", style="bold", no_wrap=True, overflow="ellipsis"), table, *self._summary())
+
+    def _shown(self, count: int) -> list[Line]:
+        """Those that run, and the latest of those that have ended."""
+        lines = list(self.lines.values())
+        running = [line for line in lines if line.state == "running"]
+        over = [line for line in lines if line.state != "running"]
+        keep = {id(line) for line in running + over[-max(1, count - len(running)) :]}
+        return [line for line in lines if id(line) in keep][-count:]
+
+    def _summary(self) -> list[Text]:
+        total = sum(part.total for part in self.parts.values())
+        done = sum(part.done for part in self.parts.values())
+        filled = round(30 * done / total) if total else 0
+        counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
+        left = self.left()
+        gone = duration(time.monotonic() - self.started)
+        clock = f"{gone} gone, about {duration(left)} left" if left else f"{gone} gone"
+        lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
+        if self.best is not None:
+            loss, name, chosen = self.best
+            score = f"{self.metric.turned(loss):.2f} % validation {self.metric.label}"
+            lines.append(Text(f"best so far: {name}, {score}, {chosen}", no_wrap=True, overflow="ellipsis"))
+        return lines

@@ -1,0 +1,58 @@
+"""What the parts of a study share while they run."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from study.cluster.machine import Machine
+from study.cluster.work import Layout
+from study.definition.models import Study
+from study.run.scribe import Row, Scribe
+from trainables.store.garbage import RAY
+from trainables.store.store import Store
+
+
+@dataclass
+class Session:
+    """One sitting at a study, on a Ray that runs: what every part needs."""
+
+    study: Study
+    run_dir: Path
+    store: Store
+    scribe: Scribe
+    machine: Machine
+    layout: Layout
+    board: Any
+
+    @property
+    def rows(self) -> list[Row]:
+        """All records so far."""
+        return self.scribe.rows
+
+    def clear_away(self) -> None:
+        """Remove what Ray wrote; nothing of it is read again."""
+        shutil.rmtree(self.run_dir / "ray", ignore_errors=True)
+        if self.layout.storage.startswith(self.store.url):
+            with suppress(OSError):
+                self.store.files.remove(f"{RAY}/{self.layout.storage.rpartition('/')[2]}")
+
+
+def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine) -> Session:
+    """A sitting on the Ray that runs."""
+    import ray
+
+    from study.cluster.switchboard import Switchboard
+
+    given = study.resources
+    under_train = given.execution == "train" or (given.execution == "auto" and given.workers > 1)
+    # One node: the run folder. Several: what all of them see is the store.
+    several = len(machine.nodes) > 1
+    storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
+    layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
+    board = ray.remote(num_cpus=0)(Switchboard).remote()
+    return Session(study, run_dir, store, scribe, machine, layout, board)

@@ -1,0 +1,83 @@
+"""From the rows of a trial to its records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from study.cluster.machine_faults import StudyStopped, alike, fault_of, said
+from study.run import finals
+from study.run.scribe import Trial, trials
+
+if TYPE_CHECKING:
+    from study.cluster.tune_adapters import InTurn
+from study.run.session import Session
+
+
+def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
+    """The Tune callback through which results become records. The driver alone writes them."""
+    from ray import tune
+
+    class ToRecords(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            if not trial.config.get("read_test"):
+                s.scribe.starts(asked[trial.config["trial"]])
+
+        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            name = trial.config["trial"]
+            for row in result["rows"]:
+                if trial.config.get("read_test"):
+                    s.scribe.tested(asked[name], row)
+                else:
+                    s.scribe.evaluated(name, row)
+
+        def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            result = trial.last_result or {}
+            status = "stopped" if result.get("status") in (None, "running") else result["status"]
+            self._ends(trial.config, status, "early stopping" if status == "stopped" else result.get("reason"), result)
+
+        def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+            name = trial.config["trial"]
+            if searcher.goes_on(name):
+                s.scribe.again(name)
+            else:
+                self._ends(trial.config, *_death(trial.get_pickled_error()))
+            s.board.sweep.remote(list(s.scribe.running))
+
+        def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
+            if not config.get("read_test"):
+                s.scribe.starts(asked[config["trial"]])  # its process may have died before it began
+                if status != "halted":
+                    s.scribe.ends(config["trial"], status, reason, result.get("details"), result.get("where"))
+                    finals.prune(s)
+                    _stop_if_alike(s)
+                else:
+                    s.scribe.reopens(trials(s.rows, config["phase"])[config["trial"]], reason, result.get("details"))
+            elif status == "failed":
+                s.scribe.note(f"no test scores of {config['trial']}: {reason}")
+            if status == "halted":
+                raise StudyStopped(str(reason), result.get("advice") or "")
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return object, ()  # Tune pickles its callbacks, and nothing reads that
+
+    return ToRecords()
+
+
+def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
+    """(status, reason, more) of a trial whose process died again and again."""
+    reason = "its process died again and again"
+    if error is not None and (fault := fault_of(error)):
+        return "halted", f"{reason}: {said(error)}", {"advice": fault.advice}
+    return "failed", reason, {}
+
+
+def _stop_if_alike(s: Session) -> None:
+    """Raises StudyStopped where trials fail alike from their beginning; they count as unfinished then, not as failed."""
+    same = alike(s.rows)
+    for row in same:
+        s.scribe.reopens(row, row["reason"])
+    if same:
+        names = " and ".join(row["trial"] for row in same)
+        reason = f"{names} failed alike at their beginning, and no trial has come to a validation yet: {same[0]['reason']}"
+        raise StudyStopped(reason, f"the whole traceback is in {s.run_dir / 'study.log'}")

@@ -1,0 +1,347 @@
+"""`study tasks`: the table of known data sets, and what a data set looks like, as text of 80 columns, JSON and docs/tasks.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from trainables.data.known_tasks import KNOWN, PAPERS, TABLE, TEXTS, Known, instructions, resolve
+from trainables.settings.dialect import options_said
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import ConfigError, near
+from trainables.settings.task import Task
+from trainables.settings.validate import validate
+
+if TYPE_CHECKING:
+    from study.survey.dataset_statistics import Ruler, SplitStatistics, Statistics
+
+WIDTH = 80
+INDENT = "    "
+STUDY_FILES = (".yaml", ".yml")
+HEAD = f"{'set':<15}{'classes':>8}  {'domain':<16}  {'metric':<20}  papers"
+
+
+@dataclass(frozen=True)
+class Named:
+    """What an argument names: a task, or a file of one's own."""
+
+    name: str
+    task: Task | None
+    file: str | None = None
+
+
+# The table -----------------------------------------------------------------------------------------------------------------------
+
+
+def show(names: Sequence[str] = ()) -> str:
+    """The table; of named sets with how to bring them by hand. Raises ConfigError with every unknown name."""
+    _check(names)
+    lines = [HEAD]
+    for name in names or TABLE:
+        lines += _entry(name, TABLE[name], whole=bool(names))
+    lines += ["", *(line for paper, title in PAPERS.items() for line in _wrapped(f"{_short(paper)}: {title}", ""))]
+    if not names:
+        lines += ["", "More about a set: study tasks NAME. What is in it: study tasks --stats NAME"]
+    return "\n".join(lines)
+
+
+def listing(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The same as plain data. Raises ConfigError with every unknown name."""
+    _check(names)
+    return [_plain(name, TABLE[name]) for name in names or TABLE]
+
+
+def _check(names: Sequence[str]) -> None:
+    """Raises ConfigError with every name that is not in the table."""
+    if faults := [f"{name!r} is not a known task{_hint(name)}" for name in names if name not in TABLE]:
+        raise ConfigError(faults)
+
+
+def _hint(name: str) -> str:
+    return "; for a file of your own: study tasks --stats FILE" if _is_file(name) else near(name, TABLE)
+
+
+def _entry(name: str, known: Known, *, whole: bool) -> list[str]:
+    papers = ", ".join(_short(paper) for paper in known.reported)
+    count = "–" if known.classes is None else str(known.classes)
+    lines = [f"{name:<15}{count:>8}  {known.domain:<16}  {known.metrics:<20}  {papers}".rstrip()]
+    lines += _wrapped(f"{_where(known)}; licence: {known.licence}")
+    if whole and (how := instructions(name)):
+        lines += _wrapped(f"how: {how}")
+    return lines
+
+
+def _wrapped(text: str, indent: str = INDENT) -> list[str]:
+    return wrap(text, WIDTH, initial_indent=indent, subsequent_indent=INDENT, break_on_hyphens=False, break_long_words=False)
+
+
+def _short(paper: str) -> str:
+    return paper.rstrip("0123456789")
+
+
+def _where(known: Known) -> str:
+    if known.task is None:
+        return "by hand"
+    columns = f"{_columns(known.task)} -> {', '.join(known.task.label_columns)}"
+    return f"hub {known.task.hub} ({columns})" if known.task.hub else f"with the package ({columns})"
+
+
+def _columns(task: Task) -> str:
+    """The columns of the text; of a pair those of both, with a bar between."""
+    return " | ".join(", ".join(columns) for columns in (task.text_columns, task.second_columns) if columns)
+
+
+def _plain(name: str, known: Known) -> dict[str, Any]:
+    task = known.task
+    return {
+        "name": name,
+        "source": "by hand" if task is None else "hub" if task.hub else "package",
+        "hub": task and task.hub,
+        "revision": task and task.revision,
+        "text": task and list(task.text_columns),
+        "text_pair": list(task.second_columns) or None if task else None,
+        "label": task and task.label,
+        "classes": known.classes,
+        "domain": known.domain,
+        "licence": known.licence,
+        "reported": dict(known.reported),
+        "by_hand": instructions(name) or None,
+    }
+
+
+def document() -> str:
+    """docs/tasks.md, from the table."""
+    lines = [
+        "# Tasks",
+        "",
+        "Written by `make docs` from `known_tasks.py`. A known task may stand in a study file by its name alone:",
+        "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are those of which the hub has no copy that is known to be",
+        "the paper's own: naming one of them says what to fetch and what to write instead.",
+        "",
+        "```bash",
+        "study tasks                                          # this table",
+        "study tasks chemprot                                 # how to bring a set by hand",
+        "study tasks --stats sls_imdb                         # examples, lengths, copies, classes",
+        "study tasks --stats reviews.csv --text review --label stars",
+        "study tasks --stats faq.csv --text question --text-pair answer --label topic",
+        "study overlap sls_imdb sls_yelp sls_amazon --out overlap.svg",
+        "```",
+        "",
+        "A bar stands between the two texts of a pair.",
+        "",
+        "| set | where | text → label | classes | domain | metric | papers | licence |",
+        "|---|---|---|---|---|---|---|---|",
+        *(_row(name, known) for name, known in TABLE.items()),
+        "",
+        *(f"- **{_short(paper)}**: {title}" for paper, title in PAPERS.items()),
+        "",
+        "## By hand",
+        "",
+        "Also where a machine does not reach the hub.",
+        "",
+        *(f"- **{name}**: {instructions(name)}." for name in TABLE if instructions(name)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, known: Known) -> str:
+    task = known.task
+    where = "by hand" if task is None else f"`{task.hub}`" if task.hub else "package"
+    columns = "" if task is None else f"{_columns(task)} → {', '.join(task.label_columns)}".replace("|", r"\|")
+    papers = ", ".join(_short(paper) for paper in known.reported)
+    cells = [f"`{name}`", where, columns, known.classes or "–", known.domain, known.metrics, papers, known.licence]
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+# What an argument names ----------------------------------------------------------------------------------------------------------
+
+
+def named(arguments: Sequence[str]) -> tuple[list[Named], Encoder | None]:
+    """(what the arguments name, in order; the encoder of the last study file among them).
+
+    A known task, a study file (its tasks), else a file of texts. Raises ConfigError with every fault at once.
+    """
+    found: list[Named] = []
+    faults: list[str] = []
+    encoder: Encoder | None = None
+    for argument in arguments:
+        try:
+            if argument in TABLE:
+                found.append(Named(argument, resolve(argument)))
+            elif argument.endswith(STUDY_FILES):
+                tasks, encoder = _of_study(argument)
+                found += tasks
+            elif _is_file(argument):
+                found.append(Named(Path(argument).name, None, argument))
+            else:
+                faults.append(f"{argument!r} is neither a known task nor a file{near(argument, TABLE)}")
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)
+    return found, encoder
+
+
+def _is_file(argument: str) -> bool:
+    return "." in Path(argument).name or "/" in argument or Path(argument).is_file()
+
+
+def _of_study(path: str) -> tuple[list[Named], Encoder]:
+    from study.definition.study_file import load_study
+
+    study = load_study(path)
+    return [Named(name, task) for name, task in study.tasks.items()], study.encoder
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------------------
+
+
+def measured(
+    arguments: Sequence[str],
+    columns: Sequence[str] = ("text",),
+    label: str = "label",
+    encoder: str | None = None,
+    limit: int = 512,
+    second: Sequence[str] = (),
+    dialect: Mapping[str, str | None] | None = None,
+) -> list[Statistics]:
+    """Statistics of each argument, of the shipped sets without any; `second` are the columns of a pair's second text.
+
+    `dialect` has the fields of a task that say how csv and tsv files are written. Raises ConfigError.
+    """
+    from study.survey.dataset_statistics import statistics
+
+    shipped = [name for name, task in KNOWN.items() if task.train is not None and Path(task.train).is_relative_to(TEXTS)]
+    found, of_study = named(arguments or shipped)
+    with_ruler = _ruler(encoder, of_study)
+    own = {"text": tuple(columns), "text_pair": tuple(second) or None, "label": label, **(dialect or {})}
+    results: list[Statistics] = []
+    faults: list[str] = []
+    for each in found:
+        try:
+            task = each.task or validate(Task, {"train": each.file, **own})
+            measured_one = statistics(each.name, task, with_ruler, limit)
+            notices = tuple(_about_file(notice, each) for notice in measured_one.notices)
+            results.append(dataclasses.replace(measured_one, notices=notices))
+        except ConfigError as error:
+            faults += [_about_file(fault, each) for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return results
+
+
+def _about_file(fault: str, each: Named) -> str:
+    """A fault of a file of one's own names the file, and no split, for it has none."""
+    if each.file is None:
+        return f"tasks.{fault}"
+    fault = options_said(fault.removeprefix(f"{each.name}.train: ").removeprefix(f"{each.name}: "))
+    return fault if fault.startswith(each.file) else f"{each.file}: {fault}"
+
+
+def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
+    """The named encoder measures; where none is named, that of the study file, if there is one."""
+    from study.survey.dataset_statistics import ruler
+
+    if name is None:
+        return ruler(of_study)
+    try:
+        return ruler(encoder_named(name))
+    except ConfigError as error:
+        raise ConfigError(f"--encoder {name}: {fault}" for fault in error.faults) from None
+
+
+def encoder_named(name: str, absolute: bool = False) -> Encoder:
+    """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
+    from study.survey.dataset_statistics import QUICKSTART
+
+    if name in (QUICKSTART.package, f"{QUICKSTART.package}/{QUICKSTART.folder}"):
+        return QUICKSTART
+    is_folder = Path(os.path.expanduser(name)).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
+    folder = str(Path(os.path.expanduser(name)).absolute()) if absolute else name
+    return Encoder(folder=folder) if is_folder else Encoder(hub=name)
+
+
+def show_statistics(found: Sequence[Statistics]) -> str:
+    """A table of 80 columns for each, one column per split."""
+    return "\n\n".join("\n".join(_statistics(each)) for each in found)
+
+
+def _statistics(each: Statistics) -> Iterator[str]:
+    ruler = each.ruler
+    special = f", and {each.special_tokens} special tokens a {'pair' if each.pairs else 'text'}" if each.special_tokens else ""
+    unit = "characters, since words are written without spaces" if each.characters else ruler.unit
+    yield from wrap(f"{each.name}: {each.classes} classes; lengths in {unit} ({ruler.name}{special})", WIDTH)
+    yield _cells("", each.splits)
+    splits = each.splits.values()
+    for title, cells in ROWS:
+        if title in OF_PAIRS and not each.pairs:
+            continue
+        yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
+    for notice in each.notices:
+        yield from wrap(f"notice: {notice}", WIDTH, break_on_hyphens=False)
+
+
+def _cells(title: str, cells: Iterable[object]) -> str:
+    return f"{title:<32}" + "".join(f" {str(cell)[:15]:>15}" for cell in cells)
+
+
+def _class(split: SplitStatistics, place: int) -> str:
+    return list(split.labels)[place] if split.labels else "–"
+
+
+def _class_share(split: SplitStatistics, place: int) -> str:
+    total = sum(split.labels.values())
+    return f"{100 * list(split.labels.values())[place] / total:.1f}" if total else "–"
+
+
+def _side(split: SplitStatistics, place: int) -> str:
+    return f"{split.mean_of_sides[place]:.1f}" if split.mean_of_sides else "–"
+
+
+OF_PAIRS = ("  of the first text", "  of the second text")
+"""Lines for pairs of texts alone."""
+ROWS: tuple[tuple[str, Callable[[SplitStatistics], object]], ...] = (
+    ("examples", lambda s: s.examples),
+    ("  without text", lambda s: s.empty),
+    ("  without label", lambda s: s.unlabelled),
+    ("length, mean", lambda s: f"{s.mean:.1f}"),
+    ("  of the first text", lambda s: _side(s, 0)),
+    ("  of the second text", lambda s: _side(s, 1)),
+    ("length, median", lambda s: f"{s.median:g}"),
+    ("length, 90th percentile", lambda s: s.p90),
+    ("length, 99th percentile", lambda s: s.p99),
+    ("length, maximum", lambda s: s.maximum),
+    ("over {limit}, %", lambda s: f"{s.over_limit_percent:.2f}"),
+    ("repeated in the split", lambda s: s.repeats_exact),
+    ("  but for case and white space", lambda s: s.repeats_normalised),
+    ("also in an earlier split", lambda s: s.shared_exact),
+    ("  but for case and white space", lambda s: s.shared_normalised),
+    ("largest class", lambda s: _class(s, 0)),
+    ("  its share, %", lambda s: _class_share(s, 0)),
+    ("smallest class", lambda s: _class(s, -1)),
+    ("  its share, %", lambda s: _class_share(s, -1)),
+)
+"""Title of a line, and what stands in it."""
+
+
+def plain_statistics(found: Sequence[Statistics]) -> list[dict[str, Any]]:
+    """Statistics as plain data."""
+    return [
+        {
+            "name": each.name,
+            "classes": each.classes,
+            "encoder": each.ruler.name if each.ruler.unit == "pieces" else None,
+            "unit": each.ruler.unit,
+            "special_tokens": each.special_tokens,
+            "pairs": each.pairs,
+            "limit": each.limit,
+            "notices": list(each.notices),
+            "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
+        }
+        for each in found
+    ]

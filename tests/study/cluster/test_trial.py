@@ -1,0 +1,159 @@
+"""Trials as generators: retried in place, ended with a reason, handed out part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from study.cluster.trial import persistent, resources
+from study.cluster.tune_adapters import InTurn
+from study.cluster.work import Ended, Layout, Work, ended, here
+from tests.helpers import tiny_recipe
+from trainables.settings.errors import ConfigError
+from trainables.settings.execution import Execution
+from trainables.store.store import Store
+from trainables.training.loop import Diverged
+
+Rows = Generator[dict[str, Any], None, None]
+
+
+class Flaky:
+    """Rows 1 to 4 with one failure before row `at`; a new start yields the earlier rows again, as a resume from the store does."""
+
+    def __init__(self, *errors: BaseException, at: int = 3) -> None:
+        self.errors, self.at, self.starts = list(errors), at, 0
+
+    def __call__(self) -> Rows:
+        self.starts += 1
+        for step in range(1, 5):
+            if step == self.at and self.errors:
+                raise self.errors.pop(0)
+            yield {"stage_id": "x", "split": "validation", "step": step}
+
+
+def test_a_failure_is_retried_and_no_row_comes_twice() -> None:
+    flaky = Flaky(OSError("disk on fire"))
+    rows = list(persistent(flaky, retries=1))
+    assert [(row["step"], row["attempt"]) for row in rows] == [(1, 0), (2, 0), (3, 1), (4, 1)]
+    assert flaky.starts == 2
+
+
+def test_after_the_last_retry_the_reason_is_one_line() -> None:
+    flaky = Flaky(ValueError("first"), ValueError("long story\nthe last line"))
+    with pytest.raises(Ended) as caught:
+        list(persistent(flaky, retries=1))
+    assert (caught.value.status, caught.value.reason) == ("failed", "ValueError: the last line")
+    assert "Traceback" in caught.value.details
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Diverged(3, float("nan")), "diverged"), (ConfigError(["no such column"]), "failed")]
+)
+def test_what_would_only_happen_again_is_not_retried(error: Exception, status: str) -> None:
+    flaky = Flaky(error)
+    with pytest.raises(Ended) as caught:
+        list(persistent(flaky, retries=3))
+    assert (caught.value.status, flaky.starts) == (status, 1)
+
+
+def test_closing_the_generator_closes_what_runs() -> None:
+    closed = []
+
+    def begin() -> Rows:
+        try:
+            while True:
+                yield {"step": len(closed)}
+        finally:
+            closed.append(True)
+
+    rows = persistent(begin, retries=1)
+    next(rows)
+    rows.close()
+    assert closed == [True]
+
+
+def test_an_ended_stays_what_it_is() -> None:
+    end = Ended("diverged", "why")
+    assert ended(end) is end
+
+
+def test_rows_of_a_real_recipe_computed_here(tmp_path: Path) -> None:
+    work = Work("t000", tiny_recipe(tmp_path), str(tmp_path / "store"), Execution(threads=1))
+    rows = list(here(work))
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert Store(work.store).get(rows[-1]["stage_id"]) is not None
+
+
+def layout(**changes: Any) -> Layout:
+    return Layout(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
+
+
+def test_the_driver_of_a_nested_trial_takes_no_cpu() -> None:
+    assert resources(layout()).required_resources == {"CPU": 1}
+    assert "CPU" not in resources(layout(under_train=True, workers=2)).required_resources
+
+
+class Listed:
+    """A search that hands out names and hears which ended."""
+
+    def __init__(self, *names: str) -> None:
+        self.left, self.heard = list(names), list[str]()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        return {"trial": self.left.pop(0)} if self.left else "FINISHED"
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        self.heard.append(trial_id)
+
+
+def test_each_part_waits_for_the_one_before() -> None:
+    asked = []
+
+    def part(name: str, count: int) -> Any:
+        def give() -> list[dict[str, Any]]:
+            asked.append(name)
+            return [{"trial": f"{name}{i}"} for i in range(count)]
+
+        return give
+
+    search = Listed("t0", "t1")
+    turns = InTurn(search, [part("final", 3), part("none", 0), part("test", 1)], concurrent=2)
+    assert [turns.suggest("a"), turns.suggest("b")] == [{"trial": "t0"}, {"trial": "t1"}]
+    assert turns.suggest("c") is None, "finals wait for the search's last trials"
+    turns.on_trial_complete("a")
+    assert (turns.suggest("c"), asked) == (None, [])
+    turns.on_trial_complete("b")
+    assert [turns.suggest("c"), turns.suggest("d"), turns.suggest("e")] == [{"trial": "final0"}, {"trial": "final1"}, None]
+    turns.on_trial_complete("c")
+    assert turns.suggest("e") == {"trial": "final2"}
+    for name in ("d", "e"):
+        assert asked == ["final"]
+        turns.on_trial_complete(name)
+    assert turns.suggest("f") == {"trial": "test0"}
+    assert turns.suggest("g") is None
+    turns.on_trial_complete("f")
+    assert turns.suggest("g") == "FINISHED"
+    assert search.heard == list("abcdef")
+
+
+def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever() -> None:
+    search = Listed("t0", "t1")
+    turns = InTurn(search, [lambda: [{"trial": "f0"}]], concurrent=2, deaths=2)
+    assert turns.suggest("a") == {"trial": "t0"}
+    turns.on_trial_complete("a", error=True)
+    assert turns.goes_on("t0")
+    assert search.heard == [], "the search need not know"
+    assert turns.suggest("b") == {"trial": "t0"}
+    assert not turns.goes_on("t0")
+    assert turns.suggest("c") == {"trial": "t1"}
+    turns.on_trial_complete("b", error=True)
+    turns.on_trial_complete("c")
+    assert search.heard == ["c"]
+    assert turns.suggest("d") == {"trial": "t0"}, "what died goes on before anything new"
+    turns.on_trial_complete("d", error=True)
+    assert not turns.goes_on("t0")
+    assert search.heard == ["c", "a"], "the search hears of it under the name that it gave"
+    assert turns.suggest("e") == {"trial": "f0"}

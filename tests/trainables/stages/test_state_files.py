@@ -1,0 +1,124 @@
+"""Weights, moments and position of an unfinished stage: what does not fit the stage is told, dropped and computed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.helpers import tiny_recipe
+from tests.trainables.resume import ONE_THREAD, Whole, begin, results, same_bits, tuned_weights, undisturbed
+from trainables.stages import identity
+from trainables.stages import run_recipe as runner
+from trainables.stages.identity import nodes
+from trainables.store.artifact_files import PREDICTIONS, marker_bytes
+from trainables.store.store import DamagedArtifact, Store
+
+WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    return undisturbed(tiny_recipe(folder), folder)
+
+
+def rewritten(file: str, change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[dict[str, Any], Path], None]:
+    def apply(position: dict[str, Any], folder: Path) -> None:
+        tensors = load_file(folder / file)
+        change(tensors)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file)
+
+    return apply
+
+
+def first(tensors: dict[str, torch.Tensor]) -> str:
+    return max(tensors, key=lambda name: tensors[name].numel())
+
+
+def garbled(header: bytes) -> Callable[[dict[str, Any], Path], Any]:
+    return lambda position, folder: (folder / WEIGHTS).write_bytes(header + b"{}" * 50)
+
+
+POSITIONS: list[dict[str, Any]] = [{"step": 5}, {"rows": [{}]}, {"rows": None}, {"tokens": -1}, {"seconds": "x"}, {"energy_j": "x"}]
+CHANGES: dict[str, Callable[[dict[str, Any], Path], Any]] = {
+    **{str(change): lambda position, folder, change=change: position.update(change) for change in POSITIONS},  # type: ignore[misc]
+    "unknown": lambda position, folder: position.update(unknown=1),
+    "no position": lambda position, folder: position.clear(),
+    "one row for all": rewritten(WEIGHTS, lambda it: it.update({first(it): it[first(it)][:1]})),
+    "half numbers": rewritten(WEIGHTS, lambda it: it.update({first(it): it[first(it)].half()})),
+    "a weight is gone": rewritten(WEIGHTS, lambda it: it.pop(first(it))),
+    "another weight": rewritten(WEIGHTS, lambda it: it.update(another=torch.zeros(1))),
+    "moment of another shape": rewritten(MOMENTS, lambda it: it.update({first(it): it[first(it)][:1]})),
+    "another moment": rewritten(MOMENTS, lambda it: it.update({"999.exp_avg": torch.zeros(1)})),
+    "header without end": garbled((2**63 - 1).to_bytes(8, "little")),
+    "header is no table": garbled((100).to_bytes(8, "little")),
+}
+
+
+@pytest.fixture(scope="module")
+def half(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store in which the stage stands in its middle."""
+    store = Store(tmp_path_factory.mktemp("half"))
+    begin(whole.recipe, store, 1)
+    return store
+
+
+@pytest.mark.parametrize("which", CHANGES)
+def test_a_state_that_does_not_fit_is_told_and_computed_again(whole: Whole, half: Store, tmp_path: Path, which: str) -> None:
+    """Its digests are right: whoever writes to a shared store can make them so."""
+    said: list[str] = []
+    store, name = Store(tmp_path / "store", notice=said.append), nodes(whole.recipe)[0].trajectory_id
+    state = half.load_state(name)
+    assert state is not None
+    for file in (WEIGHTS, MOMENTS):
+        (tmp_path / file).write_bytes(state.path(file).read_bytes())
+    position = json.loads(json.dumps(state.meta["position"]))
+    CHANGES[which](position, tmp_path)
+    store.save_state(name, state.step, {"position": position}, {file: tmp_path / file for file in (WEIGHTS, MOMENTS)})
+    rows = list(runner.run(whole.recipe, store, ONE_THREAD))
+    assert {row["source"] for row in rows} == {"computed"}
+    assert results(rows) == results(whole.rows)
+    assert len(said) == 1
+    assert f"the state of stage {name} at step {state.step} is damaged and not used: " in said[0]
+
+
+@pytest.mark.parametrize(
+    "header", [(2**63 - 1).to_bytes(8, "little"), (90).to_bytes(8, "little"), b""], ids=["bomb", "garbled", "empty"]
+)
+def test_weights_that_are_none_are_damage(whole: Whole, tmp_path: Path, header: bytes) -> None:
+    recipe, said = whole.recipe, list[str]()
+    store, stage = Store(tmp_path / "store", notice=said.append), nodes(whole.recipe)[-1].stage_id
+    there = whole.store.get(stage)
+    assert there is not None
+    store.publish(stage, there.manifest, {WEIGHTS: header + b"{" * 200})
+    with pytest.raises(DamagedArtifact, match=WEIGHTS):
+        runner.evaluate_test(recipe, store, ONE_THREAD)
+    assert store.get(stage) is None
+    assert "is damaged and counts as missing: model.safetensors: " in said[0]
+
+
+def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Path) -> None:
+    recipe, said = whole.recipe, list[str]()
+    store, stage = Store(tmp_path / "store", notice=said.append), nodes(recipe)[-1].stage_id
+    list(runner.run(recipe, store, ONE_THREAD))
+    first = runner.evaluate_test(recipe, store, ONE_THREAD)
+    for name, kind in ((stage, "features"), (identity.test_id(recipe, stage), None)):
+        path = f"artifacts/{name}/COMPLETE.json"
+        marker = json.loads(store.files.read(path))
+        del marker["sha256"]
+        store.files.write(path, marker_bytes(marker | {"manifest": {"kind": kind}}))
+    rows = list(runner.run(recipe, store, ONE_THREAD))
+    assert results(rows) == results(whole.rows)
+    assert same_bits(tuned_weights(store, recipe), tuned_weights(whole.store, recipe))
+    again = runner.evaluate_test(recipe, store, ONE_THREAD)
+    assert results([again]) == results([first])
+    assert again["source"] == "computed"
+    assert len(said) == 2
+    assert all("its manifest is one of" in line for line in said)
+    assert store.get(identity.test_id(recipe, stage), needs=(PREDICTIONS,)) is not None

@@ -1,0 +1,183 @@
+"""Corpora for further pre-training: training texts of tasks and text files, less all that a task holds out.
+
+The same on every machine: a corpus is a function of the content of its tasks and files. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from trainables.data.held_out import JOINT, HeldOut, bare, held_out
+from trainables.data.splits import TaskData, digest_of, load_task, plain
+from trainables.settings.corpus_names import short
+from trainables.settings.errors import ConfigError
+from trainables.settings.file_names import is_plain_text
+from trainables.settings.task import Task
+from trainables.tables.table_files import read_documents
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Texts for further pre-training."""
+
+    texts: tuple[str, ...]
+    digest: str
+    """sha256 of the texts in their order."""
+    removed: int
+    """Texts left out because they occur, exactly or nearly, in a test or validation split."""
+    notices: tuple[str, ...]
+    files: Mapping[str, tuple[str, int]]
+    """{file: (sha256 of its texts before any is left out, how many they are)}"""
+    whole: Mapping[str, str] = field(default_factory=dict)
+    """{text that held a validation or test text: what it was before that was taken out}."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Texts of a task or a file."""
+
+    texts: tuple[str, ...]
+    lined: tuple[str, ...]
+    """The same with line breaks where they are joined: between the lines of a document, between the texts of a pair."""
+    joined: bool = False
+    """Whether any are."""
+    plain: bool = False
+    """Whether its texts follow each other in a plain text file, whose lines and paragraphs may be parts of one text."""
+
+
+def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
+    """Training texts of the named tasks and texts of files, less every near copy of a validation or test text of ANY of `tasks`.
+
+    Near copies have the same letters and digits. They are left out as whole texts, and taken out of longer ones where they are
+    lines, sentences or paragraphs of their own; of pairs each text counts. A text that two tasks or files share is read once; one
+    that a task itself holds several times stays as often, as the task's own distribution has it. The order of names does not
+    matter. Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
+    """
+    return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())), tuple(sorted(set(files))))
+
+
+@lru_cache(maxsize=16)
+def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: tuple[str, ...]) -> Corpus:
+    place = f"corpus {', '.join((*names, *map(short, files)))}"
+    notices: list[str] = []
+    loaded, read = _read(names, dict(tasks), files, place, notices)
+    # By content, so that what a user calls the tasks does not enter the corpus' identity.
+    sources = sorted((*(_of_task(loaded[name]) for name in names), *read), key=lambda part: digest_of(part.texts))
+    clean, whole = _cleaned(sources, held_out(loaded.values(), sides=True), place, notices)
+    total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
+    kept = tuple(_once(clean))
+    if left > len(kept):
+        notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
+    if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
+        notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
+    each = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
+    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
+
+
+def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: list[str]) -> tuple[list[list[str]], dict[str, str]]:
+    """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
+    clean: list[list[str]] = []
+    whole: dict[str, str] = {}
+    places = holders = words = across = 0
+    for part in sources:
+        clean.append([])
+        rests, over = forbidden.cut_across(part.lined) if part.plain else (part.lined, 0)
+        across += over
+        for text, lined, alone in zip(part.texts, part.lined, rests, strict=True):
+            cut = forbidden.cut(alone)
+            words += cut.left if cut else 0
+            rest = cut.text if cut and (cut.places or not cut.text) else alone
+            if rest and cut and cut.places:
+                places, holders = places + cut.places, holders + 1
+            if rest and rest != lined:
+                rest = _flat(rest) if part.joined else rest
+                whole[rest], text = text, rest
+            if rest or (rest == lined and not cut):
+                clean[-1].append(text)
+    total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
+    if not left:
+        raise ConfigError([f"{place}: no text is left: all {total} occur in a test or validation split"])
+    if total > left:
+        notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
+    if holders:
+        told = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
+        notices.append(f"{place}: {told}: these {places} were taken out, the rest is read")
+    if across:
+        told = f"{across} times texts that follow each other make up a text of a test or validation split"
+        notices.append(f"{place}: {told}: it was taken out of them, the rest is read")
+    if words:
+        told = f"{words} times a sentence of one word that is a text of a test or validation split"
+        notices.append(f"{place}: {told}: it stays, since a single word is taken out as a whole line only")
+    return clean, whole
+
+
+def _of_task(data: TaskData) -> Part:
+    texts, pairs = data.train.texts, data.train.pairs
+    if pairs is None:
+        return Part(texts, texts)
+    return Part(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
+
+
+def _flat(lined: str) -> str:
+    """A document as it is read: its lines in one; of a pair both texts."""
+    return " ".join(line for part in lined.split(JOINT) for each in part.split("\n") if (line := each.strip()))
+
+
+def _read(
+    names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
+) -> tuple[dict[str, TaskData], list[Part]]:
+    """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
+    loaded, faults = load_all(tasks)
+    read: list[Part] = []
+    faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
+    for file in files:
+        try:
+            read.append(_documents(file, place, notices))
+        except ConfigError as error:
+            faults += [f"corpus: {fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return loaded, read
+
+
+def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]:
+    """(the tasks that can be loaded, faults of the others)."""
+    loaded: dict[str, TaskData] = {}
+    faults: list[str] = []
+    for name, task in tasks.items():
+        try:
+            loaded[name] = load_task(name, task, needs_test=False)
+        except ConfigError as error:
+            faults += error.faults
+    return loaded, faults
+
+
+def _documents(file: str, place: str, notices: list[str]) -> Part:
+    texts, how, told = read_documents(file)
+    filled = tuple(text for text in texts if text.strip())
+    if not filled:
+        raise ConfigError([f"{file}: all {len(texts)} texts are empty"])
+    notices.append(f"{place}: {len(filled)} document{'s' * (len(filled) > 1)} in {short(file)}, {how}")
+    notices += [f"{place}: {short(file)}: {notice}" for notice in told]
+    if len(filled) < len(texts):
+        notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
+    joined = is_plain_text(file)
+    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
+
+
+def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Texts of all parts; a copy of a text of an earlier part is left out."""
+    earlier: set[bytes] = set()
+    for texts in parts:
+        mine = [_short(plain(text)) for text in texts]
+        yield from (text for text, key in zip(texts, mine, strict=True) if key not in earlier)
+        earlier.update(mine)
+
+
+def _short(text: str) -> bytes:
+    """Stands for a text among millions, which would fill the memory a second time."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

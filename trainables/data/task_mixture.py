@@ -1,0 +1,106 @@
+"""The tasks of multi-task fine-tuning (Sun et al. 2019, section 3.3), named by their content. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from trainables.data.corpus import load_all
+from trainables.data.held_out import JOINT, HeldOut, held_out
+from trainables.data.splits import Split, TaskData
+from trainables.settings.errors import ConfigError, near
+from trainables.settings.task import Task
+
+POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
+"""Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """Tasks that are trained together, in an order that depends on their content alone."""
+
+    tasks: Mapping[str, TaskData]
+    """{key of its head: a task without the training texts that some task is judged on}."""
+    notices: tuple[str, ...]
+
+    def sizes(self) -> np.ndarray[Any, Any]:
+        """Number of training texts of each task."""
+        return np.array([len(data.train) for data in self.tasks.values()])
+
+    def probabilities(self, sampling: str) -> np.ndarray[Any, Any]:
+        """Probability of each task to be drawn for a step."""
+        weights = self.sizes() ** POWERS[sampling]
+        return np.asarray(weights / weights.sum())
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Optimizer steps in which as many texts are drawn as all tasks have together."""
+        return -(-int(self.sizes().sum()) // batch_size)
+
+    def named(self, by_key: Mapping[str, Any]) -> dict[str, Any]:
+        """{name of a task: what `by_key` has under the key of its head}."""
+        return {self.tasks[key].name: value for key, value in by_key.items()}
+
+    def digests(self) -> list[list[str]]:
+        """What of these data determines a result: keys, training and validation splits."""
+        return [[key, data.digest("train"), data.digest("validation")] for key, data in self.tasks.items()]
+
+
+def head_key(data: TaskData) -> str:
+    """Name of a task's head in an artifact, 16 hex digits: a digest of the task's training and validation split."""
+    return hashlib.sha256((data.digest("train") + data.digest("validation")).encode()).hexdigest()[:16]
+
+
+def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
+    """The named tasks, their training texts less every near copy of a validation or test text of ANY of `tasks`, as
+    corpora have it.
+
+    What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
+    names, and a task of which no training text is left.
+    """
+    return _members(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
+
+
+@lru_cache(maxsize=16)
+def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Members:
+    loaded, faults = load_all(dict(tasks))
+    faults += [f"multitask: {name!r} is not among the tasks{near(name, dict(tasks))}" for name in names if name not in dict(tasks)]
+    if faults:
+        raise ConfigError(faults)
+    chosen: dict[str, TaskData] = {}
+    for data in (loaded[name] for name in names):
+        other = chosen.setdefault(head_key(data), data)
+        if other is not data:
+            faults.append(f"multitask: the tasks {other.name!r} and {data.name!r} hold the same data; name one of them in `tasks`")
+    forbidden = held_out(loaded.values(), sides=False)
+    kept = {key: replace(data, train=without(data.train, forbidden)) for key, data in sorted(chosen.items())}
+    notices = []
+    for key, data in kept.items():
+        whole = len(chosen[key].train)
+        copies = sum(map(forbidden.is_one, chosen[key].train.texts))
+        told = f"training texts of {data.name}"
+        if copies:
+            notices.append(f"multitask: {copies} of {whole} {told} occur in a validation or test split and were removed")
+        if holders := whole - len(data.train) - copies:
+            what = "hold a text of a validation or test split as a line or sentence"
+            notices.append(f"multitask: {holders} of {whole} {told} {what} and were removed")
+        if not len(data.train):
+            faults.append(f"multitask: no training text of {data.name} is left: all {whole} occur in a validation or test split")
+    if faults:
+        raise ConfigError(faults)
+    own = [notice for data in kept.values() for notice in data.notices]
+    return Members(kept, (*own, *notices))
+
+
+def without(split: Split, forbidden: HeldOut) -> Split:
+    """The split less its texts that are held out, or hold such a text of several words as a line or sentence.
+
+    Nothing is taken out of a text that has a label: what the label says may stand there.
+    """
+    lined = split.texts if split.pairs is None else [JOINT.join(filter(None, sides)) for sides in split.pairs]
+    found = (forbidden.cut(text, words=False) for text in lined)
+    return split.only([i for i, cut in enumerate(found) if not (cut and cut.places)])

@@ -1,0 +1,356 @@
+"""Attention within each text of a packed row, registered with transformers as an attention of its own.
+
+transformers' models run unmodified: they hand queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`,
+which knows from the current layout where the texts begin. Dropout on the probabilities is kept as their sign: one array holds
+both, and neither forward nor backward casts a boolean.
+
+Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from trainables.batches import pack
+from trainables.encoder import dropout as bits
+
+try:
+    from torch.nn.attention import varlen
+except ImportError:  # torch before 2.10
+    varlen = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+NAME = "packed_texts"
+WASTE = 1 << 12
+"""Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
+CELLS = 1 << 16
+"""Cells of one head that a group of several texts may have: more would not stay in the cache."""
+AT_ONCE = 1 << 20
+"""Decisions of dropout that are drawn in one go for all texts: more would not stay in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Padding:
+    """Where the tokens of a group of several texts lie when these stand side by side in [g, W]."""
+
+    rows: Tensor
+    """int64 [g * W]: token at each place, a text's first one where there is padding."""
+    tokens: Tensor
+    """int64 [n]: the group's tokens."""
+    places: Tensor
+    """int64 [n]: place of each."""
+    real: Tensor | None
+    """bool [g, W]: false at padding; None without any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Texts of like length that attend in one go; a text alone is a slice of the row and is not copied."""
+
+    texts: tuple[int, ...]
+    width: int
+    start: int
+    """First token of the first text."""
+    padding: Padding | None
+    """None for a text alone."""
+
+    def take(self, x: Tensor) -> Tensor:
+        """[T, h, d] to [g * h, W, d]."""
+        if self.padding is None:
+            return x[self.start : self.start + self.width].transpose(0, 1)
+        h, d = x.shape[1:]
+        return x.index_select(0, self.padding.rows).view(-1, self.width, h, d).transpose(1, 2).reshape(-1, self.width, d)
+
+    def take_gradient(self, x: Tensor) -> Tensor:
+        """Like `take`, and zero at padding: what stands there went nowhere."""
+        taken = self.take(x)
+        if self.padding is not None and self.padding.real is not None:
+            taken.view(len(self.texts), -1, *taken.shape[1:]).mul_(self.padding.real.to(x.dtype)[:, None, :, None])
+        return taken
+
+    def put(self, x: Tensor, out: Tensor) -> None:
+        """[g * h, W, d] into [T, h, d]."""
+        if self.padding is None:
+            out[self.start : self.start + self.width].copy_(x.transpose(0, 1))
+            return
+        h, d = out.shape[1:]
+        flat = x.view(-1, h, self.width, d).transpose(1, 2).reshape(-1, h, d)
+        out.index_copy_(0, self.padding.tokens, flat.index_select(0, self.padding.places))
+
+
+class Layout:
+    """Where the texts of a packed row lie, while the encoder runs over it."""
+
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.lengths = tuple(lengths)
+        self.device = torch.device(device)
+        self.calls = 0
+        self._biases: dict[Any, Tensor | None] = {}
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Texts of like length together, long ones alone."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths)]
+
+    @cached_property
+    def draws(self) -> list[int]:
+        """Draws of one head's dropout before each text of the micro-batch, and in all."""
+        return [0, *np.cumsum([pack.square_draws(length) for length in self.lengths]).tolist()]
+
+    @cached_property
+    def ends(self) -> Tensor:
+        """int32 [b + 1]: where the texts begin, and where the last one ends."""
+        return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
+
+    def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """[g * h, W, W], or one that expands to it: minus infinity where a position may not be seen. The same for all layers."""
+        window = window if window is not None and window < group.width else None
+        key = (group, heads, window, dtype)
+        if key not in self._biases:
+            self._biases[key] = _bias(group, heads, window, dtype, self.device)
+        return self._biases[key]
+
+
+def grouped(lengths: Sequence[int]) -> list[list[int]]:
+    """Texts, the longest first, in groups whose padding stays below WASTE cells and whose size stays below CELLS."""
+    groups: list[list[int]] = []
+    waste = width = 0
+    for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        waste += width**2 - lengths[text] ** 2
+        if not groups or waste > WASTE or (len(groups[-1]) + 1) * width**2 > CELLS:
+            groups.append([])
+            waste, width = 0, lengths[text]
+        groups[-1].append(text)
+    return groups
+
+
+def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, device: torch.device) -> Group:
+    width, start = lengths[members[0]], int(starts[members[0]])
+    if len(members) == 1:
+        return Group(tuple(members), width, start, None)
+    place = np.arange(width)
+    real = place < np.array([lengths[text] for text in members])[:, None]  # [g, W]
+    cells = starts[list(members)][:, None] + np.where(real, place, 0)
+    rows, tokens, places = (torch.from_numpy(index).to(device) for index in (cells.ravel(), cells[real], np.flatnonzero(real)))
+    return Group(
+        tuple(members), width, start, Padding(rows, tokens, places, None if real.all() else torch.from_numpy(real).to(device))
+    )
+
+
+def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    real = group.padding.real if group.padding else None
+    if real is None and window is None:
+        return None
+    place = torch.arange(group.width, device=device)
+    seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool, device=device)
+    if window is not None:
+        seen = seen & ((place[:, None] - place).abs() < window)
+    if real is not None:
+        # Padding sees itself: it would see nothing at all under a window, and be no number.
+        seen = seen & (real[:, None, None, :] | (place[:, None] == place))
+    bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
+    return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
+
+
+_layout: Layout | None = None
+
+
+@contextmanager
+def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[Layout]:
+    """Attention inside stays within texts of these lengths."""
+    layout = Layout(lengths, device)
+    with laid_out(layout):
+        yield layout
+
+
+def current() -> Layout | None:
+    """The layout in use; None outside `packed`."""
+    return _layout
+
+
+@contextmanager
+def laid_out(layout: Layout | None) -> Iterator[None]:
+    """Attention inside has this layout."""
+    global _layout
+    before, _layout = _layout, layout
+    try:
+        yield
+    finally:
+        _layout = before
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of [1, h, T, d] within the texts of the current layout; answers [1, T, h, d] as transformers wants it."""
+    assert _layout is not None, "packed attention outside `packed`"
+    _layout.calls += 1
+    if attention_mask is not None:
+        raise ValueError("packed attention takes no mask")
+    if key.shape[1] != query.shape[1]:  # grouped queries
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
+    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))  # [T, h, d]
+    stream = bits.current() if bits.threshold(dropout) else None
+    if stream is not None:
+        stream.site += 1
+    scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
+    if has_varlen(query.device, dtype):
+        if stream is not None:
+            _tell_of_dropout()
+        attended: Any = varlen.varlen_attn(q, k, v, **varlen_arguments(_layout, scaling, sliding_window))
+        return attended[None], None
+    with torch.autocast(device, enabled=False):
+        out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
+            q, k, v, _layout, scaling, sliding_window, dropout, stream
+        )
+    return out[None], None
+
+
+def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's own kernel for texts of different lengths runs there: 16-bit numbers on GPUs from Ampere on."""
+    if varlen is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict[str, Any]:
+    """Arguments of `varlen_attn` beside queries, keys and values; its windows include their ends."""
+    sides = -1 if window is None else window - 1
+    ends, longest = layout.ends, max(layout.lengths)
+    return {
+        "cu_seq_q": ends,
+        "cu_seq_k": ends,
+        "max_q": longest,
+        "max_k": longest,
+        "scale": scaling,
+        "window_size": (sides, sides),
+    }
+
+
+@cache
+def _tell_of_dropout() -> None:
+    log.warning("torch's kernel for packed attention on GPUs has no dropout: attention probabilities are not dropped, the rest is")
+
+
+class _Attention(torch.autograd.Function):
+    """softmax(scaling * q k') v within each group, with dropout on the probabilities."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        layout: Layout,
+        scaling: float,
+        window: int | None,
+        p: float,
+        stream: bits.Stream | None,
+    ) -> Tensor:
+        heads, out, kept = q.shape[1], q.new_empty(q.shape), []
+        signs = iter(()) if stream is None else _signs(layout, heads, stream, p, q.dtype)
+        for group in layout.groups:
+            gq, gk, gv = (group.take(x) for x in (q, k, v))
+            bias = layout.bias(group, heads, window, q.dtype)
+            probabilities = _scores(gq, gk, bias, scaling).softmax(-1)  # [g * h, W, W]
+            if stream is None:
+                group.put(torch.bmm(probabilities, gv), out)
+            else:
+                probabilities.copysign_(next(signs))
+                group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
+            if any(ctx.needs_input_grad):
+                kept.append(probabilities)
+        ctx.save_for_backward(q, k, v, *kept)
+        ctx.layout, ctx.scaling = layout, scaling
+        ctx.scale = None if stream is None else bits.scale(p)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *kept = ctx.saved_tensors
+        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        scale = ctx.scale or 1.0
+        for group, signed in zip(ctx.layout.groups, kept, strict=True):
+            gq, gk, gv = (group.take(x) for x in (q, k, v))
+            go = group.take_gradient(grad)
+            dropped = signed if ctx.scale is None else signed.relu()
+            group.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
+            inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, less the scale
+            if ctx.scale is not None:
+                inner = torch.ops.aten.threshold_backward(inner, signed, 0)
+                signed = torch.abs(signed, out=dropped)
+            inner = torch._softmax_backward_data(inner, signed, -1, signed.dtype)
+            group.put(_product(inner, gk, ctx.scaling * scale), gradients[0])
+            group.put(_product(inner.transpose(1, 2), gq, ctx.scaling * scale), gradients[1])
+        return (*gradients, None, None, None, None, None)
+
+
+def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
+    """For each group [g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
+    if layout.device.type != "cpu":
+        generator = stream.device_generator(layout.device)
+        for group in layout.groups:
+            levels = torch.empty(len(group.texts) * heads, group.width, group.width, dtype=torch.int16, device=layout.device)
+            yield levels.random_(0, bits.LEVELS, generator=generator).sub_(bits.threshold(p)).to(dtype)
+        return
+    first, per_draw = stream.batch.offsets.squares * heads, 4 * heads
+    together = None
+    if layout.draws[-1] * per_draw <= AT_ONCE:  # the bits of all texts lie one behind the other
+        stream.seek(first)
+        together = stream.signs(layout.draws[-1] * per_draw, p)
+    for group in layout.groups:
+        signs = torch.zeros(len(group.texts), heads, group.width, group.width, dtype=torch.int16) if group.padding else None
+        for row, text in enumerate(group.texts):
+            length, draw = layout.lengths[text], layout.draws[text]
+            count = heads * length * length
+            if together is None:
+                stream.seek(first + draw * heads)
+                own = stream.signs(count, p)
+            else:
+                own = together[draw * per_draw : draw * per_draw + count]
+            own = own.view(heads, length, length)
+            if signs is not None:
+                signs[row, :, :length, :length] = own
+        whole = own if signs is None else signs.flatten(0, 1)
+        # A 16-bit float has its sign where the integer has it; what else is in there does not matter.
+        yield whole.view(dtype) if dtype.itemsize == 2 else whole.to(dtype)
+
+
+def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
+    if bias is None:
+        return _product(q, k.transpose(1, 2), scaling)
+    return torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling)
+
+
+def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
+    """factor * a b, scaled inside the product."""
+    return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=factor)
+
+
+def no_mask(**kwargs: Any) -> None:
+    """The layout says all that a mask would."""
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, no_mask)

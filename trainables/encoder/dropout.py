@@ -1,0 +1,299 @@
+"""Random bits of dropout as a pure function of seed, step, site and place in the global batch.
+
+Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a
+resume needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
+
+On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element,
+so p is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts
+from booleans, which cost CPUs more than the random numbers do.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from trainables.batches.pack import Batch, Part
+
+LEVELS = 1 << 15
+LANES = 0x0001_0001_0001_0001
+"""One in each of the four 16-bit lanes of a draw."""
+SITE = 1 << 80
+"""Draws between the streams of two sites: more than any batch takes."""
+TEXT = 1 << 40
+"""Draws that a text of a padded batch has to itself within a site."""
+SITES = 1 << 12
+"""More sites than an encoder has."""
+CHUNK = 1 << 16
+"""Elements treated at a time, so that they stay in a core's cache."""
+
+
+class Stream:
+    """The bits of one forward pass of one micro-batch."""
+
+    def __init__(self, seed: int, step: int, batch: Batch, site: int = -1) -> None:
+        self.batch = batch
+        self.site = site
+        self._key = (seed, step)
+        self._generator = np.random.PCG64DXSM(np.random.SeedSequence((seed, step)))
+        self._draw = np.random.Generator(self._generator)
+        self._start = self._generator.state
+        self._device_generators: dict[torch.device, torch.Generator] = {}
+        self._device_seed = int(
+            np.random.SeedSequence((seed, step, batch.offsets.sequences, site + 1)).generate_state(1, np.uint64)[0] >> 1
+        )
+
+    def part(self, batch: Batch, site: int) -> Stream:
+        """The bits of a part of this micro-batch, as they follow behind `site`."""
+        return Stream(*self._key, batch, site)
+
+    def seek(self, draw: int) -> None:
+        """Go to a draw of the current site; each draw decides over four elements."""
+        self._generator.state = self._start
+        self._generator.advance(self.site * SITE + draw)
+
+    def signs(self, count: int, p: float) -> Tensor:
+        """int16 [count], positive where an element stays, negative where it drops out; whole draws are used up."""
+        draws = self._draw.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
+        # Fifteen random bits plus the threshold: the carry into the sign bit is the decision. No carry crosses a lane.
+        np.bitwise_and(draws, np.uint64((LEVELS - 1) * LANES), out=draws)
+        np.add(draws, np.uint64(threshold(p) * LANES), out=draws)
+        return torch.from_numpy(draws.view(np.int16)[:count])
+
+    def device_generator(self, device: torch.device) -> torch.Generator:
+        """A generator on an accelerator, seeded by seed, step and the micro-batch's place."""
+        if device not in self._device_generators:
+            self._device_generators[device] = torch.Generator(device).manual_seed(self._device_seed)
+        return self._device_generators[device]
+
+
+def threshold(p: float) -> int:
+    """Of 32768 levels, those that drop out."""
+    return min(round(p * LEVELS), LEVELS - 1)
+
+
+def scale(p: float) -> float:
+    """Factor of what is kept: the inverse of the exact rate."""
+    return LEVELS / (LEVELS - threshold(p))
+
+
+_stream: Stream | None = None
+_replaced: _Replaced | None = None
+
+
+def current() -> Stream | None:
+    """The stream in use; None outside `dropout_bits`, where nothing drops out."""
+    return _stream
+
+
+def dropout_bits(seed: int, step: int, batch: Batch) -> AbstractContextManager[None]:
+    """Dropout inside follows from `seed`, `step` and the place of `batch` in its global batch; without it nothing drops out."""
+    return _drawn_from(Stream(seed, step, batch))
+
+
+@contextmanager
+def _drawn_from(stream: Stream | None) -> Iterator[None]:
+    global _stream
+    before, _stream = _stream, stream
+    try:
+        yield
+    finally:
+        _stream = before
+
+
+def same_bits() -> AbstractContextManager[None]:
+    """Dropout inside gets the bits that it would get right now, where this is called: for computing something once more later."""
+    stream, mode = _stream, _replaced
+    return _once_more(stream, mode, -1 if stream is None else stream.site, None if mode is None else mode.part)
+
+
+@contextmanager
+def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: Part | None) -> Iterator[None]:
+    with _drawn_from(stream), _replacing(mode):
+        if stream is None:
+            yield
+            return
+        reached, stream.site = stream.site, site
+        if mode is not None:
+            reached_part, mode.part = mode.part, part
+        try:
+            yield
+        finally:
+            stream.site = reached
+            if mode is not None:
+                mode.part = reached_part
+
+
+def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> list[Tensor]:
+    """`function` of each part of a micro-batch, with the bits that it would have in one go.
+
+    Of several parts only the results are kept: in the backward pass each is computed once more, alone, so that memory holds one.
+    """
+    outer, site = _stream, -1 if _stream is None else _stream.site
+
+    def one(part: Batch) -> Tensor:
+        if outer is None:
+            return function(part)
+        stream = outer.part(part, site)
+        with _drawn_from(stream):
+            result = function(part)
+        outer.site = stream.site
+        return result
+
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        return [one(part) for part in parts]
+    return [checkpoint(one, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+
+
+class Dropout(nn.Module):
+    """Stands for nn.Dropout in a packed pass: same rate, bits from the current stream.
+
+    Its input has one row of the last axis per token of the micro-batch, or per text.
+    """
+
+    def __init__(self, p: float, per_text: bool = False) -> None:
+        super().__init__()
+        self.p = p
+        self.per_text = per_text
+
+    def forward(self, x: Tensor) -> Tensor:
+        if _stream is None or not self.training or threshold(self.p) == 0:
+            return x
+        _stream.site += 1
+        if x.device.type != "cpu":
+            return _on_device(_stream, x, self.p)
+        offsets = _stream.batch.offsets
+        first = offsets.texts if self.per_text else offsets.tokens
+        dropped: Tensor = _Dropped.apply(x, _stream, self.p, first)  # type: ignore[no-untyped-call]
+        return dropped
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class _Dropped(torch.autograd.Function):
+    """x * keep * scale, chunk by chunk while it is in the cache."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, stream: Stream, p: float, first_row: int) -> Tensor:
+        width = x.shape[-1]
+        draws = -(-width // 4)  # of a row
+        rows = x.reshape(-1, width)
+        out, keep = torch.empty_like(rows), torch.empty_like(rows)
+        stream.seek(first_row * draws)
+        step = max(1, CHUNK // width)
+        for i in range(0, len(rows), step):
+            part = rows[i : i + step]
+            signs = stream.signs(len(part) * draws * 4, p).view(len(part), draws * 4)[:, :width]
+            torch.mul(part, keep[i : i + step].copy_(signs).clamp_(0, 1), out=out[i : i + step]).mul_(scale(p))
+        ctx.save_for_backward(keep)
+        ctx.scale = scale(p)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (keep,) = ctx.saved_tensors
+        rows = grad.reshape(keep.shape)
+        out = torch.empty_like(keep)
+        step = max(1, CHUNK // keep.shape[-1])
+        for i in range(0, len(rows), step):
+            torch.mul(rows[i : i + step], keep[i : i + step], out=out[i : i + step]).mul_(ctx.scale)
+        return out.view(grad.shape), None, None, None
+
+
+def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
+    levels = torch.empty(x.shape, dtype=torch.int16, device=x.device)
+    keep = levels.random_(0, LEVELS, generator=stream.device_generator(x.device)) >= threshold(p)
+    return x * keep * scale(p)
+
+
+class _Replaced(TorchFunctionMode):
+    """Answers every call of torch's dropout, wherever in a padded pass, with bits that follow the text."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+        self.part: Part | None = None
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func is not nn.functional.dropout:
+            return func(*args, **kwargs)
+        given = inspect.signature(nn.functional.dropout).bind(*args, **kwargs)
+        given.apply_defaults()
+        x, p, training = (given.arguments[name] for name in ("input", "p", "training"))
+        return self.dropped(x, p) if training and p > 0 else x
+
+    def dropped(self, x: Tensor, p: float) -> Tensor:
+        stream, part = self.stream, self.part
+        stream.site += 1
+        if x.device.type != "cpu":
+            return _on_device(stream, x, p)
+        assert part is not None
+        axis = text_axis(x.shape, len(part.texts))
+        if axis is None:  # nothing of it belongs to one text: all share it
+            return x * self.keep(x.numel(), p, 0).view(x.shape) * scale(p)
+        moved = x.movedim(axis, 0)
+        first, count = stream.batch.offsets.sequences + 1, x.numel() // len(part.texts)
+        keep = torch.stack([self.keep(count, p, (first + text) * TEXT) for text in part.texts])
+        return x * keep.view(moved.shape).movedim(0, axis) * scale(p)
+
+    def keep(self, count: int, p: float, draw: int) -> Tensor:
+        self.stream.seek(draw)
+        return self.stream.signs(count, p) > 0
+
+
+def text_axis(shape: Sequence[int], texts: int) -> int | None:
+    """Which axis of a tensor in a padded pass runs over the texts; None for one that all share, such as a table of positions.
+
+    Attention [texts * heads, ...] may have folded its heads into it; XLNet has the texts second.
+    """
+    if shape[0] == texts:
+        return 0
+    if len(shape) < 3:
+        return None
+    return 1 if shape[1] == texts else 0 if shape[0] % texts == 0 else None
+
+
+@contextmanager
+def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
+    """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch.
+
+    Where parts may be `uneven`, with more sites in some than in others, what follows behind them has the same site after any.
+    """
+    if _stream is None:
+        yield lambda part: None
+        return
+    first, mode = _stream.site, _Replaced(_stream)
+
+    def begin(part: Part) -> None:
+        mode.part, mode.stream.site = part, first
+
+    with _replacing(mode):
+        yield begin
+    if uneven:
+        mode.stream.site = first + SITES
+
+
+@contextmanager
+def _replacing(mode: _Replaced | None) -> Iterator[None]:
+    """Torch's own dropout is answered by `mode`, if by any."""
+    global _replaced
+    if mode is None:
+        yield
+        return
+    before, _replaced = _replaced, mode
+    try:
+        with mode:
+            yield
+    finally:
+        _replaced = before

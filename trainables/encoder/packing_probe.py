@@ -1,0 +1,84 @@
+"""Whether an encoder can be packed, found out on small random inputs.
+
+Some families ignore a custom attention silently and would attend across texts with no error, others mix tokens elsewhere. So
+nothing is believed: the attention must be called once per layer, the packed answer must equal the padded one, and changing one
+text must leave the others alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.encoder import attention
+
+LENGTHS = (9, 5, 14)
+"""Texts of the probe; a sliding window is exceeded by a further text."""
+RELATIVE = 1e-4
+"""Largest deviation from the padded answer, relative to its largest element."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the probe found: `reason` says why an encoder cannot be packed, None that it can."""
+
+    reason: str | None
+    position_start: int = 0
+
+
+def packable(model: Any, type_ids: bool) -> Finding:
+    """Try whether packed texts give what each gives alone. The model must be in eval mode; it is left as it was."""
+    implementation = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("eager")
+        texts, padding = _texts(model), getattr(model.config, "pad_token_id", None) or 0
+        with torch.inference_mode():
+            alone = [model(input_ids=text[None], attention_mask=torch.ones_like(text[None])).last_hidden_state[0] for text in texts]
+            model.set_attn_implementation(attention.NAME)
+            reasons = [(start, _fault(model, texts, alone, start, type_ids)) for start in sorted({0, padding + 1})]
+    except Exception as error:  # whatever a family raises here, padding still works
+        return Finding(f"{type(error).__name__}: {error}".splitlines()[0])
+    finally:
+        model.set_attn_implementation(implementation)
+    works = [start for start, reason in reasons if reason is None]
+    return Finding(None, works[0]) if works else Finding(reasons[0][1])
+
+
+def _texts(model: Any) -> list[Tensor]:
+    config = model.config
+    rng = np.random.default_rng(0)
+    window = getattr(config, "sliding_window", None) or 0
+    lengths = [*LENGTHS, 2 * window + 9] if window else LENGTHS
+    special = {getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "cls", "sep")}
+    allowed = np.array([i for i in range(min(config.vocab_size, 1000)) if i not in special])
+    return [torch.from_numpy(rng.choice(allowed, length)) for length in lengths]
+
+
+def _run(model: Any, texts: list[Tensor], start: int, type_ids: bool) -> tuple[tuple[Tensor, ...], int]:
+    """Hidden states of packed texts, and how often attention was called."""
+    ids = torch.cat(texts)[None]
+    positions = torch.cat([torch.arange(len(text)) for text in texts])[None] + start
+    extra = {"token_type_ids": torch.zeros_like(ids)} if type_ids else {}
+    lengths = [len(text) for text in texts]
+    with attention.packed(lengths) as layout:
+        hidden = model(input_ids=ids, position_ids=positions, **extra).last_hidden_state[0]
+    return hidden.split(lengths), layout.calls
+
+
+def _fault(model: Any, texts: list[Tensor], alone: list[Tensor], start: int, type_ids: bool) -> str | None:
+    """Why packing with positions from `start` is wrong; None when it is right."""
+    found, calls = _run(model, texts, start, type_ids)
+    if calls != model.config.num_hidden_layers:
+        return f"its attention cannot be replaced ({calls} calls for {model.config.num_hidden_layers} layers)"
+    scale = max(float(text.abs().max()) for text in alone)
+    worst = max(float((a - b).abs().max()) for a, b in zip(found, alone, strict=True))
+    if not worst <= RELATIVE * scale:
+        return f"packed texts come out differently (by {worst / scale:.1e} of the largest value)"
+    others, _ = _run(model, [texts[0].flip(0), *texts[1:]], start, type_ids)
+    if any(float((a - b).abs().max()) > 1e-6 * scale for a, b in zip(found[1:], others[1:], strict=True)):
+        return "a text's result depends on its neighbours"
+    return None

@@ -1,0 +1,48 @@
+"""The marker of selective masking (Gu et al. 2020): an encoder that classifies each piece as important to the task or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.batches.pack import Batch
+from trainables.encoder.dropout import Dropout
+from trainables.encoder.load import Base, draw_initial, fresh_encoder, hidden_states
+
+
+class Marker(nn.Module):
+    """An encoder with a linear layer over every piece."""
+
+    notices: tuple[str, ...] = ()
+
+    def __init__(self, encoder: nn.Module, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = Dropout(dropout)
+        self.marks = nn.Linear(hidden_size, 2)  # a name that no other head has, so that none is taken over from an earlier stage
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [T, 2] of all pieces, special tokens included; [m, 2] where a batch names some."""
+        hidden = self.dropout(hidden_states(self.encoder, batch))  # [T, H]
+        if batch.masked_index is not None:
+            hidden = hidden.index_select(0, batch.masked_index)
+        logits: Tensor = self.marks(hidden)
+        return logits
+
+
+def marker(base: Base, dropout: float, seed: int) -> Marker:
+    """A marker on a copy of the base's encoder; its head is drawn from `seed`."""
+    model = Marker(fresh_encoder(base, dropout), base.hidden_size, dropout)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.marks.named_parameters():
+            draw_initial(name, parameter, base.config, generator)
+    return model
+
+
+def marker_loss(model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
+    """Cross-entropy of a micro-batch, summed over its pieces, each times the weight [2] of its class."""
+    assert batch.masked_targets is not None
+    logits = model(batch).float()
+    return F.cross_entropy(logits, batch.masked_targets, weights.to(logits.device), reduction="sum")

@@ -1,0 +1,116 @@
+"""Masked language models: an encoder with the head of its family, asked at the predicted positions alone."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForMaskedLM
+from transformers.initialization import no_init_weights
+from transformers.modeling_outputs import BaseModelOutput
+
+from trainables.batches.pack import Batch
+from trainables.encoder.load import Base, draw_initial, hidden_states, prepared, with_dropout
+from trainables.encoder.weights import read_model
+from trainables.settings.errors import ConfigError
+
+NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied to the embeddings"
+
+
+class _Answer(BaseModelOutput):  # type: ignore[misc]
+    """Hidden states, and None for whatever else a family's head passes on."""
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
+
+class _Given(nn.Module):
+    """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
+
+    hidden: Tensor | None = None
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self._encoder = [encoder]  # in a list: no child of this module
+
+    def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
+        return _Answer(last_hidden_state=self.hidden)
+
+    @property
+    def embeddings(self) -> Any:
+        """Some heads ask the encoder for the weights that they are tied to."""
+        return self._encoder[0].embeddings
+
+
+class MaskedLM(nn.Module):
+    """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
+
+    notices: tuple[str, ...] = ()
+    """What the user should know about the head."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+        self._given = [given]  # in a list: no child of this module, it is the head's
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions."""
+        return self.logits(hidden_states(self.encoder, batch), batch)
+
+    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
+        assert batch.masked_index is not None, "a batch without masked pieces"
+        assert batch.masked_targets is not None
+        given = self._given[0]
+        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
+        try:
+            logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
+        finally:
+            given.hidden = None
+        return logits
+
+
+def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
+    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`.
+
+    Raises ConfigError for a family without such a head.
+    """
+    if type(base.config) not in AutoModelForMaskedLM._model_mapping:
+        raise ConfigError([f"further pre-training: {base.config.model_type} encoders have no masked-language-modelling head"])
+    with no_init_weights():
+        whole: Any = AutoModelForMaskedLM.from_config(with_dropout(base.config, dropout))
+    whole.tie_weights()
+    name = whole.base_model_prefix
+    encoder = prepared(getattr(whole, name), base)
+    own, generator = _own_head(base.folder), torch.Generator().manual_seed(seed)
+    tied = {id(parameter) for parameter in encoder.parameters()}
+    with torch.no_grad():
+        for key, parameter in whole.named_parameters():
+            if id(parameter) in tied:
+                continue
+            if key in own:
+                parameter.copy_(own[key])
+            else:
+                draw_initial(key, parameter, base.config, generator)
+    given = _Given(encoder)
+    setattr(whole, name, given)
+    model = MaskedLM(encoder, whole, given)
+    if not own and base.folder is not None:
+        model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
+    return model
+
+
+@lru_cache(maxsize=4)
+def _own_head(folder: Path | None) -> dict[str, Tensor]:
+    """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
+    if folder is None:
+        return {}
+    whole, missing = read_model(AutoModelForMaskedLM, folder)
+    prefix = f"{whole.base_model_prefix}."
+    head = {name: value.detach() for name, value in whole.named_parameters() if not name.startswith(prefix)}
+    return {} if missing & head.keys() else head

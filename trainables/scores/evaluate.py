@@ -1,0 +1,106 @@
+"""Predictions of a classifier on a split, and their scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainables.batches.pack import Example, collate
+from trainables.data.splits import Split
+from trainables.encoder.load import Base
+from trainables.scores import predictions
+from trainables.scores.metrics import label_scores, scores, thresholds_of
+from trainables.training.runtime import Runtime
+
+EVALUATION_TOKENS = 8192
+"""Pieces per forward pass: without gradients a pass may be larger than in training."""
+
+
+def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime) -> np.ndarray:
+    """Logits of every example, float32 [len(examples), classes], the same on every rank."""
+    return np.stack(outputs(model, base, examples, runtime))
+
+
+def outputs(
+    model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime, of_pieces: bool = False
+) -> list[np.ndarray]:
+    """What a model gives out for every example, float32, the same on every rank. Long texts go first.
+
+    One row of its output belongs to an example, or, where it is one `of_pieces`, as many as it has pieces: [length, ...].
+    """
+    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
+    _, mine = runtime.world.share(order)
+    found: list[tuple[int, np.ndarray]] = []
+    with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
+        for part in parts_of(mine, examples):
+            rows = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
+            ends = np.cumsum([len(examples[i].ids) for i in part])[:-1]
+            found += zip(part, np.split(rows, ends) if of_pieces else rows, strict=True)
+    everyone = [pair for rank in runtime.world.gather(found) for pair in rank]
+    return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
+
+
+def parts_of(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
+    """The texts in this order, as many together as go through an encoder in one pass without gradients."""
+    parts: list[list[int]] = []
+    size = 0
+    for i in order:
+        if not parts or size + len(examples[i].ids) > EVALUATION_TOKENS:
+            parts.append([])
+            size = 0
+        parts[-1].append(i)
+        size += len(examples[i].ids)
+    return parts
+
+
+def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Mean cross-entropy and scores of logits [n, classes] against labels [n]."""
+    log_probabilities = _log_softmax(logits)
+    loss = float(-log_probabilities[np.arange(len(labels)), labels].mean())
+    return {"loss": loss, **scores(labels, logits.argmax(axis=1), logits.shape[1])}
+
+
+def measure_labels(logits: np.ndarray, has: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> dict[str, Any]:
+    """Mean binary cross-entropy and scores of logits [n, labels] against the labels that texts have, 0/1 [n, labels]."""
+    found = label_scores(has, _sigmoid(logits) >= np.array(thresholds))
+    by_label = dict(zip(names, found.pop("f1").tolist(), strict=True))
+    loss = float(np.logaddexp(0, np.where(has > 0, -logits, logits).astype(np.float64)).mean())
+    return {"loss": loss, **found, "f1_by_label": by_label, "thresholds": list(thresholds)}
+
+
+def measured(
+    logits: np.ndarray, split: Split, names: Sequence[str], how: str, thresholds: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Loss and scores on a split; of a multi-label task with these thresholds, or with those that are best on this very split."""
+    if split.labels.ndim == 1:
+        return measure(logits, split.labels)
+    given = thresholds if thresholds is not None else thresholds_of(how, split.labels, _sigmoid(logits))
+    return measure_labels(logits, split.labels, names, given)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700))))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
+
+
+def write_predictions(
+    path: Path,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    thresholds: Sequence[float] | None = None,
+    pieces: np.ndarray | None = None,
+) -> Path:
+    """Classes, or of a multi-label task labels from their thresholds on, of every example as parquet, with its length in pieces."""
+    if labels.ndim == 1:
+        return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)), pieces)
+    probabilities = _sigmoid(logits)
+    return predictions.write(path, labels, probabilities >= np.array(thresholds), probabilities, pieces)

@@ -1,0 +1,38 @@
+"""What the name of a file says: its format and its compression."""
+
+from __future__ import annotations
+
+import os
+import re
+
+TABLES = ("csv", "tsv", "jsonl", "ndjson", "json", "parquet")
+COMPRESSIONS = ("gz", "bz2", "xz", "zst", "zip")
+_END = rf"(\.({'|'.join(COMPRESSIONS)}))?(\?.*)?$"
+_FILE = re.compile(rf"\.(txt|{'|'.join(TABLES)}){_END}", re.IGNORECASE)
+_PLAIN = re.compile(rf"\.txt{_END}", re.IGNORECASE)
+
+
+def is_file(entry: str) -> bool:
+    """Whether an entry is a text file or its URL: told by how it ends."""
+    return _FILE.search(entry) is not None
+
+
+def is_plain_text(entry: str) -> bool:
+    """Whether a file holds plain text, which has no columns."""
+    return _PLAIN.search(entry) is not None
+
+
+def is_local(url: str) -> bool:
+    """Whether it is a path of this machine, whatever signs are in it, and no fsspec URL."""
+    return "://" not in url
+
+
+def suffix(url: str) -> str:
+    """How the file's name ends, compression left out."""
+    parts = own_name(url).lower().split(".")
+    return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
+
+
+def own_name(url: str) -> str:
+    """The file's own name. In a local path `?` means nothing, as it does in a URL."""
+    return os.path.basename(url if is_local(url) else url.split("?")[0])

@@ -1,0 +1,60 @@
+"""What a trial is made of: tasks, an encoder, a recipe, and how it is computed.
+
+Every setting is a field of a frozen pydantic model with its meaning, unit and default: the paper's (Sun et al. 2019, section 5.1)
+where it has one. The same models validate study files, document them and give the identity of a stage. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from trainables.settings import corpus_names
+from trainables.settings.base import Model
+from trainables.settings.encoder import Encoder
+from trainables.settings.errors import near
+from trainables.settings.execution import Precision
+from trainables.settings.stage_rules import marks_faults, pair_faults, scoring_faults
+from trainables.settings.stages import Finetune, Marks, Pretrain, Stage
+from trainables.settings.task import Task
+
+
+class Recipe(Model):
+    """The stages of one trial in order, with all that they need: what `python -m trainables` runs."""
+
+    tasks: dict[str, Task]
+    """Every task that the stages name."""
+    task: str
+    """The target task."""
+    encoder: Encoder
+    """Where training starts."""
+    stages: tuple[Stage, ...]
+    """Stages in order; the last one is `finetune`."""
+    seed: int = 0
+    """Seed of the fine-tuning stages: head, order and dropout."""
+    precision: Precision = "auto"
+    """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        faults = []
+        if not self.stages or self.stages[-1].kind != "finetune":
+            faults.append("the last stage must be finetune")
+        names = [stage.name for stage in self.stages]
+        faults += [f"two stages are named {n!r}; give each a `name`" for n in sorted({n for n in names if names.count(n) > 1})]
+        corpora = [stage.corpus for stage in self.stages if stage.kind == "pretrain"]
+        named = [name for corpus in corpora for name in corpus_names.unknown(corpus, self.tasks)]
+        named += [name for stage in self.stages if stage.kind == "multitask" for name in stage.tasks if name not in self.tasks]
+        wanted = [self.task] * (self.task not in self.tasks) + named
+        faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
+        faults += corpus_names.name_faults(self.tasks)
+        for stage in self.stages:
+            if isinstance(stage, Pretrain | Marks):
+                continue
+            read = (self.task,) if isinstance(stage, Finetune) else stage.tasks or tuple(self.tasks)
+            if any(self.tasks[name].text_pair for name in read if name in self.tasks):
+                faults += [f"{stage.name}.{fault}" for fault in pair_faults(stage)]
+        faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
+        faults += [*marks_faults(self.stages), *scoring_faults(self.stages, self.tasks.get(self.task))]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self

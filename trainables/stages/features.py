@@ -1,0 +1,136 @@
+"""What a frozen encoder says of texts: computed once into the store, for every head, rate and seed that starts from it.
+
+Where the encoder is not trained and nothing random touches it, its vectors are the same in every epoch and every trial. They are an
+artifact of their own, one row after the other in a safetensors file: written part by part and read as a map of the file, so neither
+has to fit into memory. The parts are the same whatever the micro-batch and the number of workers, and so are the rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.batches.pack import Example, collate
+from trainables.data.splits import Split, digest_of
+from trainables.encoder.load import Base
+from trainables.heads.classifier import Classifier
+from trainables.scores.evaluate import parts_of
+from trainables.settings.stages import Finetune
+from trainables.stages.derived import once
+from trainables.store.artifact_files import FEATURES, stage_id
+from trainables.store.store import Store
+from trainables.training.runtime import Runtime
+
+log = logging.getLogger(__name__)
+NAME = "features"
+"""Of the one tensor in the file."""
+LARGEST_HEADER = 4096
+"""Bytes at most of the header of such a file."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a stage with a frozen encoder says of texts, kept in a store."""
+
+    stage: Finetune
+    source: str
+    """Digest of the encoder, or name of the artifact, whose weights those of the stage's encoder are and stay."""
+    precision: str
+    store: Store
+
+    def of(self, split: Split, examples: Sequence[Example], model: Classifier, base: Base, runtime: Runtime) -> list[Example]:
+        """The texts of a split with their features: from the store, computed by `model` where they are not there.
+
+        All ranks ask together: they share the work, and rank 0 writes.
+        """
+        determines = self.determines(split, base)
+        tokens = sum(len(example.ids) for example in examples)
+        about = {"kind": "features", "settings": determines, "texts": len(examples), "tokens": tokens}
+
+        def make(folder: Path) -> dict[str, Path]:
+            log.info("features: %d texts go through the encoder once", len(examples))
+            count = sum(map(self.rows_of, examples))
+            return {FEATURES: write(folder / FEATURES, count, _computed(examples, model, base, runtime))}
+
+        name, ends = stage_id("features", determines), np.cumsum([self.rows_of(example) for example in examples])
+        path = once(self.store, runtime.world, name, about, FEATURES, make)
+        try:
+            rows = read(path, int(ends[-1]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            artifact = self.store.get(name)
+            raise artifact.damaged(f"{FEATURES}: {error}") if artifact else error from None
+        return [replace(each, features=part) for each, part in zip(examples, np.split(rows, ends[:-1]), strict=True)]
+
+    def rows_of(self, example: Example) -> int:
+        """How many rows a text has."""
+        return len(example.ids) if self.stage.pooling == "bilstm" else len(example.lengths)
+
+    def determines(self, split: Split, base: Base) -> dict[str, Any]:
+        """All that the features of a split depend on."""
+        stage = self.stage
+        cut: dict[str, Any] = {"truncation": stage.truncation, "max_length": stage.max_length}
+        if stage.truncation == "head+tail":
+            cut["head_tokens"] = stage.head_tokens
+        if stage.fractions is not None:
+            cut |= {"truncation": "hier", "max_fractions": stage.max_fractions}
+        return {
+            **cut,
+            "source": self.source,
+            "texts": digest_of(split.sides),
+            **({"pairs": True} if split.pairs is not None else {}),
+            "precision": self.precision,
+            "layers": [layer % base.layers for layer in stage.layers],
+            "combine": stage.combine if len(stage.layers) > 1 else None,
+            "rows": {"bilstm": "pieces", "mean": "means"}.get(stage.pooling, "firsts"),
+        }
+
+
+def _computed(examples: Sequence[Example], model: Classifier, base: Base, runtime: Runtime) -> Iterator[np.ndarray]:
+    """Rows of the texts in order, part by part, the same on every rank: in each round every rank computes one."""
+    world, parts = runtime.world, parts_of(range(len(examples)), examples)
+    model.eval()
+    for first in range(0, len(parts), world.size):
+        mine = None
+        if first + world.rank < len(parts):
+            batch = collate([examples[i] for i in parts[first + world.rank]], base).to(runtime.device)
+            with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
+                mine = model.features(batch).float().cpu().numpy()
+        yield from (part for part in world.gather(mine) if part is not None)
+
+
+def write(path: Path, count: int, parts: Iterable[np.ndarray]) -> Path:
+    """Write `count` rows, float32 [count, width], that come in parts, as one tensor of a safetensors file."""
+    with open(path, "wb") as file:
+        for part in parts:
+            if not file.tell():
+                size = count * part.shape[1] * 4
+                about = {NAME: {"dtype": "F32", "shape": [count, part.shape[1]], "data_offsets": [0, size]}}
+                header = json.dumps(about).encode()
+                header += b" " * (-len(header) % 8)
+                file.write(len(header).to_bytes(8, "little") + header)
+            file.write(part.astype("<f4").tobytes())
+    return path
+
+
+def read(path: Path, count: int) -> np.ndarray:
+    """The rows of such a file, float32 [count, width], as a map of it: what is not used is not read.
+
+    Raises ValueError, KeyError or TypeError for a file of other rows, and reads no more of it than a header takes.
+    """
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > LARGEST_HEADER:
+            raise ValueError(f"a header of {size} bytes")
+        shape = json.loads(file.read(size))[NAME]["shape"]
+    found, width = map(operator.index, shape)
+    if found != count or path.stat().st_size != 8 + size + 4 * count * width:
+        raise ValueError(f"{found} rows of {width} numbers in {path.stat().st_size} bytes, where {count} rows should be")
+    return np.asarray(np.memmap(path, dtype="<f4", mode="r", offset=8 + size, shape=(count, width)))

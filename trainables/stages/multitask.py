@@ -1,0 +1,165 @@
+"""Fine-tuning on several tasks at once: what the loop needs for it (Sun et al. 2019, sections 3.3 and 5.5).
+
+One encoder, and pooler, for all tasks; a linear head for each. A step's batch is of one task: it moves what is shared and that
+task's head, and leaves the other heads, their moments and their weight decay alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables.batches.pack import Example
+from trainables.batches.tokenise import Pieces
+from trainables.data.task_mixture import Members
+from trainables.encoder.load import Base, load_encoder_weights
+from trainables.encoder.occurring_embedding import train_occurring
+from trainables.heads.classifier import Classifier, classifier
+from trainables.scores.evaluate import measured, predict, write_predictions
+from trainables.settings.stages import Multitask
+from trainables.stages import finetune
+from trainables.stages.finetune import examples
+from trainables.training import optimizer
+from trainables.training.loop import Job, Row
+from trainables.training.runtime import Runtime
+
+THRESHOLDS = "one"
+"""From which probability on a multi-label task's texts are given labels in validation: as by default in fine-tuning."""
+
+
+class Heads(nn.Module):
+    """A linear layer for each task, of which one at a time is in use."""
+
+    def __init__(self, whole: nn.Linear, classes: Mapping[str, int]) -> None:
+        """Cut a layer over the classes of all tasks, {key: number of classes}, into the tasks' own."""
+        super().__init__()
+        self.heads = nn.ModuleDict({key: nn.Linear(whole.in_features, count) for key, count in classes.items()})
+        rows = zip(whole.weight.split(list(classes.values())), whole.bias.split(list(classes.values())), strict=True)
+        with torch.no_grad():
+            for key, (weight, bias) in zip(classes, rows, strict=True):
+                self.heads[key].load_state_dict({"weight": weight, "bias": bias})
+        self.used = next(iter(classes))
+
+    def use(self, key: str) -> None:
+        """Take the head of a task from now on: it alone is trained."""
+        self.used = key
+        for other, head in self.heads.items():
+            head.requires_grad_(other == key)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Logits [b, classes of the task in use] of the texts' vectors [b, H]."""
+        logits: Tensor = self.heads[self.used](vectors)
+        return logits
+
+
+def model_of(stage: Multitask, base: Base, members: Members) -> tuple[Classifier, Heads]:
+    """(the model before training, its heads); what is new in it is drawn from the stage's seed, over all tasks together."""
+    classes = {key: len(data.labels) for key, data in members.tasks.items()}
+    model = classifier(base, sum(classes.values()), stage.pooling, stage.dropout, stage.seed)
+    assert isinstance(model.classifier, nn.Linear)
+    model.classifier = heads = Heads(model.classifier, classes)
+    return model, heads
+
+
+def drawn_tasks(probabilities: np.ndarray[Any, Any], steps: int, seed: int) -> np.ndarray[Any, Any]:
+    """[steps]: place of the task that each step uses. What a step draws depends on the seed and the step alone."""
+    return np.searchsorted(probabilities.cumsum()[:-1], np.random.default_rng((seed, 0)).random(steps), side="right")
+
+
+def turns(drawn: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """[steps]: how many steps before each one used the same task."""
+    found = np.zeros(len(drawn), dtype=np.int64)
+    for task in np.unique(drawn):
+        found[drawn == task] = np.arange((drawn == task).sum())
+    return found
+
+
+def job(
+    stage: Multitask,
+    base: Base,
+    parent: Path | None,
+    members: Members,
+    pieces: Mapping[str, Mapping[str, Pieces]],
+    runtime: Runtime,
+) -> Job:
+    """Fine-tune `base`, or the weights of `parent`, on all tasks of `members`.
+
+    `pieces` are those of each task's training and validation split. Heads of the same tasks that `parent` has go on.
+    """
+    model, heads = model_of(stage, base, members)
+    if parent is not None:
+        load_encoder_weights(model, parent)
+    train = [examples(data.train, pieces[key]["train"], base, stage) for key, data in members.tasks.items()]
+    validation = {key: examples(data.validation, pieces[key]["validation"], base, stage) for key, data in members.tasks.items()}
+    train_occurring(model.encoder, np.concatenate([example.ids for texts in train for example in texts]))
+    model.to(runtime.device)
+    per_epoch = members.steps_per_epoch(stage.batch_size)
+    steps, keys = per_epoch * stage.epochs, list(members.tasks)
+    drawn = drawn_tasks(members.probabilities(stage.sampling), steps, stage.seed)
+    earlier = turns(drawn)
+
+    @lru_cache(maxsize=2 * len(keys))
+    def order(task: int, passed: int) -> np.ndarray[Any, Any]:
+        return np.random.default_rng((stage.seed, 1, task, passed)).permutation(len(train[task]))
+
+    def batch(step: int) -> list[Example]:
+        # Endless passes over each task, each in its own order; a batch may span two passes of its task.
+        task, start = int(drawn[step]), int(earlier[step]) * stage.batch_size
+        places = (divmod(position, len(train[task])) for position in range(start, start + stage.batch_size))
+        return [train[task][order(task, passed)[index]] for passed, index in places]
+
+    latest: dict[str, np.ndarray[Any, Any]] = {}
+    found: dict[str, Row] = {}
+
+    def evaluate(step: int, model: nn.Module) -> Row:
+        for key, data in members.tasks.items():
+            heads.use(key)
+            latest[key] = predict(model, base, validation[key], runtime)
+            found[key] = measured(latest[key], data.validation, data.labels, THRESHOLDS)
+        return {"epoch": step // per_epoch, "split": "validation", "by_task": dict(found)}
+
+    def artifact_files(folder: Path) -> dict[str, Path]:
+        paths = {key: folder / f"predictions-validation-{key}.parquet" for key in latest}
+        for key, path in paths.items():
+            write_predictions(path, latest[key], members.tasks[key].validation.labels, found[key].get("thresholds"))
+        return {path.name: path for path in paths.values()}
+
+    groups = optimizer.parameter_groups(
+        model,
+        model.encoder,
+        base.layers,
+        learning_rate=stage.learning_rate,
+        xi=stage.xi,
+        variant=stage.xi_variant,
+        weight_decay=stage.weight_decay,
+    )
+    return Job(
+        base=base,
+        model=model,
+        **optimizer.for_job(stage, groups, steps),
+        examples=batch,
+        loss=finetune.task_loss,
+        weight=len,
+        evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
+        evaluate=evaluate,
+        seed=stage.seed,
+        thaw=lambda step: heads.use(keys[drawn[step]]),
+        artifact_files=artifact_files,
+    )
+
+
+def told(row: Row, members: Members, target: str) -> Row:
+    """A row of the loop as a recipe tells it: tasks by their names, and of the whole the scores of the target task.
+
+    `target` is the key of its head. Where it is not among the tasks, error rate and loss are the means over the tasks. An artifact
+    keeps rows by key: names and target are those of whoever asks.
+    """
+    by_task = members.named(row["by_task"])
+    means = {name: float(np.mean([scores[name] for scores in by_task.values()])) for name in ("error_rate_percent", "loss")}
+    return {**row, **row["by_task"].get(target, means), "by_task": by_task}

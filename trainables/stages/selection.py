@@ -1,0 +1,151 @@
+"""Texts of a corpus that resemble the target task's: automatically selected TAPT (Gururangan et al. 2020, section 5.2).
+
+Each training text of the task selects its k (`neighbours`) nearest candidates, and the union is read: kNN-TAPT. As many candidates
+drawn at random are RAND-TAPT, its control. Candidates are the texts of the corpus that are not the task's own, each once, as in the
+paper. What is selected is found out when the stage is computed, by one of all that ask, and kept in the store. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data import similarity
+from trainables.data.corpus import Corpus
+from trainables.data.held_out import bare
+from trainables.data.similarity import Indices, Rows
+from trainables.data.splits import TaskData, digest_of
+from trainables.settings.errors import ConfigError
+from trainables.settings.stages import Pretrain
+from trainables.store.store import Store, stage_id
+
+CHOSEN = "chosen.json"
+Embed = Callable[[Sequence[str], str], Rows]
+"""Vectors of texts with a digest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """A corpus, taken apart for a target task."""
+
+    corpus: Corpus
+    own: Indices
+    """Places of the texts that are read in any case: the task's own, where the corpus names them."""
+    places: Indices
+    """Places of the candidates."""
+    queries: tuple[str, ...]
+    """The task's training texts, each once, sorted."""
+
+    @cached_property
+    def candidates(self) -> tuple[str, ...]:
+        """Texts to select from."""
+        return _texts(self.corpus, self.places)
+
+    @cached_property
+    def digests(self) -> tuple[str, str, str]:
+        """sha256 of own texts, candidates and queries."""
+        return digest_of(_texts(self.corpus, self.own)), digest_of(self.candidates), digest_of(self.queries)
+
+    def notices(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
+        """What a user should know before anything is selected. Raises ConfigError where nothing will be read at all."""
+        total, asked = len(self.places), len(self.queries)
+        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        told = []
+        if shared and shared.alone == asked and not len(self.own):
+            why = f"none of {asked} training texts shares a word with any of {total} texts"
+            raise ConfigError([f"corpus: nothing to select: {why}; name another corpus, or compare with `embeddings: encoder`"])
+        if neighbours >= total:
+            those = " that share a word with a training text" if shared and shared.scarce else ""
+            told.append(f"neighbours: {neighbours} given, but there are {total} texts to select from: all are selected{those}")
+        if shared and shared.alone:
+            who = f"{shared.alone} of {asked} training texts share no word with any of {total} texts"
+            told.append(f"embeddings: tfidf: {who}: none is selected for them")
+        return tuple(told)
+
+    def rule(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
+        """What belongs to the identity beside the digests: nothing where what is selected has always been the same.
+
+        Selections where texts without shared words filled up the neighbours, or of scripts without spaces, have another name than
+        stores may hold them under.
+        """
+        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        return ("by shared words",) if shared and (shared.scarce or not shared.same_words) else ()
+
+
+@lru_cache(maxsize=64)
+def _shared(pool: Pool, neighbours: int) -> similarity.Shared:
+    return similarity.shared_words(pool.candidates, pool.queries, neighbours)
+
+
+def _texts(corpus: Corpus, places: Indices) -> tuple[str, ...]:
+    return tuple(corpus.texts[place] for place in places.tolist())
+
+
+@lru_cache(maxsize=16)
+def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
+    """What there is to select from. A near copy of a training text of the target is its own text, wherever it stands.
+
+    Raises ConfigError where no other text is left.
+    """
+    mine = {bare(text) for text in target.train.texts}
+    own: list[int] = []
+    others: dict[str, int] = {}
+    for place, text in enumerate(corpus.texts):
+        if bare(corpus.whole.get(text, text)) in mine:
+            own.append(place)
+        else:
+            others.setdefault(bare(text), place)
+    if not others:
+        count, name = len(corpus.texts), target.name
+        raise ConfigError(
+            [f"corpus: nothing to select from: all {count} texts are those of {name!r}; name another task or a text file too"]
+        )
+    queries = tuple(sorted(set(target.train.texts)))
+    return Pool(corpus, np.array(own if keeps_own else [], dtype=np.int64), np.array([*others.values()], dtype=np.int64), queries)
+
+
+def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Corpus:
+    """The texts that a stage reads: from the store if someone selected them before.
+
+    `encoder` names what `embed` takes the vectors from; it is asked only where the stage compares those.
+    """
+    chosen = _nearest(stage, pool, store, encoder, embed)
+    count, total = len(chosen), len(pool.places)
+    if stage.select == "random":
+        chosen = np.random.default_rng(stage.seed).permutation(total)[:count]
+    texts = _texts(pool.corpus, pool.own) + _texts(pool.corpus, pool.places[np.sort(chosen)])
+    how = f"the {stage.neighbours} nearest of each of {len(pool.queries)} training texts, by {stage.embeddings}"
+    how = how if stage.select == "nearest" else f"drawn at random, as many as are {how}"
+    beside = f"; {len(pool.own)} of the target's own are read beside them" if len(pool.own) else ""
+    notice = f"{count} of {total} texts selected: {how}{beside}"
+    notices = (*pool.corpus.notices, *pool.notices(stage.neighbours, stage.embeddings), notice)
+    return Corpus(texts, digest_of(texts), pool.corpus.removed, notices, pool.corpus.files)
+
+
+def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:
+    """Numbers of the candidates that are nearest, ascending: computed by one of all that ask."""
+    from trainables.stages.derived import once  # these two need torch
+    from trainables.training.world import World
+
+    _, candidates, queries = pool.digests
+    about = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
+    rule = {"rule": rule} if (rule := pool.rule(stage.neighbours, stage.embeddings)) else {}
+    name = stage_id("selection", about | rule | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
+
+    def make(folder: Path) -> dict[str, Path]:
+        if stage.embeddings == "tfidf":
+            vectors = similarity.tfidf(pool.candidates, pool.queries)
+        else:
+            vectors = embed(pool.candidates, candidates), embed(pool.queries, queries)
+        chosen = similarity.nearest(vectors[1], vectors[0], stage.neighbours)
+        (folder / CHOSEN).write_text(json.dumps(chosen.tolist()), encoding="utf-8")
+        return {CHOSEN: folder / CHOSEN}
+
+    # Every rank asks for itself: those that wait for a claim may wait for hours, which no collective operation would.
+    path = once(store, World(), name, {"kind": "selection", "rows": [], **about}, CHOSEN, make)
+    return np.array(json.loads(path.read_bytes()), dtype=np.int64)

@@ -1,0 +1,138 @@
+"""Weights, moments and position of an unfinished stage: written to its state, and read back if they fit what is trained."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trainables.encoder.load import model_state
+from trainables.stages import jobs
+from trainables.store import manifest
+from trainables.store.artifact_files import WEIGHTS, Damage
+from trainables.store.states import State
+from trainables.store.store import Store
+from trainables.training.loop import Job, Position
+from trainables.training.world import World
+
+BEST = "best.safetensors"
+"""The weights of the best evaluation so far, where a stage keeps these."""
+MOMENTS = "optimizer.safetensors"
+MOMENT = ("step", "exp_avg", "exp_avg_sq")
+Tensors = Mapping[str, torch.Tensor]
+
+
+def restore(
+    job: Job, kind: str, store: Store, name: str, first_wanted: int, world: World
+) -> tuple[Position, dict[str, torch.Tensor]]:
+    """Put weights and moments where the furthest state stands that is not past what is wanted. All ranks read the same state.
+
+    (the position, the best weights so far of a job that keeps these). A state that does not fit the job is dropped with a notice.
+    """
+    state, found, fault = store.load_state(name, first_wanted), None, None
+    try:
+        found = _read(state, job, kind) if state else None
+    except Damage as damage:
+        fault = str(damage)
+    step, fault = world.broadcast((state.step if state else 0, fault))
+    if fault and world.leads:
+        store.notice(f"the state of stage {name} at step {step} is damaged and not used: {fault}")
+        store.drop_state(name)
+    if fault or not step:
+        return Position(), {}
+    assert state is not None, f"this rank does not see the state of {name} at step {step}"
+    assert found is not None, f"this rank cannot use the state of {name} at step {step}"
+    assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
+    at, weights, moments, best = found
+    jobs.copy_weights(weights, dict(job.model.named_parameters()))
+    for index, group, parameter in _optimised(job):
+        job.optimizer.state[parameter] = {
+            key: moments[f"{index}.{key}"].to(parameter.device if key != "step" or group.get("fused") else "cpu")
+            for key in MOMENT
+            if f"{index}.{key}" in moments
+        }
+    return at, best
+
+
+def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors, dict[str, torch.Tensor]]:
+    """(position, weights, moments, best weights) of a state. Raises Damage for what a run of this job would not have left."""
+    at = _position(state, kind)
+    weights, moments = _tensors(state, WEIGHTS), _tensors(state, MOMENTS)
+    _same(weights, dict(job.model.named_parameters()), WEIGHTS)
+    expected = {f"{index}.{key}": parameter for index, _, parameter in _optimised(job) for key in MOMENT}
+    for key in moments:
+        if key not in expected or moments[key].shape != (() if key.endswith(".step") else expected[key].shape):
+            raise Damage(f"{MOMENTS} has a {key!r} that this stage has not")
+    if not (job.best and at.rows):
+        return at, weights, moments, {}
+    best = _tensors(state, BEST)
+    _same(best, model_state(job.model), BEST)
+    return at, weights, moments, best
+
+
+def _position(state: State, kind: str) -> Position:
+    given = state.meta.get("position")
+    if not isinstance(given, dict) or not given.keys() <= {field.name for field in fields(Position)}:
+        raise Damage("its position is none")
+    if given.get("step") != state.step:
+        raise Damage(f"its position is of step {given.get('step')!r}")
+    if fault := manifest.fault_of_position(kind, given):
+        raise Damage(fault)
+    known: dict[str, Any] = {"energy_j": None, **given}  # older states do not know
+    return Position(**known)
+
+
+def _tensors(state: State, name: str) -> dict[str, torch.Tensor]:
+    try:
+        found: dict[str, torch.Tensor] = load_file(state.path(name))
+    except SafetensorError as error:
+        raise Damage(f"{name} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise Damage(f"{name} is gone") from None
+    return found
+
+
+def _same(found: Tensors, expected: Tensors, name: str) -> None:
+    """Raises Damage unless these are the names, shapes and types of numbers."""
+    for key in found.keys() | expected.keys():
+        ours, theirs = expected.get(key), found.get(key)
+        if ours is None or theirs is None or (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            raise Damage(f"{name}: {key!r} does not fit what this stage trains")
+
+
+def _optimised(job: Job) -> Iterator[tuple[int, dict[str, Any], torch.nn.Parameter]]:
+    pairs = [(group, parameter) for group in job.optimizer.param_groups for parameter in group["params"]]
+    return ((index, group, parameter) for index, (group, parameter) in enumerate(pairs))
+
+
+def state_files(job: Job, folder: Path, best: Tensors) -> dict[str, Path]:
+    """Weights and moments: with the position, everything that a bit-for-bit resume needs."""
+    moments = {
+        f"{index}.{key}": value.contiguous()
+        for index, _, parameter in _optimised(job)
+        for key, value in job.optimizer.state[parameter].items()
+        if isinstance(value, torch.Tensor)
+    }
+    return {
+        WEIGHTS: saved(dict(job.model.named_parameters()), folder / "state.safetensors"),
+        MOMENTS: saved(moments, folder / MOMENTS),
+        **({BEST: saved(best, folder / BEST)} if best else {}),
+    }
+
+
+def saved(tensors: Tensors, path: Path) -> Path:
+    """Write tensors to a file of safetensors. Raises OSError with the path where the disk refuses."""
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        if number := re.search(r"os error (\d+)", str(error)):  # it does not say which file
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
+    return path

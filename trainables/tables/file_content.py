@@ -1,0 +1,236 @@
+"""The bytes of a file, on any file system, unpacked, and as UTF-8; what is not what its name says is refused by its kind."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import os
+import re
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.settings.dialect import Dialect
+from trainables.settings.errors import ConfigError, closest
+from trainables.settings.file_names import COMPRESSIONS, is_local, own_name, suffix
+from trainables.settings.file_names import TABLES as FORMATS
+from trainables.tables.encodings import CONTROLS, mostly_utf8, utf16, western
+from trainables.tables.free_memory import check_fits
+
+BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+"""First bytes that tell an encoding; the longer ones first, for one begins as another."""
+KINDS = (
+    (rb"PK\x03\x04[\s\S]*(xl/workbook|\[Content_Types\]\.xml)", "an Excel workbook; save it as csv there"),
+    (rb"\xd0\xcf\x11\xe0", "an old Excel workbook; save it as csv there"),
+    (rb"PK(\x03\x04|\x05\x06)", "a zip archive; let its name end in .zip"),
+    (rb"\x1f\x8b", "packed by gzip; let its name end in .gz"),
+    (rb"BZh[1-9]1AY", "packed by bzip2; let its name end in .bz2"),
+    (rb"\xfd7zXZ\0", "packed by xz; let its name end in .xz"),
+    (rb"\x28\xb5\x2f\xfd", "packed by zstd; let its name end in .zst"),
+    (rb"(7z\xbc\xaf|Rar!|[\s\S]{257}ustar)", "an archive (7z, rar or tar); unpack it and give the file in it"),
+    (rb"PAR1", "a parquet file; let its name end in .parquet"),
+    (rb"ARROW1|\xff\xff\xff\xff[\s\S]{3}\0", "an Arrow file; save it as parquet, or give the folder that holds it as `folder`"),
+    (rb"SQLite format 3", "an SQLite database; export the table as csv"),
+    (rb"%PDF-", "a PDF"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch that with `git lfs pull`"),
+    (rb"(?i)\s*(<!doctype html|<html)", "a page of HTML, perhaps what a server answered in place of the file"),
+    (rb"\s*<\?xml", "an XML file"),
+)
+"""How a file begins, and what it is then."""
+PIECE = 1 << 26
+"""Bytes that are unpacked at a time."""
+FOLDER = "is a folder; give a file, or as `folder` what `datasets` saved"
+PROSE = ("a page of HTML", "an XML file")
+"""Kinds that plain text may be."""
+
+
+def read_content(url: str, formats: Sequence[str] = FORMATS) -> tuple[str, bytes]:
+    """(format, bytes without any compression) of a file; of a zip those of the one file of these formats in it.
+
+    Raises ConfigError that names the file.
+    """
+    if is_local(url) and os.path.isdir(os.path.expanduser(url)):
+        raise ConfigError([f"{url}: {FOLDER}"])
+    found = suffix(url)
+    if found != "zip" and found not in formats:
+        raise ConfigError([f"{url}: {_not_a_format(os.path.basename(url), found, formats)}"])
+    try:
+        kind, raw = _unpacked(own_name(url), _fetched(url), formats)
+    except ConfigError as error:
+        raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    return kind, raw
+
+
+def _not_a_format(name: str, found: str, formats: Sequence[str]) -> str:
+    shown = "." + found if "." in name else found
+    return f"the format {shown!r} is not one of {', '.join(formats)}"
+
+
+def _fetched(url: str) -> bytes:
+    import fsspec
+
+    try:
+        if is_local(url):  # where `*`, `?`, `#` and `::` mean nothing
+            return Path(os.path.expanduser(url)).read_bytes()
+        with fsspec.open(url, "rb") as file:
+            return bytes(file.read())
+    except FileNotFoundError:
+        raise ConfigError([f"there is no such file{_sibling(url)}"]) from None
+    except IsADirectoryError:
+        raise ConfigError([FOLDER]) from None
+    except Exception as error:  # whatever the file system's own library raises: rights, network, a missing package
+        raise ConfigError([_unreadable(error)]) from None
+
+
+def _unreadable(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
+    return f"cannot be read: {' '.join(reason.split())}"
+
+
+def _sibling(url: str) -> str:
+    """`; did you mean 'x'?` for a file beside the missing one."""
+    folder = Path(os.path.expanduser(url)).parent
+    close = closest(Path(url).name, os.listdir(folder)) if folder.is_dir() else None
+    return f"; did you mean {close!r}?" if close else ""
+
+
+def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
+    """(format, bytes) of a file of that name: compression by compression, as its name ends."""
+    stem, _, last = name.lower().rpartition(".")
+    if last == "zip":
+        return _member(stem, raw, formats)
+    if last in COMPRESSIONS:
+        try:
+            raw = _decompressed(raw, last)
+        except ConfigError:
+            raise
+        except Exception as error:  # each library of compression has errors of its own
+            raise ConfigError([_unreadable(error)]) from None
+        return _unpacked(stem, raw, formats)
+    if last not in formats:
+        raise ConfigError([_not_a_format(name, last, formats)])
+    return last, raw
+
+
+def _decompressed(raw: bytes, last: str) -> bytes:
+    if last == "zst":  # for which fsspec needs a package of its own
+        import pyarrow as pa
+
+        return _whole(pa.CompressedInputStream(pa.BufferReader(raw), "zstd"))
+    from fsspec.compression import compr
+    from fsspec.utils import infer_compression
+
+    return _whole(compr[infer_compression(f"x.{last}")](io.BytesIO(raw), mode="rb"))
+
+
+def _whole(file: Any) -> bytes:
+    """What a stream holds. Raises ConfigError as soon as that is more than memory takes."""
+    parts, size = [], 0
+    while part := file.read(PIECE):
+        check_fits(size := size + len(part))
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
+    """What a zip holds. Raises ConfigError where that is not one file of these formats, with the names of those in it."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(raw))
+    except zipfile.BadZipFile as error:
+        raise ConfigError([f"not a zip archive, or a damaged one: {error}"]) from None
+    outer = suffix(stem)
+    members = [each for each in archive.infolist() if not each.is_dir() and not _of_a_system(each.filename)]
+    mine = [each for each in members if suffix(each.filename) in (("txt",) if outer == "txt" else FORMATS)]
+    mine = mine or [each for each in members if suffix(each.filename) in formats] or members[: len(members) == 1]
+    names = ", ".join(each.filename for each in members[:8]) + ", ..." * (len(members) > 8)
+    if len(mine) != 1:
+        held = f"{len(mine)} files of texts ({names})" if mine else f"none of {', '.join(formats)} ({names or 'it is empty'})"
+        raise ConfigError([f"the zip holds {held}, but one is read; unpack it, and give the file that is meant"])
+    (member,) = mine
+    if member.flag_bits & 1:
+        raise ConfigError([f"{member.filename} in the zip is encrypted; unpack it with its password"])
+    check_fits(member.file_size)
+    try:
+        content = archive.read(member)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise ConfigError([f"{member.filename} in the zip {_unreadable(error)}"]) from None
+    name = os.path.basename(member.filename)
+    try:
+        return _unpacked(name if "." in name else f"{name}.{outer}", content, formats)
+    except ConfigError as error:
+        raise ConfigError(f"{member.filename} in the zip: {fault}" for fault in error.faults) from None
+
+
+def _of_a_system(name: str) -> bool:
+    """Whether a member of a zip is what an operating system leaves there for itself."""
+    parts = name.split("/")
+    return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].lower() in ("thumbs.db", "desktop.ini")
+
+
+def check_kind(raw: bytes, kind: str) -> None:
+    """Raises ConfigError for a file that is something else than its name says."""
+    for begins, what in KINDS:
+        if (kind == "parquet" and begins == rb"PAR1") or (kind == "txt" and what.startswith(PROSE)):
+            continue
+        if re.match(begins, raw[:4096] if begins.startswith(rb"PK\x03") else raw[:512]):
+            raise ConfigError([f"is {what}"])
+
+
+def as_utf8(raw: bytes, dialect: Dialect) -> bytes:
+    """The characters of a text file in UTF-8, without a byte-order mark. Raises ConfigError where they cannot be told."""
+    encoding = dialect.encoding or next((name for mark, name in BOMS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeError as error:
+        raise ConfigError([_undecodable(raw, error, encoding, dialect)]) from None
+    plain = encoding in ("utf-8", "utf-8-sig", "ascii")
+    if not plain and _taken_for(raw, encoding) and _is_utf8(raw):
+        raise ConfigError([f"is UTF-8, and {encoding} would spoil it; leave `encoding` out"])
+    if not plain and (control := re.search(CONTROLS, text)):
+        line = text.count("\n", 0, control.start()) + 1
+        meant = f"; {dialect.way('encoding', 'cp1252')}" if western(raw) else "; is another `encoding` meant?"
+        raise ConfigError([f"line {line}: as {encoding} it holds the control character {control[0]!r}, which no text has{meant}"])
+    found = raw.removeprefix(codecs.BOM_UTF8) if plain else text.removeprefix("\ufeff").encode(errors="surrogatepass")
+    if (place := found.find(b"\0")) >= 0:
+        line = found.count(b"\n", 0, place) + 1
+        more = f"; is it UTF-16? Then {dialect.way('encoding', wide)}" if (wide := utf16(raw)) and plain else ""
+        raise ConfigError([f"line {line} holds a NUL character, which no text has: the file is damaged, or no text{more}"])
+    return found
+
+
+def _undecodable(raw: bytes, error: UnicodeError, encoding: str, dialect: Dialect) -> str:
+    name = {"utf-8": "UTF-8"}.get(encoding, encoding)
+    if not isinstance(error, UnicodeDecodeError):
+        return f"not {name}: {error}"
+    line = raw.count(b"\n", 0, error.start) + 1
+    where = f"byte {raw[error.start]:#04x} at offset {error.start} (line {line})"
+    if dialect.encoding is not None:
+        return f"not {name}: {where}; {'it is UTF-8, leave `encoding` out' if _is_utf8(raw) else 'is another `encoding` meant?'}"
+    if damaged := mostly_utf8(raw):
+        return f"not {name}: {where}: {damaged}; mend that line and save the file as UTF-8"
+    way = f", or {_encoding_meant(raw)}" if dialect.settable else ""
+    return f"not {name}: {where}; save the file as UTF-8{way}"
+
+
+def _encoding_meant(raw: bytes) -> str:
+    if wide := utf16(raw):
+        return f"set `encoding: {wide}`, as it is UTF-16 without a byte-order mark"
+    if western(raw):
+        return "set `encoding: cp1252` or what else it is in"
+    return "set `encoding` to what it is in (not cp1252, by which it is no text)"
+
+
+def _taken_for(raw: bytes, encoding: str) -> bool:
+    """Whether the encoding takes bytes of UTF-8 without an error, as something else."""
+    if encoding.startswith(("utf-16", "utf-32")):
+        return b"\0" not in raw
+    return encoding.startswith(("cp125", "iso8859", "mac", "koi8", "cp437", "cp85")) and not raw.isascii()
+
+
+def _is_utf8(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
