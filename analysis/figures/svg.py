@@ -75,6 +75,7 @@ def figure(
     tips: Mapping[str, Sequence[str]],
     legend: Sequence[tuple[str, Any]] = (),
     height: float = HEIGHT_IN,
+    width: float = WIDTH_IN,
 ) -> Figure:
     """Draw with matplotlib, then make the SVG fit for files and for the page."""
     import matplotlib
@@ -82,7 +83,7 @@ def figure(
 
     with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of signs that the measuring font lacks: the reader's font draws them
-        canvas = Canvas(figsize=(WIDTH_IN, height), layout="constrained")
+        canvas = Canvas(figsize=(width, height), layout="constrained")
         draw(canvas.add_subplot())
         if legend:
             labels, handles = zip(*legend, strict=True)

@@ -79,7 +79,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "reason": Field(str, "why it stopped before its end: what failed of the machine, or of all trials alike"),
         "seconds": Field(float, "length of this session, seconds"),
         "cpu_energy_j": Field(
-            float, "joules in this session of all CPU packages of the machine, whatever ran on it; null with several machines"
+            float, "joules in this session of all CPU packages of the machine; in records of earlier versions alone"
         ),
         "versions": Field(dict, "package: version"),
         "commit": Field(str, "commit of the code, with + when the tree had changes"),

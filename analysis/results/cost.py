@@ -45,7 +45,7 @@ class Account:
     seconds: float
     """Of all sessions together, each from its first record to its last."""
     cpu_j: list[float] = field(default_factory=list)
-    """Of the CPU packages of the whole machine, of each session that tells."""
+    """Of the CPU packages of the whole machine, of each session that tells; records of an earlier version do."""
 
 
 @dataclass
@@ -190,7 +190,7 @@ def _energy(accounts: Sequence[Account], total: Part) -> list[str]:
     if known:
         of = f" in {len(known)} of {sessions} sessions" if len(known) < sessions else ""
         said.append(f"CPU energy: {energy_text(sum(known))}{of}, of all CPU packages of the machine, whatever else ran on it.")
-    return said or ["Energy: the machine does not tell (no NVIDIA GPU to a trial alone, no CPU counter that may be read)."]
+    return said or ["Energy: the machine does not tell (no NVIDIA GPU to a trial alone)."]
 
 
 def energy_text(joules: float) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -145,54 +144,14 @@ def coloured(found: Sequence[Shown]) -> Text:
 
 # The page ------------------------------------------------------------------------------------------------------------------------
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; --bg: #fcfcfb; --fg: #1b1f24; --muted: #57606a; --mark: #fde9b8; --line: #9a5b00; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --bg: #14171c; --fg: #e7eaef; --muted: #a5aebb; --mark: #4a3a12; --line: #f2c14e; }}
-}}
-body {{ margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 60rem; background: var(--bg); color: var(--fg);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
-li {{ margin: 0 0 1rem; line-height: 2.2; }}
-mark {{ background: var(--mark); color: inherit; font-weight: 600; text-decoration: underline 2px var(--line);
-  text-underline-offset: 0.2em; }}
-rt, .about {{ color: var(--muted); }}
-rt {{ font-size: 0.65rem; font-variant-numeric: tabular-nums; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="about">{legend}. Example: a <mark>marked</mark> word.</p>
-{sections}
-</body>
-</html>
-"""
-
 
 def page(found: Sequence[Shown], name: str) -> str:
     """A page that needs nothing outside itself; every text in it is escaped."""
-    title = escape(f"Marked words of {name}")
-    return PAGE.format(title=title, legend=escape(LEGEND.capitalize()), sections="\n".join(map(_section, found)))
+    from jinja2 import Environment, StrictUndefined
 
-
-def _section(shown: Shown) -> str:
-    items = "\n".join(f"<li>{' '.join(map(_marked_up, words))}</li>" for words in shown.texts)
-    head = f'<h2>{escape(shown.title)}</h2>\n<p class="about">{escape(shown.about)}</p>'
-    return f"<section>\n{head}\n<ul>\n{items}\n</ul>\n</section>"
-
-
-def _marked_up(word: Word) -> str:
-    text = escape(word.text)
-    if word.score is not None:
-        text = f"<ruby>{text}<rt>{word.score:.3f}</rt></ruby>"
-    return f"<mark>{text}</mark>" if word.marked else text
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    return template.render(found=found, name=name, legend=LEGEND.capitalize())
 
 
 def write(found: Sequence[Shown], name: str, path: Path) -> None:

@@ -38,7 +38,6 @@ from study.run.session import open_session
 from trainables.settings.errors import ConfigError
 from trainables.settings.plain_yaml import read_yaml
 from trainables.store.store import Store, StoreError
-from trainables.training import energy
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex", "finetune-study")
 
@@ -95,7 +94,6 @@ def run(
         RunLock(run_dir),
         nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
         quiet(run_dir / "study.log") as terminal,
-        energy.packages() as cpus,
     ):
         study = _resolved(run_dir, study)
         rows, problems = record.read(run_dir / "records.jsonl")
@@ -110,7 +108,7 @@ def run(
             elif text := _failed_text(rows):
                 screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, found, [*notices, *problems])
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, found, [*notices, *problems])
 
 
 def _sitting(
@@ -120,15 +118,14 @@ def _sitting(
     scribe: Scribe,
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
-    cpus: energy.Packages,
     found: inputs.Found,
     notices: list[str],
 ) -> Outcome:
     """Start Ray, do what is left, write how it ended."""
-    began, machines = time.monotonic(), 1
+    began = time.monotonic()
 
-    def spent() -> dict[str, float | None]:
-        return {"seconds": time.monotonic() - began, "cpu_energy_j": cpus.joules() if machines == 1 else None}
+    def spent() -> dict[str, float]:
+        return {"seconds": time.monotonic() - began}
 
     def note(status: str, **more: Any) -> None:
         about = {"versions": versions(), "commit": commit(), "device": _device(scribe.rows)}
@@ -156,8 +153,7 @@ def _sitting(
             store.collect()
         with stops(), session_of_ray() as machine:
             interrupts.install()
-            machines = len(machine.nodes)
-            if machines > 1:
+            if len(machine.nodes) > 1:
                 check_seen(store, study.local_paths)
             session = open_session(study, run_dir, store, scribe, machine)
             try:

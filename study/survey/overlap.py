@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import wrap
 from typing import Any
 
+from analysis.figures.svg import figure
+from analysis.text.plain import plain as plain_line
 from study.survey.tasks import Named, named
 from trainables.settings.dialect import Dialect, dialect_faults, options_said
 from trainables.settings.errors import ConfigError
@@ -20,10 +21,10 @@ WIDTH = 80
 MOST = 18
 """Sources that a table of 80 columns has room for."""
 TITLES = {"paper": "|A and B| / {top:,}, in percent", "jaccard": "|A and B| / |A or B|, in percent"}
-CELL, MARGIN, LINE, LETTER = 52, 16, 18, 7.2
-"""Heat map, in pixels: side of a cell, margin, height of a line, width of a letter of its 12 px type."""
-LIGHT, DARK = (247, 251, 255), (8, 48, 107)
-"""Colours of 0 and 100 %."""
+CELL, LETTER = 0.5, 0.08
+"""Heat map, in inches: side of a cell, width of a letter, both at least."""
+COLOURS = ("#f7fbff", "#08306b")
+"""Of 0 and 100 %."""
 
 
 @dataclass(frozen=True)
@@ -188,46 +189,34 @@ def write(found: Overlap, path: Path) -> None:
 
 def svg(found: Overlap) -> str:
     """Heat map with its values as text; nothing outside the file is needed."""
-    side, longest = CELL * len(found.names), LETTER * max(map(len, found.names)) + 8
+    names = [plain_line(name) for name in found.names]
     head = ["Vocabulary overlap", *wrap(_title(found), 60), *wrap(" ".join(_note(found)), 60)]
-    left, top = MARGIN + longest, MARGIN + LINE * len(head) + 8
-    width = round(max(left + side, 62 * LETTER) + MARGIN)
-    height = round(top + side + longest + MARGIN)  # the columns' names stand turned below
-    frame = f'role="img" aria-labelledby="title desc" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {frame} font-family="sans-serif" font-size="12">',
-        f'<title id="title">{escape(head[0])}: {escape(_title(found))}</title>',
-        f'<desc id="desc">{escape(_spoken(found))}</desc>',
-        '<rect width="100%" height="100%" fill="#fff"/>',
-        *(f'<text x="{MARGIN}" y="{MARGIN + LINE * i + 10}" fill="#222">{escape(line)}</text>' for i, line in enumerate(head)),
-        *_names(found.names, left, top, side),
-        *(_cell(left + CELL * j, top + CELL * i, value) for i, row in enumerate(found.percent) for j, value in enumerate(row)),
-    ]
-    return "\n".join([*parts, "</svg>\n"])
+    side, beside = CELL * len(names), LETTER * max(map(len, names))
+
+    def draw(axes: Any) -> None:
+        from matplotlib.colors import LinearSegmentedColormap
+        from matplotlib.patches import Rectangle
+
+        axes.figure.add_artist(Rectangle((0, 0), 1, 1, transform=axes.figure.transFigure, facecolor="white", zorder=-1))
+        axes.figure.suptitle("\n".join(head), x=0.02, horizontalalignment="left", fontsize=9)
+        axes.pcolormesh(found.percent, cmap=LinearSegmentedColormap.from_list("", COLOURS), vmin=0, vmax=100, edgecolors="white")
+        axes.set_ylim(len(names), 0)
+        axes.set_xticks(middles, names, rotation=90)
+        axes.set_yticks(middles, names)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        for (i, y), (j, x) in product(enumerate(middles), enumerate(middles)):
+            value = found.percent[i][j]
+            ink = "white" if value > 60 else "#222222"  # the higher contrast of the two
+            axes.text(x, y, f"{value:.1f}", horizontalalignment="center", verticalalignment="center", color=ink)
+
+    middles = [place + 0.5 for place in range(len(names))]
+    width, height = max(side + beside, 62 * LETTER) + 0.4, side + beside + 0.18 * len(head) + 0.4
+    return figure("overlap", f"{head[0]}: {_title(found)}", _spoken(found), "", draw, {}, height=height, width=width).svg
 
 
 def _spoken(found: Overlap) -> str:
     """Every pair in words, for who does not see the map."""
     pairs = combinations(range(len(found.names)), 2)
     return "; ".join(f"{found.names[i]} and {found.names[j]} {found.percent[i][j]:.1f} %" for i, j in pairs)
-
-
-def _names(names: Sequence[str], left: float, top: float, side: int) -> list[str]:
-    """Names at the left of the rows and, turned, under the columns."""
-    lines = []
-    for i, name in enumerate(map(escape, names)):
-        middle = CELL * i + CELL / 2
-        lines.append(f'<text x="{left - 8:.1f}" y="{top + middle + 4:.1f}" text-anchor="end" fill="#222">{name}</text>')
-        x, y = left + middle + 4, top + side + 8
-        lines.append(f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)" text-anchor="end" fill="#222">{name}</text>')
-    return lines
-
-
-def _cell(x: float, y: float, value: float) -> str:
-    """A square in the value's colour, and the value in a colour that can be read on it."""
-    fill = "#" + "".join(f"{round(light + (dark - light) * value / 100):02x}" for light, dark in zip(LIGHT, DARK, strict=True))
-    ink = "#fff" if value > 60 else "#222"  # the higher contrast of the two
-    return (
-        f'<rect x="{x:.1f}" y="{y:.1f}" width="{CELL}" height="{CELL}" fill="{fill}" stroke="#fff"/>'
-        f'<text x="{x + CELL / 2:.1f}" y="{y + CELL / 2 + 4:.1f}" text-anchor="middle" fill="{ink}">{value:.1f}</text>'
-    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from study import exits
+from study.commands import exits
 from tests.study.tiny import ROOT, answer, environment, inside, refused, study, write_study
 from tests.trainables.families import checkpoint
 

@@ -107,7 +107,7 @@ def test_a_machine_that_tells_nothing_says_so_in_one_line(finished: Path) -> Non
     found = cost.of_study(load(finished))
     assert found is not None
     assert [text for text in found.facts if "nergy" in text] == [
-        "Energy: the machine does not tell (no NVIDIA GPU to a trial alone, no CPU counter that may be read)."
+        "Energy: the machine does not tell (no NVIDIA GPU to a trial alone)."
     ]
     assert {part.cells[-1] for part in found.parts} == {"–"}
 

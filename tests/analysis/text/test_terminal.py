@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from analysis.text import terminal
-from study.exits import STOPPED
+from study.commands.exits import STOPPED
 from tests.analysis.made_records import make
 
 ROOT = Path(__file__).parents[3]

@@ -208,6 +208,34 @@ def test_the_page_stands_alone_and_every_text_is_escaped(tmp_path: Path) -> None
         marks.write(found, "x", tmp_path / "file" / "page.html")
 
 
+SECTIONS = """<section>
+<h2>first</h2>
+<p class="about">one &amp; two</p>
+<ul>
+<li><mark><ruby>a<rt>0.250</rt></ruby></mark> b&lt; <mark>&#34;c&#34;</mark> <ruby>d<rt>-1.000</rt></ruby></li>
+<li></li>
+</ul>
+</section>
+<section>
+<h2>second</h2>
+<p class="about"></p>
+<ul>
+<li></li>
+</ul>
+</section>
+</body>
+</html>
+"""
+
+
+def test_the_page_as_written() -> None:
+    words = (Word("a", True, 0.25), Word("b<", False, None), Word('"c"', True, None), Word("d", False, -1.0))
+    text = marks.page([Shown("first", "one & two", (words, ())), Shown("second", "", ((),))], "mine")
+    assert text[text.index("<section>") :] == SECTIONS
+    assert text.startswith("<!doctype html>\n<html lang")
+    assert text.count("Marked words of mine") == 2
+
+
 def test_control_characters_do_not_reach_the_terminal() -> None:
     assert marks._printable("a\x1b[31mb\u202e") == "a\ufffd[31mb\ufffd"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -97,7 +98,33 @@ def test_the_heat_map_is_whole_and_can_be_read_aloud(tmp_path: Path, capsys: pyt
     values = [text for text in texts if text.replace(".", "").isdigit()]
     assert values == [f"{value:.1f}" for row in found.percent for value in row]
     assert f"sls_imdb and sls_yelp {found.percent[0][1]:.1f} %" in (root.findtext(f"{SVG}desc") or "")
-    assert "http" not in out.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert "http" not in re.sub("http://www.w3.org/(2000/svg|1999/xlink)", "", out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("count", [2, MOST])
+def test_the_heat_map_has_every_value_on_its_colour(count: int) -> None:
+    names = tuple(f"the {i}th of <several> & $sources$, 汉" for i in range(count))
+    percent = tuple(tuple(100.0 * (i + j) / (2 * count - 2) for j in range(count)) for i in range(count))
+    text = svg(Overlap(names, (9,) * count, (9,) * count, "paper", 10_000, percent, names[:1]))
+    root, values = ElementTree.fromstring(text), [value for row in percent for value in row]
+    _, _, width, height = map(float, (root.get("viewBox") or "").split())
+    shown = [each for each in root.iter(f"{SVG}text") if re.fullmatch(r"\d+\.\d", each.text or "")]
+    assert [each.text for each in shown] == [f"{value:.1f}" for value in values]
+    assert [("fill: #ffffff" in (each.get("style") or "")) for each in shown] == [value > 60 for value in values]
+    (cells,) = (each for each in root.iter(f"{SVG}g") if "QuadMesh" in (each.get("id") or ""))
+    fills = [re.findall(r"fill: #(\w+)", each.get("style") or "")[0] for each in cells.iter(f"{SVG}path")]
+    for fill, value in zip(fills, values, strict=True):
+        blend = [light + (dark - light) * value / 100 for light, dark in zip((247, 251, 255), (8, 48, 107), strict=True)]
+        assert list(bytes.fromhex(fill)) == pytest.approx(blend, abs=1.01)
+    turned = [each.get("transform") or "" for each in root.iter(f"{SVG}text") if each.text in names]
+    ends = [re.findall(r"[\d.]+", each)[:2] for each in turned if "rotate(-90)" in each]
+    assert len(ends) == count
+    assert all(float(x) < width and float(y) < height for x, y in ends), "names stand within the picture"
+
+
+def test_control_characters_of_names_do_not_break_the_heat_map() -> None:
+    root = ElementTree.fromstring(svg(Overlap(("a\x07\nb", "c"), (1, 1), (1, 1), "paper", 1, ((100, 0), (0, 100)))))
+    assert [each.text for each in root.iter(f"{SVG}text")].count("a b") == 2
 
 
 def test_names_are_escaped_and_told_apart(tmp_path: Path) -> None:

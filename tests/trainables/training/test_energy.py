@@ -1,11 +1,13 @@
-"""Joules from counters: fake trees of Linux's counters, a fake NVML, and the loop that adds them up. This machine may have none."""
+"""Joules from counters: a fake NVML under NVIDIA's own binding, and the loop that adds them up. This machine may have none."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from ctypes import POINTER, c_void_p, cast
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 import torch
 
@@ -14,132 +16,8 @@ from trainables.settings.execution import Execution
 from trainables.stages import run_recipe
 from trainables.stages.identity import nodes
 from trainables.store.store import Store
-from trainables.training import energy
-from trainables.training.energy import Packages, added, gpu, packages, silent, used
+from trainables.training.energy import added, gpu, silent, used
 from trainables.training.loop import Position
-
-RANGE = 262_143_328_850
-"""Of a usual package, microjoules."""
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def zone(folder: Path, number: str, microjoules: int, name: str = "package-0", whole: int = RANGE) -> Path:
-    made = folder / number
-    made.mkdir(parents=True)
-    for file, value in (("name", name), ("energy_uj", microjoules), ("max_energy_range_uj", whole)):
-        (made / file).write_text(f"{value}\n")
-    return made / "energy_uj"
-
-
-def test_packages_are_added_and_their_parts_and_the_platform_are_not(tmp_path: Path) -> None:
-    first, second = zone(tmp_path, "intel-rapl:0", 1_000_000), zone(tmp_path, "intel-rapl:1", 5_000_000, "package-1")
-    others = [zone(tmp_path, "intel-rapl:0:0", 0, "core"), zone(tmp_path, "intel-rapl:2", 0, "psys")]
-    others.append(zone(tmp_path, "intel-rapl-mmio:0", 0))
-    found = Packages(tmp_path)
-    assert found.joules() == 0
-    first.write_text("3500000\n")
-    second.write_text("6000000\n")
-    for other in others:
-        other.write_text("99000000\n")
-    assert found.joules() == pytest.approx(3.5)
-    assert found.joules() == pytest.approx(3.5), "a second reading counts nothing twice"
-
-
-def test_a_counter_that_begins_anew_counts_on(tmp_path: Path) -> None:
-    counter = zone(tmp_path, "intel-rapl:0", RANGE - 2_000_000)
-    found = Packages(tmp_path)
-    for reading, joules in ((1_000_000, 3.0), (RANGE - 1_000_000, 3.0 + RANGE / 1e6 - 2), (0, 3.0 + RANGE / 1e6 - 1)):
-        counter.write_text(f"{reading}\n")
-        assert found.joules() == pytest.approx(joules)
-
-
-def test_after_too_long_without_a_reading_nothing_is_known(tmp_path: Path) -> None:
-    counter, clock = zone(tmp_path, "intel-rapl:0", 0), Clock()
-    found = Packages(tmp_path, clock)
-    clock.now = 262
-    counter.write_text("1000000")
-    assert found.joules() == 1
-    clock.now += 263
-    assert found.joules() is None
-    clock.now += 1
-    assert found.joules() is None
-
-
-@pytest.mark.parametrize("harm", ["gone", "forbidden", "nonsense", "empty"])
-def test_a_counter_that_fails_midway(tmp_path: Path, harm: str) -> None:
-    counter, good = zone(tmp_path, "intel-rapl:0", 0), zone(tmp_path, "intel-rapl:1", 0, "package-1")
-    found = Packages(tmp_path)
-    good.write_text("5000000")
-    assert found.joules() == 5
-    break_it(counter, harm)
-    assert found.joules() is None
-    good.write_text("6000000")
-    assert found.joules() is None, "what is not known once is not known later"
-
-
-def break_it(counter: Path, harm: str) -> None:
-    """`forbidden` is a folder in the file's place: root may read every file."""
-    if harm in ("gone", "forbidden"):
-        counter.unlink()
-    if harm == "forbidden":
-        counter.mkdir()
-    if harm in ("nonsense", "empty"):
-        counter.write_text("none of your business" if harm == "nonsense" else "")
-
-
-def test_a_counter_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counter, read = zone(tmp_path, "intel-rapl:0", 7), Path.read_text
-
-    def refused(self: Path, *given: Any, **more: Any) -> str:
-        if self == counter:
-            raise PermissionError(13, "Permission denied", str(self))
-        return read(self, *given, **more)
-
-    monkeypatch.setattr(Path, "read_text", refused)  # as for anyone but root, which tests may be run by
-    assert Packages(tmp_path).joules() is None
-
-
-@pytest.mark.parametrize("folder", ["nowhere", "empty", "a file"])
-def test_a_machine_without_counters(tmp_path: Path, folder: str) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "a file").write_text("")
-    with packages(tmp_path / folder) as found:
-        assert found.joules() is None
-
-
-def test_without_a_known_range_a_difference_is_not_taken(tmp_path: Path) -> None:
-    zone(tmp_path, "intel-rapl:0", 0)
-    (tmp_path / "intel-rapl:0" / "max_energy_range_uj").unlink()
-    assert Packages(tmp_path).joules() is None
-
-
-def test_a_thread_reads_while_nobody_asks(tmp_path: Path) -> None:
-    counter, aside = zone(tmp_path, "intel-rapl:0", 0), tmp_path / "aside"
-
-    def at(reading: int) -> None:
-        aside.write_text(str(reading))
-        aside.replace(counter)  # never half, as the kernel's own files are
-
-    with packages(tmp_path, every_s=0.001) as found:
-        at(RANGE - 1)
-        while found._last == {counter.parent: 0}:
-            time.sleep(0.001)
-        at(10)  # a second round is not seen in one reading at the end
-        while found._last == {counter.parent: RANGE - 1}:
-            time.sleep(0.001)
-        at(RANGE - 1)
-        assert found.joules() == pytest.approx((2 * RANGE - 1) / 1e6)
-
-
-# GPUs -----------------------------------------------------------------------------------------------------------------------------
 
 
 class Nvml:
@@ -149,14 +27,17 @@ class Nvml:
         self.millijoules, self.mig, self.left = joules, mig or {}, fails_after
         self.names = list(joules)
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: bytes, handle: Any) -> int:
-        if uuid.decode() not in self.names:
+    def nvmlInitWithFlags(self, flags: int) -> int:
+        return 0
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: Any, handle: Any) -> int:
+        if uuid.value.decode() not in self.names:
             return 6  # NVML_ERROR_NOT_FOUND
-        handle._obj.value = 1 + self.names.index(uuid.decode())
+        cast(handle, POINTER(c_void_p))[0] = 1 + self.names.index(uuid.value.decode())
         return 0
 
     def nvmlDeviceGetMigMode(self, handle: Any, now: Any, pending: Any) -> int:
-        name = self.names[handle.value - 1]
+        name = self._name(handle)
         if name not in self.mig:
             return 3  # NVML_ERROR_NOT_SUPPORTED
         now._obj.value = self.mig[name]
@@ -166,28 +47,66 @@ class Nvml:
         self.left -= 1
         if self.left < 0:
             return 15  # NVML_ERROR_GPU_IS_LOST
-        value._obj.value = self.millijoules[self.names[handle.value - 1]].pop(0)
+        value._obj.value = self.millijoules[self._name(handle)].pop(0)
         return 0
+
+    def _name(self, handle: Any) -> str:
+        return self.names[(cast(handle, c_void_p).value or 0) - 1]
 
 
 A, B = "3f2a0000-0000-0000-0000-00000000000a", "3f2a0000-0000-0000-0000-00000000000b"
 
 
-def test_the_counter_is_that_of_the_gpu_with_this_uuid() -> None:
-    nvml = Nvml({f"GPU-{A}": [1000, 3500], f"GPU-{B}": [2**40]})
-    one, other = gpu(A, nvml), gpu(f"GPU-{B}", nvml)
+@pytest.fixture
+def under(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Puts a driver under NVIDIA's binding."""
+
+    def put(nvml: Any) -> None:
+        monkeypatch.setattr(pynvml, "nvmlLib", nvml)
+        monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+
+    return put
+
+
+def test_the_counter_is_that_of_the_gpu_with_this_uuid(under: Callable[[Any], None]) -> None:
+    under(Nvml({f"GPU-{A}": [1000, 3500], f"GPU-{B}": [2**40]}))
+    one, other = gpu(A), gpu(f"GPU-{B}")
     assert (one(), other(), one()) == (1.0, 2**40 / 1000, 3.5)
 
 
-def test_gpus_that_do_not_tell() -> None:
-    counts = {f"GPU-{A}": [1, 2, 3, 4]}
-    assert gpu(B, Nvml(counts))() is None, "no such GPU, as the UUID of a MIG part"
-    assert gpu("", Nvml(counts))() is None
-    assert gpu(A, Nvml(counts, mig={f"GPU-{A}": 1}))() is None, "a part of a GPU has no counter of its own"
-    assert gpu(A, Nvml(counts, mig={f"GPU-{A}": 0}))() == 0.001
-    assert gpu(A, object())() is None, "a driver without these functions"
-    lost = gpu(A, Nvml(counts, fails_after=1))
-    assert (lost(), lost()) == (0.002, None)
+WHOLE = f"GPU-{A}"
+
+
+@pytest.mark.parametrize(
+    ("uuid", "nvml", "joules"),
+    [
+        pytest.param(B, Nvml({WHOLE: [1]}), None, id="no such GPU, as the UUID of a MIG part"),
+        pytest.param("", Nvml({WHOLE: [1]}), None, id="no UUID"),
+        pytest.param(A, Nvml({WHOLE: [1]}, mig={WHOLE: 1}), None, id="a part of a GPU has no counter of its own"),
+        pytest.param(A, Nvml({WHOLE: [1]}, mig={WHOLE: 0}), 0.001, id="a GPU that could be parted and is not"),
+        pytest.param(A, Nvml({WHOLE: [1]}), 0.001, id="a GPU that cannot be parted"),
+        pytest.param(A, Nvml({WHOLE: [1]}, fails_after=0), None, id="a GPU before Volta"),
+        pytest.param(A, object(), None, id="a driver without these functions"),
+    ],
+)
+def test_gpus_that_tell_and_that_do_not(under: Callable[[Any], None], uuid: str, nvml: Any, joules: float | None) -> None:
+    under(nvml)
+    assert gpu(uuid)() == joules
+
+
+def test_a_gpu_that_is_lost(under: Callable[[Any], None]) -> None:
+    under(Nvml({WHOLE: [1, 2]}, fails_after=1))
+    counter = gpu(A)
+    assert (counter(), counter()) == (0.001, None)
+
+
+def test_without_nvidias_driver(under: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    under(None)
+    monkeypatch.setattr(pynvml, "CDLL", missing)
+    assert gpu(A) is silent
 
 
 def test_differences() -> None:
@@ -255,9 +174,8 @@ def test_a_state_of_an_older_version_does_not_know(tmp_path: Path, monkeypatch: 
     assert Position().energy_j == 0.0
 
 
-def test_only_a_whole_gpu_has_a_counter(monkeypatch: pytest.MonkeyPatch) -> None:
-    nvml = Nvml({f"GPU-{A}": [7000]})
-    monkeypatch.setattr(energy, "_nvml", lambda: nvml)
+def test_only_a_whole_gpu_has_a_counter(under: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    under(Nvml({WHOLE: [7000]}))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("Properties", (), {"uuid": A}))
     cuda = torch.device("cuda", 0)
     assert run_recipe._joules(cuda, Execution())() == 7

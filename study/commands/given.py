@@ -1,0 +1,44 @@
+"""What commands are given: a study, an ablation with its options. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from study.ablations.grid import Grid
+    from study.definition.models import Study
+
+
+def study(path: Path, overrides: tuple[str, ...]) -> Study:
+    """The study of a file or of a run folder. Raises ConfigError."""
+    from study.definition.study_file import load_study
+
+    return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
+
+
+def ablation(
+    name: str,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    overrides: tuple[str, ...],
+    placeholders: bool = False,
+) -> Grid:
+    """An ablation as the options say. Raises ConfigError."""
+    from study.ablations import ablation_file, grid
+    from study.survey.tasks import encoder_named
+
+    tasks = [each.strip() for each in (only or "").split(",") if each.strip()]
+    named = encoder_named(encoder, absolute=True) if encoder else None
+    loaded = ablation_file.load(name)
+    scale = scale or ("small" if "small" in loaded.ablation.scales else "paper")
+    return grid.grid(loaded, scale, tasks, seeds, named, overrides, placeholders)
+
+
+def quoted(value: object) -> str:
+    """A value as a shell takes it."""
+    import shlex
+
+    return shlex.quote(str(value))

@@ -1,0 +1,84 @@
+"""`study plan`: what a study or ablations would compute and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from study.commands import given
+from study.commands.options import OTHER_ENCODER, SCALE, SEEDS, SET, STORE, TASKS
+from study.definition.exit_codes import DONE, EPILOG
+
+if TYPE_CHECKING:
+    from study.definition.models import Study
+
+
+@click.command(epilog=EPILOG)
+@click.argument("names", metavar="STUDY.yaml|ABLATION...", nargs=-1, required=True)
+@SET
+@STORE
+@SCALE
+@TASKS
+@SEEDS
+@OTHER_ENCODER
+@click.option("--gpu", metavar="NAME", help="Hours and memory of an ablation on this GPU, such as H100.")
+def plan(
+    names: tuple[str, ...],
+    overrides: tuple[str, ...],
+    store: str | None,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    gpu: str | None,
+) -> int:
+    """Show the stage tree, what is cached, and what a study or a whole ablation would cost. Computes nothing.
+
+    Several ablations are planned as in one store, where what they have in common is computed once; options are for all of them.
+    """
+    from study.ablations import ablation_file
+    from trainables.store.store import Store
+
+    studies = [name for name in names if Path(name).exists() and not ablation_file.is_ablation(name)]
+    if not studies:
+        import os
+
+        os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
+        from study.ablations import grid_plan_text
+
+        grids = [given.ablation(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
+        click.echo(grid_plan_text.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
+        if gpu is None:
+            _say_unfit(part.study for grid in grids for part in grid.parts)
+        return DONE
+    if len(names) > 1:
+        raise click.UsageError(f"{studies[0]} is a study; several in one plan must all be ablations")
+    name = studies[0]
+    options = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder, "--gpu": gpu}
+    if wrong := [option for option, value in options.items() if value is not None]:
+        raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
+    study = given.study(Path(name), overrides)
+    from study.planning import plan_text
+
+    click.echo(plan_text.show(study, Store(store or study.store or Store.default().url)))
+    _say_unfit([study])
+    return DONE
+
+
+def _say_unfit(studies: Iterable[Study]) -> None:
+    """Says which resources this machine does not have: a plan may be for another one, a run here is refused."""
+    from study.cluster.machine import check_resources
+    from study.cluster.ray_session import machine_for
+    from trainables.settings.errors import ConfigError
+
+    faults: dict[str, None] = {}
+    for study in studies:
+        try:
+            check_resources(study.resources, machine_for(study.resources))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    for fault in faults:
+        click.echo(f"\nnot on this machine, where a run is refused: {fault}")

@@ -1,0 +1,125 @@
+"""`study run` and `study reproduce`: a study or an ablation to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from study.commands import given
+from study.commands.exits import Unexpected, cut_short, exit_code
+from study.commands.options import ACCEPT, OTHER_ENCODER, RETRY, SCALE, SEEDS, SET, STORE, STUDY, TASKS
+from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
+
+if TYPE_CHECKING:
+    from study.ablations.grid import Grid
+
+
+@click.command(epilog=EPILOG)
+@STUDY
+@SET
+@click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
+@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@STORE
+@ACCEPT
+@RETRY
+def run(
+    study_file: Path,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    address: str | None,
+    store: str | None,
+    accept_changed_inputs: bool,
+    retry_failed: bool,
+) -> int:
+    """Run a study, or go on with one that was interrupted or whose budget was raised.
+
+    STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
+    """
+    study = given.study(study_file, overrides)
+    from study.run import launch
+
+    run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
+    options = {"out": out, "address": address, "store": store}
+    words = [given.quoted(study_file), *(f"--set {given.quoted(text)}" for text in overrides)]
+    again = " ".join(["study run", *words, *(f"--{name} {given.quoted(value)}" for name, value in options.items() if value)])
+    return _to_its_end(
+        lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed), run_dir, again
+    )
+
+
+@click.command(epilog=EPILOG)
+@click.argument("name", metavar="[NAME|FILE]", required=False)
+@click.option("--list", "as_list", is_flag=True, help="The ablations that come with the package.")
+@SCALE
+@TASKS
+@SEEDS
+@OTHER_ENCODER
+@SET
+@click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-SCALE.")
+@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@STORE
+@ACCEPT
+@RETRY
+def reproduce(
+    name: str | None,
+    as_list: bool,
+    scale: str | None,
+    only: str | None,
+    seeds: int | None,
+    encoder: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    address: str | None,
+    store: str | None,
+    accept_changed_inputs: bool,
+    retry_failed: bool,
+) -> int:
+    """Run a published ablation, or one of your own, and show its table beside the published numbers.
+
+    --set takes fields of the ablation (resources.gpus=1, tasks.sogou.train=FILE) and of stages (finetune.epochs=2). Ctrl-C
+    saves and stops; the same command goes on.
+    """
+    from study.ablations import reproduce as runs
+
+    if as_list or name is None:
+        click.echo(runs.listing())
+        return DONE
+    grid = given.ablation(name, scale, only, seeds, encoder, overrides)
+    click.echo("\n".join([f"{grid.ablation.name} at scale {grid.scale}: {grid.ablation.title}", *_changes(grid)]))
+    folder = out or Path("runs") / grid.name
+    options = {"scale": scale, "tasks": only, "seeds": seeds, "encoder": encoder, "out": out, "address": address, "store": store}
+    words = [given.quoted(name), *(f"--set {given.quoted(text)}" for text in overrides)]
+    again = " ".join(["study reproduce", *words, *(f"--{key} {given.quoted(value)}" for key, value in options.items() if value)])
+    return _to_its_end(
+        lambda: runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed), folder, again
+    )
+
+
+def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
+    """Run a study or an ablation and say how it ended; the exit code. What broke unexpectedly is written to the folder's log."""
+    from study.cluster.machine_faults import StudyStopped
+    from study.run import launch
+
+    try:
+        outcome = work()
+    except (KeyboardInterrupt, StudyStopped) as end:
+        return cut_short(end, again)
+    except Exception as error:
+        if exit_code(error) is None:
+            raise Unexpected(launch.log_failure(folder)) from error
+        raise
+    click.echo(outcome.text)
+    return DONE if outcome.has_result else NO_RESULT
+
+
+def _changes(grid: Grid) -> list[str]:
+    """What a scale changes, as lines."""
+    told = [f"({grid.says})"] if grid.says else []
+    return (
+        [*told, *(f"  {line}" for line in grid.changes)]
+        if grid.changes
+        else [f"  as {'published' if grid.ablation.source else 'in its file'}"]
+    )
