@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from study.commands import given
+from study.commands import arguments
 from study.commands.options import OTHER_ENCODER, SCALE, SEEDS, SET, STORE, TASKS
 from study.definition.exit_codes import DONE, EPILOG
 
@@ -49,7 +49,10 @@ def plan(
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}  # a plan downloads nothing
         from study.ablations import grid_plan_text
 
-        grids = [given.ablation(name, scale, only, seeds, encoder, overrides, placeholders=True) for name in dict.fromkeys(names)]
+        grids = [
+            arguments.ablation_grid(name, scale, only, seeds, encoder, overrides, placeholders=True)
+            for name in dict.fromkeys(names)
+        ]
         click.echo(grid_plan_text.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
         if gpu is None:
             _say_unfit(part.study for grid in grids for part in grid.parts)
@@ -60,7 +63,7 @@ def plan(
     options = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder, "--gpu": gpu}
     if wrong := [option for option, value in options.items() if value is not None]:
         raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
-    study = given.study(Path(name), overrides)
+    study = arguments.load_study_at(Path(name), overrides)
     from study.planning import plan_text
 
     click.echo(plan_text.show(study, Store(store or study.store or Store.default().url)))

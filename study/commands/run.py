@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from study.commands import given
+from study.commands import arguments
 from study.commands.exits import Unexpected, cut_short, exit_code
 from study.commands.options import ACCEPT, OTHER_ENCODER, RETRY, SCALE, SEEDS, SET, STORE, STUDY, TASKS
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
@@ -38,13 +38,13 @@ def run(
 
     STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
     """
-    study = given.study(study_file, overrides)
+    study = arguments.load_study_at(study_file, overrides)
     from study.run import launch
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
-    words = [given.quoted(study_file), *(f"--set {given.quoted(text)}" for text in overrides)]
-    again = " ".join(["study run", *words, *(f"--{name} {given.quoted(value)}" for name, value in options.items() if value)])
+    words = [arguments.quoted(study_file), *(f"--set {arguments.quoted(text)}" for text in overrides)]
+    again = " ".join(["study run", *words, *(f"--{name} {arguments.quoted(value)}" for name, value in options.items() if value)])
     return _to_its_end(
         lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed), run_dir, again
     )
@@ -87,12 +87,14 @@ def reproduce(
     if as_list or name is None:
         click.echo(runs.listing())
         return DONE
-    grid = given.ablation(name, scale, only, seeds, encoder, overrides)
+    grid = arguments.ablation_grid(name, scale, only, seeds, encoder, overrides)
     click.echo("\n".join([f"{grid.ablation.name} at scale {grid.scale}: {grid.ablation.title}", *_changes(grid)]))
     folder = out or Path("runs") / grid.name
     options = {"scale": scale, "tasks": only, "seeds": seeds, "encoder": encoder, "out": out, "address": address, "store": store}
-    words = [given.quoted(name), *(f"--set {given.quoted(text)}" for text in overrides)]
-    again = " ".join(["study reproduce", *words, *(f"--{key} {given.quoted(value)}" for key, value in options.items() if value)])
+    words = [arguments.quoted(name), *(f"--set {arguments.quoted(text)}" for text in overrides)]
+    again = " ".join(
+        ["study reproduce", *words, *(f"--{key} {arguments.quoted(value)}" for key, value in options.items() if value)]
+    )
     return _to_its_end(
         lambda: runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed), folder, again
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from study.commands import given
+from study.commands import arguments
 from study.commands.options import DIALECT, JSON, STORE, TEXT
 from study.definition.exit_codes import DONE, EPILOG
 
@@ -19,7 +19,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 
     Exit code 1 where something of the machine is wrong; 2, as of `study run`, where something of the study is.
     """
-    study = given.study(study_file, ()) if study_file else None
+    study = arguments.load_study_at(study_file, ()) if study_file else None
     from study.survey import doctor as doctors
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}

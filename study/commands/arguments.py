@@ -1,4 +1,4 @@
-"""What commands are given: a study, an ablation with its options. Imports nothing heavy."""
+"""Arguments of several commands, read: a study file, an ablation with its options. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from study.definition.models import Study
 
 
-def study(path: Path, overrides: tuple[str, ...]) -> Study:
+def load_study_at(path: Path, overrides: tuple[str, ...]) -> Study:
     """The study of a file or of a run folder. Raises ConfigError."""
     from study.definition.study_file import load_study
 
     return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
 
 
-def ablation(
+def ablation_grid(
     name: str,
     scale: str | None,
     only: str | None,
