@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -30,6 +31,8 @@ LETTERS = 50
 RARE = "A word, 𪚥 ꙮ"
 """A text that any tokenizer has to read, with letters that most have no piece for."""
 IDS = ("pad", "bos", "eos", "cls", "sep", "mask")
+SPECIAL = re.compile(r"[\[<].+[\]>]|None")
+"""What special tokens look like: [CLS], <s>; `None` is what transformers makes of one that a tokenizer does without."""
 
 
 def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = False, pooled: bool = False) -> list[str]:
@@ -73,7 +76,7 @@ def read_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # each kind of tokenizer has its own ways to refuse its files
         raise ConfigError([f"the tokenizer in {folder} cannot be read: {_one_line(error)}"]) from error
-    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+    if all(SPECIAL.fullmatch(piece) for piece in tokenizer.get_vocab()):
         # transformers makes such a one where the file that this kind of tokenizer reads is missing.
         raise ConfigError([f"the tokenizer in {folder} has no pieces but special tokens: the file of its vocabulary is missing"])
     try:

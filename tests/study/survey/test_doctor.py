@@ -102,7 +102,8 @@ def test_weights_that_do_not_fit_fail_and_what_is_odd_warns(tmp_path: Path) -> N
 
 
 def test_a_mask_token_is_asked_for_where_the_study_masks(tmp_path: Path) -> None:
-    folder = checkpoint("bert")
+    folder = tmp_path / "encoder"
+    shutil.copytree(checkpoint("bert"), folder)
     pieces = {piece: i for i, piece in enumerate(AutoTokenizer.from_pretrained(folder).get_vocab())}
     tokenizer = BertTokenizer(vocab=pieces)
     tokenizer.mask_token = None

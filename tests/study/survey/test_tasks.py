@@ -137,8 +137,10 @@ def damaged(folder: Path, how: str) -> Path:
     if how in ("missing", "of another kind"):
         for file in (path, folder / "vocab.txt"):
             file.unlink(missing_ok=True)
-    if how == "of another kind":  # not what its settings name
+    if how == "of another kind":  # not what its settings name, without a mask token
         (folder / "spiece.model").touch()
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"mask_token": None}))
     elif how == "unknown piece":
         tokenizer = json.loads(whole)
         tokenizer["model"]["unk_token"] = "[NONE]"
