@@ -97,7 +97,11 @@ def test_a_foreign_owner_that_renews_keeps_it(tmp_path: Path) -> None:
     assert isinstance(attempt(files, "leases/stage", 60, watch), Claim)
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"pid": "x"}', content(this_process(), 60, pid=-1), b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"null", b'{"pid": "x"}', content(this_process(), 60, pid=-1), b"\xff\xfe"],
+    ids=["empty", "cut", "list", "null", "of text", "negative", "no text"],  # fixed: every process of pytest-xdist has the same
+)
 def test_a_lease_that_nobody_can_read_is_waited_for_then_taken(
     tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
