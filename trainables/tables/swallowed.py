@@ -70,6 +70,8 @@ def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lin
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return []
     several = _rows_with(column, end)
+    if not len(several):  # pyarrow 21 crashes in `indices_nonzero` of no chunks
+        return []
     column = column.take(pa.array(several))
     # All lines together have as many as their number asks for; nobody need look at the others.
     counts = pc.count_substring(column, delimiter)
