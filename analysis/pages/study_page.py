@@ -14,7 +14,7 @@ from analysis.figures import study_figures
 from analysis.figures.svg import COLOURS, Figure
 from analysis.pages import details, output
 from analysis.pages.details import Detail, Told
-from analysis.records.metric import METRICS
+from analysis.records.metric import BESIDE
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
@@ -116,7 +116,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detai
         number=numbers.number,
         spread=numbers.spread,
         by_task=labels.by_task(run),
-        metrics=[METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1")],
+        metrics=BESIDE,
         tree=sharing.tree(run),
         saved=sharing.saved(run),
         cost=cost.of_study(run),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainables.settings.task import METRICS
+
 TRAINED = {
     "pretrain": ("split",),
     "multitask": ("split", "by_task"),
@@ -47,7 +49,7 @@ def _table_of(sound: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _MEASURED = ("train_loss", "learning_rate", "wall_s", "tokens_per_s", "epoch", "loss", "energy_j")
-_SCORES = ("error_rate_percent", "macro_f1", "micro_f1", "mcc", "mark_f1")
+_SCORES = (*(metric.field for metric in METRICS.values()), "mark_f1")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys((*_MEASURED, *_SCORES), lambda value: value is None or _number(value)),
     **dict.fromkeys(("step", "tokens", "examples", "micro_batch"), _count),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis.records.metric import ERROR_RATE, METRICS, objective, of_run
+from analysis.records.metric import ERROR_RATE, METRICS, SCORES, objective, of_run
+from analysis.records.predictions import MOVES
 from study.definition.models import EarlyStopping
 from study.definition.study_file import load_study
 from study.run.launch import _earlier
@@ -19,12 +20,27 @@ from tests.study.tiny import tiny_study
 from trainables.data.known_tasks import KNOWN, TABLE, instructions
 from trainables.scores import metrics as trained
 from trainables.settings.errors import ConfigError
-from trainables.settings.task import Metric, Task
+from trainables.settings.task import METRICS as NAMED
+from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
 
-def test_the_table_holds_what_a_task_may_name() -> None:
-    assert set(METRICS) == set(get_args(Metric))
+def test_the_tables_of_the_layers_agree() -> None:
+    """What a task may name is what tables show, of fields that training measures and whose influence on a score is known."""
+    assert {name: metric.field for name, metric in METRICS.items()} == {name: m.field for name, m in NAMED.items()}
+    assert set(MOVES) == set(SCORES) == {metric.field for metric in METRICS.values()}
+    labels = np.array([[0, 1], [1, 1]])
+    measured = {
+        "not_single": set(trained.scores(labels[0], labels[1], 2)),
+        "not_several": set(trained.label_scores(labels, labels)),
+    }
+    for kind, fields in measured.items():
+        assert {metric.field for metric in NAMED.values() if not getattr(metric, kind)} <= fields, kind
+    assert set(SCORES) == set.union(*measured.values()) - {"examples", "f1"}
+    assert all(f"`{name}`" in (Task.model_fields["metric"].description or "") for name in NAMED)
+
+
+def test_the_table_holds_each_metric_under_its_name() -> None:
     assert all(name == metric.name for name, metric in METRICS.items())
     assert all(len(metric.short) <= 8 for metric in METRICS.values())  # of a column of the live table
 
