@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from analysis.records.metric import METRICS, Metric
 from study.definition import space as spaces
+from study.definition.samplers import SAMPLERS, Sampler
 from study.definition.space import Dimension, Params, Space, Value
 from trainables.settings import corpus_names, file_names
 from trainables.settings.base import Model
@@ -77,7 +78,7 @@ class EarlyStopping(Model):
 class SearchSettings(Model):
     """How settings are chosen."""
 
-    sampler: Literal["tpe", "random", "grid", "given"] = "tpe"
+    sampler: Literal[*SAMPLERS] = "tpe"  # type: ignore[valid-type]
     """tpe: tree-structured Parzen estimator. random: independent draws. grid: every combination of choices and whole numbers.
     given: the points of `first` and no other, in their order; what they name need not be in the space."""
     seed: int = 0
@@ -90,6 +91,11 @@ class SearchSettings(Model):
     """Under `given`: what each point is called in records and tables, in the order of `first`. Empty: by its settings."""
     early_stopping: EarlyStopping = EarlyStopping()
     """Early stopping: its kind (`asha`, `none`), or its settings."""
+
+    @property
+    def how(self) -> Sampler:
+        """The sampler's line in the table."""
+        return SAMPLERS[self.sampler]
 
 
 class Budget(Model):
