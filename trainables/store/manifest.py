@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainables.settings import stages
 from trainables.settings.task import METRICS
 
-TRAINED = {
-    "pretrain": ("split",),
-    "multitask": ("split", "by_task"),
-    "marks": ("split", "mark_f1"),
-    "finetune": ("split", "error_rate_percent"),
-}
+TRAINED = {kind: ("split", *model.scored) for kind, model in stages.KINDS.items()}
 """Fields of every row, by kind of stage, beside those of the loop."""
 LOOP = ("step", "tokens", "train_loss", "learning_rate", "wall_s", "tokens_per_s")
-KINDS = TRAINED | {"test": ("examples", "loss", "error_rate_percent")}
+KINDS: dict[str, tuple[str, ...]] = TRAINED | {"test": ("examples", "loss", "error_rate_percent")}
 """Kinds of stages that have rows."""
 
 
