@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -26,19 +26,6 @@ from analysis.text import numbers
 from analysis.text.plain import plain, shown
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-
-
-def write(run: str | Path, out: str | Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
-    """Make the report of a run folder, by default into its `report/`. Returns the page, or the folder without one.
-
-    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not,
-    FileNotFoundError where there is no run, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
-    """
-    output.check(formats)
-    folder = Path(out) if out is not None else Path(run) / "report"
-    place = output.write(folder, read(run).files, formats)
-    output.print_pdf(folder, formats)
-    return place
 
 
 def read(run: str | Path) -> output.Report:

@@ -36,7 +36,6 @@ from study.run.screen import Screen
 from study.run.scribe import Row, Scribe, failed, trials
 from study.run.session import open_session
 from trainables.settings.errors import ConfigError
-from trainables.settings.plain_yaml import read_yaml
 from trainables.store.store import Store, StoreError
 from trainables.training import energy
 
@@ -186,22 +185,11 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(_as_it_was(run_dir / "study.yaml"), folder=run_dir.absolute())
+    earlier = load_study(run_dir / "study.yaml", folder=run_dir.absolute())
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
     return earlier
-
-
-def _as_it_was(path: Path) -> Path | dict[str, Any]:
-    """A run's study file. Before tasks had a metric, trials were compared by the error rate."""
-    data = read_yaml(path)
-    if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
-        return path  # for validation to refuse
-    for task in data["tasks"].values():
-        if isinstance(task, dict):
-            task.setdefault("metric", "error_rate")
-    return data
 
 
 def _with_precision(study: Study, earlier: Study) -> Study:
@@ -265,12 +253,6 @@ def _failed_text(rows: list[Row]) -> str:
 # How it ended ---------------------------------------------------------------------------------------------------------------------
 
 
-def _report(run_dir: Path) -> Path:
-    from analysis.pages import study_page
-
-    return Path(study_page.write(run_dir))
-
-
 def _device(rows: list[Row]) -> str | None:
     """What trials were last computed on, by their evaluations; None before the first."""
     return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
@@ -278,10 +260,12 @@ def _device(rows: list[Row]) -> str | None:
 
 def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
     """What is printed at the end. A report that cannot be written is told, and the study has its result all the same."""
+    from analysis.pages import output, study_page
+
     table = run_dir / "report" / "table.txt"
     try:
         if anew or not table.exists():
-            _report(run_dir)
+            output.write(run_dir / "report", study_page.read(run_dir).files, output.FORMATS)
         report = f"{table.read_text(encoding='utf-8')}\nreport: {run_dir / 'report' / 'report.html'}"
     except OSError as error:
         report = unwritten(error, run_dir)

@@ -82,14 +82,13 @@ def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors
 
 def _position(state: State, kind: str) -> Position:
     given = state.meta.get("position")
-    if not isinstance(given, dict) or not given.keys() <= {field.name for field in fields(Position)}:
+    if not isinstance(given, dict) or given.keys() != {field.name for field in fields(Position)}:
         raise Damage("its position is none")
     if given.get("step") != state.step:
         raise Damage(f"its position is of step {given.get('step')!r}")
     if fault := manifest.fault_of_position(kind, given):
         raise Damage(fault)
-    known: dict[str, Any] = {"energy_j": None, **given}  # older states do not know
-    return Position(**known)
+    return Position(**given)
 
 
 def _tensors(state: State, name: str) -> dict[str, torch.Tensor]:

@@ -12,7 +12,6 @@ from analysis.records.metric import ERROR_RATE, METRICS, SCORES, objective, of_r
 from analysis.records.predictions import MOVES
 from study.definition.models import EarlyStopping
 from study.definition.study_file import load_study
-from study.run.launch import _earlier
 from study.search.early_stopping import Stopping
 from study.search.history import Past, history
 from study.search.search import Search
@@ -156,20 +155,6 @@ def test_what_is_shown_of_a_task_that_is_not_the_target_is_not_identity(tmp_path
         return load_study(data)
 
     assert two("mcc").digest() == two("macro_f1").digest()
-
-
-def test_a_run_from_before_goes_on_by_the_error_rate_alone(tmp_path: Path) -> None:
-    """Its study file names no metric, and its trials were compared by their error."""
-    several = made(tmp_path, multi_label=True)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "records.jsonl").write_text('{"event":"study","status":"started"}\n')
-    (run / "study.yaml").write_text(several.to_yaml().replace("    metric: null\n", ""))
-    with pytest.raises(ConfigError, match=r'tasks\.reviews\.metric: "error_rate" here, "micro_f1" there'):
-        _earlier(run, several)
-    assert _earlier(run, made(tmp_path, multi_label=True, metric="error_rate")) is not None
-    (run / "study.yaml").write_text(several.to_yaml())
-    assert _earlier(run, several) is not None
 
 
 def test_old_records_are_of_the_error_rate() -> None:
