@@ -177,7 +177,9 @@ def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: s
     whole = complete(point, space, fixed)
     for path in point:
         if path not in whole:
-            conditions = ", ".join(f"{parent} is {_listed_text(when)}" for parent, when in space[path].when.items())
+            conditions = ", ".join(
+                f"{parent} is {' or '.join(map(shown, listed(when)))}" for parent, when in space[path].when.items()
+            )
             found.append(f"{place}.{path}: applies only when {conditions}; leave it out of this point")
     for path, value in whole.items():
         if path not in point and not space[path].holds(value):
@@ -203,7 +205,3 @@ def given_faults(points: Iterable[Params], stages: Mapping[str, Stage], place: s
             except ConfigError as error:
                 found.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
         yield from found
-
-
-def _listed_text(when: Any) -> str:
-    return " or ".join(map(shown, listed(when)))

@@ -204,15 +204,7 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 def _digest(study: Study) -> str:
     """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
-    return _hashed({key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity())
-
-
-def _older_digest(study: Study) -> str:
-    """The same in records that name folders too."""
-    return _hashed({key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")})
-
-
-def _hashed(data: dict[str, Any]) -> str:
+    data = {key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity()
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -221,7 +213,7 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     last = [row for row in rows if row.get("event") == "study"][-1:]
     study = _with_precision(study, earlier)
     done = last[0].get("config_digest") if last and last[0]["status"] == "finished" else None
-    return done in (_digest(study), _older_digest(study))
+    return done == _digest(study)
 
 
 # Trials that failed ---------------------------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from trainables.store.local_files import NotPlain
 from trainables.store.manifest import fault_of
 from trainables.store.states import State
 
-__all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
+__all__ = ["FORMAT_VERSION", "Artifact", "Claim", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
 
 log = logging.getLogger(__name__)
 MARKER = "COMPLETE.json"
