@@ -185,7 +185,7 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(run_dir / "study.yaml", folder=run_dir.absolute())
+    earlier = load_study(run_dir / "study.yaml")
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
