@@ -10,6 +10,7 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 from trainables.settings.task import Task
+from trainables.store.store import Artifact
 
 TEXTS = Path(__file__).parent.parent / "trainables" / "texts"
 
@@ -148,3 +149,9 @@ def pair_recipe(folder: Path, **finetune: Any) -> Recipe:
     """A recipe on pairs of texts, most of them cut, in a second or two."""
     recipe = tiny_recipe(folder, **finetune)
     return recipe.model_copy(update={"tasks": {"reviews": pair_task(folder)}})
+
+
+def read_all(artifact: Artifact) -> None:
+    """Read every file of an artifact, which checks size and digest. Raises DamagedArtifact."""
+    for name in artifact.files:
+        artifact.path(name)

@@ -34,7 +34,8 @@ MARKS = {
     "running": ("green", "D", False, "not finished"),
 }
 """Colour, marker, whether it is filled, and name of each status."""
-
+NOT_DRAWN = {"tpe": "the sampler learns", "random": "", "grid": "a grid was gone through", "given": "the settings were given"}
+"""Why the trials of each sampler are not drawn independently; empty where they are."""
 
 POINTS = 20_000
 """Points of learning curves on a page, of all trials together, so that it stays small."""
@@ -219,9 +220,7 @@ def _caveats(run: Run, known: Sequence[Trial]) -> list[str]:
     """Why the curve of budgets is not quite that of a search."""
     said, search = [], run.config.get("search")
     sampler = search.get("sampler") if isinstance(search, dict) else None
-    if sampler != "random":
-        how = {"grid": "a grid was gone through", "given": "the settings were given", "tpe": "the sampler learns"}
-        why = how.get(str(sampler), "the sampler may learn")
+    if why := NOT_DRAWN.get(str(sampler), "the sampler may learn"):
         said.append(f"Trials were not drawn independently ({why}): it describes these trials and foretells no other search.")
     if stopped := sum(trial.status == "stopped" for trial in known):
         count = "One was stopped early and counts" if stopped == 1 else f"{stopped} were stopped early and count"

@@ -26,21 +26,11 @@ REFUSED = 20
 """Files of predictions that the page says could not be used."""
 
 
-def write_report(run_folder: Path, out: Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
-    """Write the report of an ablation's run folder, by default into its `report/`. Returns the page, or the folder without one.
-
-    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not or a file that is
-    no ablation, FileNotFoundError without one, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
-    """
-    output.check(formats)
-    folder = Path(out) if out is not None else Path(run_folder) / "report"
-    place = output.write(folder, read(run_folder).files, formats)
-    output.print_pdf(folder, formats)
-    return place
-
-
 def read(run_folder: Path) -> output.Report:
-    """The report of a run folder, before it is written. Raises as `write_report` does."""
+    """The report of an ablation's run folder, before it is written.
+
+    Raises ValueError for a file that is no ablation, FileNotFoundError without one.
+    """
     found = ledger(run_folder)
     table, judged, drawn = grid(found), verdicts(found), figures(found)
     told, close = cache(partial(tell, found)), look(found)  # page and csv files alone need what is told of every cell
@@ -61,7 +51,7 @@ def read(run_folder: Path) -> output.Report:
 
 
 def text(run_folder: Path) -> str:
-    """Verdicts and table for a terminal. Raises as `write_report` does."""
+    """Verdicts and table for a terminal. Raises as `read` does."""
     found = ledger(run_folder)
     return forms.text(found, grid(found), verdicts(found))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from analysis.figures import study_figures
 from analysis.figures.svg import COLOURS, Figure
 from analysis.pages import details, output
 from analysis.pages.details import Detail, Told
-from analysis.records.metric import METRICS
+from analysis.records.metric import BESIDE
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
@@ -26,19 +26,6 @@ from analysis.text import numbers
 from analysis.text.plain import plain, shown
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-
-
-def write(run: str | Path, out: str | Path | None = None, formats: Sequence[str] = output.FORMATS) -> Path:
-    """Make the report of a run folder, by default into its `report/`. Returns the page, or the folder without one.
-
-    table.txt, provenance.csv and the figures are always written. Raises ValueError for a format that there is not,
-    FileNotFoundError where there is no run, OSError where the folder cannot be written, NoBrowser where there is none for a PDF.
-    """
-    output.check(formats)
-    folder = Path(out) if out is not None else Path(run) / "report"
-    place = output.write(folder, read(run).files, formats)
-    output.print_pdf(folder, formats)
-    return place
 
 
 def read(run: str | Path) -> output.Report:
@@ -116,7 +103,7 @@ def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detai
         number=numbers.number,
         spread=numbers.spread,
         by_task=labels.by_task(run),
-        metrics=[METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1")],
+        metrics=BESIDE,
         tree=sharing.tree(run),
         saved=sharing.saved(run),
         cost=cost.of_study(run),

@@ -63,7 +63,7 @@ class Columns:
         import pandas as pd
 
         names, stage, value = self.values("trial"), self.values("stage"), self.values(metric.field)
-        score = 100 * value if not metric.share else 100 - value if metric.higher else value
+        score = metric.percent(value)
         counts = ~np.isnan(score) & np.array([each in (None, "finetune") for each in stage.tolist()], dtype=bool)
         fields = {name: self.values(name) for name in ("setting", "seed", "epoch", "tokens", "wall_s")}
         about = {"lines": self.lines, "score": score, "counts": counts, "error": self.values("error_rate_percent"), **fields}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.records.metric import Metric
+from analysis.records.metric import ERROR, Metric
 
 Array = np.ndarray[Any, Any]
 
@@ -69,47 +69,59 @@ class Predictions:
 
     def score(self, metric: Metric) -> float:
         """What all texts come to, percent."""
-        percent = 100 * self._parts(metric)[0]
+        percent = 100 * MOVES[metric.field](self)[0]
         return percent if metric.higher else 100 - percent
 
     def losses(self, metric: Metric) -> Array:
         """[n]: loss of every text in percent, with the mean 100 - score: 0 or 100 for shares of texts, else real numbers."""
-        value, moved = self._parts(metric)
+        value, moved = MOVES[metric.field](self)
         return np.asarray(100.0 * ~moved if moved.dtype == bool else 100 * (1 - value - moved + moved.mean()))
 
-    def _parts(self, metric: Metric) -> tuple[float, Array]:
-        """(score where more is better, of 1; how much each text moves it, up to a constant)."""
-        if metric.share or (metric.name == "micro_f1" and not self.several):
-            return float(self.right.mean()), self.right
-        return {"micro_f1": self._micro, "macro_f1": self._macro, "mcc": self._mcc}[metric.name]()
 
-    def _micro(self) -> tuple[float, Array]:
-        right, both = (self.has & self.given).sum(axis=1), self.has.sum(axis=1) + self.given.sum(axis=1)
-        if not both.sum():
-            return 0.0, np.zeros(len(both))
-        f1 = 2 * right.sum() / both.sum()
-        return float(f1), (2 * right - f1 * both) / both.mean()
+def _right(of: Predictions) -> tuple[float, Array]:
+    return float(of.right.mean()), of.right
 
-    def _macro(self) -> tuple[float, Array]:
-        right, has, given = self.counts()
-        there = has + given > 0
-        weight = np.where(there, len(self.has) / np.maximum(has + given, 1), 0.0)  # 1 over a class's mean of has + given
-        f1 = 2 * right / np.maximum(has + given, 1)
-        if self.several:
-            moved = 2.0 * (self.has & self.given) - f1 * (self.has.astype(int) + self.given)
-            return float(f1.mean()), (moved * weight).sum(axis=1) / self.classes
-        moved = 2 * weight[self.has] * (self.has == self.given) - (f1 * weight)[self.has] - (f1 * weight)[self.given]
-        return float(f1.sum() / there.sum()), moved / there.sum()
 
-    def _mcc(self) -> tuple[float, Array]:
-        _, has, given = self.counts()
-        p, q = has / len(self.has), given / len(self.has)
-        above, u, v = self.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
-        if not u * v:
-            return 0.0, np.zeros(len(self.has))
-        moved = self.right - q[self.has] - p[self.given]  # up to a constant, as all that follows
-        moved = moved + above * (p[self.has] / u + q[self.given] / v)
-        return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
+def _micro(of: Predictions) -> tuple[float, Array]:
+    if not of.several:
+        return _right(of)
+    right, both = (of.has & of.given).sum(axis=1), of.has.sum(axis=1) + of.given.sum(axis=1)
+    if not both.sum():
+        return 0.0, np.zeros(len(both))
+    f1 = 2 * right.sum() / both.sum()
+    return float(f1), (2 * right - f1 * both) / both.mean()
+
+
+def _macro(of: Predictions) -> tuple[float, Array]:
+    right, has, given = of.counts()
+    there = has + given > 0
+    weight = np.where(there, len(of.has) / np.maximum(has + given, 1), 0.0)  # 1 over a class's mean of has + given
+    f1 = 2 * right / np.maximum(has + given, 1)
+    if of.several:
+        moved = 2.0 * (of.has & of.given) - f1 * (of.has.astype(int) + of.given)
+        return float(f1.mean()), (moved * weight).sum(axis=1) / of.classes
+    moved = 2 * weight[of.has] * (of.has == of.given) - (f1 * weight)[of.has] - (f1 * weight)[of.given]
+    return float(f1.sum() / there.sum()), moved / there.sum()
+
+
+def _mcc(of: Predictions) -> tuple[float, Array]:
+    _, has, given = of.counts()
+    p, q = has / len(of.has), given / len(of.has)
+    above, u, v = of.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
+    if not u * v:
+        return 0.0, np.zeros(len(of.has))
+    moved = of.right - q[of.has] - p[of.given]  # up to a constant, as all that follows
+    moved = moved + above * (p[of.has] / u + q[of.given] / v)
+    return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
+
+
+MOVES: dict[str, Callable[[Predictions], tuple[float, Array]]] = {
+    ERROR: _right,
+    "macro_f1": _macro,
+    "micro_f1": _micro,
+    "mcc": _mcc,
+}
+"""Field of the records: (score where more is better, of 1; how much each text moves it, up to a constant)."""
 
 
 def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float, float] | None:

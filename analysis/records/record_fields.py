@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
+from analysis.records.metric import SCORES
+
 BAG_OF_WORDS = "bag-of-words"
 """What stands in the place of a trial's name in the file of its test predictions."""
 
@@ -40,10 +42,7 @@ _SCORED = {
     "step": Field(int, "optimizer steps so far"),
     "examples": Field(int, "size of the split"),
     "tokens": Field(int, "pieces trained on so far, padding not counted"),
-    "error_rate_percent": Field(float, "share of wrong labels, percent"),
-    "macro_f1": Field(float, "F1 averaged over classes, 0 to 1"),
-    "micro_f1": Field(float, "F1 over all decisions, 0 to 1"),
-    "mcc": Field(float, "Matthews correlation coefficient, -1 to 1"),
+    **{name: Field(float, meaning) for name, meaning in SCORES.items()},
     "loss": Field(float, "mean cross-entropy on the split, nats"),
     "by_task": Field(
         dict,

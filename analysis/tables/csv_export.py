@@ -6,19 +6,20 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from analysis.records.metric import BESIDE, SCORES
 from analysis.records.run_folder import Run
 from analysis.stats import labels
 from analysis.text.plain_data import csv_parts, csv_text
 
 RESULT_COLUMNS = (
     *("event", "session", "utc", "trial", "phase", "label", "trial_status", "setting", "seed", "recipe", "stage", "stage_name"),
-    *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", "error_rate_percent", "macro_f1", "micro_f1", "mcc"),
+    *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", *SCORES),
     *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
 )
 TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "metric", "validation_percent",
-                 "test_percent", "validation_error_rate_percent", "test_error_rate_percent", "test_macro_f1", "test_micro_f1",
+                 "test_percent", "validation_error_rate_percent", *(f"test_{metric.field}" for metric in BESIDE),
                  "tokens", "seconds", "source")  # fmt: skip
-TASK_COLUMNS = ("stage", "task", "examples", "error_rate_percent", "macro_f1", "micro_f1", "mcc", "loss")
+TASK_COLUMNS = ("stage", "task", "examples", *SCORES, "loss")
 
 
 def results_csv(run: Run) -> Iterator[str]:
@@ -48,10 +49,8 @@ def trials_csv(run: Run) -> str:
             "validation_percent": trial.score,
             "test_percent": run.metric.score(test),
             "validation_error_rate_percent": trial.error,
-            "test_error_rate_percent": test.get("error_rate_percent"),
-            "test_macro_f1": test.get("macro_f1"),
-            "test_micro_f1": test.get("micro_f1"),
         }
+        row |= {f"test_{metric.field}": test.get(metric.field) for metric in BESIDE}
         rows.append(row | _params(run, trial.params))
     return csv_text((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 

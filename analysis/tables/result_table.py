@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from analysis.records.metric import METRICS, Metric
+from analysis.records.metric import BESIDE, Metric
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.results import final_settings
 from analysis.results.final_settings import Setting
@@ -56,7 +56,7 @@ def head(run: Run) -> Line:
 
 def others(run: Run) -> list[Metric]:
     """What test scores are given by beside the run's metric: of error, macro- and micro-F1 those that are another thing."""
-    return [METRICS[name] for name in ("error_rate", "macro_f1", "micro_f1") if METRICS[name].field != run.metric.field]
+    return [metric for metric in BESIDE if metric.field != run.metric.field]
 
 
 def lines(run: Run) -> list[Line]:

@@ -89,12 +89,7 @@ def intervals(run: Run, found: Sequence[Setting]) -> str:
 
 def meaning(run: Run) -> str:
     """What F1, or the error rate of a task with several labels, is here; empty where it is plain."""
-    parts = {
-        "macro_f1": "macro-F1 is the mean of the F1 of each class, large or small",
-        "micro_f1": "micro-F1 is over all decisions together",
-        "mcc": "MCC is Matthews' correlation coefficient times 100",
-    }
-    said = parts.get(run.metric.name, "")
+    said = run.metric.meaning
     if run.several:
         whole = "a text is right only if its set of labels is exactly right; that is what the error counts"
         said = f"{said}; {whole}" if said else whole

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import PurePath
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from analysis.records.metric import METRICS, Metric
 from study.definition import space as spaces
+from study.definition.samplers import SAMPLERS, Sampler
 from study.definition.space import Dimension, Params, Space, Value
 from trainables.settings import corpus_names, file_names
 from trainables.settings.base import Model
@@ -21,45 +24,23 @@ from trainables.settings.execution import Execution, Precision
 from trainables.settings.plain_yaml import FLOAT
 from trainables.settings.recipe import Recipe
 from trainables.settings.stage_rules import marks_of
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage, head_in_proportion
+from trainables.settings.stages import KINDS, Marks, Multitask, Pretrain, Stage, head_in_proportion
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
 
-def _unchecked(model: type[Model]) -> dict[str, Any]:
-    """Validators in the place of those in which a model compares its fields, by their names; they let everything pass."""
-    names = model.__pydantic_decorators__.model_validators
-    return {name: model_validator(mode="after")(lambda self: self) for name in names}
+def _unchecked(stage: type[Stage]) -> type[Stage]:
+    """The model of a stage's fixed settings: what they must be together is checked with the space over them."""
+    checks = stage.__pydantic_decorators__.model_validators
+    passed: dict[str, Any] = {name: model_validator(mode="after")(lambda self: self) for name in checks}
+    return create_model(f"Fixed{stage.__name__}", __base__=stage, __module__=__name__, __validators__=passed)
 
 
-class FixedPretrain(Pretrain):
-    """Fixed settings of a further pre-training stage; what they must be together is checked with the space over them."""
-
-    checked: ClassVar[type[Model]] = Pretrain
-    vars().update(_unchecked(Pretrain))
-
-
-class FixedFinetune(Finetune):
-    """Fixed settings of the fine-tuning stage; what they must be together is checked with the space over them."""
-
-    checked: ClassVar[type[Model]] = Finetune
-    vars().update(_unchecked(Finetune))
-
-
-class FixedMultitask(Multitask):
-    """Fixed settings of a multi-task stage; what they must be together is checked with the space over them."""
-
-    checked: ClassVar[type[Model]] = Multitask
-    vars().update(_unchecked(Multitask))
-
-
-FixedStage = Annotated[FixedPretrain | FixedMultitask | Marks | FixedFinetune, Field(discriminator="kind")]
-STAGE_KINDS: dict[str, type[Model]] = {
-    "pretrain": FixedPretrain,
-    "multitask": FixedMultitask,
-    "marks": Marks,
-    "finetune": FixedFinetune,
-}
+STAGE_KINDS = {kind: _unchecked(stage) for kind, stage in KINDS.items()}
+if TYPE_CHECKING:
+    FixedStage = Stage
+else:
+    FixedStage = Annotated[reduce(or_, STAGE_KINDS.values()), Field(discriminator="kind")]
 
 
 class EarlyStopping(Model):
@@ -77,7 +58,7 @@ class EarlyStopping(Model):
 class SearchSettings(Model):
     """How settings are chosen."""
 
-    sampler: Literal["tpe", "random", "grid", "given"] = "tpe"
+    sampler: Literal[*SAMPLERS] = "tpe"  # type: ignore[valid-type]
     """tpe: tree-structured Parzen estimator. random: independent draws. grid: every combination of choices and whole numbers.
     given: the points of `first` and no other, in their order; what they name need not be in the space."""
     seed: int = 0
@@ -90,6 +71,11 @@ class SearchSettings(Model):
     """Under `given`: what each point is called in records and tables, in the order of `first`. Empty: by its settings."""
     early_stopping: EarlyStopping = EarlyStopping()
     """Early stopping: its kind (`asha`, `none`), or its settings."""
+
+    @property
+    def how(self) -> Sampler:
+        """The sampler's line in the table."""
+        return SAMPLERS[self.sampler]
 
 
 class Budget(Model):
@@ -159,7 +145,7 @@ class Study(Model):
     """The target task: the one of `tasks` that is fine-tuned and evaluated."""
     encoder: Encoder
     """Where training starts."""
-    recipe: tuple[FixedStage, ...] = (FixedFinetune(),)
+    recipe: tuple[FixedStage, ...] = (STAGE_KINDS["finetune"](),)
     """Stages in order, each `{pretrain: {...}}`, `{multitask: {...}}`, `{marks: {...}}` or `{finetune: {...}}` with its fixed
     settings; the last one is finetune. Or a recipe of the papers by its name, `TAPT`, or `{TAPT: {finetune.epochs: 3}}` with
     settings over it: see [named recipes](recipes.md)."""

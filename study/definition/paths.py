@@ -131,12 +131,11 @@ class Renaming:
 def in_place(study: Study, run_dir: Path, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Renaming]:
     """(records of a run folder with the study's own paths, how the folder writes one).
 
-    Records name searched text files as `portable` does; older ones, which hold absolute paths, go on so.
+    Records name searched text files as `portable` does.
     """
     files = {entry: outward(entry, run_dir) for entry in filter(is_local, corpora(study.recipe, study.space))}
     files = {entry: written for entry, written in files.items() if entry != written}
-    held = {each for row in rows for value in (row.get("params") or {}).values() if isinstance(value, list) for each in value}
-    if not files or held & set(files):
+    if not files:
         return list(rows), Renaming({})
     read = Renaming({written: entry for entry, written in files.items()})
     here = list(map(read, rows))

@@ -9,7 +9,7 @@ from study.definition.models import Budget, EarlyStopping, Final, Resources, Sea
 from study.definition.space import Dimension
 from trainables.settings.base import Model
 from trainables.settings.encoder import Encoder
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import KINDS
 from trainables.settings.task import Task
 
 HEAD = """# Study file
@@ -30,6 +30,24 @@ as well; dates, booleans and +1 stay the text that they are. Several labels in o
 refused where that is in doubt. `study tasks --stats FILE` shows how a file is read.
 """
 
+EXAMPLES = {
+    "pretrain": (
+        "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
+        " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
+    ),
+    "multitask": (
+        "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
+        " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
+        " the same settings share it."
+    ),
+    "marks": (
+        "`recipe: [{marks: {}}, {pretrain: {masking: selective, corpus: [reviews.txt], max_length: 256, learning_rate: 2e-5,"
+        " warmup: 0.2}}, {finetune: {}}]`, as in the paper; `space: {pretrain.masking: {choice: [random, matched, selective]}}`"
+        " compares it with its controls. `study marks RUN` shows the words."
+    ),
+    "finetune": "The last stage of every recipe. The defaults are those of Sun et al. (2019).",
+}
+"""How each kind of stage stands in a file."""
 SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
     ("The study", Study, ""),
     (
@@ -41,33 +59,7 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
         ),
     ),
     ("encoder", Encoder, "`encoder: {hub: google-bert/bert-base-uncased}`"),
-    (
-        "recipe: pretrain",
-        Pretrain,
-        (
-            "`recipe: [{pretrain: {corpus: [in-domain, more.txt]}}, {finetune: {}}]`. All trials with the same settings share one"
-            " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
-        ),
-    ),
-    (
-        "recipe: multitask",
-        Multitask,
-        (
-            "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
-            " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
-            " the same settings share it."
-        ),
-    ),
-    (
-        "recipe: marks",
-        Marks,
-        (
-            "`recipe: [{marks: {}}, {pretrain: {masking: selective, corpus: [reviews.txt], max_length: 256, learning_rate: 2e-5,"
-            " warmup: 0.2}}, {finetune: {}}]`, as in the paper; `space: {pretrain.masking: {choice: [random, matched, selective]}}`"
-            " compares it with its controls. `study marks RUN` shows the words."
-        ),
-    ),
-    ("recipe: finetune", Finetune, "The last stage of every recipe. The defaults are those of Sun et al. (2019)."),
+    *((f"recipe: {kind}", model, EXAMPLES.get(kind, "")) for kind, model in KINDS.items()),
     (
         "space",
         Dimension,

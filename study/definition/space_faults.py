@@ -27,19 +27,11 @@ from study.definition.space import (
 )
 from trainables.settings.base import Model
 from trainables.settings.errors import ConfigError, closest, near
+from trainables.settings.stages import KINDS, Stage
 from trainables.settings.validate import validate
 
-_CUT = ("max_length", "truncation", "head_tokens")
-_CORRUPTED = ("objective", "whole_word", "masking")
-_READ = ("steps", "schedule_steps", "epochs", "select", "corpus")
-_TRAINED = ("freeze", "unfreeze_layers", "reinit_layers", "lora_rank")
-_VECTOR = ("pooling", "layers", "combine")
-_SIZE = ("train_share", "train_examples")
-COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_CUT, *_VECTOR, *_TRAINED, *_SIZE)}
-"""Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
-
-def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> list[str]:
+def faults(space: Space, stages: Mapping[str, Stage], combine: bool = True) -> list[str]:
     """Every fault of a space against the stages {name: fixed settings} whose fields it varies.
 
     Without `combine` values that do not go together are none: only given points of the space are tried.
@@ -56,7 +48,7 @@ def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> l
     return found or (_combination_faults(space, stages) if combine else [])
 
 
-def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
+def path_fault(path: str, stages: Mapping[str, Stage]) -> str | None:
     """What is wrong with a path, near miss named; None if it is a field of a stage."""
     if path in fixed_values(stages):
         return None
@@ -70,7 +62,7 @@ def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
     return f"a path is <stage name>.<field>, and no stage of the recipe is called {name!r}{hint}"
 
 
-def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Model]) -> list[str]:
+def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Stage]) -> list[str]:
     """What is wrong with a dimension by itself: its path, the values that its field refuses."""
     if fault := path_fault(path, stages):
         return [f"space.{path}: {fault}"]
@@ -103,7 +95,7 @@ def _only(stage: type[Model], field: str) -> type[Model]:
     return create_model(field, __base__=Model, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
-def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> Iterator[str]:
+def _condition_faults(path: str, space: Space, stages: Mapping[str, Stage]) -> Iterator[str]:
     fixed = fixed_values(stages)
     for parent, when in space[path].when.items():
         place = f"space.{path}.when.{parent}"
@@ -123,17 +115,17 @@ def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> I
             yield f"{place}: never holds: {parent} is fixed at {shown(fixed[parent])}"
 
 
-def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
+def _combination_faults(space: Space, stages: Mapping[str, Stage]) -> list[str]:
     """Stages that the space can give although their own checks between fields refuse them.
 
     Those checks are monotonic in each number, so the corners of the space show all.
     """
     lines: dict[str, list[str]] = {}
     for name, stage in stages.items():
-        paths = [f"{name}.{field}" for field in COUPLED.get(getattr(stage, "kind", ""), ())]
+        paths = [f"{name}.{field}" for field in stage.coupled]
         for params in combinations(space, fixed_values(stages), paths):
             try:
-                validate(_checked(type(stage)), with_params(name, stage, params))
+                validate(KINDS[stage.kind], with_params(name, stage, params))
             except ConfigError as error:
                 given = ", ".join(f"{path} {shown(value)}" for path, value in params.items())
                 lines.setdefault(f"recipe.{name}" if not params else "space", []).append(
@@ -144,11 +136,6 @@ def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
         for place, found in lines.items()
         for index, line in enumerate(found[:3])
     ]
-
-
-def _checked(stage: type[Model]) -> type[Model]:
-    """The stage's own model with its checks between fields, where `stage` is the variant that leaves them out."""
-    return getattr(stage, "checked", stage)
 
 
 def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
@@ -190,7 +177,9 @@ def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: s
     whole = complete(point, space, fixed)
     for path in point:
         if path not in whole:
-            conditions = ", ".join(f"{parent} is {_listed_text(when)}" for parent, when in space[path].when.items())
+            conditions = ", ".join(
+                f"{parent} is {' or '.join(map(shown, listed(when)))}" for parent, when in space[path].when.items()
+            )
             found.append(f"{place}.{path}: applies only when {conditions}; leave it out of this point")
     for path, value in whole.items():
         if path not in point and not space[path].holds(value):
@@ -200,7 +189,7 @@ def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: s
     return found
 
 
-def given_faults(points: Iterable[Params], stages: Mapping[str, Model], place: str) -> Iterator[str]:
+def given_faults(points: Iterable[Params], stages: Mapping[str, Stage], place: str) -> Iterator[str]:
     """Every fault of points that stand for themselves: unknown paths, values that the field refuses, or that do not go together."""
     for index, point in enumerate(points):
         found = []
@@ -212,11 +201,7 @@ def given_faults(points: Iterable[Params], stages: Mapping[str, Model], place: s
                 found += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
         for name, stage in stages.items() if not found else ():
             try:
-                validate(_checked(type(stage)), with_params(name, stage, point))
+                validate(KINDS[stage.kind], with_params(name, stage, point))
             except ConfigError as error:
                 found.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
         yield from found
-
-
-def _listed_text(when: Any) -> str:
-    return " or ".join(map(shown, listed(when)))

@@ -14,6 +14,7 @@ from pydantic import create_model
 from study.definition.models import STAGE_KINDS, Budget, Final, SearchSettings, Study, corpora, members
 from study.definition.paths import with_absolute_paths
 from study.definition.recipes import missing_texts, stages_of
+from study.definition.samplers import SAMPLERS
 from study.definition.space import Space, complete, extremes, fixed_values, spanned
 from study.definition.space_faults import faults as space_faults
 from study.definition.space_faults import given_faults, path_faults, point_faults
@@ -175,7 +176,7 @@ def _expand_search(data: dict[str, Any]) -> Iterator[str]:
 def _span_given(parts: dict[str, Any]) -> None:
     """Where the points are given, what they name and the space does not hold becomes part of the space."""
     recipe, space, search = (parts.get(name) for name in ("recipe", "space", "search"))
-    if recipe is not None and space is not None and search is not None and search.sampler == "given":
+    if recipe is not None and space is not None and search is not None and search.how.only_first:
         parts["space"] = spanned(search.first, fixed_values({stage.name: stage for stage in recipe})) | space
 
 
@@ -215,7 +216,7 @@ def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
         faults += _path_faults(data)
     else:
         stages = {stage.name: stage for stage in recipe}
-        given = search is not None and search.sampler == "given"
+        given = search is not None and search.how.only_first
         found = [*given_faults(search.first, stages, "search.first")] if search is not None and given else []
         found = found or space_faults(space, stages, combine=not given)
         faults += found or _marks_faults(recipe, space, stages)
@@ -270,13 +271,15 @@ def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], 
 
 
 def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Model] | None) -> Iterator[str]:
-    if search.sampler == "grid":
+    if search.how.gone_through and not search.how.only_first:
+        drawn = " or ".join(name for name, sampler in SAMPLERS.items() if not sampler.gone_through)
         for path, dimension in space.items():
             if dimension.values is None:
-                yield f"search.sampler: grid needs choice and int dimensions only, but space.{path} is a range; use tpe or random"
-    if search.sampler == "given":
+                needs = f"{search.sampler} needs choice and int dimensions only"
+                yield f"search.sampler: {needs}, but space.{path} is a range; use {drawn}"
+    if search.how.only_first:
         if not search.first:
-            yield "search.first: empty, but the sampler given tries the points that stand there"
+            yield f"search.first: empty, but the sampler {search.sampler} tries the points that stand there"
         if search.labels and len(search.labels) != len(search.first):
             yield f"search.labels: {len(search.labels)} given for {len(search.first)} points of search.first"
         twice = sorted({label for label in search.labels if search.labels.count(label) > 1})
@@ -287,7 +290,7 @@ def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Mo
         fixed = fixed_values(stages)
         for index, point in enumerate(search.first):
             yield from point_faults(point, space, fixed, f"search.first.{index}")
-        if search.sampler == "given":
+        if search.how.only_first:
             whole = [complete(point, space, fixed) for point in search.first]
             for index, point in enumerate(whole):
                 if point in whole[:index]:

@@ -211,11 +211,10 @@ def _layer_faults(study: Study) -> Iterator[str]:
 def _pair_faults(study: Study) -> Iterator[str]:
     """Settings that tasks on pairs of texts cannot have."""
     for stage in study.recipe:
-        if isinstance(stage, Pretrain | Marks):
-            continue
-        read = (study.task,) if isinstance(stage, Finetune) else {name for names in _member_choices(study) for name in names}
-        if any(study.tasks[name].text_pair for name in read):
-            yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
+        if isinstance(stage, Finetune | Multitask):
+            read = (study.task,) if isinstance(stage, Finetune) else {name for names in _member_choices(study) for name in names}
+            if any(study.tasks[name].text_pair for name in read):
+                yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
 
 
 def _corner_faults(study: Study, stage: Model, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:

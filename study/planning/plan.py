@@ -150,7 +150,7 @@ def trajectories(study: Study) -> list[Trajectory]:
 
 def _shared_settings(study: Study) -> tuple[set[str], list[Params]]:
     """(the first stages, as many as can be shared; a point of the space for each combination of what they depend on)."""
-    if study.search.sampler == "given":
+    if study.search.how.only_first:
         return {stage.name for stage in study.recipe[:-1]}, given_points(study)
     for count in range(len(study.recipe) - 1, 0, -1):
         early = {stage.name for stage in study.recipe[:count]}
@@ -244,10 +244,9 @@ def _selects(node: Node) -> str:
 
 def _draws(study: Study) -> list[Params]:
     """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
-    if study.search.sampler == "given":
+    if study.search.how.only_first:
         return given_points(study)
-    sampler = "grid" if study.search.sampler == "grid" else "random"
-    settings = study.search.model_copy(update={"sampler": sampler})
+    settings = study.search if study.search.how.gone_through else study.search.model_copy(update={"sampler": "random"})
     draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
     search = Search(study.model_copy(update={"search": settings, "budget": study.budget.model_copy(update={"trials": draws})}))
     found = []

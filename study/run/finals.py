@@ -94,7 +94,7 @@ def final_trials(s: Session) -> list[Trial]:
 def candidates(s: Session) -> list[Row]:
     """The settings that are rerun over seeds, best first, as the search recorded them."""
     found = ranking(s.rows)
-    if s.study.search.sampler == "given":
+    if s.study.search.how.only_first:
         found += [row for row in trials(s.rows, "search").values() if row["status"] in ("diverged", "stopped")]
     return found[: s.study.final.top_k]
 

@@ -36,7 +36,6 @@ from study.run.screen import Screen
 from study.run.scribe import Row, Scribe, failed, trials
 from study.run.session import open_session
 from trainables.settings.errors import ConfigError
-from trainables.settings.plain_yaml import read_yaml
 from trainables.store.store import Store, StoreError
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex", "finetune-study")
@@ -182,22 +181,11 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
             raise ConfigError([f"--out {run_dir}: exists and is no run folder; give another"])
         return None
-    earlier = load_study(_as_it_was(run_dir / "study.yaml"), folder=run_dir.absolute())
+    earlier = load_study(run_dir / "study.yaml")
     differences = earlier.differences(_with_precision(study, earlier))
     if differences:
         raise ConfigError([f"--out {run_dir}: the folder of another study; give another folder, or undo:", *differences])
     return earlier
-
-
-def _as_it_was(path: Path) -> Path | dict[str, Any]:
-    """A run's study file. Before tasks had a metric, trials were compared by the error rate."""
-    data = read_yaml(path)
-    if not isinstance(data, dict) or not isinstance(data.get("tasks"), dict):
-        return path  # for validation to refuse
-    for task in data["tasks"].values():
-        if isinstance(task, dict):
-            task.setdefault("metric", "error_rate")
-    return data
 
 
 def _with_precision(study: Study, earlier: Study) -> Study:
@@ -212,15 +200,7 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 def _digest(study: Study) -> str:
     """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
-    return _hashed({key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity())
-
-
-def _older_digest(study: Study) -> str:
-    """The same in records that name folders too."""
-    return _hashed({key: value for key, value in study.canonical().items() if key not in ("name", "resources", "store")})
-
-
-def _hashed(data: dict[str, Any]) -> str:
+    data = {key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity()
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -229,7 +209,7 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
     last = [row for row in rows if row.get("event") == "study"][-1:]
     study = _with_precision(study, earlier)
     done = last[0].get("config_digest") if last and last[0]["status"] == "finished" else None
-    return done in (_digest(study), _older_digest(study))
+    return done == _digest(study)
 
 
 # Trials that failed ---------------------------------------------------------------------------------------------------------------
@@ -261,12 +241,6 @@ def _failed_text(rows: list[Row]) -> str:
 # How it ended ---------------------------------------------------------------------------------------------------------------------
 
 
-def _report(run_dir: Path) -> Path:
-    from analysis.pages import study_page
-
-    return Path(study_page.write(run_dir))
-
-
 def _device(rows: list[Row]) -> str | None:
     """What trials were last computed on, by their evaluations; None before the first."""
     return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
@@ -274,10 +248,12 @@ def _device(rows: list[Row]) -> str | None:
 
 def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
     """What is printed at the end. A report that cannot be written is told, and the study has its result all the same."""
+    from analysis.pages import output, study_page
+
     table = run_dir / "report" / "table.txt"
     try:
         if anew or not table.exists():
-            _report(run_dir)
+            output.write(run_dir / "report", study_page.read(run_dir).files, output.FORMATS)
         report = f"{table.read_text(encoding='utf-8')}\nreport: {run_dir / 'report' / 'report.html'}"
     except OSError as error:
         report = unwritten(error, run_dir)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.definition import space as spaces
-from study.definition.models import SearchSettings, Study
+from study.definition.models import Study
 from study.definition.space import Params
 from study.search.history import STATES, Past
 
@@ -31,7 +30,7 @@ class Search:
     def __init__(self, study: Study, past: Sequence[Past] = (), journal: str | Path | None = None) -> None:
         self.study = study
         self._points = given_points(study)
-        self._enumerated = study.search.sampler in ("grid", "given") or not study.space
+        self._enumerated = study.search.how.gone_through or not study.space
         self._unfinished: list[tuple[int, Params]] = []
         aside = None if journal is None else Path(f"{journal}.rebuilt")
         if aside is not None:
@@ -80,7 +79,10 @@ class Search:
             params = self._points[number]
             self._add(Past(number, params))
             return number, params
-        self.optuna.sampler = _sampler(self.study.search, number)
+        settings = self.study.search
+        assert settings.how.made is not None
+        seed = int.from_bytes(hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()[:4], "big")
+        self.optuna.sampler = settings.how.made(seed, settings.startup_trials)
         trial = self.optuna.ask()
         params = spaces.suggest(trial, self.study.space, self.study.fixed)
         self._note(number, {"setting": spaces.setting_id(params)})
@@ -153,9 +155,9 @@ def _told(state: str, value: float | None, intermediate: Mapping[int, float]) ->
 def given_points(study: Study) -> list[Params]:
     """Points that need no sampler, up to the budget: the given first ones, then a grid, or the one point of an empty space."""
     first = study.first_points()
-    if study.search.sampler == "given":
+    if study.search.how.only_first:
         return first[: study.budget.trials]
-    if study.space and study.search.sampler != "grid":
+    if study.space and not study.search.how.gone_through:
         return first
     others = (point for point in spaces.grid(study.space, study.fixed) if point not in first)
     return first + list(islice(others, max(0, study.budget.trials - len(first))))
@@ -164,7 +166,7 @@ def given_points(study: Study) -> list[Params]:
 def different_settings(study: Study) -> int:
     """How many different settings the search can try, counted up to the budget."""
     most, points = study.budget.trials, given_points(study)
-    if study.space and study.search.sampler not in ("grid", "given"):
+    if study.space and not study.search.how.gone_through:
         if any(dimension.values is None for dimension in study.space.values()):
             return most
         points += islice(spaces.grid(study.space, study.fixed), most)
@@ -183,27 +185,9 @@ def repeats(study: Study) -> str | None:
 
 def trial_count(study: Study) -> int:
     """How many trials the search has: the budget, or the points of a grid where these are fewer."""
-    if study.search.sampler not in ("grid", "given") and study.space:
+    if study.space and not study.search.how.gone_through:
         return study.budget.trials
     return min(study.budget.trials, len(given_points(study)))
-
-
-def _sampler(settings: SearchSettings, number: int) -> optuna.samplers.BaseSampler:
-    """The sampler of one trial."""
-    from optuna.samplers import RandomSampler, TPESampler
-
-    seed = int.from_bytes(hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()[:4], "big")
-    if settings.sampler == "random":
-        return RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna 4 calls these experimental
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=settings.startup_trials,
-            multivariate=True,  # defaults differ between Optuna 4 and 5
-            group=True,  # conditional dimensions are sampled jointly with what they belong to
-            constant_liar=True,  # running trials repel
-        )
 
 
 def _open(study: Study, journal: Path | None) -> tuple[optuna.storages.BaseStorage, optuna.Study]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.settings.errors import ConfigError, near
-from trainables.settings.task import Metric, Task
+from trainables.settings.task import Task
 
 TEXTS = Path(__file__).resolve().parents[1] / "texts"
 PARQUET = "refs/convert/parquet"
@@ -22,7 +22,7 @@ PAPERS = {
     "gu2020": "Y. Gu et al., Train No Evil: Selective Masking for Task-Guided Pre-Training, arXiv:2004.09733",
     "shipped": "comes with this package; no numbers of the papers",
 }
-METRICS: dict[str, Metric] = {"accuracy": "accuracy", "macro-F1": "macro_f1", "micro-F1": "micro_f1"}
+METRICS = {"accuracy": "accuracy", "macro-F1": "macro_f1", "micro-F1": "micro_f1"}
 """What papers report as settings name it; anything else is the error rate."""
 NOT_STATED = "not stated"
 CSV_FILES = "{train: train.csv, test: test.csv}"
@@ -49,7 +49,7 @@ class Known:
     """What then stands in a study file under the task's name."""
 
     @property
-    def metric(self) -> Metric:
+    def metric(self) -> str:
         """The metric of the first paper, as `Task.metric` names it."""
         return METRICS.get(next(iter(self.reported.values())), "error_rate")
 

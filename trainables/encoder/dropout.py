@@ -176,9 +176,6 @@ class Dropout(nn.Module):
         dropped: Tensor = _Dropped.apply(x, _stream, self.p, first)  # type: ignore[no-untyped-call]
         return dropped
 
-    def extra_repr(self) -> str:
-        return f"p={self.p}"
-
 
 class _Dropped(torch.autograd.Function):
     """x * keep * scale, chunk by chunk while it is in the cache."""

@@ -14,7 +14,7 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.errors import near
 from trainables.settings.execution import Precision
 from trainables.settings.stage_rules import marks_faults, pair_faults, scoring_faults
-from trainables.settings.stages import Finetune, Marks, Pretrain, Stage
+from trainables.settings.stages import Finetune, Multitask, Stage
 from trainables.settings.task import Task
 
 
@@ -48,11 +48,10 @@ class Recipe(Model):
         faults += [f"task {name!r} is not among tasks{near(name, self.tasks)}" for name in wanted]
         faults += corpus_names.name_faults(self.tasks)
         for stage in self.stages:
-            if isinstance(stage, Pretrain | Marks):
-                continue
-            read = (self.task,) if isinstance(stage, Finetune) else stage.tasks or tuple(self.tasks)
-            if any(self.tasks[name].text_pair for name in read if name in self.tasks):
-                faults += [f"{stage.name}.{fault}" for fault in pair_faults(stage)]
+            if isinstance(stage, Finetune | Multitask):
+                read = (self.task,) if isinstance(stage, Finetune) else stage.tasks or tuple(self.tasks)
+                if any(self.tasks[name].text_pair for name in read if name in self.tasks):
+                    faults += [f"{stage.name}.{fault}" for fault in pair_faults(stage)]
         faults += filter(None, (corpus_names.domain_fault(corpus, self.task, self.tasks) for corpus in corpora))
         faults += [*marks_faults(self.stages), *scoring_faults(self.stages, self.tasks.get(self.task))]
         if faults:

@@ -5,7 +5,8 @@ Every default is the paper's (Sun et al. 2019, section 5.1) where it has one. Im
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,13 @@ from trainables.settings.base import Model, Positive, Share
 
 class Optimisation(Model):
     """What every training stage sets: AdamW with decoupled weight decay, and the course of the learning rate."""
+
+    coupled: ClassVar[tuple[str, ...]] = ()
+    """Fields that are checked against each other: only their combinations can be invalid where each value is valid."""
+    not_identity: ClassVar[tuple[str, ...]] = ("name",)
+    """Fields that do not determine the result."""
+    scored: ClassVar[tuple[str, ...]] = ()
+    """What each of its evaluations measures, beside what those of every kind do."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
     """Peak learning rate, of the top layer and the head."""
@@ -37,9 +45,17 @@ class Optimisation(Model):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of hidden states, attention probabilities and the head."""
 
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Fields that play no part, since others switch them off."""
+        return ()
+
 
 class Pretrain(Optimisation):
     """Further pre-training on unlabelled texts (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""
+
+    coupled = ("steps", "schedule_steps", "epochs", "select", "corpus", "objective", "whole_word", "masking")
+    not_identity = ("name", "steps", "epochs", "corpus")
 
     name: str = "pretrain"
     """Name of the stage in space and records."""
@@ -90,6 +106,14 @@ class Pretrain(Optimisation):
     each sequence. Under both, sequences without a marked piece are left out."""
     seed: int = 0
     """Seed of masks, order and dropout. The trial's own seed does not enter, so that all seeds share the trajectory."""
+
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Fields that play no part, since others switch them off."""
+        return _fields(
+            (self.objective == "mlm", ("objective", "language")),
+            (self.select == "all", ("select", "neighbours", "embeddings")),
+        )
 
     @property
     def trains(self) -> bool:
@@ -148,6 +172,8 @@ class Marks(Optimisation):
     from where this stage itself started. A scorer is fine-tuned on the task and scores the words of its training texts, then a
     marker, which classifies pieces, learns which of them are important."""
 
+    scored = ("mark_f1",)
+
     name: str = "marks"
     """Name of the stage in space and records."""
     kind: Literal["marks"] = "marks"
@@ -187,6 +213,12 @@ class Marks(Optimisation):
 
 class Finetune(Optimisation):
     """Fine-tuning on a task (Sun et al. 2019, sections 5.1-5.3)."""
+
+    coupled = (
+        *("max_length", "truncation", "head_tokens", "pooling", "layers", "combine"),
+        *("freeze", "unfreeze_layers", "reinit_layers", "lora_rank", "train_share", "train_examples"),
+    )
+    scored = ("error_rate_percent",)
 
     name: str = "finetune"
     """Name of the stage in space and records."""
@@ -271,6 +303,21 @@ class Finetune(Optimisation):
     """Number of training texts that are used, drawn like `train_share`; null: all."""
 
     @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Fields that play no part, since others switch them off."""
+        return _fields(
+            (self.truncation != "head+tail", ("head_tokens",)),
+            (self.fractions is None, ("max_fractions",)),
+            (self.layer_rates == "thirds", ("xi",)),
+            (self.layer_rates == "decay", ("thirds_factor",)),
+            (self.layer_rates == "decay" and self.xi == 1, ("xi_variant",)),
+            (not self.lora_rank, ("lora_alpha", "lora_targets")),
+            (self.head == "linear", ("head_width",)),
+            (len(self.layers) == 1, ("combine",)),
+            (self.pooling != "bilstm", ("lstm_width", "attention_width", "attention_hops", "attention_penalty")),
+        )
+
+    @property
     def fractions(self) -> str | None:
         """How the vectors of a text's fractions are joined: mean, max, attention; None where texts are cut."""
         return self.truncation.removeprefix("hier-") if self.truncation.startswith("hier-") else None
@@ -346,6 +393,10 @@ class Finetune(Optimisation):
 class Multitask(Optimisation):
     """Fine-tuning on several tasks at once: a shared encoder, a linear head for each (Sun et al. 2019, sections 3.3 and 5.5)."""
 
+    coupled = ("max_length", "truncation", "head_tokens")
+    not_identity = ("name", "tasks")
+    scored = ("by_task",)
+
     name: str = "multitask"
     """Name of the stage in space and records."""
     kind: Literal["multitask"] = "multitask"
@@ -375,6 +426,11 @@ class Multitask(Optimisation):
     seed: int = 0
     """Seed of heads, tasks, order and dropout. The trial's own seed does not enter, so that all seeds share the stage."""
 
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Fields that play no part, since others switch them off."""
+        return _fields((self.truncation != "head+tail", ("head_tokens",)), (self.xi == 1, ("xi_variant",)))
+
     @model_validator(mode="after")
     def _head_in_budget(self) -> Multitask:
         _check_head(self)
@@ -398,4 +454,11 @@ def _check_head(stage: Finetune | Multitask) -> None:
         )
 
 
+def _fields(*cases: tuple[bool, Iterable[str]]) -> tuple[str, ...]:
+    """The fields of the cases that hold."""
+    return tuple(field for holds, fields in cases if holds for field in fields)
+
+
 Stage = Annotated[Pretrain | Multitask | Marks | Finetune, Field(discriminator="kind")]
+KINDS: dict[str, type[Stage]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Stage)[0])}
+"""{kind of stage, as a recipe names it: its model}. What a kind does stands in `JOBS` of `trainables/stages/jobs.py`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,7 +10,28 @@ from trainables.settings.base import Model
 from trainables.settings.dialect import Dialect, Quoting, delimiter_of, dialect_faults, encoding_of
 from trainables.settings.file_names import suffix
 
-Metric = Literal["error_rate", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "mcc"]
+
+class Metric(NamedTuple):
+    """What a task may be measured by."""
+
+    field: str
+    """The score of an evaluation that it is made of."""
+    not_single: str = ""
+    """Why tasks with one label per text do not have it; empty where they do."""
+    not_several: str = ""
+    """Why multi-label tasks do not have it; empty where they do."""
+
+
+_OF_ONE = "is for one label per text; multi_label tasks have subset_accuracy, micro_f1, ..."
+METRICS = {
+    "error_rate": Metric("error_rate_percent"),
+    "accuracy": Metric("error_rate_percent", not_several=_OF_ONE),
+    "subset_accuracy": Metric("error_rate_percent", not_single="is of multi_label tasks; with one label per text it is accuracy"),
+    "macro_f1": Metric("macro_f1"),
+    "micro_f1": Metric("micro_f1"),
+    "mcc": Metric("mcc", not_several=_OF_ONE),
+}
+"""By the name that a task gives."""
 
 
 class Task(Model):
@@ -69,24 +90,21 @@ class Task(Model):
     """Seed of that carving."""
     domain: str | None = None
     """Domain of the texts: sentiment, question, topic, ..."""
-    metric: Metric | None = None
+    metric: Literal[*METRICS] | None = None  # type: ignore[valid-type]
     """What the search compares trials by, on validation, and what tables show: `error_rate` or `accuracy` over texts,
     `subset_accuracy` (texts whose set of labels is exactly right), `macro_f1` (mean over classes or labels), `micro_f1` (over all
     decisions), `mcc` (Matthews' coefficient). All in percent. null: error_rate, of a multi-label task micro_f1."""
 
     @property
-    def measured_by(self) -> Metric:
+    def measured_by(self) -> str:
         """The metric, or the default of the kind of task."""
         return self.metric or ("micro_f1" if self.multi_label else "error_rate")
 
     @model_validator(mode="after")
     def _metric_of_its_kind(self) -> Task:
-        if self.multi_label and self.metric in ("accuracy", "mcc"):
-            raise ValueError(
-                f"metric {self.metric} is for one label per text; multi_label tasks have subset_accuracy, micro_f1, ..."
-            )
-        if not self.multi_label and self.metric == "subset_accuracy":
-            raise ValueError("metric subset_accuracy is of multi_label tasks; with one label per text it is accuracy")
+        known = METRICS[self.measured_by]
+        if why := known.not_several if self.multi_label else known.not_single:
+            raise ValueError(f"metric {self.metric} {why}")
         return self
 
     @model_validator(mode="after")

@@ -21,12 +21,6 @@ from trainables.stages.selection import Pool
 from trainables.stages.token_estimate import finetune_tokens, multitask_tokens, pretrain_tokens
 from trainables.store.store import stage_id
 
-NOT_IDENTITY = {
-    "pretrain": ("name", "steps", "epochs", "corpus"),
-    "multitask": ("name", "tasks"),
-    "marks": ("name",),
-    "finetune": ("name",),
-}
 LATER = {
     "schedule": "linear",
     "evaluations_per_epoch": 1,
@@ -78,35 +72,8 @@ class Node:
 
 def settings_of(stage: Stage) -> dict[str, Any]:
     """The settings that determine the result. Those that another setting switches off are left out too."""
-    settings = stage.canonical()
-    for name in NOT_IDENTITY[stage.kind]:
-        del settings[name]
-    if isinstance(stage, Multitask | Finetune) and stage.truncation != "head+tail":
-        del settings["head_tokens"]
-    if isinstance(stage, Multitask) and stage.xi == 1:
-        del settings["xi_variant"]
-    if isinstance(stage, Finetune):
-        if stage.fractions is None:
-            del settings["max_fractions"]
-        if stage.layer_rates == "thirds":
-            del settings["xi"]
-        elif stage.xi == 1:
-            del settings["xi_variant"]
-        if stage.layer_rates == "decay":
-            del settings["thirds_factor"]
-        if not stage.lora_rank:
-            del settings["lora_alpha"], settings["lora_targets"]
-        if stage.head == "linear":
-            del settings["head_width"]
-        if len(stage.layers) == 1:
-            del settings["combine"]
-        if stage.pooling != "bilstm":
-            for name in ("lstm_width", "attention_width", "attention_hops", "attention_penalty"):
-                del settings[name]
-    elif isinstance(stage, Pretrain) and stage.objective == "mlm":
-        del settings["objective"], settings["language"]
-    if isinstance(stage, Pretrain) and stage.select == "all":
-        del settings["select"], settings["neighbours"], settings["embeddings"]
+    left_out = {*stage.not_identity, *stage.switched_off}
+    settings = {name: value for name, value in stage.canonical().items() if name not in left_out}
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from trainables.batches.tokenise import Pieces, pieces
 from trainables.data.corpus import Corpus
@@ -17,100 +16,83 @@ from trainables.data.similarity import Rows
 from trainables.data.splits import TaskData
 from trainables.data.task_mixture import head_key
 from trainables.encoder.load import Base, load_base
-from trainables.heads.marker import marker
 from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 from trainables.stages import finetune, multitask, pretrain, selective
-from trainables.stages.derived import once
 from trainables.stages.features import Features
-from trainables.stages.identity import Node, logits_id, scores_id
+from trainables.stages.identity import Node
 from trainables.stages.inputs import (
     corpus_of,
     encoder_id,
     members_of,
     pool_of,
-    scored_texts,
     target_of,
     train_split,
     vocabulary_texts,
 )
 from trainables.stages.selection import selected
 from trainables.stages.text_vectors import embedded
-from trainables.store.artifact_files import WEIGHTS
-from trainables.store.store import Artifact, Store
+from trainables.store.store import Store
 from trainables.training.loop import Job
 from trainables.training.runtime import Runtime
 
 
+class Place(NamedTuple):
+    """Where a job is made: a stage of a recipe, what it starts from, and what it may use."""
+
+    recipe: Recipe
+    node: Node
+    base: Base
+    parent: Path | None
+    """Weights that it starts from; None for those of `base`."""
+    steps: frozenset[int]
+    """Steps at which it leaves an artifact."""
+    store: Store
+    runtime: Runtime
+
+
 def job_of(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
     """What the loop needs to train a stage of a recipe, from `parent`'s weights or from the encoder, through these steps."""
-    base = base_of(recipe)
-    if isinstance(node.stage, Pretrain):
-        tokenise = partial(tokens, base=base, store=store)
-        corpus = corpus_read(recipe, node.stage, store, runtime.device)
-        marks = _logits(recipe, corpus, node.reads, store, runtime) if node.reads else None
-        return pretrain.job(node.stage, base, parent, corpus, tokenise, steps, runtime, marks)
-    if isinstance(node.stage, Marks):
-        scores, train = _scores(recipe, node, store, runtime), _pieces(target_of(recipe), base, store)["train"]
-        return selective.job(node.stage, base, parent, train, scores, node.steps, runtime)
-    if isinstance(node.stage, Multitask):
-        members = members_of(recipe, node.stage)
-        each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
-        return multitask.job(node.stage, base, parent, members, each, runtime)
-    whole = target_of(recipe)
-    data = replace(whole, train=train_split(whole, node.stage, node.seed))
-    kept = features_of(recipe, node, store)
-    return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), node.seed, runtime, head_key(whole), kept)
+    return JOBS[node.stage.kind](node.stage, Place(recipe, node, base_of(recipe), parent, steps, store, runtime))
 
 
-def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
-    """The scores that a marker learns from: made once for all markers of this threshold."""
-    stage, data, base = node.stage, target_of(recipe), base_of(recipe)
-    assert isinstance(stage, Marks)
-    assert node.reads is not None
-    scorer = node.reads
-
-    def make(folder: Path) -> dict[str, Path]:
-        model = finetune.model_of(stage.scorer, base, len(data.labels), node.seed)
-        _put_weights(model, store, scorer, runtime)
-        pieces = _pieces(data, base, store)["train"]
-        return selective.write_scores(folder, stage, model, base, pieces, data.train.labels, scored_texts(stage, data), runtime)
-
-    about = {"kind": "scores", "parent": scorer}
-    return once(store, runtime.world, scores_id(stage, scorer), about, selective.SCORES, make)
+def _pretrain(stage: Pretrain, at: Place) -> Job:
+    corpus, marks = corpus_read(at.recipe, stage, at.store, at.runtime.device), None
+    tokenise = partial(tokens, base=at.base, store=at.store)
+    if at.node.reads is not None:
+        pieces = tokenise(corpus.texts, corpus.digest)
+        marks = selective.logits(at.node.reads, at.base, corpus, pieces, at.store, at.runtime)
+    return pretrain.job(stage, at.base, at.parent, corpus, tokenise, at.steps, at.runtime, marks)
 
 
-def _logits(recipe: Recipe, corpus: Corpus, marks: str, store: Store, runtime: Runtime) -> Path:
-    """The marker's logits on a corpus: made once for all stages that are masked by them."""
-    base = base_of(recipe)
-
-    def make(folder: Path) -> dict[str, Path]:
-        artifact = store.get(marks)
-        assert artifact is not None, f"artifact {marks} vanished from the store"
-        model, length = marker(base, 0.0, 0), artifact.manifest["settings"]["max_length"]
-        _put_weights(model, store, marks, runtime)
-        return selective.write_logits(folder, model, length, base, tokens(corpus.texts, corpus.digest, base, store), runtime)
-
-    about = {"kind": "logits", "parent": marks}
-    return once(store, runtime.world, logits_id(marks, corpus), about, selective.LOGITS, make)
+def _multitask(stage: Multitask, at: Place) -> Job:
+    members = members_of(at.recipe, stage)
+    each = {key: _pieces(data, at.base, at.store) for key, data in members.tasks.items()}
+    return multitask.job(stage, at.base, at.parent, members, each, at.runtime)
 
 
-def weights_of(artifact: Artifact) -> Path:
-    """The file of an artifact's weights. Raises DamagedArtifact for one that is none of safetensors."""
-    path = artifact.path(WEIGHTS)
-    try:
-        with safe_open(path, "pt"):
-            return path
-    except SafetensorError as error:
-        raise artifact.damaged(f"{WEIGHTS}: {error}") from None
+def _marks(stage: Marks, at: Place) -> Job:
+    assert at.node.reads is not None
+    data = target_of(at.recipe)
+    train = _pieces(data, at.base, at.store)["train"]
+    scores = selective.scores(stage, at.node.reads, at.base, data, train, at.store, at.runtime)
+    return selective.job(stage, at.base, at.parent, train, scores, at.node.steps, at.runtime)
 
 
-def _put_weights(model: torch.nn.Module, store: Store, name: str, runtime: Runtime) -> None:
-    """Give a model the weights of an artifact, for evaluation."""
-    artifact = store.get(name)
-    assert artifact is not None, f"artifact {name} vanished from the store"
-    copy_weights(load_file(weights_of(artifact)), dict(model.named_parameters()))
-    model.to(runtime.device).eval()
+def _finetune(stage: Finetune, at: Place) -> Job:
+    whole, seed = target_of(at.recipe), at.node.seed
+    data = replace(whole, train=train_split(whole, stage, seed))
+    kept, pieces = features_of(at.recipe, at.node, at.store), _pieces(data, at.base, at.store)
+    return finetune.job(stage, at.base, at.parent, data, pieces, seed, at.runtime, head_key(whole), kept)
+
+
+JOBS: dict[str, Callable[[Any, Place], Job]] = {
+    "pretrain": _pretrain,
+    "multitask": _multitask,
+    "marks": _marks,
+    "finetune": _finetune,
+}
+"""{kind of stage: makes its job}."""
 
 
 def features_of(recipe: Recipe, node: Node, store: Store) -> Features | None:
@@ -145,12 +127,3 @@ def base_of(recipe: Recipe) -> Base:
 def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Pieces:
     """The texts as pieces, tokenised once per (data, tokenizer) and memory-mapped."""
     return pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
-
-
-def copy_weights(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
-    """Raises KeyError for a parameter that the source lacks, ValueError for one of another shape, which would be spread over it."""
-    with torch.no_grad():
-        for name, parameter in target.items():
-            if source[name].shape != parameter.shape:
-                raise ValueError(f"{name} has the shape {tuple(source[name].shape)}, not {tuple(parameter.shape)}")
-            parameter.copy_(source[name])

@@ -25,7 +25,7 @@ from trainables.settings.stages import Finetune, Multitask, Pretrain
 from trainables.stages import finetune, jobs, multitask
 from trainables.stages.identity import Node, milestone_id, nodes, recipe_name, test_id
 from trainables.stages.inputs import members_of, target_of
-from trainables.stages.state_files import restore, saved, state_files
+from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import Artifact, DamagedArtifact, Store
 from trainables.training import energy
@@ -139,7 +139,7 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(recipe, node, jobs.weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
+    job = jobs.job_of(recipe, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
@@ -254,7 +254,7 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     stage, data, base = recipe.stages[-1], target_of(recipe), jobs.base_of(recipe)
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
-    jobs.copy_weights(load_file(jobs.weights_of(finetuned)), dict(model.named_parameters()))
+    copy_weights(load_file(weights_of(finetuned)), dict(model.named_parameters()))
     runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)

@@ -3,6 +3,11 @@
 A text s of class y that the scorer classifies correctly is gone through word by word, with a buffer s' that is empty at first:
 S(w) = P(y | s) - P(y | s' + w). A word with S(w) < delta is important; the others are kept in s'. The marker learns which pieces
 are those of important words, and finds them in texts without labels.
+
+In order: `Marks` of `settings/stages.py` says what may be set, `marks_of` of `settings/stage_rules.py` whose marks a stage is
+masked by. `identity.py` makes two nodes of a `marks` stage: its scorer, which is a fine-tuning, and its marker. `scores` lets the
+scorer score words, `job` trains the marker (its model: `heads/marker.py`), `logits` lets it mark a corpus. `_by_marks` of
+`pretrain.py` masks what `marked` or `as_many` of `batches/masking.py` take of these. `study/review/marks.py` shows the words.
 """
 
 from __future__ import annotations
@@ -25,14 +30,21 @@ from trainables.batches.masking import chunks
 from trainables.batches.pack import Example
 from trainables.batches.special_tokens import Ids
 from trainables.batches.tokenise import Pieces
+from trainables.data.corpus import Corpus
+from trainables.data.splits import TaskData
 from trainables.encoder.load import Base, load_encoder_weights
 from trainables.encoder.occurring_embedding import train_occurring
 from trainables.heads.marker import marker, marker_loss
 from trainables.scores.evaluate import outputs, predict
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import Marks
-from trainables.stages.inputs import held_out
+from trainables.stages import finetune
+from trainables.stages.derived import once
+from trainables.stages.identity import logits_id, scores_id
+from trainables.stages.inputs import held_out, scored_texts
+from trainables.stages.state_files import with_weights
 from trainables.store.artifact_files import CHOSEN, MARKS
+from trainables.store.store import Store
 from trainables.training import optimizer
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
@@ -44,6 +56,20 @@ BLOCK = 4096
 """Sequences of a corpus whose logits are in memory at a time."""
 Text = tuple[Ids, Ids]
 """Pieces [n] and the numbers [n] of their words, ascending."""
+
+
+def scores(stage: Marks, scorer: str, base: Base, data: TaskData, pieces: Pieces, store: Store, runtime: Runtime) -> Path:
+    """The scores that a marker learns from, of a task and the pieces of its training texts.
+
+    They are made once for all markers of this threshold, by the artifact `scorer`.
+    """
+
+    def make(folder: Path) -> dict[str, Path]:
+        model = with_weights(finetune.model_of(stage.scorer, base, len(data.labels), stage.seed), scorer, store, runtime)
+        return write_scores(folder, stage, model, base, pieces, data.train.labels, scored_texts(stage, data), runtime)
+
+    about = {"kind": "scores", "parent": scorer}
+    return once(store, runtime.world, scores_id(stage, scorer), about, SCORES, make)
 
 
 def beginnings(pieces: Pieces, places: Sequence[int], budget: int) -> list[Text]:
@@ -227,6 +253,19 @@ def piece_margins(model: nn.Module, base: Base, texts: Sequence[np.ndarray], run
     """The marker's logit of important less that of not important, for the pieces [n] of each text without special tokens."""
     wrapped = [Example(base.special.wrap(ids)) for ids in texts]
     return [_inner(rows[:, 1] - rows[:, 0], base) for rows in outputs(model, base, wrapped, runtime, of_pieces=True)]
+
+
+def logits(marks: str, base: Base, corpus: Corpus, pieces: Pieces, store: Store, runtime: Runtime) -> Path:
+    """The logits that the marker `marks` gives to the pieces of a corpus: made once for all stages that are masked by them."""
+
+    def make(folder: Path) -> dict[str, Path]:
+        artifact = store.get(marks)
+        assert artifact is not None, f"artifact {marks} vanished from the store"
+        model = with_weights(marker(base, 0.0, 0), marks, store, runtime)
+        return write_logits(folder, model, artifact.manifest["settings"]["max_length"], base, pieces, runtime)
+
+    about = {"kind": "logits", "parent": marks}
+    return once(store, runtime.world, logits_id(marks, corpus), about, LOGITS, make)
 
 
 def write_logits(folder: Path, model: nn.Module, max_length: int, base: Base, pieces: Pieces, runtime: Runtime) -> dict[str, Path]:

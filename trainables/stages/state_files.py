@@ -1,4 +1,7 @@
-"""Weights, moments and position of an unfinished stage: written to its state, and read back if they fit what is trained."""
+"""Tensors of stages in files: the weights of an artifact; weights, moments and position in the state of an unfinished stage.
+
+A state is read back if it fits what is trained.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from trainables.encoder.load import model_state
-from trainables.stages import jobs
 from trainables.store import manifest
 from trainables.store.artifact_files import WEIGHTS, Damage
 from trainables.store.states import State
-from trainables.store.store import Store
+from trainables.store.store import Artifact, Store
 from trainables.training.loop import Job, Position
+from trainables.training.runtime import Runtime
 from trainables.training.world import World
 
 BEST = "best.safetensors"
@@ -51,7 +54,7 @@ def restore(
     assert found is not None, f"this rank cannot use the state of {name} at step {step}"
     assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
     at, weights, moments, best = found
-    jobs.copy_weights(weights, dict(job.model.named_parameters()))
+    copy_weights(weights, dict(job.model.named_parameters()))
     for index, group, parameter in _optimised(job):
         job.optimizer.state[parameter] = {
             key: moments[f"{index}.{key}"].to(parameter.device if key != "step" or group.get("fused") else "cpu")
@@ -79,14 +82,13 @@ def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors
 
 def _position(state: State, kind: str) -> Position:
     given = state.meta.get("position")
-    if not isinstance(given, dict) or not given.keys() <= {field.name for field in fields(Position)}:
+    if not isinstance(given, dict) or given.keys() != {field.name for field in fields(Position)}:
         raise Damage("its position is none")
     if given.get("step") != state.step:
         raise Damage(f"its position is of step {given.get('step')!r}")
     if fault := manifest.fault_of_position(kind, given):
         raise Damage(fault)
-    known: dict[str, Any] = {"energy_j": None, **given}  # older states do not know
-    return Position(**known)
+    return Position(**given)
 
 
 def _tensors(state: State, name: str) -> dict[str, torch.Tensor]:
@@ -136,3 +138,30 @@ def saved(tensors: Tensors, path: Path) -> Path:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
     return path
+
+
+def weights_of(artifact: Artifact) -> Path:
+    """The file of an artifact's weights. Raises DamagedArtifact for one that is none of safetensors."""
+    path = artifact.path(WEIGHTS)
+    try:
+        with safe_open(path, "pt"):
+            return path
+    except SafetensorError as error:
+        raise artifact.damaged(f"{WEIGHTS}: {error}") from None
+
+
+def with_weights(model: torch.nn.Module, name: str, store: Store, runtime: Runtime) -> torch.nn.Module:
+    """A model with the weights of an artifact, for evaluation."""
+    artifact = store.get(name)
+    assert artifact is not None, f"artifact {name} vanished from the store"
+    copy_weights(load_file(weights_of(artifact)), dict(model.named_parameters()))
+    return model.to(runtime.device).eval()
+
+
+def copy_weights(source: Mapping[str, torch.Tensor], target: Mapping[str, torch.nn.Parameter]) -> None:
+    """Raises KeyError for a parameter that the source lacks, ValueError for one of another shape, which would be spread over it."""
+    with torch.no_grad():
+        for name, parameter in target.items():
+            if source[name].shape != parameter.shape:
+                raise ValueError(f"{name} has the shape {tuple(source[name].shape)}, not {tuple(parameter.shape)}")
+            parameter.copy_(source[name])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-TRAINED = {
-    "pretrain": ("split",),
-    "multitask": ("split", "by_task"),
-    "marks": ("split", "mark_f1"),
-    "finetune": ("split", "error_rate_percent"),
-}
+from trainables.settings import stages
+from trainables.settings.task import METRICS
+
+TRAINED = {kind: ("split", *model.scored) for kind, model in stages.KINDS.items()}
 """Fields of every row, by kind of stage, beside those of the loop."""
 LOOP = ("step", "tokens", "train_loss", "learning_rate", "wall_s", "tokens_per_s")
-KINDS = TRAINED | {"test": ("examples", "loss", "error_rate_percent")}
+KINDS: dict[str, tuple[str, ...]] = TRAINED | {"test": ("examples", "loss", "error_rate_percent")}
 """Kinds of stages that have rows."""
 
 
@@ -47,7 +45,7 @@ def _table_of(sound: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 _MEASURED = ("train_loss", "learning_rate", "wall_s", "tokens_per_s", "epoch", "loss", "energy_j")
-_SCORES = ("error_rate_percent", "macro_f1", "micro_f1", "mcc", "mark_f1")
+_SCORES = (*(metric.field for metric in METRICS.values()), "mark_f1")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys((*_MEASURED, *_SCORES), lambda value: value is None or _number(value)),
     **dict.fromkeys(("step", "tokens", "examples", "micro_batch"), _count),

@@ -18,7 +18,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -50,7 +49,7 @@ from trainables.store.local_files import NotPlain
 from trainables.store.manifest import fault_of
 from trainables.store.states import State
 
-__all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
+__all__ = ["FORMAT_VERSION", "Artifact", "Claim", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
 
 log = logging.getLogger(__name__)
 MARKER = "COMPLETE.json"
@@ -113,11 +112,6 @@ class Artifact:
         """Where its files lie in the store."""
         return f"{_folder(self.stage_id)}/{self.attempt}"
 
-    def verify(self) -> None:
-        """Check size and sha256 of every file. Raises DamagedArtifact."""
-        for name in self.files:
-            self.path(name)
-
 
 class Store:
     """Artifacts, states and leases below a local path or an fsspec URL. Making one touches nothing.
@@ -166,15 +160,6 @@ class Store:
             self.files.remove(probe)
             self.files.read(probe)  # s3fs says nothing where it may not delete
             raise PermissionError(errno.EACCES, "what was removed is still there", self.url)
-
-    def free_bytes(self) -> int | None:
-        """Free space on the disk of a local store; None where there is no such number."""
-        if not isinstance(self.files, LocalFiles):
-            return None
-        place = self.files.root
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
 
     def local_cache(self, kind: str) -> Path:
         """A folder on this machine for scratch and caches of one kind: in a local store, else in the user's cache folder.

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from analysis.__main__ import main
-from analysis.pages import ablation_page, output, pdf
+from analysis.pages import ablation_page, output, pdf, reports
 from analysis.results.read_ablation import ledger
 from study import cli
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, write_predictions, wrong
@@ -36,20 +36,20 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_writes_what_is_asked_for(run: Path, tmp_path: Path) -> None:
     always = {"provenance.csv", "table.txt"}
-    assert ablation_page.write_report(run, tmp_path / "all") == tmp_path / "all" / "report.html"
+    assert reports.write([run], tmp_path / "all").page == tmp_path / "all" / "report.html"
     assert set(files(tmp_path / "all")) == always | {"report.html", "table.md", "table.tex", "report.json", *CSV}
-    assert ablation_page.write_report(run, tmp_path / "md", ["md"]) == tmp_path / "md"
+    assert reports.write([run], tmp_path / "md", ["md"]).page == tmp_path / "md"
     assert set(files(tmp_path / "md")) == always | {"table.md"}
     with pytest.raises(ValueError, match="format docx: there are html, md"):
-        ablation_page.write_report(run, tmp_path / "no", ["docx"])
+        reports.write([run], tmp_path / "no", ["docx"])
     assert (tmp_path / "all" / "table.txt").read_text() == ablation_page.text(run)
 
 
 def test_the_same_records_give_the_same_bytes_wherever_they_lie(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "elsewhere")
-    ablation_page.write_report(run, tmp_path / "a")
-    code = "import sys; from pathlib import Path; from analysis.pages import ablation_page"
-    code += "; ablation_page.write_report(*map(Path, sys.argv[1:]))"
+    reports.write([run], tmp_path / "a")
+    code = "import sys; from pathlib import Path; from analysis.pages import reports"
+    code += "; reports.write([Path(sys.argv[1])], Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(tmp_path / "elsewhere"), str(tmp_path / "b")]
     environment = {"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     subprocess.run(command, check=True, timeout=120, env=environment)
@@ -58,17 +58,17 @@ def test_the_same_records_give_the_same_bytes_wherever_they_lie(run: Path, tmp_p
 
 def test_figures_of_an_earlier_state_are_removed(tmp_path: Path) -> None:
     figure3(tmp_path)
-    page = ablation_page.write_report(tmp_path / "run")
+    page = reports.write([tmp_path / "run"]).page
     assert "figures/against-0.svg" in files(page.parent)
     build(tmp_path / "empty", FIGURE3, {})
-    ablation_page.write_report(tmp_path / "empty", page.parent)
+    reports.write([tmp_path / "empty"], page.parent)
     assert "figures/against-0.svg" not in files(page.parent)
 
 
 @pytest.mark.parametrize("state", ["nothing", "going on", "whole"])
 def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path, state: str) -> None:
     outcomes = {} if state == "nothing" else table2_outcomes()
-    page = ablation_page.write_report(build(tmp_path / "run", TABLE2, outcomes, finished=state == "whole"))
+    page = reports.write([build(tmp_path / "run", TABLE2, outcomes, finished=state == "whole")]).page
     text = page.read_text(encoding="utf-8")
     outline = Outline(text)
     assert outline.open == []
@@ -83,7 +83,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path, state: str) -> N
 
 
 def test_the_answer_comes_first(run: Path) -> None:
-    text = ablation_page.write_report(run).read_text(encoding="utf-8")
+    text = reports.write([run]).page.read_text(encoding="utf-8")
     headline = text.index("At scale smoke: 1 claim supported, 2 undecided at this size</h1>")
     places = [text.index(f'<section id="{name}"') for name in ("claims", "table", "details", "provenance", "rerun")]
     assert [headline, *places] == sorted([headline, *places])
@@ -110,7 +110,7 @@ def test_from_the_shell(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_without_a_browser_there_is_no_pdf_but_a_way(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(pdf.NoBrowser, match=r"needs Chromium or Chrome.*or open .*report.html in a browser and print it"):
-        ablation_page.write_report(run, tmp_path / "out", ["pdf"])
+        reports.write([run], tmp_path / "out", ["pdf"])
     assert (tmp_path / "out" / "report.html").exists()
 
 
@@ -119,13 +119,13 @@ def test_a_browser_that_fails_is_said(run: Path, tmp_path: Path, monkeypatch: py
     (tmp_path / "chromium").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(pdf.NoBrowser, match="ended with 7"):
-        ablation_page.write_report(run, tmp_path / "out", ["pdf"])
+        reports.write([run], tmp_path / "out", ["pdf"])
 
 
 def test_one_seed_is_said_to_be_one_in_every_form(tmp_path: Path) -> None:
     outcomes = {("imdb", row): [wrong(count)] for row, count in (("head-only", 80), ("tail-only", 42), ("head+tail", 40))}
     about = TABLE2 | {"seeds": 1, "tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
-    page = ablation_page.write_report(build(tmp_path / "run", about, outcomes), formats=[*output.FORMATS, "txt"])  # type: ignore[arg-type]
+    page = reports.write([build(tmp_path / "run", about, outcomes)], names=[*output.FORMATS, "txt"]).page  # type: ignore[arg-type]
     made = {path.name: " ".join(path.read_text(encoding="utf-8").split()) for path in page.parent.iterdir()}
     for name in ("report.html", "table.md", "table.tex", "report.json", "table.txt"):
         assert "One seed only: the spread over seeds is unknown, and no interval is given." in made[name], name

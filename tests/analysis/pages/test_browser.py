@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from analysis.pages import study_page
+from analysis.pages import reports
 from tests.analysis.made_records import make
 from tests.analysis.tables.test_result_table import nasty
 from tests.browser import Page, browser, chromium
@@ -52,7 +52,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return study_page.write(finished, tmp_path_factory.mktemp("report"))
+    return reports.write([finished], tmp_path_factory.mktemp("report")).page
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_odd_runs_open_without_complaint(page: Page, tmp_path: Path, changes: di
     page.console.clear(), page.exceptions.clear(), page.requests.clear()
     page.viewport(360, 740, phone=True)
     page.media()
-    url = page.open(study_page.write(make(tmp_path / "run", **changes)))  # type: ignore[arg-type]
+    url = page.open(reports.write([make(tmp_path / "run", **changes)]).page)  # type: ignore[arg-type]
     assert page.run(OVERFLOW) <= 0
     assert page.run(CONTRAST) == []
     assert page.exceptions == []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.pages import ablation_page
+from analysis.pages import reports
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.analysis.figures.test_paper_figures import figure3
 from tests.analysis.pages.test_browser import CONTRAST, OVERFLOW
@@ -31,7 +31,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         enrich(folder / "run")
     else:
         figure3(folder)
-    return ablation_page.write_report(folder / "run")
+    return reports.write([folder / "run"]).page
 
 
 @pytest.fixture
@@ -106,6 +106,6 @@ def test_print_is_light(shown: Page) -> None:
 
 
 def test_a_pdf_is_printed(written: Path, tmp_path: Path) -> None:
-    ablation_page.write_report(written.parents[1], tmp_path, ["pdf"])
+    reports.write([written.parents[1]], tmp_path, ["pdf"])
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
     assert (tmp_path / "report.pdf").stat().st_size > 10_000

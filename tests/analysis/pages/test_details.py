@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from analysis.pages import ablation_page, details, study_page
+from analysis.pages import ablation_page, details, reports, study_page
 from analysis.records import record, record_fields
 from analysis.records.run_folder import load
 from analysis.results import claims, sides
@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_of_an_ablation_looks_at_the_sides_of_its_first_claim(run: Path, tmp_path: Path) -> None:
-    page = ablation_page.write_report(run, tmp_path)
+    page = reports.write([run], tmp_path).page
     text = text_of(page)
     assert "IMDb: head+tail beside head-only" in text
     assert "sls_yelp (for Sogou): head-only " in text, "one setting has a number there"
@@ -90,7 +90,7 @@ def test_the_page_of_an_ablation_looks_at_the_sides_of_its_first_claim(run: Path
 
 
 def test_csv_of_an_ablation_has_every_cell_with_a_number(run: Path, tmp_path: Path) -> None:
-    ablation_page.write_report(run, tmp_path, ["csv"])
+    reports.write([run], tmp_path, ["csv"])
     found = {name: rows(tmp_path / f"{name}.csv") for name in ("labels", "confusions", "lengths", "calibration")}
     cells = [("imdb", "head-only"), ("imdb", "tail-only"), ("imdb", "head+tail"), ("sls_yelp", "head-only")]
     for name, each in found.items():
@@ -114,7 +114,7 @@ def test_csv_of_an_ablation_has_every_cell_with_a_number(run: Path, tmp_path: Pa
 
 def test_the_same_predictions_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
     for name in "ab":
-        ablation_page.write_report(run, tmp_path / name)
+        reports.write([run], tmp_path / name)
     for path in (tmp_path / "a").rglob("*.*"):
         assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path
 
@@ -127,7 +127,7 @@ def test_probabilities_that_are_none_are_refused_by_the_name_of_their_file(tmp_p
     broken = table["probabilities"].to_pylist()
     broken[3][0] = math.nan
     pq.write_table(table.set_column(3, "probabilities", pa.array(broken, pa.list_(pa.float32()))), path)
-    page = ablation_page.write_report(folder, tmp_path / "out")
+    page = reports.write([folder], tmp_path / "out").page
     assert "IMDb, head+tail: f06-test.parquet: some probabilities are no numbers from 0 to 1" in text_of(page)
     assert [row["row"] for row in rows(tmp_path / "out" / "calibration.csv") if row["task"] == "imdb"] == ["head-only", "tail-only"]
     assert "head+tail" in {row["row"] for row in rows(tmp_path / "out" / "labels.csv")}, "what is sound is told"
@@ -135,7 +135,7 @@ def test_probabilities_that_are_none_are_refused_by_the_name_of_their_file(tmp_p
 
 def test_predictions_from_before_lengths_were_kept(tmp_path: Path) -> None:
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
-    text = text_of(ablation_page.write_report(folder, tmp_path / "out"))
+    text = text_of(reports.write([folder], tmp_path / "out").page)
     assert "The test predictions do not hold the lengths of the texts: they are older than that." in text
     assert "The test predictions hold no probabilities that can be used." in text
     assert rows(tmp_path / "out" / "lengths.csv") == rows(tmp_path / "out" / "calibration.csv") == []
@@ -154,7 +154,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     _, bad = kind(n=120, wrong=0.3, seed=5)
     folder = make(tmp_path / "run", NASTY, has, {"papers' setting": bad, "good": good}, "micro_f1", baseline=bad[0])
     enrich(folder)
-    page = study_page.write(folder, tmp_path / "out")
+    page = reports.write([folder], tmp_path / "out").page
     text = text_of(page)
     assert "good error % papers' setting error % bag of words error % good less papers' setting, points" in text
     assert "papers' setting F1 % bag of words F1 %" in text
@@ -224,6 +224,6 @@ def test_hundreds_of_cells_make_a_light_page(tmp_path: Path) -> None:
     about = {"name": "many", "title": "Many", "tasks": {"imdb": {}}, "settings": settings, "seeds": 1}
     folder = build(tmp_path / "run", about, outcomes)
     enrich(folder)
-    page = ablation_page.write_report(folder, tmp_path / "out")
+    page = reports.write([folder], tmp_path / "out").page
     assert page.stat().st_size < 1_000_000
     assert len(rows(tmp_path / "out" / "calibration.csv")) == 300

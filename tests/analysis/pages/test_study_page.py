@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis.pages import study_page
+from analysis.pages import reports, study_page
 from analysis.records.run_folder import load
 from tests.analysis.made_records import Story, make
 from tests.analysis.tables.test_result_table import nasty
@@ -56,13 +56,13 @@ class Outline(HTMLParser):
 
 def text_of(folder: Path, out: Path) -> str:
     """The page without markup."""
-    page = study_page.write(folder, out).read_text(encoding="utf-8")
+    page = reports.write([folder], out).page.read_text(encoding="utf-8")
     page = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
 
 
 def test_writes_everything(finished: Path, tmp_path: Path) -> None:
-    page = study_page.write(finished, tmp_path / "out")
+    page = reports.write([finished], tmp_path / "out").page
     files = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert page == tmp_path / "out" / "report.html"
     tables = [
@@ -81,9 +81,10 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_records_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
-    code = "import sys; from analysis.pages import study_page as report; report.write(*sys.argv[1:])"
+    code = "import sys; from pathlib import Path; from analysis.pages import reports"
+    code += "; reports.write([Path(sys.argv[1])], Path(sys.argv[2]))"
     command = [sys.executable, "-c", code, str(finished), str(tmp_path / "b")]
-    study_page.write(finished, tmp_path / "a")
+    reports.write([finished], tmp_path / "a")
     subprocess.run(
         command, check=True, timeout=120, env={"PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "1", "TZ": "Asia/Tokyo", "LC_ALL": "C"}
     )
@@ -92,7 +93,7 @@ def test_the_same_records_give_the_same_bytes(finished: Path, tmp_path: Path) ->
 
 
 def test_the_page_is_sound_and_asks_for_nothing(finished: Path, tmp_path: Path) -> None:
-    page = study_page.write(finished, tmp_path).read_text(encoding="utf-8")
+    page = reports.write([finished], tmp_path).page.read_text(encoding="utf-8")
     outline = Outline(page)
     assert outline.open == []
     assert outline.asks == []
@@ -105,7 +106,7 @@ def test_the_page_is_sound_and_asks_for_nothing(finished: Path, tmp_path: Path) 
 
 
 def test_a_large_study_stays_under_three_megabytes(large: Path, tmp_path: Path) -> None:
-    assert study_page.write(large, tmp_path).stat().st_size < 3_000_000
+    assert reports.write([large], tmp_path).page.stat().st_size < 3_000_000
 
 
 def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
@@ -164,7 +165,7 @@ def test_every_beginning_of_the_records_gives_a_page(finished: Path, tmp_path: P
 def test_texts_of_a_user_stay_text(tmp_path: Path) -> None:
     folder = make(tmp_path / "run", edit=nasty)
     (folder / "study.yaml").write_text((folder / "study.yaml").read_text() + "\nnote: </code><script>alert(2)</script>\n")
-    page = study_page.write(folder).read_text(encoding="utf-8")
+    page = reports.write([folder]).page.read_text(encoding="utf-8")
     assert Outline(page).scripts == 1
     assert "&lt;script&gt;alert(1)" in page
     assert "\x1b" not in page
@@ -172,16 +173,16 @@ def test_texts_of_a_user_stay_text(tmp_path: Path) -> None:
 
 
 def test_figures_of_an_earlier_state_go(finished: Path, tmp_path: Path) -> None:
-    study_page.write(finished, tmp_path)
+    reports.write([finished], tmp_path)
     old = tmp_path / "figures" / "dimension-17.svg"
     old.write_text("<svg/>")
-    study_page.write(finished, tmp_path)
+    reports.write([finished], tmp_path)
     assert not old.exists()
 
 
 def test_reading_changes_nothing_in_the_run(finished: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    study_page.write(finished, tmp_path)
+    reports.write([finished], tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 
-from analysis.records.metric import ERROR_RATE, METRICS, objective, of_run
+from analysis.records.metric import ERROR_RATE, METRICS, SCORES, objective, of_run
+from analysis.records.predictions import MOVES
 from study.definition.models import EarlyStopping
 from study.definition.study_file import load_study
-from study.run.launch import _earlier
 from study.search.early_stopping import Stopping
 from study.search.history import Past, history
 from study.search.search import Search
@@ -19,12 +19,27 @@ from tests.study.tiny import tiny_study
 from trainables.data.known_tasks import KNOWN, TABLE, instructions
 from trainables.scores import metrics as trained
 from trainables.settings.errors import ConfigError
-from trainables.settings.task import Metric, Task
+from trainables.settings.task import METRICS as NAMED
+from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
 
-def test_the_table_holds_what_a_task_may_name() -> None:
-    assert set(METRICS) == set(get_args(Metric))
+def test_the_tables_of_the_layers_agree() -> None:
+    """What a task may name is what tables show, of fields that training measures and whose influence on a score is known."""
+    assert {name: metric.field for name, metric in METRICS.items()} == {name: m.field for name, m in NAMED.items()}
+    assert set(MOVES) == set(SCORES) == {metric.field for metric in METRICS.values()}
+    labels = np.array([[0, 1], [1, 1]])
+    measured = {
+        "not_single": set(trained.scores(labels[0], labels[1], 2)),
+        "not_several": set(trained.label_scores(labels, labels)),
+    }
+    for kind, fields in measured.items():
+        assert {metric.field for metric in NAMED.values() if not getattr(metric, kind)} <= fields, kind
+    assert set(SCORES) == set.union(*measured.values()) - {"examples", "f1"}
+    assert all(f"`{name}`" in (Task.model_fields["metric"].description or "") for name in NAMED)
+
+
+def test_the_table_holds_each_metric_under_its_name() -> None:
     assert all(name == metric.name for name, metric in METRICS.items())
     assert all(len(metric.short) <= 8 for metric in METRICS.values())  # of a column of the live table
 
@@ -140,20 +155,6 @@ def test_what_is_shown_of_a_task_that_is_not_the_target_is_not_identity(tmp_path
         return load_study(data)
 
     assert two("mcc").digest() == two("macro_f1").digest()
-
-
-def test_a_run_from_before_goes_on_by_the_error_rate_alone(tmp_path: Path) -> None:
-    """Its study file names no metric, and its trials were compared by their error."""
-    several = made(tmp_path, multi_label=True)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "records.jsonl").write_text('{"event":"study","status":"started"}\n')
-    (run / "study.yaml").write_text(several.to_yaml().replace("    metric: null\n", ""))
-    with pytest.raises(ConfigError, match=r'tasks\.reviews\.metric: "error_rate" here, "micro_f1" there'):
-        _earlier(run, several)
-    assert _earlier(run, made(tmp_path, multi_label=True, metric="error_rate")) is not None
-    (run / "study.yaml").write_text(several.to_yaml())
-    assert _earlier(run, several) is not None
 
 
 def test_old_records_are_of_the_error_rate() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from analysis.pages import ablation_page, study_page
+from analysis.pages import reports
 from analysis.records.record import Records
 from analysis.records.run_folder import load
 from analysis.results import cost, sharing
@@ -147,7 +147,7 @@ def test_nothing_trained_has_no_cost(tmp_path: Path) -> None:
     run = make(tmp_path / "run", part="started")
     (run / "records.jsonl").write_text("")
     assert cost.of_study(load(run)) is None
-    assert "Nothing has trained yet" in study_page.write(run, tmp_path / "out").read_text(encoding="utf-8")
+    assert "Nothing has trained yet" in reports.write([run], tmp_path / "out").page.read_text(encoding="utf-8")
 
 
 def test_studies_of_an_ablation_count_together(tmp_path: Path) -> None:
@@ -173,10 +173,8 @@ def test_studies_of_an_ablation_count_together(tmp_path: Path) -> None:
 
 
 def test_the_pages_have_the_section(tmp_path: Path, finished: Path) -> None:
-    page = ablation_page.write_report(build(tmp_path / "run", TABLE2, table2_outcomes()), tmp_path / "a").read_text(
-        encoding="utf-8"
-    )
-    for text in (page, study_page.write(finished, tmp_path / "b").read_text(encoding="utf-8")):
+    page = reports.write([build(tmp_path / "run", TABLE2, table2_outcomes())], tmp_path / "a").page.read_text(encoding="utf-8")
+    for text in (page, reports.write([finished], tmp_path / "b").page.read_text(encoding="utf-8")):
         assert '<section id="cost"' in text
         assert 'href="#cost"' in text
         assert "the machine does not tell" in text

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.pages import ablation_page
+from analysis.pages import reports
 from analysis.records.record import Records
 from analysis.results.ledger import Ledger, shared_stages
 from analysis.results.read_ablation import ledger
@@ -139,7 +139,7 @@ def test_cells_tested_on_splits_that_differ_are_not_compared(
     assert (found.comparable(head, tail), found.comparable(tail, both)) == (True, same)
     said = [problem for problem in found.problems if "test splits differ" in problem]
     assert said == ([] if same else [SPLITS])
-    ablation_page.write_report(run, tmp_path / "out", ["json"])
+    reports.write([run], tmp_path / "out", ["json"])
     data = json.loads((tmp_path / "out" / "report.json").read_text())
     assert any("not tested on the same texts" in str(claim) for claim in data["claims"]) != same
 
@@ -319,7 +319,7 @@ def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
     assert label == "sls_imdb (for IMDb)"
     assert [each.ours for each in shown] == ["2", "Sentiment", "18.44", "12,345", "–"]
     assert [each.paper for each in shown] == ["2", "Sentiment", "292", "25000", "25000"]
-    page = ablation_page.write_report(tmp_path).read_text(encoding="utf-8")
+    page = reports.write([tmp_path]).page.read_text(encoding="utf-8")
     assert "The data sets</h1>" in page
     assert 'id="provenance"' not in page
     (tmp_path / "statistics.json").write_text("{")

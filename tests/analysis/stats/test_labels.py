@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from analysis.pages import study_page
+from analysis.pages import reports, study_page
 from analysis.records import record
 from analysis.records.predictions import Array
 from analysis.records.run_folder import load
@@ -180,7 +180,7 @@ def test_names_of_labels_stay_text(tmp_path: Path, kind: object) -> None:
     records.append(
         "stage", stage_id="ab", status="loaded", kind="multitask", name="multitask", steps=3, by_task=dict.fromkeys(NASTY, scores)
     )
-    page = study_page.write(folder).read_text(encoding="utf-8")
+    page = reports.write([folder]).page.read_text(encoding="utf-8")
     Outline(page)
     assert "<b>bold" not in page
     assert "&lt;b&gt;bold&lt;/b&gt;" in page

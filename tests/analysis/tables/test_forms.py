@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.pages import ablation_page, output
+from analysis.pages import output, reports
 from analysis.results.claims import verdicts
 from analysis.results.ledger import Ledger
 from analysis.results.read_ablation import ledger
@@ -124,7 +124,7 @@ def nasty() -> dict[str, Any]:
 def test_everything_is_escaped(tmp_path: Path) -> None:
     outcomes = {("imdb", row): [wrong(60, s) for s in range(2)] for row in (NASTY, "=HYPERLINK(1)")}
     folder = build(tmp_path / "run", nasty(), outcomes)  # type: ignore[arg-type]
-    page = ablation_page.write_report(folder, formats=output.FORMATS)
+    page = reports.write([folder], names=output.FORMATS).page
     made = {path.name: path.read_text(encoding="utf-8") for path in page.parent.iterdir()}
     assert all("\x1b" not in text for text in made.values())
     assert made["report.html"].count("<script>") == 1

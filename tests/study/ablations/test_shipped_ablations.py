@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from analysis.pages import ablation_page as tables
+from analysis.pages import reports
 from analysis.records.record import Records
 from analysis.results.read_ablation import FILE, ledger
 from study.ablations import grid_plan
@@ -129,7 +129,7 @@ def test_every_cell_comes_to_a_number_and_every_stage_is_computed_once(name: str
     assert max(Counter((runs.get(row["stage_id"], row["stage_id"]), row["split"], row["step"]) for row in computed).values()) == 1
     assert grid_plan.plan(made, store).tokens_missing == 0
     (run / FILE).write_text(made.to_yaml(), encoding="utf-8")
-    page = tables.write_report(run)
+    page = reports.write([run]).page
     found = ledger(run)
     assert found.problems == []
     assert found.finished

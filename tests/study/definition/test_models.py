@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 
+from analysis.records.record_fields import FIELDS
 from study.ablations import ablation_file
-from study.definition.models import Study
+from study.definition.models import STAGE_KINDS, Study
+from study.definition.reference import EXAMPLES
 from study.definition.study_file import load_study
 from tests.study.tiny import inside
 from trainables.settings.base import Model, holds_text
 from trainables.settings.plain_yaml import parse_yaml
+from trainables.settings.stages import KINDS
+from trainables.stages.jobs import JOBS
+from trainables.store import manifest
 
 FILE = """
 name: 2020-01-01
@@ -116,3 +121,26 @@ def test_statistics_show_what_a_run_understands(tmp_path: Path, capsys: pytest.C
     (tmp_path / "study.yaml").write_text(made, encoding="utf-8")
     (found,) = json.loads(inside(capsys, "tasks", "--stats", tmp_path / "study.yaml", "--json")[1])
     assert found["notices"][1] == "tasks.t.train: 1 of 4 rows have no label; a study leaves them out"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_stage_is_known_everywhere_by_its_model(kind: str) -> None:
+    """Its fixed settings, its job, its example in the reference, what the store and the records know of its evaluations."""
+    stage = KINDS[kind]()
+    assert stage.kind == kind
+    fixed = STAGE_KINDS[kind]
+    assert issubclass(fixed, KINDS[kind])
+    assert fixed().canonical() | {"head_tokens": None} == stage.canonical() | {"head_tokens": None}  # a check puts that in
+    assert fixed.model_fields["name"].description == KINDS[kind].model_fields["name"].description
+    named = {*stage.coupled, *stage.not_identity, *stage.switched_off}
+    assert named <= set(KINDS[kind].model_fields)
+    assert JOBS.keys() == EXAMPLES.keys() == KINDS.keys()
+    assert set(manifest.TRAINED[kind]) == {"split", *stage.scored} <= set(FIELDS["evaluation"])
+
+
+def test_fixed_settings_are_not_held_against_each_other() -> None:
+    """The space may yet change them; a recipe's own may not be so."""
+    given = {"name": "a", "pooling": "bilstm", "truncation": "hier-mean"}
+    assert STAGE_KINDS["finetune"](**given).canonical()["pooling"] == "bilstm"
+    with pytest.raises(ValueError, match="pooling bilstm reads all pieces"):
+        KINDS["finetune"](**given)

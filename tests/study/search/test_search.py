@@ -14,7 +14,9 @@ from typing import Any
 import optuna
 import pytest
 
-from study.definition.models import EarlyStopping, Resources, Study
+from analysis.figures.study_figures import NOT_DRAWN
+from study.definition.models import EarlyStopping, Resources, SearchSettings, Study
+from study.definition.samplers import SAMPLERS
 from study.definition.space import setting_id
 from study.definition.study_file import load_study
 from study.search.early_stopping import Stopping, asha_stops
@@ -468,3 +470,14 @@ def test_epochs_that_are_not_whole_are_no_values_of_the_search() -> None:
     rows = [{"event": "trial", "trial": "t000", "params": {}}, *(row | {"epoch": epoch} for epoch in (0.25, 0.75, 1, 1.5, 2.0))]
     (past,) = history(made, rows)
     assert list(past.intermediate) == [1, 2]
+
+
+def test_every_sampler_is_explained_to_users_and_in_reports() -> None:
+    """The names of a study file are those of the table; the figure of budgets says of each why its trials are not independent."""
+    explained = SearchSettings.model_fields["sampler"].description or ""
+    assert list(NOT_DRAWN) == list(SAMPLERS)
+    assert all(f"{name}: " in explained for name in SAMPLERS)
+    for name in SAMPLERS:
+        assert SearchSettings(sampler=name).how is SAMPLERS[name]
+    with pytest.raises(ValueError, match="Input should be 'tpe', 'random', 'grid' or 'given'"):
+        SearchSettings(sampler="sobol")

@@ -19,6 +19,7 @@ from trainables.stages import jobs, run_recipe
 from trainables.stages.finetune import evaluation_steps, examples, model_of
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import target_of
+from trainables.stages.state_files import copy_weights
 from trainables.store.store import Store
 from trainables.training.runtime import Runtime
 from trainables.training.world import World
@@ -77,7 +78,7 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
     data, base, stage = target_of(made), jobs.base_of(made), made.stages[-1]
     assert isinstance(stage, Finetune)
     model = model_of(stage, base, len(data.labels), made.seed)
-    jobs.copy_weights(tuned_weights(store, made), dict(model.named_parameters()))
+    copy_weights(tuned_weights(store, made), dict(model.named_parameters()))
     model.eval()
     whole = examples(data.train, jobs.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
     seen = np.sort(np.random.default_rng((made.seed, 0)).permutation(len(whole))[: len(data.validation)])

@@ -49,6 +49,7 @@ POSITIONS: list[dict[str, Any]] = [{"step": 5}, {"rows": [{}]}, {"rows": None}, 
 CHANGES: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     **{str(change): lambda position, folder, change=change: position.update(change) for change in POSITIONS},  # type: ignore[misc]
     "unknown": lambda position, folder: position.update(unknown=1),
+    "no energy": lambda position, folder: position.pop("energy_j"),
     "no position": lambda position, folder: position.clear(),
     "one row for all": rewritten(WEIGHTS, lambda it: it.update({first(it): it[first(it)][:1]})),
     "half numbers": rewritten(WEIGHTS, lambda it: it.update({first(it): it[first(it)].half()})),

@@ -11,6 +11,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from tests import s3
+from tests.helpers import read_all
 from trainables.store.store import TWICE, Store, StoreError
 
 FILES = {"model.safetensors": b"weights"}
@@ -55,7 +56,7 @@ def test_who_may_not_write_is_told_so(
         if "s3:Get*" in keys:
             artifact = Store(f"{bucket}/store").get("there")
             assert artifact is not None
-            artifact.verify()
+            read_all(artifact)
 
 
 def test_who_may_not_delete_is_told_so_before_the_work(bucket: str) -> None:
@@ -98,7 +99,7 @@ def test_addresses_that_mean_something_else_are_refused(url: str, fault: str) ->
 def test_folders_in_a_bucket(bucket: str, folder: str) -> None:
     store = Store(bucket + folder)
     store.check_writable()
-    store.publish("stage", {}, FILES).verify()
+    read_all(store.publish("stage", {}, FILES))
     client, name = boto3.client("s3"), bucket.removeprefix("s3://")
     keys = [each["Key"] for each in client.list_objects_v2(Bucket=name)["Contents"]]
     place = f"{folder.strip('/')}/".lstrip("/")
@@ -123,7 +124,7 @@ def test_marks_of_folders_as_consoles_make_them_are_no_files(bucket: str) -> Non
     with store.claim("stage", wait=False) as claim:
         assert claim is not None
         store.save_state("stage", 1, {}, FILES)
-        store.publish("stage", {}, FILES).verify()
+        read_all(store.publish("stage", {}, FILES))
     store.collect(0.0)
     assert store.get("stage") is not None
 

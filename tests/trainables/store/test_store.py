@@ -22,6 +22,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.helpers import read_all
 from trainables.store import garbage, local_files
 from trainables.store.store import DamagedArtifact, Store, StoreError, stage_id
 
@@ -126,7 +127,7 @@ def test_publish_and_get(store: Store, tmp_path: Path) -> None:
     assert artifact == published
     assert content(store, "stage") == FILES
     assert artifact.has(WEIGHTS)
-    artifact.verify()
+    read_all(artifact)
     with pytest.raises(FileNotFoundError, match="not among its files: model"):
         artifact.path("other.json")
     assert store.get("stage", needs=("other.json",)) is None
@@ -240,7 +241,7 @@ def test_damaged_is_never_served(store: Store, seed: int) -> None:
             refused = True
     assert refused, where
     repaired = store.publish("stage", {"rows": [{"loss": 0.125}]}, FILES)
-    repaired.verify()
+    read_all(repaired)
     assert content(store, "stage") == FILES
 
 
@@ -448,7 +449,7 @@ def compute(url: str, log: str, seconds: float, ttl_s: float = 60.0) -> None:
                     os._exit(7)
     artifact = store.get("stage")
     assert artifact is not None
-    artifact.verify()
+    read_all(artifact)
 
 
 def start(count: int, *arguments: Any) -> list[Any]:
@@ -533,7 +534,7 @@ def test_sigkill_while_publishing_leaves_nothing_half(tmp_path: Path, millisecon
     for name in names:
         artifact = store.get(name)
         if artifact is not None:
-            artifact.verify()
+            read_all(artifact)
             assert artifact.manifest["index"] == int(name.removeprefix("stage"))
         elif (tmp_path / "store" / "artifacts" / name / "COMPLETE.json").exists():
             pytest.fail("a marker without its files")
@@ -579,7 +580,7 @@ def test_a_busy_store_shows_no_damage(store: Store) -> None:
     assert finish(processes) == [0] * 3
     assert 0 < len(on_disk(store, "artifacts")) <= 3
     for name in on_disk(store, "artifacts"):
-        store.publish(name, {"rows": []}, FILES).verify()
+        read_all(store.publish(name, {"rows": []}, FILES))
     assert all(len(on_disk(store, f"states/{name}")) == 1 for name in on_disk(store, "states"))
 
 

@@ -17,7 +17,6 @@ from trainables.stages import run_recipe
 from trainables.stages.identity import nodes
 from trainables.store.store import Store
 from trainables.training.energy import added, gpu, silent, used
-from trainables.training.loop import Position
 
 
 class Nvml:
@@ -163,15 +162,6 @@ def test_a_resume_adds_up_and_what_was_not_known_stays_unknown(tmp_path: Path, m
     counting(monkeypatch)
     assert all("energy_j" not in row for row in sitting())
     assert manifest(store, made)["energy_j"] is None
-
-
-def test_a_state_of_an_older_version_does_not_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, store = tiny_recipe(tmp_path), Store(str(tmp_path / "store"))
-    counting(monkeypatch)
-    monkeypatch.setattr(run_recipe, "asdict", lambda at: {k: v for k, v in vars(at).items() if k != "energy_j"})
-    next(row for row in run_recipe.run(made, store) if row["stage"] == "finetune")
-    assert [row.get("energy_j") for row in run_recipe.run(made, store) if row["stage"] == "finetune"][1:] == [None] * 1
-    assert Position().energy_j == 0.0
 
 
 def test_only_a_whole_gpu_has_a_counter(under: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch) -> None:
