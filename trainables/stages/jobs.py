@@ -18,22 +18,12 @@ from trainables.data.splits import TaskData
 from trainables.data.task_mixture import head_key
 from trainables.encoder.load import Base, load_base
 from trainables.heads.marker import marker
-from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 from trainables.stages import finetune, multitask, pretrain, selective
 from trainables.stages.derived import once
 from trainables.stages.features import Features
 from trainables.stages.identity import Node, logits_id, scores_id
-from trainables.stages.inputs import (
-    corpus_of,
-    encoder_id,
-    members_of,
-    pool_of,
-    scored_texts,
-    target_of,
-    train_split,
-    vocabulary_texts,
-)
+from trainables.stages.inputs import Inputs, scored_texts
 from trainables.stages.selection import selected
 from trainables.stages.text_vectors import embedded
 from trainables.store.artifact_files import WEIGHTS
@@ -42,30 +32,30 @@ from trainables.training.loop import Job
 from trainables.training.runtime import Runtime
 
 
-def job_of(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
+def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
     """What the loop needs to train a stage of a recipe, from `parent`'s weights or from the encoder, through these steps."""
-    base = base_of(recipe)
+    base = base_of(inputs)
     if isinstance(node.stage, Pretrain):
         tokenise = partial(tokens, base=base, store=store)
-        corpus = corpus_read(recipe, node.stage, store, runtime.device)
-        marks = _logits(recipe, corpus, node.reads, store, runtime) if node.reads else None
+        corpus = corpus_read(inputs, node.stage, store, runtime.device)
+        marks = _logits(inputs, corpus, node.reads, store, runtime) if node.reads else None
         return pretrain.job(node.stage, base, parent, corpus, tokenise, steps, runtime, marks)
     if isinstance(node.stage, Marks):
-        scores, train = _scores(recipe, node, store, runtime), _pieces(target_of(recipe), base, store)["train"]
+        scores, train = _scores(inputs, node, store, runtime), _pieces(inputs.target, base, store)["train"]
         return selective.job(node.stage, base, parent, train, scores, node.steps, runtime)
     if isinstance(node.stage, Multitask):
-        members = members_of(recipe, node.stage)
+        members = inputs.members(node.stage)
         each = {key: _pieces(data, base, store) for key, data in members.tasks.items()}
         return multitask.job(node.stage, base, parent, members, each, runtime)
-    whole = target_of(recipe)
-    data = replace(whole, train=train_split(whole, node.stage, node.seed))
-    kept = features_of(recipe, node, store)
+    whole = inputs.target
+    data = replace(whole, train=inputs.train_split(node.stage, node.seed))
+    kept = features_of(inputs, node, store)
     return finetune.job(node.stage, base, parent, data, _pieces(data, base, store), node.seed, runtime, head_key(whole), kept)
 
 
-def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
+def _scores(inputs: Inputs, node: Node, store: Store, runtime: Runtime) -> Path:
     """The scores that a marker learns from: made once for all markers of this threshold."""
-    stage, data, base = node.stage, target_of(recipe), base_of(recipe)
+    stage, data, base = node.stage, inputs.target, base_of(inputs)
     assert isinstance(stage, Marks)
     assert node.reads is not None
     scorer = node.reads
@@ -80,9 +70,9 @@ def _scores(recipe: Recipe, node: Node, store: Store, runtime: Runtime) -> Path:
     return once(store, runtime.world, scores_id(stage, scorer), about, selective.SCORES, make)
 
 
-def _logits(recipe: Recipe, corpus: Corpus, marks: str, store: Store, runtime: Runtime) -> Path:
+def _logits(inputs: Inputs, corpus: Corpus, marks: str, store: Store, runtime: Runtime) -> Path:
     """The marker's logits on a corpus: made once for all stages that are masked by them."""
-    base = base_of(recipe)
+    base = base_of(inputs)
 
     def make(folder: Path) -> dict[str, Path]:
         artifact = store.get(marks)
@@ -113,11 +103,11 @@ def _put_weights(model: torch.nn.Module, store: Store, name: str, runtime: Runti
     model.to(runtime.device).eval()
 
 
-def features_of(recipe: Recipe, node: Node, store: Store) -> Features | None:
+def features_of(inputs: Inputs, node: Node, store: Store) -> Features | None:
     """Where what the encoder says is kept, if that is the same for every trial; None where it has to be run."""
     assert isinstance(node.stage, Finetune)
-    source = node.parent_id or encoder_id(recipe)
-    return Features(node.stage, source, recipe.precision, store) if node.stage.fixed_encoder else None
+    source = node.parent_id or inputs.encoder_id
+    return Features(node.stage, source, inputs.recipe.precision, store) if node.stage.fixed_encoder else None
 
 
 def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
@@ -125,21 +115,21 @@ def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
     return {name: tokens(getattr(data, name).sides, data.digest(name), base, store) for name in ("train", "validation")}
 
 
-def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
+def corpus_read(inputs: Inputs, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
     """The texts that further pre-training reads: its corpus, or what it selects of it, from the store where that is there."""
     if stage.select == "all":
-        return corpus_of(recipe, stage)
-    name = encoder_id(recipe)
+        return inputs.corpus(stage)
+    name = inputs.encoder_id
 
     def embed(texts: Sequence[str], digest: str) -> Rows:
-        return embedded(texts, digest, base_of(recipe), name, store, device)
+        return embedded(texts, digest, base_of(inputs), name, store, device)
 
-    return selected(stage, pool_of(recipe, stage), store, name, embed)
+    return selected(stage, inputs.pool(stage), store, name, embed)
 
 
-def base_of(recipe: Recipe) -> Base:
+def base_of(inputs: Inputs) -> Base:
     """The encoder where the recipe starts, loaded once per process."""
-    return load_base(recipe.encoder, vocabulary_texts(recipe))
+    return load_base(inputs.recipe.encoder, inputs.vocabulary_texts)
 
 
 def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Pieces:

@@ -25,7 +25,6 @@ from study.run import launch
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.run.test_faults import assert_computed_once
 from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
-from trainables.data import splits
 from trainables.settings.errors import ConfigError
 
 
@@ -162,7 +161,6 @@ def test_changed_inputs_of_its_studies_are_refused_at_once_or_accepted(
     tiny_ablation(path.parent)
     assert "is finished" in answer(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
     write_csv(path.parent / "test.csv", reviews("sls_imdb", "test", 25))
-    splits._load.cache_clear()
     said = refused(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
     for name in ("reviews-1", "reviews-2"):
         assert f"--out {folder / name}: inputs have changed" in said

@@ -13,6 +13,7 @@ from tests.helpers import tiny_recipe
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training import energy
 from trainables.training.energy import Packages, added, gpu, packages, silent, used
@@ -213,7 +214,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, per_reading: float | None = 5.0) -
 
 
 def manifest(store: Store, made: Any) -> dict[str, Any]:
-    artifact = store.get(nodes(made)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(made))[-1].stage_id)
     assert artifact is not None
     return artifact.manifest
 
