@@ -273,7 +273,6 @@ def test_ablations_share_what_is_the_same() -> None:
 
 def test_figure3_is_one_trajectory() -> None:
     study = grid(load("figure3"), "smoke", overrides=["precision=float32"]).parts[0].study
-    found = {
-        nodes(Inputs(study.recipe_for(point, 0)))[0].trajectory_id for point in study.first_points() if point["pretrain.steps"]
-    }
+    recipes = [study.recipe_for(point, 0) for point in study.first_points() if point["pretrain.steps"]]
+    found = {nodes(Inputs(recipe))[0].trajectory_id for recipe in recipes}
     assert len(found) == 1

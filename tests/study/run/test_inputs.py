@@ -29,7 +29,7 @@ from tests.study.tiny import answer, records, refused, study, write_study
 from trainables.encoder import checkpoint
 from trainables.settings.errors import ConfigError
 from trainables.stages import identity
-from trainables.stages.inputs import Inputs
+from trainables.stages.inputs import Inputs, Reader
 from trainables.store.artifact_files import WEIGHTS
 from trainables.store.store import Store
 
@@ -51,7 +51,7 @@ def scribe_of(found: Study, run: Path) -> Scribe:
 
 
 def trial(found: Study, name: str = "t000", phase: str = "search", params: dict[str, Any] = PARAMS, seed: int = 0) -> Trial:
-    return trial_of(found, name, phase, params, seed, "it")
+    return trial_of(found, name, phase, params, seed, "it", Reader())
 
 
 def complete(scribe: Scribe, ended: Trial, **test: Any) -> None:
@@ -74,7 +74,7 @@ def begun(folder: Path, recorded: bool = True, params: dict[str, Any] = PARAMS, 
     scribe = scribe_of(found, run)
     scribe.write("study", status="started", versions={"torch": "1.0"})
     if recorded:
-        inputs.write(inputs.Found(inputs.of(found), {}), scribe, run)
+        inputs.write(inputs.Found(inputs.of(found, Reader()), {}), scribe, run)
     complete(scribe, trial(found, params=params))
     final = trial(found, "f00", "final", params)
     test_id = identity.test_id(Inputs(found.recipe_for(params, 0)).target, final.stage_ids[-1])

@@ -156,17 +156,12 @@ def test_selections_that_are_what_they_were_keep_their_names(tmp_path: Path) -> 
         recipe = tiny_recipe(tmp_path, pretrain=pretrain).model_copy(update={"tasks": {"mine": task}, "task": "mine"})
         stage = recipe.stages[0]
         assert isinstance(stage, Pretrain)
-        found = Inputs(recipe).pool(stage)
-        old = {
-            "settings": settings_of(stage),
-            "parent": Inputs(recipe).encoder_id,
-            "precision": recipe.precision,
-            "data": found.digests,
-        }
-        assert (nodes(Inputs(recipe))[0].trajectory_id == stage_id("pretrain", old)) == (
-            not found.rule(stage.neighbours, stage.embeddings)
-        )
-        return found.rule(stage.neighbours, stage.embeddings), nodes(Inputs(recipe))[0].stage_id
+        inputs = Inputs(recipe)
+        found, node = inputs.pool(stage), nodes(inputs)[0]
+        rule = found.rule(stage.neighbours, stage.embeddings)
+        old = {"settings": settings_of(stage), "parent": inputs.encoder_id, "precision": recipe.precision, "data": found.digests}
+        assert (node.trajectory_id == stage_id("pretrain", old)) == (not rule)
+        return rule, node.stage_id
 
     assert ids([])[0] == ids(["other words"])[0] == ids([], embeddings="encoder")[0] == ()
     assert ids([], neighbours=5)[0] == ids(["the 汉字"])[0] == ids(["the ที่"])[0] == ids([], neighbours=9)[0] == ("by shared words",)
