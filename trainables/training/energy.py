@@ -63,7 +63,7 @@ def gpu(uuid: str, library: Any = None) -> Counter:
     return joules
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # made ready once a process
 def _nvml() -> Any:
     """NVML of the driver, ready; None without one."""
     try:

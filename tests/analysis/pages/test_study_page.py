@@ -14,6 +14,7 @@ import pytest
 
 from analysis.pages import study_page
 from analysis.records.run_folder import load
+from analysis.results.final_settings import Finals
 from tests.analysis.made_records import Story, make
 from tests.analysis.tables.test_result_table import nasty
 
@@ -109,7 +110,7 @@ def test_a_large_study_stays_under_three_megabytes(large: Path, tmp_path: Path) 
 
 
 def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
-    headline, sentence = study_page.answer(load(finished))
+    headline, sentence = study_page.answer(Finals(load(finished)))
     assert re.fullmatch(r"\d+\.\d % test error with the chosen setting", headline)
     assert sentence.startswith("On sls_imdb, best 1 errs on ")
     for part in ("over 3 seeds", "over the 200 test texts", "the papers' setting", "the bag of words", "noise"):
@@ -158,7 +159,7 @@ def test_every_beginning_of_the_records_gives_a_page(finished: Path, tmp_path: P
         (tmp_path / "records.jsonl").write_bytes(whole[: int(share * len(whole))])
         run = load(tmp_path)
         matter = study_page.Importance({}, 0)
-        Outline(study_page.page(run, matter, {}))
+        Outline(study_page.page(Finals(run), matter, {}))
 
 
 def test_texts_of_a_user_stay_text(tmp_path: Path) -> None:
