@@ -7,13 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.pages import study_page
 from analysis.records.run_folder import load
+from analysis.results import final_settings
 from analysis.results.final_settings import Finals
 from tests.analysis.made_records import Story, make
 from tests.analysis.tables.test_result_table import nasty
@@ -79,6 +83,22 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     names = sorted([*tables, "cells.csv", "provenance.csv", "report.json", "table.txt", "tasks.csv", "trials.csv"])
     assert [name for name in files if not name.startswith("figures/")] == names
     assert "figures/history.svg" in files
+
+
+def test_final_settings_are_reckoned_once_for_a_whole_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reckoned: list[Any] = []
+
+    def counted(reckon: Callable[..., Any], run: Any, *more: Any) -> Any:
+        reckoned.append(reckon)
+        return reckon(run, *more)
+
+    each = [final_settings.settings, final_settings.comparisons, final_settings.baseline_interval]
+    for function in each:
+        monkeypatch.setattr(final_settings, function.__name__, partial(counted, function))
+    for files in study_page.read(finished).files.values():
+        for text in files.values():
+            text()
+    assert sorted(map(id, reckoned)) == sorted(map(id, each))
 
 
 def test_the_same_records_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from study.planning.plan_text import render, show
 from study.run.scribe import scored
 from tests.helpers import TINY_BERT, tiny_task
 from tests.study.definition.test_study_file import CONFIGS, ROOT
+from trainables.data import sources, splits
 from trainables.settings.execution import Execution
 from trainables.stages.identity import milestone_id, nodes
 from trainables.stages.inputs import Inputs
@@ -51,6 +52,20 @@ def tiny(folder: Path, space: dict[str, Any] | None = None, **changes: Any) -> S
         "final": {"top_k": 2, "seeds": 3},
     }
     return load_study(data | changes)
+
+
+def test_a_plan_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its check, its tree, and the stages of all points that it draws."""
+    read: list[Any] = []
+
+    def counted(task: Any) -> Any:
+        read.append(task.train)
+        return sources.read(task)
+
+    monkeypatch.setattr(splits, "read", counted)
+    study = tiny(tmp_path)
+    show(study, Store(str(tmp_path / "store")))
+    assert sorted(read) == sorted(task.train for task in study.tasks.values())
 
 
 def test_milestones_of_one_trajectory(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ CPU = Runtime(device=torch.device("cpu"), world=World(), autocast=False)
 
 def job_of(recipe_: Recipe, store: Store, index: int) -> Job:
     node = nodes(Inputs(recipe_))[index]
-    return jobs.job_of(recipe_, node, None, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(Inputs(recipe_), node, None, frozenset([node.steps]), store, CPU)
 
 
 def losses_of(job: Job, steps: int, runtime: Runtime = CPU) -> list[float]:
