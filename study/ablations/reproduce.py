@@ -78,7 +78,7 @@ def run(
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
                 where = (folder / part.folder, store, address, shared)
-                ran = launch.run(part.study, *where, accept_changed_inputs, retry_failed, reader)
+                ran = launch.run(part.study, *where, accept_changed_inputs, retry_failed, reader=reader)
                 if ran.failed:
                     say(f"{part.folder}: {ran.failed}")
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
