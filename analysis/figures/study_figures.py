@@ -17,7 +17,7 @@ import numpy as np
 from analysis.figures.svg import COLOURS, Figure, figure
 from analysis.records.run_folder import Run, settings_text
 from analysis.records.trials import Dimension, Trial
-from analysis.results import final_settings
+from analysis.results.final_settings import Finals
 from analysis.stats import inference
 from analysis.stats.importance import Importance, position
 from analysis.text import numbers
@@ -43,9 +43,9 @@ MANY = 60
 """From so many trials on lines are fainter, and an axis of trials is logarithmic."""
 
 
-def result(run: Run) -> Figure | None:
+def result(found: Finals) -> Figure | None:
     """Test score of each final setting with its seeds and intervals, and the bag of words."""
-    settings = [setting for setting in final_settings.settings(run) if setting.test]
+    run, settings = found.run, found.tested
     baseline, label = run.metric.score(run.baseline.get("test", {})), run.metric.label
     if not settings:
         return None
@@ -65,7 +65,7 @@ def result(run: Run) -> Figure | None:
             axes.scatter(setting.test, [y + 0.24] * len(setting.test), s=9, color=COLOURS["muted"], linewidths=0, gid=f"seeds-{y}")
             axes.plot([statistics.fmean(setting.test)], [y], marker=marker, color=COLOURS[colour], markersize=7)
         if baseline is not None:
-            if bounds := final_settings.baseline_interval(run):
+            if bounds := found.baseline_interval:
                 axes.plot(bounds, [len(settings)] * 2, color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
             axes.plot([baseline], [len(settings)], marker="P", color=COLOURS["muted"], markersize=7)
         axes.set_yticks(range(len(names)), names)
@@ -121,9 +121,9 @@ def curves(run: Run) -> Figure | None:
     return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
 
 
-def finals(run: Run) -> Figure | None:
+def finals(found: Finals) -> Figure | None:
     """Validation score per epoch of the final settings: mean over seeds, with the range."""
-    settings = [setting for setting in final_settings.settings(run) if any(trial.curve for trial in setting.trials)]
+    run, settings = found.run, [each for each in found.settings if any(trial.curve for trial in each.trials)]
     if not settings:
         return None
     legend = []

@@ -18,7 +18,7 @@ from analysis.records.metric import BESIDE
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
-from analysis.results.final_settings import Difference, Setting
+from analysis.results.final_settings import Difference, Finals, Setting
 from analysis.stats import labels
 from analysis.stats.importance import Importance, importance
 from analysis.tables import csv_export, forms, result_table, sentences, study_ledger
@@ -32,67 +32,70 @@ def read(run: str | Path) -> output.Report:
     """The report of a run folder, before it is written. Raises FileNotFoundError where there is no run."""
     found = load(run)
     matter = importance(found.search, found.space)
-    drawn, close = draw(found, matter), detail(found)
-    made = study_ledger.ledger(found)
-    table, lacking, said = study_ledger.grid(found, made), sentences.missing(found), answer(found)
+    finals = Finals(found)
+    drawn, close = draw(finals, matter), detail(finals)
+    made = study_ledger.ledger(finals)
+    table, lacking, said = study_ledger.grid(finals, made), sentences.missing(finals), answer(finals)
     every = [*drawn.values(), *(close.figures.values() if close else ())]
     files: output.Files = {
-        "html": {"report.html": lambda: page(found, matter, drawn, close)},
-        "md": {"table.md": lambda: result_table.markdown(found)},
-        "tex": {"table.tex": lambda: result_table.latex(found)},
+        "html": {"report.html": lambda: page(finals, matter, drawn, close)},
+        "md": {"table.md": lambda: result_table.markdown(finals)},
+        "tex": {"table.tex": lambda: result_table.latex(finals)},
         "csv": {
             "cells.csv": lambda: forms.csv(made, table),
             "results.csv": lambda: csv_export.results_csv(found),
             "trials.csv": lambda: csv_export.trials_csv(found),
             "tasks.csv": lambda: csv_export.tasks_csv(found),
         }
-        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, found))),
+        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, finals))),
         "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
-        "txt": {"table.txt": lambda: result_table.result_text(found)},
+        "txt": {"table.txt": lambda: result_table.result_text(finals)},
         "": {"provenance.csv": lambda: forms.provenance_csv(made)}
         | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
     }
     return output.Report(made, table, *said, lacking, files)
 
 
-def draw(run: Run, matter: Importance) -> dict[str, Figure]:
+def draw(finals: Finals, matter: Importance) -> dict[str, Figure]:
     """All figures that the records are good for, by name."""
-    made = [study_figures.result(run), study_figures.curves(run), study_figures.finals(run), study_figures.history(run)]
+    run = finals.run
+    made = [study_figures.result(finals), study_figures.curves(run), study_figures.finals(finals), study_figures.history(run)]
     made += [study_figures.budget(run), study_figures.importances(run, matter)]
     made += [study_figures.dimension(run, index) for index in range(len(run.space))]
     return {figure.name: figure for figure in made if figure is not None}
 
 
-def detail(run: Run) -> Detail | None:
+def detail(finals: Finals) -> Detail | None:
     """The chosen setting, or the best so far, with the reference and the bag of words beside it; None without predictions of it."""
-    found = [setting for setting in final_settings.settings(run) if setting.test]
+    run, found = finals.run, finals.tested
     chosen = [sides.of_setting(run, setting) for setting in found if setting is found[0] or setting.reference]
     return details.detail("", "chosen", chosen, sides.of_baseline(run))
 
 
-def told(run: Run) -> list[tuple[dict[str, Any], Told]]:
+def told(finals: Finals) -> list[tuple[dict[str, Any], Told]]:
     """(what says which it is, all that is said of it) of every final setting with a test score."""
-    found = [(setting, sides.of_setting(run, setting)) for setting in final_settings.settings(run) if setting.test]
+    found = [(setting, sides.of_setting(finals.run, setting)) for setting in finals.tested]
     return [
         ({"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}, details.told(side))
         for setting, side in found
     ]
 
 
-def page(run: Run, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
+def page(finals: Finals, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
     """The report as one HTML page that asks for nothing else."""
-    headline, sentence = answer(run)
+    run = finals.run
+    headline, sentence = answer(finals)
     return render(
         "report.html",
         run=run,
         headline=headline,
         sentence=sentence,
-        chosen_settings=chosen_settings(run),
-        tiles=tiles(run),
-        lines=result_table.lines(run),
+        chosen_settings=chosen_settings(finals),
+        tiles=tiles(finals),
+        lines=result_table.lines(finals),
         head=result_table.head(run),
-        facts=sentences.facts(run),
-        missing=sentences.missing(run),
+        facts=sentences.facts(finals),
+        missing=sentences.missing(finals),
         figures=drawn,
         inline=inline(drawn) | inline({each.name: each for each in close.figures.values()} if close else {}),
         importance=matter,
@@ -140,11 +143,11 @@ def render(template: str, **values: Any) -> str:
     )
 
 
-def answer(run: Run) -> tuple[str, str]:
+def answer(finals: Finals) -> tuple[str, str]:
     """(headline, the answer in one sentence)."""
+    run, found = finals.run, finals.settings
     task = plain(run.config.get("task") or next((task for (task,) in run.distinct("task") if task), ""), 60)
     where = f"On {task}, " if task else ""
-    found = final_settings.settings(run)
     if not found or not found[0].test:
         return _no_answer(run, where, found)
     best = found[0]
@@ -163,12 +166,12 @@ def answer(run: Run) -> tuple[str, str]:
         said += f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
     else:
         said += f"errs on {score:.2f} % of the test texts ({interval})"
-    return headline, said + _versus(run) + "."
+    return headline, said + _versus(finals) + "."
 
 
-def _versus(run: Run) -> str:
+def _versus(finals: Finals) -> str:
     """`: 0.8 points below the papers' setting, within noise, and 11.0 points below ...`; empty with nothing to compare."""
-    gaps = final_settings.comparisons(run)
+    gaps = finals.comparisons
     parts = [sentences.distance(gap, sentences.named(label)) for label, gap in gaps]
     certain = [sentences.certainty(gap) for _, gap in gaps]
     if len(parts) == 2 and certain[0] == certain[1]:
@@ -176,10 +179,10 @@ def _versus(run: Run) -> str:
     return ": " + ", and ".join(f"{part}, {sure}" for part, sure in zip(parts, certain, strict=True)) if parts else ""
 
 
-def chosen_settings(run: Run) -> str:
+def chosen_settings(finals: Finals) -> str:
     """The settings of the chosen one, or of the best so far, in one line."""
-    found = final_settings.settings(run)
-    return settings_text(found[0].trials[0].params, run.space) if found and found[0].test else ""
+    found = finals.settings
+    return settings_text(found[0].trials[0].params, finals.run.space) if found and found[0].test else ""
 
 
 def _no_answer(run: Run, where: str, found: list[Setting]) -> tuple[str, str]:
@@ -212,17 +215,17 @@ class Tile:
     note: str
 
 
-def tiles(run: Run) -> list[Tile]:
+def tiles(finals: Finals) -> list[Tile]:
     """Test score, differences, what sharing saved."""
+    run, found = finals.run, finals.settings
     made: list[Tile] = []
-    found = final_settings.settings(run)
     if found and found[0].test:
         best = found[0]
         note = f"95 %: {numbers.interval(best.interval)} over {len(best.test)} seeds and texts" if best.interval else ""
         note = note or ("one seed" if len(best.test) == 1 else f"{len(best.test)} seeds")
         note += f"\n95 %: {numbers.interval(best.texts_interval)} over texts alone"
         made.append(Tile(f"test {run.metric.label}", f"{numbers.mean(best.test) or 0.0:.2f}", "%", note))
-        made += [_gap_tile(f"against {sentences.named(label)}", gap) for label, gap in final_settings.comparisons(run)]
+        made += [_gap_tile(f"against {sentences.named(label)}", gap) for label, gap in finals.comparisons]
     total = sharing.saved(run)
     if total is not None:
         note = f"{numbers.count(total.shared)} tokens instead of {numbers.count(total.unshared)}"

@@ -112,6 +112,33 @@ class Difference:
         return p_value is None or p_value >= ALPHA
 
 
+@dataclass(frozen=True, eq=False)
+class Finals:
+    """A run with what its finals have come to: reckoned once, for all that a report says of it."""
+
+    run: Run
+
+    @cached_property
+    def settings(self) -> list[Setting]:
+        """The final settings, best on validation first."""
+        return settings(self.run)
+
+    @cached_property
+    def comparisons(self) -> list[tuple[str, Difference]]:
+        """How the chosen setting compares with the reference and the bag of words."""
+        return comparisons(self.run, self.settings)
+
+    @cached_property
+    def baseline_interval(self) -> Interval | None:
+        """Of the bag of words' test score."""
+        return baseline_interval(self.run)
+
+    @property
+    def tested(self) -> list[Setting]:
+        """The final settings that have a test score."""
+        return [setting for setting in self.settings if setting.test]
+
+
 def settings(run: Run) -> list[Setting]:
     """Final settings, best on validation first. Only seeds that are complete count."""
     chosen: list[Any] = next((row["settings"] for row in reversed(run.of("selection"))), [])
@@ -179,9 +206,9 @@ def against_baseline(run: Run, one: Setting) -> Difference | None:
     return _independent(points, run.metric, [(one.test, one.examples), ([score], row.get("examples"))], [one.test])
 
 
-def comparisons(run: Run) -> list[tuple[str, Difference]]:
-    """(label, test score of the chosen setting less that of it) for the reference and the bag of words, corrected for both."""
-    found = settings(run)
+def comparisons(run: Run, found: Sequence[Setting]) -> list[tuple[str, Difference]]:
+    """(label, test score of the first of these settings, the chosen one, less that of it) for the reference and the bag of words,
+    corrected for both."""
     if not found:
         return []
     gaps = [(other.label, difference(found[0], other)) for other in found[1:] if other.reference]

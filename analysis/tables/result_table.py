@@ -9,7 +9,7 @@ from pathlib import Path
 from analysis.records.metric import BESIDE, Metric
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.results import final_settings
-from analysis.results.final_settings import Setting
+from analysis.results.final_settings import Finals, Setting
 from analysis.tables.sentences import comparisons, facts, missing
 from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count, duration, interval, md, number, spread, wrapped
 from analysis.text.plain import plain
@@ -59,9 +59,9 @@ def others(run: Run) -> list[Metric]:
     return [metric for metric in BESIDE if metric.field != run.metric.field]
 
 
-def lines(run: Run) -> list[Line]:
+def lines(finals: Finals) -> list[Line]:
     """The result table: final settings, best on validation first, then the bag of words."""
-    return [_setting_line(run, setting) for setting in final_settings.settings(run)] + _baseline_line(run)
+    return [_setting_line(finals.run, setting) for setting in finals.settings] + _baseline_line(finals)
 
 
 def _setting_line(run: Run, setting: Setting) -> Line:
@@ -93,7 +93,8 @@ def _seeds(setting: Setting) -> str:
     return str(count) if tested in (0, count) else f"{tested} of {count}"
 
 
-def _baseline_line(run: Run) -> list[Line]:
+def _baseline_line(finals: Finals) -> list[Line]:
+    run = finals.run
     if not run.baseline:
         return []
     test = run.baseline.get("test", {})
@@ -111,7 +112,7 @@ def _baseline_line(run: Run) -> list[Line]:
             test=number(run.metric.score(test)),
             seeds=DASH,
             over_both=DASH,
-            over_texts=interval(final_settings.baseline_interval(run)),
+            over_texts=interval(finals.baseline_interval),
             trials=DASH,
             tokens=DASH,
             time=duration(seconds) if seconds is not None else DASH,
@@ -124,10 +125,10 @@ def _baseline_line(run: Run) -> list[Line]:
 # Forms ---------------------------------------------------------------------------------------------------------------------------
 
 
-def result_text(run: Run | str | Path) -> str:
+def result_text(finals: Finals | str | Path) -> str:
     """The final table for a terminal, at most 80 columns. Also takes the run's folder."""
-    run = run if isinstance(run, Run) else load(run)
-    found = lines(run)
+    finals = finals if isinstance(finals, Finals) else Finals(load(finals))
+    run, found = finals.run, lines(finals)
     parts = []
     if found:
         columns = {
@@ -145,12 +146,12 @@ def result_text(run: Run | str | Path) -> str:
         parts += [f"{run.metric.label} in percent{', more is better' if run.metric.higher else ''}\n{table}"]
         parts += ["\n".join(wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
         parts += ["\n".join(wrapped(text) for text in _also(run, found))]
-    said = comparisons(run)
+    said = comparisons(finals)
     if said:
         parts.append(
             "\n".join(wrapped(f"{'* chosen' if final_settings.is_settled(run) else 'best so far'}: {text}.") for text in said)
         )
-    parts.append("\n".join(wrapped(text) for text in [*facts(run), *missing(run)]))
+    parts.append("\n".join(wrapped(text) for text in [*facts(finals), *missing(finals)]))
     return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
 
 
@@ -164,9 +165,9 @@ def _also(run: Run, found: Sequence[Line]) -> list[str]:
 COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_both", "over_texts", "trials", "tokens", "time")
 
 
-def markdown(run: Run) -> str:
+def markdown(finals: Finals) -> str:
     """The table as Markdown with its facts below."""
-    found = lines(run)
+    run, found = finals.run, lines(finals)
     parts = [f"# {md(run.name)}"]
     if found:
         heads = _cells(head(run), COLUMNS)
@@ -175,8 +176,8 @@ def markdown(run: Run) -> str:
             label = f"**{md(line.label)}** (chosen)" if line.chosen else md(line.label)
             rows.append([label, *map(md, _cells(line, COLUMNS[1:]))])
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    said = [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
-    parts += ["\n".join(f"- {md(text)}" for text in [*said, *facts(run), *missing(run)])]
+    said = [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
+    parts += ["\n".join(f"- {md(text)}" for text in [*said, *facts(finals), *missing(finals)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -186,14 +187,14 @@ def _cells(line: Line, columns: Sequence[str]) -> list[str]:
     return [cell for each in found for cell in (each if isinstance(each, tuple) else (each,))]
 
 
-def latex(run: Run) -> str:
+def latex(finals: Finals) -> str:
     """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
-    found = lines(run)
+    run, found = finals.run, lines(finals)
     names = [column for column in COLUMNS if column not in ("label", "settings", "trials")]
     rows = [list(map(tex, _cells(line, names))) for line in found]
     columns = [Column(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
     notes = [f"{line.label}: {line.settings}." for line in found if line.kind != "baseline"]
-    notes += [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(run)]
+    notes += [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
     labels = [line.label for line in found]
-    said, chosen = [*notes, *facts(run), *missing(run)], [place for place, line in enumerate(found) if line.chosen]
+    said, chosen = [*notes, *facts(finals), *missing(finals)], [place for place, line in enumerate(found) if line.chosen]
     return table(labels, columns, [f"{run.name}."], said, corner=head(run).label, strong=chosen)

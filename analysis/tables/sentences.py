@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from analysis.records.run_folder import Run, trained_tokens
 from analysis.records.trials import STATUSES
 from analysis.results import final_settings
-from analysis.results.final_settings import Difference, Setting
+from analysis.results.final_settings import Difference, Finals, Setting
 from analysis.stats.inference import ALPHA, p_text
 from analysis.text import numbers
 from analysis.text.numbers import count, duration, signed
@@ -48,14 +48,14 @@ def named(label: str) -> str:
     return re.sub(r", (.+)$", r" (\1)", label)
 
 
-def comparisons(run: Run) -> list[str]:
+def comparisons(finals: Finals) -> list[str]:
     """How the chosen setting's test score compares with the reference and with the bag of words."""
-    return [verdict(gap, named(label)) for label, gap in final_settings.comparisons(run)]
+    return [verdict(gap, named(label)) for label, gap in finals.comparisons]
 
 
-def facts(run: Run) -> list[str]:
+def facts(finals: Finals) -> list[str]:
     """What one must know to read the table, a sentence each."""
-    said = []
+    run, said = finals.run, []
     if final_settings.is_settled(run):
         said.append(
             f"Chosen on the validation split by mean {run.metric.label} over seeds; the test split was read once, after that."
@@ -65,10 +65,10 @@ def facts(run: Run) -> list[str]:
         counted = [split for split in ("validation", "test") if run.metric.share and run.sizes.get(split)]
         points = [f"one {split} text = {100 / run.sizes[split]:.2g} points" for split in counted]
         said.append(f"Texts: {sizes}" + (f"; {', '.join(points)}." if points else "."))
-    if found := [setting for setting in final_settings.settings(run) if setting.test]:
+    if found := finals.tested:
         several = any(len(scores) > 1 for setting in found for scores in (setting.validation, setting.test))
         said.append(f"{'± is the standard deviation over seeds. ' if several else ''}{intervals(run, found)}")
-        of = sum(gap.p_value is not None for _, gap in final_settings.comparisons(run))
+        of = sum(gap.p_value is not None for _, gap in finals.comparisons)
         if of > 1:
             said.append(f"p values are corrected for {of} comparisons; from {ALPHA:.2g} on a difference is within noise.")
         said.append(meaning(run))
@@ -130,9 +130,9 @@ def _failures(run: Run) -> str:
     return f"{'; '.join(said)}. --retry-failed begins them again."
 
 
-def missing(run: Run) -> list[str]:
+def missing(finals: Finals) -> list[str]:
     """What a finished report would hold and this one does not, a sentence each."""
-    said, finals = [], final_settings.settings(run)
+    said, run, settings = [], finals.run, finals.settings
     if run.state == "unfinished":
         said.append("The study has not finished: this is how it stands.")
     elif run.state == "interrupted":
@@ -147,14 +147,14 @@ def missing(run: Run) -> list[str]:
     elif run.search and not any(trial.status == "complete" for trial in run.search):
         reasons = sorted({trial.reason for trial in run.search if trial.reason and trial.status in ("failed", "diverged")})
         said.append("No trial of the search is complete." + (f" Reasons given: {'; '.join(reasons[:3])}." if reasons else ""))
-    if run.trials and not finals:
+    if run.trials and not settings:
         said.append("No final is complete, so no setting is chosen and the test split has not been read.")
-    elif finals and not final_settings.is_settled(run):
+    elif settings and not final_settings.is_settled(run):
         said.append("The finals are not all there, so no setting is chosen yet.")
-    if finals and any(not trial.test for setting in finals for trial in setting.trials):
+    if settings and any(not trial.test for setting in settings for trial in setting.trials):
         said.append("Test scores of some finals are missing.")
-    said += [f"{plain(setting.label, 60)}: the test predictions say another score than the records." for setting in _torn(finals)]
-    if finals and max(len(setting.validation) for setting in finals) == 1:
+    said += [f"{plain(setting.label, 60)}: the test predictions say another score than the records." for setting in _torn(settings)]
+    if settings and max(len(setting.validation) for setting in settings) == 1:
         said.append("One seed only: the spread over seeds is unknown.")
     if run.rows and not run.baseline:
         said.append("There is no bag of words to compare with.")

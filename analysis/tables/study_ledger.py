@@ -8,6 +8,7 @@ from analysis.records.record_fields import BAG_OF_WORDS
 from analysis.records.run_folder import Run
 from analysis.records.trials import Trial
 from analysis.results import final_settings
+from analysis.results.final_settings import Finals
 from analysis.results.ledger import Cell, Ledger, SeedRun
 from analysis.results.read_ablation import settle
 from analysis.tables import sentences
@@ -18,12 +19,13 @@ COMMAND = "study run RUN"
 """Goes on with a study, or shows that there is nothing left to do."""
 
 
-def ledger(run: Run) -> Ledger:
+def ledger(finals: Finals) -> Ledger:
     """A cell for each setting of the finals, best on validation first, and one for the bag of words."""
+    run = finals.run
     about = {"name": run.name, "command": COMMAND}
     made = Ledger(about, [], [plain(each, 160) for each in run.problems], kind="study", finished=run.state == "finished")
     task = task_name(run)
-    for index, (key, label) in enumerate(_settings(run)):
+    for index, (key, label) in enumerate(_settings(finals)):
         trials = [trial for trial in run.finals if trial.setting == key]
         cell = Cell(label, "", task, index, run.metric, max(_seeds(run), len(trials)))
         cell.runs = [SeedRun(".", trial, run.metric.score(trial.test) if trial.test else None) for trial in trials]
@@ -45,10 +47,10 @@ def task_name(run: Run) -> str:
     return plain(found or run.config.get("task") or "the task", 60)
 
 
-def _settings(run: Run) -> list[tuple[str, str]]:
+def _settings(finals: Finals) -> list[tuple[str, str]]:
     """(setting, label) of all finals: those with a number in their order, then those that have none."""
-    found = {setting.key: plain(setting.label) for setting in final_settings.settings(run)}
-    return list((found | {t.setting: t.label or t.setting for t in run.finals if t.setting not in found}).items())
+    found = {setting.key: plain(setting.label) for setting in finals.settings}
+    return list((found | {t.setting: t.label or t.setting for t in finals.run.finals if t.setting not in found}).items())
 
 
 def _seeds(run: Run) -> int:
@@ -57,9 +59,9 @@ def _seeds(run: Run) -> int:
     return seeds if isinstance(seeds, int) else 1
 
 
-def grid(run: Run, made: Ledger) -> Grid:
+def grid(finals: Finals, made: Ledger) -> Grid:
     """The same as a table: the setting that was chosen is marked, and that is not always the best on test."""
-    chosen = final_settings.is_settled(run)
+    run, chosen = finals.run, final_settings.is_settled(finals.run)
     rows = [(c.label, (Shown(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(made.cells)]
-    notes: Sequence[str] = [f"The {'chosen' if chosen else 'best'} setting is {text}." for text in sentences.comparisons(run)]
-    return Grid((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(run)), tuple(notes))
+    notes: Sequence[str] = [f"The {'chosen' if chosen else 'best'} setting is {text}." for text in sentences.comparisons(finals)]
+    return Grid((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(finals)), tuple(notes))

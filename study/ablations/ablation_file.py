@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -354,7 +353,6 @@ def _faults(made: Ablation) -> Iterator[str]:
         yield from _scale_faults(made, scale, labels, f"scales.{name}")
 
 
-@lru_cache(maxsize=8)
 def _tables(paper: str) -> frozenset[str]:
     """The published tables of a paper."""
     with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:

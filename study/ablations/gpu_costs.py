@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from study.ablations.ablation_file import PUBLISHED
@@ -159,7 +158,6 @@ class Size:
     source: str
 
 
-@lru_cache(maxsize=4)
 def published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
     """{(row, column): value} of a published table; empty for one that is not there."""
     with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:

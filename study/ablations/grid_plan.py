@@ -26,6 +26,7 @@ from trainables.settings.stage_rules import by_marks
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
 
 if TYPE_CHECKING:
+    from trainables.stages.inputs import Reader
     from trainables.store.store import Store
 
 
@@ -95,14 +96,16 @@ class _Cell:
     size: Size
 
 
-def plan(grid: Grid, store: Store, *others: Grid) -> GridPlan:
+def plan(grid: Grid, store: Store, *others: Grid, reader: Reader | None = None) -> GridPlan:
     """Plan an ablation, or several that share a store. Data and encoders that are not on this machine are reckoned with by their
     published sizes; where one lacks its data, stages of all are told apart by names and settings. Raises ConfigError where all are
     here and the settings do not go with them."""
-    grids = (grid, *others)
-    sizes = [_sizes(each) for each in grids]
+    from trainables.stages.inputs import Reader
+
+    grids, reader = (grid, *others), reader or Reader()
+    sizes = [_sizes(each, reader) for each in grids]
     try:
-        walked = [[_cell(recipe, _walked(recipe), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
+        walked = [[_cell(recipe, _walked(recipe, reader), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
         real = True
     except (ConfigError, OSError):
         if _all_here(grids, sizes):
@@ -175,36 +178,35 @@ def _furthest(steps: Iterable[Step]) -> dict[str, Step]:
     return found
 
 
-def _walked(recipe: Recipe) -> list[Step]:
+def _walked(recipe: Recipe, reader: Reader) -> list[Step]:
     """The stages of a cell by their identity. Raises ConfigError where data or encoder are not here."""
     from trainables.stages.identity import nodes
+    from trainables.stages.inputs import Inputs
 
     return [
         Step(
             n.stage, recipe.encoder, recipe.task, recipe.seed, n.stage_id, n.parent_id, n.trajectory_id, n.steps, n.tokens_estimate
         )
-        for n in nodes(recipe)
+        for n in nodes(Inputs(recipe, reader))
     ]
 
 
 # Without the data -----------------------------------------------------------------------------------------------------------------
 
 
-def _sizes(grid: Grid) -> dict[str, Size]:
-    return {name: _size(name, task) for name, task in grid.ablation.tasks.items()}
+def _sizes(grid: Grid, reader: Reader) -> dict[str, Size]:
+    return {name: _size(name, task, reader) for name, task in grid.ablation.tasks.items()}
 
 
-def _size(name: str, task: AblationTask) -> Size:
+def _size(name: str, task: AblationTask, reader: Reader) -> Size:
     """Counted where the data are here, else published."""
-    from trainables.data.scripts import length
-    from trainables.data.splits import load_task
     from trainables.stages.token_estimate import PIECES_PER_WORD
 
     try:
-        data = load_task(name, task.task(), needs_test=task.target)
+        data = reader.task(name, task.task(), needs_test=task.target)
     except (ConfigError, OSError):
         return gpu_costs.published_size(task.known or name, task.validation_share)
-    words = sum(map(length, data.train.texts)) / max(1, len(data.train))
+    words = int(data.train.words.sum()) / max(1, len(data.train))
     return Size(len(data.train), len(data.validation), len(data.test), words * PIECES_PER_WORD, "")
 
 

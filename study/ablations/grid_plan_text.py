@@ -16,6 +16,7 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 
 if TYPE_CHECKING:
+    from trainables.stages.inputs import Reader
     from trainables.store.store import Store
 from study.ablations.grid_plan import GridPlan, Step, plan
 
@@ -90,9 +91,9 @@ def _assumptions(made: GridPlan) -> Iterator[str]:
     )
 
 
-def estimate_text(grid: Grid, store: Store, here: bool = True) -> str:
+def estimate_text(grid: Grid, store: Store, reader: Reader, here: bool = True) -> str:
     """A line before a run: what is left to do, and how long that takes this machine. Raises ConfigError where data are missing."""
-    made = plan(grid, store)
+    made = plan(grid, store, reader=reader)
     left = made.tokens_shared if made.tokens_missing is None else made.tokens_missing
     text = f"to train on: {count_text(left)} of {count_text(made.tokens_shared)} tokens"
     text += f" ({count_text(made.tokens_unshared)} without sharing)" if made.tokens_unshared > made.tokens_shared else ""

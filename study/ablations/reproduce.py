@@ -28,6 +28,7 @@ from study.planning.check import check
 from study.run import launch
 from study.run.lock import RunLock
 from trainables.settings.errors import ConfigError
+from trainables.stages.inputs import Reader
 from trainables.store.store import Store
 
 STATISTICS = "statistics.json"
@@ -56,9 +57,10 @@ def run(
     folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials of a study alike.
     """
     _check_folder(grid, folder)
-    todo, changed = _left(grid, folder, accept_changed_inputs, retry_failed)
+    reader = Reader()
+    todo, changed = _left(grid, folder, accept_changed_inputs, retry_failed, reader)
     measure = grid.ablation.statistics and (changed or not (_is_as_before(grid, folder) and (folder / STATISTICS).exists()))
-    _check_all(todo, address)
+    _check_all(todo, address, reader)
     measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
     with RunLock(folder), stops():
         began = time.monotonic()
@@ -68,13 +70,15 @@ def run(
         if measure:
             write_whole(folder / STATISTICS, measured)
         if todo:
-            say(f"{grid.name}: {grid_plan_text.estimate_text(grid, Store(store or Store.default().url), here=address is None)}")
+            artifacts = Store(store or Store.default().url)
+            say(f"{grid.name}: {grid_plan_text.estimate_text(grid, artifacts, reader, here=address is None)}")
         with Shared() as shared:
             for number, part in enumerate(todo, start=1):
                 settings, seeds = len(part.settings), part.study.final.seeds
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
                 say(f"{grid.name}: study {number} of {len(todo)}, {part.folder}: {cells}")
-                ran = launch.run(part.study, folder / part.folder, store, address, shared, accept_changed_inputs, retry_failed)
+                where = (folder / part.folder, store, address, shared)
+                ran = launch.run(part.study, *where, accept_changed_inputs, retry_failed, reader=reader)
                 if ran.failed:
                     say(f"{part.folder}: {ran.failed}")
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
@@ -82,13 +86,13 @@ def run(
         return _outcome(grid, folder, said)
 
 
-def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool) -> tuple[list[Part], bool]:
+def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[Part], bool]:
     """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
     faults: dict[str, None] = {}
     todo, changed = [], False
     for part in grid.parts:
         try:
-            finished, found = launch.opened(part.study, folder / part.folder, accept, retry_failed)
+            finished, found = launch.opened(part.study, folder / part.folder, accept, retry_failed, reader)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
             continue
@@ -104,12 +108,12 @@ def _is_as_before(grid: Grid, folder: Path) -> bool:
     return path.exists() and path.read_text(encoding="utf-8") == shareable(grid.to_yaml())
 
 
-def _check_all(parts: list[Any], address: str | None) -> None:
+def _check_all(parts: list[Any], address: str | None, reader: Reader) -> None:
     """Read all data and find all encoders. Raises ConfigError with the faults of all studies."""
     faults: dict[str, None] = {}
     for part in parts:
         try:
-            check(part.study, None if address else machine_for(part.study.resources))
+            check(part.study, None if address else machine_for(part.study.resources), reader)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     if faults:

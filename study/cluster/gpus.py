@@ -71,7 +71,7 @@ def answering() -> tuple[list[str], str]:
     return _asked(tuple(os.environ.get(name) for name in VARIABLES))
 
 
-@lru_cache
+@lru_cache(maxsize=1)  # a process that imports torch takes seconds
 def _asked(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
     command = [sys.executable, "-m", "trainables.training.gpus"]
     try:

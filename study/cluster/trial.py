@@ -22,23 +22,25 @@ from study.definition.models import Study
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.stages import Finetune
+from trainables.stages.inputs import Reader
 
 FIRST_PAUSE_S = 1.0
 """Until work is begun again after a failure of the machine; then twice as long each time."""
 
 
-def start(work: Work, layout: Layout, board: Any) -> Rows:
+def start(work: Work, layout: Layout, board: Any, reader: Reader | None = None) -> Rows:
     """Rows of the work, computed where the layout says; what is only to be loaded needs no workers."""
-    return under_train(work, layout, board) if layout.under_train and not is_done(work) else here(work)
+    return under_train(work, layout, board) if layout.under_train and not is_done(work, reader) else here(work, reader)
 
 
-def is_done(work: Work) -> bool:
+def is_done(work: Work, reader: Reader | None = None) -> bool:
     """Whether every stage that leads to the end of the work is in the store."""
     from trainables.stages.identity import nodes
+    from trainables.stages.inputs import Inputs
     from trainables.store.store import Store
 
-    store = Store(work.store)
-    return work.last is None and all(store.get(node.stage_id) is not None for node in nodes(work.recipe))
+    store, inputs = Store(work.store), Inputs(work.recipe, reader or Reader())
+    return work.last is None and all(store.get(node.stage_id) is not None for node in nodes(inputs))
 
 
 def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0) -> Rows:
@@ -74,7 +76,7 @@ def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0)
 
 
 class TrialActor(Trainable):  # type: ignore[misc]
-    """A trial after another in one warm process; libraries, token caches and the base encoder stay in memory.
+    """A trial after another in one warm process; libraries, data, token caches and the base encoder stay in memory.
 
     The configuration holds `trial` (its name), `params` and `seed`; with `read_test` the finished trial is scored on the test split
     instead of trained. A step is one validation of the last stage. It never raises: a trial that ends early says so in its last
@@ -86,6 +88,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
     ) -> None:
         """Begin a trial."""
         self._study, self._store, self._layout, self._execution, self._board = study, store, layout, execution, board
+        self._reader = Reader()
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -99,7 +102,9 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._recipe = self._study.recipe_for(config["params"], config["seed"])
         work = Work(config["trial"], self._recipe, self._store, self._execution)
-        begin = partial(tested, work, self._layout) if config.get("read_test") else partial(start, work, self._layout, self._board)
+        begin = partial(start, work, self._layout, self._board, self._reader)
+        if config.get("read_test"):
+            begin = partial(tested, work, self._layout, self._reader)
         self._poisoned = False
         self._rows = persistent(begin, self._layout.retries, self._layout.patience_s)
 

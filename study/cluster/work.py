@@ -6,12 +6,15 @@ import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine_faults import fault_of, said
 from trainables.encoder.process_memory import lasting
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
+
+if TYPE_CHECKING:
+    from trainables.stages.inputs import Reader
 
 Row = dict[str, Any]
 Rows = Generator[Row, None, None]
@@ -85,14 +88,16 @@ def _where(error: BaseException) -> str:
     return f"{Path(frames[-1].filename).relative_to(root)}, line {frames[-1].lineno}" if frames else ""
 
 
-def here(work: Work) -> Rows:
-    """Rows of the work, computed in this process."""
+def here(work: Work, reader: Reader | None = None) -> Rows:
+    """Rows of the work, computed in this process, whose `reader` may have read its data before."""
     from trainables.store.store import Store
 
     with lasting():
         from trainables.stages import run_recipe
 
-    yield from run_recipe.run(work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones)
+    yield from run_recipe.run(
+        work.recipe, Store(work.store), work.execution, last=work.last, milestones=work.milestones, reader=reader
+    )
 
 
 def best_precision(execution: Execution) -> str:
@@ -110,27 +115,27 @@ def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
     from analysis.records.metric import METRICS
     from trainables.scores.bag_of_words import bag_of_words
     from trainables.settings.stages import Finetune
-    from trainables.stages.inputs import target_of, train_split
+    from trainables.stages.inputs import Inputs
 
-    data, stage = target_of(recipe), recipe.stages[-1]
+    inputs, stage = Inputs(recipe), recipe.stages[-1]
     assert isinstance(stage, Finetune)
     few = stage.train_share < 1 or stage.train_examples is not None
-    train = train_split(data, stage, recipe.seed) if few and not searched else None
-    return dict(bag_of_words(data, METRICS[recipe.tasks[recipe.task].measured_by].loss, train))
+    train = inputs.train_split(stage, recipe.seed) if few and not searched else None
+    return dict(bag_of_words(inputs.target, METRICS[recipe.tasks[recipe.task].measured_by].loss, train))
 
 
-def read_test(work: Work) -> Row:
+def read_test(work: Work, reader: Reader | None = None) -> Row:
     """Scores of a finished recipe on the test split."""
     from trainables.stages.run_recipe import evaluate_test
     from trainables.store.store import Store
 
-    return evaluate_test(work.recipe, Store(work.store), work.execution)
+    return evaluate_test(work.recipe, Store(work.store), work.execution, reader)
 
 
-def tested(work: Work, layout: Layout) -> Rows:
+def tested(work: Work, layout: Layout, reader: Reader) -> Rows:
     """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
     if not layout.under_train:
-        yield read_test(work)
+        yield read_test(work, reader)
         return
     import ray
 

@@ -85,7 +85,7 @@ def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
     return []
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # making a model is slow, and each value of a choice is checked
 def _only(stage: type[Model], field: str) -> type[Model]:
     """A model of one field of a stage, without the stage's checks between fields."""
     info = stage.model_fields[field]

@@ -180,7 +180,7 @@ def _span_given(parts: dict[str, Any]) -> None:
         parts["space"] = spanned(search.first, fixed_values({stage.name: stage for stage in recipe})) | space
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # making a model is slow, and a command reads its study several times
 def _section(field: str) -> type[Model]:
     """A model of one top-level field alone."""
     info = Study.model_fields[field]

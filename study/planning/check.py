@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
@@ -19,20 +19,24 @@ from trainables.settings.errors import ConfigError
 from trainables.settings.stage_rules import pair_faults
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 
+if TYPE_CHECKING:
+    from trainables.data.splits import TaskData
+    from trainables.stages.inputs import Reader
+
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "data2vec-text", "longformer", "mpnet")
 """Families whose positions start after the padding piece's number, so that a few cannot be used."""
 
 
-def check(study: Study, machine: Machine | None = None) -> list[str]:
+def check(study: Study, machine: Machine | None = None, reader: Reader | None = None) -> list[str]:
     """Read all data, find the encoder and compare the resources with the machine; returns notices.
 
-    Without `machine` resources are not compared: a cluster's are known once it is joined. Raises ConfigError with every fault.
+    Without `machine` resources are not compared: a cluster's are known once it is joined. `reader` keeps what is read. Raises
+    ConfigError with every fault.
     """
-    from trainables.data.corpus import load_corpus
-    from trainables.data.splits import load_task
-    from trainables.data.task_mixture import load_members
     from trainables.encoder import checkpoint
+    from trainables.stages.inputs import Reader
 
+    reader = reader or Reader()
     faults: list[str] = []
     notices: list[str] = []
 
@@ -43,22 +47,22 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
             faults.extend(error.faults)
 
     for name, task in study.used_tasks.items():
-        gather(partial(lambda name, task: load_task(name, task, needs_test=name == study.task).notices, name, task))
+        gather(partial(lambda name, task: reader.task(name, task, needs_test=name == study.task).notices, name, task))
     gather(partial(_no_notices, checkpoint.digest, study.encoder))
-    gather(partial(encoder_notices, study))
+    gather(partial(encoder_notices, study, reader))
     if study.baseline and not faults:
-        gather(partial(_baseline_notices, study))
+        gather(partial(_baseline_notices, study, reader))
     if not faults:  # corpora are made of the tasks' texts
         for entries in corpus_choices(study):
             names, files = corpus_names.members(entries, study.task, study.tasks)
-            gather(partial(lambda names, files: load_corpus(names, study.used_tasks, files).notices, names, files))
+            gather(partial(lambda names, files: reader.corpus(names, study.used_tasks, files).notices, names, files))
         for _, stage in _pretraining(study):
-            gather(partial(_selection_notices, study, stage))
+            gather(partial(_selection_notices, study, stage, reader))
         for place, stage in _paired_stages(study):
-            gather(partial(_pair_notices, study, place, stage))
+            gather(partial(_pair_notices, study, place, stage, reader))
         for names in _member_choices(study):
-            gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
-        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
+            gather(partial(lambda names: reader.members(names, study.used_tasks).notices, names))
+        faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study, reader), *_adapter_faults(study)]
     faults += _pair_faults(study)
     notices += filter(None, [repeats(study)])
     if machine is not None:
@@ -68,7 +72,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     return list(dict.fromkeys(notices))
 
 
-def encoder_notices(study: Study) -> list[str]:
+def encoder_notices(study: Study, reader: Reader) -> list[str]:
     """What is to be known of the encoder, its tokenizer, and how that reads the target task's training texts.
 
     Raises ConfigError with every fault of theirs.
@@ -80,7 +84,7 @@ def encoder_notices(study: Study) -> list[str]:
     masks = any(True for _ in _pretraining(study)) or any(isinstance(stage, Marks) for stage in study.recipe)
     notices: list[str] = []
     faults: list[str] = []
-    files = partial(check_encoder, study.encoder, training_texts(study), masks, pools(study))
+    files = partial(check_encoder, study.encoder, training_texts(study, reader), masks, pools(study))
     for action in (files, partial(_no_notices, check_config, study.encoder.config)):
         try:
             notices += action()
@@ -98,14 +102,16 @@ def pools(study: Study) -> bool:
     return pooled or any(True for _ in _paired_stages(study))
 
 
-def training_texts(study: Study) -> tuple[str, ...]:
+def training_texts(study: Study, reader: Reader) -> tuple[str, ...]:
     """The target task's training texts; none where they cannot be read, which is another fault."""
-    from trainables.data.splits import load_task
-
     try:
-        return tuple(load_task(study.task, study.tasks[study.task], needs_test=False).train.texts)
+        return reader.task(study.task, study.tasks[study.task], needs_test=False).train.texts
     except ConfigError:
         return ()
+
+
+def _target(study: Study, reader: Reader) -> TaskData:
+    return reader.task(study.task, study.tasks[study.task])
 
 
 def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str, ...]:
@@ -113,13 +119,12 @@ def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str,
     return ()
 
 
-def _baseline_notices(study: Study) -> Iterator[str]:
+def _baseline_notices(study: Study, reader: Reader) -> Iterator[str]:
     """What the bag of words looks at, where that is not words."""
     from trainables.data.scripts import CHARACTERS
-    from trainables.data.splits import load_task
     from trainables.scores.bag_of_words import words_taken
 
-    taken = words_taken(load_task(study.task, study.tasks[study.task]).train.texts)
+    taken = words_taken(_target(study, reader).train.texts)
     if taken == "characters":
         why = "most letters are of scripts that put no space between words"
         yield f"tasks.{study.task}: {why}: the bag of words looks at {CHARACTERS[0]} to {CHARACTERS[1]} characters in a row"
@@ -143,19 +148,15 @@ def _pretraining(study: Study) -> Iterator[tuple[int, Pretrain]]:
                 yield index, stage
 
 
-def _selection_notices(study: Study, stage: Pretrain) -> Iterator[str]:
+def _selection_notices(study: Study, stage: Pretrain, reader: Reader) -> Iterator[str]:
     """What is to be known of what a stage can select from. Raises ConfigError where that is nothing."""
-    from trainables.data.corpus import load_corpus
-    from trainables.data.splits import load_task
-    from trainables.stages.selection import pool
-
-    target = load_task(study.task, study.tasks[study.task])
+    target = _target(study, reader)
     paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours", "embeddings")]
     for params in combinations(study.space, study.fixed, paths):
         select, corpus, neighbours, embeddings = ({**study.fixed, **params}[path] for path in paths)
         if select != "all":
             names, files = corpus_names.members(corpus, study.task, study.tasks)
-            found = pool(load_corpus(names, study.used_tasks, files), target, study.task in names)
+            found = reader.pool(reader.corpus(names, study.used_tasks, files), target, study.task in names)
             yield from found.notices(neighbours, embeddings)
 
 
@@ -167,17 +168,16 @@ def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
             yield f"space.{path}" if path in study.space else f"recipe.{index}.pretrain.objective", stage
 
 
-def _pair_notices(study: Study, place: str, stage: Pretrain) -> Iterator[str]:
+def _pair_notices(study: Study, place: str, stage: Pretrain, reader: Reader) -> Iterator[str]:
     """What is to be known of pairs in the stage's corpora. Raises ConfigError for an encoder that cannot be asked about pairs."""
     from trainables.batches.sentences import split, why_no_pairs
-    from trainables.data.corpus import load_corpus
     from trainables.heads.next_sentence import pair_fault
 
     if fault := pair_fault(encoder_settings(study.encoder)):
         raise ConfigError([f"{place}: {fault}"])
     for entries in extremes(f"{stage.name}.corpus", study.space, study.fixed):
         names, files = corpus_names.members(entries, study.task, study.tasks)
-        if reason := why_no_pairs(split(load_corpus(names, study.used_tasks, files).texts, stage.language)[1]):
+        if reason := why_no_pairs(split(reader.corpus(names, study.used_tasks, files).texts, stage.language)[1]):
             yield f"corpus {', '.join((*names, *map(corpus_names.short, files)))}: {reason}"
 
 
@@ -242,17 +242,16 @@ def _adapter_faults(study: Study) -> Iterator[str]:
                 )
 
 
-def _subset_faults(study: Study) -> Iterator[str]:
+def _subset_faults(study: Study, reader: Reader) -> Iterator[str]:
     """Fewer training texts than asked for, or than there are classes."""
-    from trainables.data.splits import load_task
-    from trainables.stages.inputs import scored_texts, train_split
+    from trainables.stages.inputs import scored_texts
 
-    data = load_task(study.task, study.tasks[study.task])
+    data = _target(study, reader)
     for stage in study.recipe:
         fields = {"finetune": ("train_share", "train_examples"), "marks": ("scored_texts",)}.get(stage.kind, ())
         for corner, place in _corners(study, stage, fields):
             try:
-                scored_texts(corner, data) if isinstance(corner, Marks) else train_split(data, corner, study.seed)
+                scored_texts(corner, data) if isinstance(corner, Marks) else reader.train_places(data, corner, study.seed)
             except ConfigError as error:
                 yield from (f"{place}: {fault.partition(': ')[2]}" for fault in error.faults)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine import this_machine
@@ -50,7 +49,6 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
     return GEMM_SHARE * gain * flops / per_token, text
 
 
-@lru_cache(maxsize=1)
 def gemm_flops(size: int = 768, tries: int = 10) -> float:
     """Floating-point operations a second of float32 matrix products on all CPUs of this process, measured in milliseconds."""
     import numpy as np

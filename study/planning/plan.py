@@ -17,6 +17,7 @@ from trainables.settings.corpus_names import short
 if TYPE_CHECKING:
     from trainables.settings.recipe import Recipe
     from trainables.stages.identity import Node
+    from trainables.stages.inputs import Reader
     from trainables.store.store import Store
 
 MOST_COMBINATIONS = 256
@@ -123,21 +124,23 @@ def with_precision(study: Study) -> Study:
     return study.model_copy(update={"precision": resolve("auto", study.execution_for(True).device)})
 
 
-def trajectories(study: Study) -> list[Trajectory]:
+def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]:
     """The shared stages of a study, parents first: every run of pre-training, of several tasks, or for marks, that some trial can
     ask for.
 
     Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials, and all after them.
-    The study's precision must be resolved.
+    The study's precision must be resolved. `reader` has read some of its data, perhaps.
     """
     from trainables.stages.identity import nodes
+    from trainables.stages.inputs import Inputs, Reader
 
+    reader = reader or Reader()
     found: dict[str, dict[int, tuple[Node, Recipe]]] = {}
     order: dict[str, int] = {}
     early, settings = _shared_settings(study)
     for params in settings:
         recipe = study.recipe_for(params, study.seed)
-        for depth, node in enumerate(node for node in nodes(recipe) if node.whole.name in early):
+        for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader)) if node.whole.name in early):
             found.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
             order[node.trajectory_id] = depth
     made = []
@@ -177,15 +180,15 @@ def _combinations(study: Study, early: set[str]) -> list[Params]:
     return [point | spaces.any_point(rest, study.fixed | point) for point in points]
 
 
-def plan(study: Study, store: Store) -> Plan:
-    """Plan a study. Raises ConfigError for faults of its data or encoder."""
+def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
+    """Plan a study, of whose data `reader` may have read some. Raises ConfigError for faults of its data or encoder."""
     from trainables.stages.identity import nodes, recipe_name
-    from trainables.stages.inputs import target_of
+    from trainables.stages.inputs import Inputs, Reader
 
-    study = with_precision(study)
-    shared = trajectories(study)
+    study, reader = with_precision(study), reader or Reader()
+    shared = trajectories(study, reader)
     common = {node.stage_id for each in shared for node in each.nodes}
-    drawn = [nodes(study.recipe_for(params, study.seed)) for params in _draws(study)]
+    drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader)) for params in _draws(study)]
     own = _mean(sum(node.tokens_estimate for node in each if node.stage_id not in common) for each in drawn)
     whole = _mean(sum(node.tokens_estimate for node in each) for each in drawn)
     last = _mean(each[-1].tokens_estimate for each in drawn)
@@ -195,7 +198,7 @@ def plan(study: Study, store: Store) -> Plan:
     least = missing - last * trained * (1 - _survival(study))
     target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
     rate, source = estimate.rate(study, store, [node for each in drawn for node in each])
-    data = target_of(target)
+    data = Inputs(target, reader).target
     features = estimate.features_bytes(study, [node for each in drawn for node in each], len(data.validation) + len(data.test))
     disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trained, features)
     return Plan(

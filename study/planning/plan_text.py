@@ -19,9 +19,12 @@ from study.planning.plan import Plan, plan
 
 def show(study: Study, store: Store) -> str:
     """The plan of a study as text, with what its data and its space make one note. Raises ConfigError as a run would."""
-    notices = check(study)
+    from trainables.stages.inputs import Reader
+
+    reader = Reader()
+    notices = check(study, reader=reader)
     notes = [line for notice in notices for line in pair("note", notice)]
-    return "\n".join([render(plan(study, store)), *notes])
+    return "\n".join([render(plan(study, store, reader)), *notes])
 
 
 def render(made: Plan) -> str:

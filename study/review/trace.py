@@ -84,6 +84,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     from study.definition.study_file import load_study
     from study.run import inputs
     from trainables.stages import identity
+    from trainables.stages.inputs import Inputs, Reader
     from trainables.store.store import Store
 
     found = sources(run)
@@ -98,17 +99,19 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     execution = study.execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
-    *before, last = identity.nodes(recipe)
-    differs = _differs(source, last.stage_id, identity.test_id(recipe, last.stage_id))
-    differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study))]))
+    reader = Reader()
+    read = Inputs(recipe, reader)
+    *before, last = identity.nodes(read)
+    differs = _differs(source, last.stage_id, identity.test_id(read.target, last.stage_id))
+    differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study, reader))]))
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)
         lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _lent(shared, fresh, node.stage_id)]
         again = work.Work(source.trial, recipe, fresh.url, execution)
-        for _ in work.here(again):
+        for _ in work.here(again, reader):
             pass
-        row = work.read_test(again)
+        row = work.read_test(again, reader)
         changed, texts = _changed(source, fresh, row)
     return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
 

@@ -58,8 +58,8 @@ def _is_lost(s: Session, trial: Trial, done: dict[str, Row]) -> bool:
 
 def _is_predicted(s: Session, trial: Trial) -> bool:
     """Whether the store holds a trial's predictions on the test split."""
-    recipe = s.study.recipe_for(dict(trial.params), trial.seed)
-    return s.store.get(identity.test_id(recipe, trial.stage_ids[-1])) is not None
+    target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
+    return s.store.get(identity.test_id(target, trial.stage_ids[-1])) is not None
 
 
 def _weights_again(s: Session, trial: Trial) -> None:
@@ -87,7 +87,7 @@ def final_trials(s: Session) -> list[Trial]:
     for setting, (params, label) in chosen.items():
         for seed in s.study.final_seeds():
             name = names.get((setting, seed)) or next(free)
-            found.append(trial_of(s.study, name, "final", params, seed, label))
+            found.append(trial_of(s.study, name, "final", params, seed, label, s.reader))
     return found
 
 

@@ -17,13 +17,13 @@ from study.definition.models import Study, corpora
 from study.definition.paths import in_place
 from study.planning.check import corpus_choices
 from study.run.scribe import Row, Scribe, trial_of, trials
-from trainables.data.corpus import load_corpus
-from trainables.data.splits import SPLITS, load_task
+from trainables.data.splits import SPLITS
 from trainables.encoder import checkpoint
 from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.stages import identity
+from trainables.stages.inputs import Reader
 
 Inputs = Mapping[str, Mapping[str, Any]]
 """{name in words: {digest, examples, revision}}"""
@@ -47,33 +47,33 @@ class Found:
 # What they are -------------------------------------------------------------------------------------------------------------------
 
 
-def of(study: Study) -> Inputs:
+def of(study: Study, reader: Reader) -> Inputs:
     """All that a study reads. Raises ConfigError where it cannot be read."""
-    return {name: {key: value for key, value in each.items() if value is not None} for name, each in _each(study)}
+    return {name: {key: value for key, value in each.items() if value is not None} for name, each in _each(study, reader)}
 
 
-def _each(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+def _each(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, task in study.used_tasks.items():
-        data = load_task(name, task, needs_test=False)
+        data = reader.task(name, task, needs_test=False)
         revision = checkpoint.hub_commit("datasets", task.hub, task.revision) if task.hub else None
         for split in SPLITS:
             if examples := len(getattr(data, split)):
                 yield f"tasks.{name}.{split}", {"digest": data.digest(split), "examples": examples, "revision": revision}
     for part, digest in checkpoint.digests(study.encoder).items():
         yield f"encoder.{part}", {"digest": digest, "revision": _revision(study.encoder)}
-    yield from _corpora(study)
+    yield from _corpora(study, reader)
 
 
 def _revision(encoder: Encoder) -> str | None:
     return checkpoint.hub_commit("models", encoder.hub, encoder.revision) if encoder.hub else None
 
 
-def _corpora(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+def _corpora(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]]]:
     """Text files, each by its own name; those of one name are numbered in the order of their paths."""
     found: dict[str, tuple[str, int]] = {}
     for entries in corpus_choices(study):
         names, files = corpus_names.members(entries, study.task, study.tasks)
-        found |= load_corpus(names, study.used_tasks, files).files
+        found |= reader.corpus(names, study.used_tasks, files).files
     taken: list[str] = []
     for file in sorted(found):
         taken.append(name := corpus_names.short(file.partition("?")[0]))
@@ -109,7 +109,7 @@ def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
-def renamed(study: Study, run_dir: Path, rows: list[Row]) -> list[str]:
+def renamed(study: Study, run_dir: Path, rows: list[Row], reader: Reader) -> list[str]:
     """Trials of the records, one of each setting, whose stages have other names now, and finals with other test texts."""
     if study.precision == "auto":
         return []  # no trial has begun
@@ -117,24 +117,24 @@ def renamed(study: Study, run_dir: Path, rows: list[Row]) -> list[str]:
     every = [row for phase in ("search", "final") for row in trials(rows, phase).values() if row.get("stage_ids")]
     tested = {row.get("trial"): row.get("stage_id") for row in rows if row["event"] == "evaluation" and row["split"] == "test"}
     one_of_each = {(row.get("setting"), row["trial"] in tested): row for row in reversed(every)}
-    return [row["trial"] for row in one_of_each.values() if _is_renamed(study, row, tested.get(row["trial"]))]
+    return [row["trial"] for row in one_of_each.values() if _is_renamed(study, row, tested.get(row["trial"]), reader)]
 
 
-def _is_renamed(study: Study, row: Row, test_id: str | None) -> bool:
+def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> bool:
     try:
-        now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "").stage_ids
+        now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "", reader).stage_ids
     except (ConfigError, ValueError):
         return True  # a setting that these data do not allow any more
     if now != tuple(row["stage_ids"]):
         return True
-    recipe = study.recipe_for(row.get("params") or {}, row.get("seed") or 0)
-    return test_id is not None and test_id != identity.test_id(recipe, now[-1])
+    target = reader.task(study.task, study.tasks[study.task])
+    return test_id is not None and test_id != identity.test_id(target, now[-1])
 
 
 # Going on ------------------------------------------------------------------------------------------------------------------------
 
 
-def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
+def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> Found:
     """Compare what a study reads with what its run folder was computed from; `study` has the precision of that run.
 
     Raises ConfigError where it is not the same, unless that is accepted. Where it cannot be read, a notice says so: who computes
@@ -145,8 +145,8 @@ def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
         return Found({}, {})
     before = known(rows)
     try:
-        now = of(study)
-        changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows), before)
+        now = of(study, reader)
+        changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows, reader), before)
     except ConfigError as error:
         unread = f"whether inputs have changed is not known, since they cannot be read: {error.faults[0]}"
         return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())
@@ -207,7 +207,7 @@ def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
         study = load_study(run_dir / "study.yaml") if before else None
         if study is None or not _is_cheap(study):
             return []
-        return changes(before, of(study))
+        return changes(before, of(study, Reader()))
     except (ConfigError, OSError):
         return []
 

@@ -36,6 +36,7 @@ from study.run.screen import Screen
 from study.run.scribe import Row, Scribe, failed, trials
 from study.run.session import open_session
 from trainables.settings.errors import ConfigError
+from trainables.stages.inputs import Reader
 from trainables.store.store import Store, StoreError
 
 PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex", "finetune-study")
@@ -50,13 +51,15 @@ class Outcome:
     failed: str = ""
 
 
-def opened(study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False) -> tuple[bool, inputs.Found]:
+def opened(
+    study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False, reader: Reader | None = None
+) -> tuple[bool, inputs.Found]:
     """(whether there is nothing left to do, what the study reads beside what the folder was computed from).
 
     Raises ConfigError where the folder is another study's, or of other inputs unless that is accepted.
     """
     earlier = _earlier(run_dir, study)
-    found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, accept)
+    found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, reader or Reader(), accept)
     if earlier is not None and found.now and not found.changed and (names := earlier.renamed(study)):
         found = replace(found, notices=(*found.notices, f"files have other names, and the same content: {'; '.join(names)}"))
     finished = earlier is not None and not found.changed and _finished(run_dir, study, earlier)
@@ -71,23 +74,26 @@ def run(
     shared: Shared | None = None,
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
+    reader: Reader | None = None,
 ) -> Outcome:
     """Run a study, or go on with it. Returns at once where there is nothing left to do.
 
-    `shared` is the Ray of several studies, which they use one after the other; without it a study has its own. With
+    `shared` is the Ray of several studies, which they use one after the other, and `reader` what they read; without these a study
+    has its own. With
     `accept_changed_inputs` all that was computed from other data or another encoder counts no more; with `retry_failed` trials that
     failed are begun again. Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt
     after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials alike.
     """
-    finished, found = opened(study, run_dir, accept_changed_inputs, retry_failed)
+    reader = reader or Reader()
+    finished, found = opened(study, run_dir, accept_changed_inputs, retry_failed, reader)
     if finished:
         said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
         return _outcome(run_dir, "\n".join(said))
     artifacts = Store(store or study.store or Store.default().url)
-    notices = [*check(study, None if address else machine_for(study.resources)), *variables.told(address)]
+    notices = [*check(study, None if address else machine_for(study.resources), reader), *variables.told(address)]
     if not found.now:  # a new folder, or what could not be read a moment ago
-        _, found = opened(study, run_dir, accept_changed_inputs)
-        found = replace(found, now=found.now or inputs.of(study))
+        _, found = opened(study, run_dir, accept_changed_inputs, reader=reader)
+        found = replace(found, now=found.now or inputs.of(study, reader))
     with (
         stops(),
         RunLock(run_dir),
@@ -107,7 +113,7 @@ def run(
             elif text := _failed_text(rows):
                 screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, found, [*notices, *problems])
+            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, found, [*notices, *problems], reader)
 
 
 def _sitting(
@@ -119,6 +125,7 @@ def _sitting(
     interrupts: Interrupts,
     found: inputs.Found,
     notices: list[str],
+    reader: Reader,
 ) -> Outcome:
     """Start Ray, do what is left, write how it ended."""
     began = time.monotonic()
@@ -154,7 +161,7 @@ def _sitting(
             interrupts.install()
             if len(machine.nodes) > 1:
                 check_seen(store, study.local_paths)
-            session = open_session(study, run_dir, store, scribe, machine)
+            session = open_session(study, run_dir, store, scribe, machine, reader)
             try:
                 parts.all_parts(session)
             except KeyboardInterrupt:

@@ -21,23 +21,22 @@ from study.run import finals
 from study.run.scribe import Row, Trial, hours_spent, ranking, scored, trial_of
 from study.run.session import Session
 from study.run.to_records import to_records
-from trainables.data.splits import load_task
 from trainables.scores import predictions
 from trainables.settings.execution import Execution
 from trainables.settings.stages import Multitask
 from trainables.stages.identity import Node
-from trainables.stages.inputs import members_of
+from trainables.stages.inputs import Inputs
 
 
 def all_parts(s: Session) -> None:
     """Everything, in this order."""
     _resolve_precision(s)
-    made = plans.plan(s.study, s.store)
+    made = plans.plan(s.study, s.store, s.reader)
     s.scribe.write("plan", **made.as_record())
     s.scribe.screen.expect("search", made.trials)
     s.scribe.screen.expect("finals", made.finals)
     pending = _baseline(s)
-    for trajectory in plans.trajectories(s.study):
+    for trajectory in plans.trajectories(s.study, s.reader):
         _shared_stages(s, trajectory)
     _record_baseline(s, pending)
     _trials(s)
@@ -88,7 +87,7 @@ def _record_baseline(s: Session, pending: Any) -> None:
         return
     given, folder = found["predictions"]["test"], s.run_dir / "predictions"
     folder.mkdir(exist_ok=True)
-    target = load_task(s.study.task, s.study.tasks[s.study.task])
+    target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
     predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
     for split in ("validation", "test"):
         about = {"recipe": "bag of words", "task": s.study.task, "split": split}
@@ -114,14 +113,14 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
         known = artifact.manifest if artifact is not None else rows.get(node.steps, {})
         if not recorded & {(node.stage_id, "computed"), (node.stage_id, status)}:
             spent = time.monotonic() - began if status == "computed" else 0.0
-            s.scribe.stage(node, status, known, spent, reason, _by_task(trajectory, node, known))
+            s.scribe.stage(node, status, known, spent, reason, _by_task(s, trajectory, node, known))
 
 
-def _by_task(trajectory: plans.Trajectory, node: Node, known: Row) -> Row | None:
+def _by_task(s: Session, trajectory: plans.Trajectory, node: Node, known: Row) -> Row | None:
     """Scores of each task at the end of a stage on several, by the names of this study."""
     if not isinstance(node.stage, Multitask) or not known.get("rows"):
         return None
-    return members_of(trajectory.recipe, node.stage).named(known["rows"][-1]["by_task"])
+    return Inputs(trajectory.recipe, s.reader).members(node.stage).named(known["rows"][-1]["by_task"])
 
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
@@ -186,7 +185,7 @@ def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str
 
     name = trial_name(number)
     label = s.study.label_of(dict(params)) or space.describe(dict(params))
-    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, label)
+    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, label, s.reader)
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 

@@ -14,6 +14,7 @@ from study.definition import space
 from study.definition.models import Study
 from study.run.screen import Screen
 from trainables.stages import identity
+from trainables.stages.inputs import Inputs, Reader
 
 Row = dict[str, Any]
 OVER = ("complete", "stopped", "diverged", "failed")
@@ -209,10 +210,10 @@ class Scribe:
         )
 
 
-def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str) -> Trial:
+def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str, reader: Reader) -> Trial:
     """The trial of a setting and a seed, with the stages that it goes through."""
     recipe = study.recipe_for(dict(params), seed)
-    stages = tuple(node.stage_id for node in identity.nodes(recipe))
+    stages = tuple(node.stage_id for node in identity.nodes(Inputs(recipe, reader)))
     epochs = getattr(recipe.stages[-1], "epochs", 0)
     return Trial(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +13,7 @@ from study.cluster.machine import Machine
 from study.cluster.work import Layout
 from study.definition.models import Study
 from study.run.scribe import Row, Scribe
+from trainables.stages.inputs import Reader
 from trainables.store.garbage import RAY
 from trainables.store.store import Store
 
@@ -28,6 +29,8 @@ class Session:
     machine: Machine
     layout: Layout
     board: Any
+    reader: Reader = field(default_factory=Reader)
+    """Of the study's data, in this process."""
 
     @property
     def rows(self) -> list[Row]:
@@ -42,7 +45,7 @@ class Session:
                 self.store.files.remove(f"{RAY}/{self.layout.storage.rpartition('/')[2]}")
 
 
-def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine) -> Session:
+def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine, reader: Reader) -> Session:
     """A sitting on the Ray that runs."""
     import ray
 
@@ -55,4 +58,4 @@ def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, mach
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
     layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
-    return Session(study, run_dir, store, scribe, machine, layout, board)
+    return Session(study, run_dir, store, scribe, machine, layout, board, reader)

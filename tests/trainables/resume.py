@@ -19,6 +19,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training import loop
 
@@ -54,7 +55,7 @@ def weights(store: Store, stage_id: str) -> dict[str, torch.Tensor]:
 
 def tuned_weights(store: Store, recipe: Recipe) -> dict[str, torch.Tensor]:
     """What the last stage left."""
-    return weights(store, nodes(recipe)[-1].stage_id)
+    return weights(store, nodes(Inputs(recipe))[-1].stage_id)
 
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -108,7 +109,7 @@ def _run_up_to(recipe: Recipe, store: Store, step: int, end: Callable[[], NoRetu
 
 def saved_step(recipe: Recipe, store: Store, index: int) -> int:
     """The step at which the state of an unfinished stage stands."""
-    state = store.load_state(nodes(recipe)[index].trajectory_id)
+    state = store.load_state(nodes(Inputs(recipe))[index].trajectory_id)
     assert state is not None
     return state.step
 
@@ -117,6 +118,6 @@ def assert_goes_on(whole: Whole, store: Store) -> list[dict[str, Any]]:
     """Run what is left, and come to the same rows and weights to the bit; the rows."""
     rows = list(runner.run(whole.recipe, store, EVERY_FOUR_STEPS))
     assert results(rows) == results(whole.rows)
-    for node in nodes(whole.recipe):
+    for node in nodes(Inputs(whole.recipe)):
         assert same_bits(weights(whole.store, node.stage_id), weights(store, node.stage_id))
     return rows

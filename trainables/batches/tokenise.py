@@ -163,7 +163,7 @@ def _first(begins: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return begins
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)  # the one tokenizer of a process; the vocabulary is walked through
 def _word_marks(tokenizer: Tokenizer) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Per id of the vocabulary: (begins with the mark of a word, goes on with a word)."""
     vocabulary = tokenizer.get_vocab()
@@ -174,7 +174,7 @@ def _word_marks(tokenizer: Tokenizer) -> tuple[np.ndarray[Any, Any], np.ndarray[
     return marked, continuing
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1)  # the one tokenizer of a process, asked for by every split
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """sha256 of all that decides which pieces a text becomes. Truncation and padding, which a call sets, do not."""
     about: Any = tokenizer.get_vocab()

@@ -6,18 +6,21 @@ The same on every machine: a corpus is a function of the content of its tasks an
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 
 from trainables.data.held_out import JOINT, HeldOut, bare, held_out
-from trainables.data.splits import TaskData, digest_of, load_task, plain
+from trainables.data.scripts import words_each
+from trainables.data.splits import Labels, TaskData, digest_of, load_task, plain
 from trainables.settings.corpus_names import short
 from trainables.settings.errors import ConfigError
 from trainables.settings.file_names import is_plain_text
 from trainables.settings.task import Task
 from trainables.tables.table_files import read_documents
+
+Load = Callable[..., TaskData]
+"""`load_task`, or one that remembers what it has loaded."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +38,11 @@ class Corpus:
     whole: Mapping[str, str] = field(default_factory=dict)
     """{text that held a validation or test text: what it was before that was taken out}."""
 
+    @cached_property
+    def words(self) -> Labels:
+        """[n]: words of each text."""
+        return words_each(self.texts)
+
 
 @dataclass(frozen=True)
 class Part:
@@ -49,7 +57,7 @@ class Part:
     """Whether its texts follow each other in a plain text file, whose lines and paragraphs may be parts of one text."""
 
 
-def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
+def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = (), *, load: Load = load_task) -> Corpus:
     """Training texts of the named tasks and texts of files, less every near copy of a validation or test text of ANY of `tasks`.
 
     Near copies have the same letters and digits. They are left out as whole texts, and taken out of longer ones where they are
@@ -57,14 +65,10 @@ def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence
     that a task itself holds several times stays as often, as the task's own distribution has it. The order of names does not
     matter. Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
     """
-    return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())), tuple(sorted(set(files))))
-
-
-@lru_cache(maxsize=16)
-def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: tuple[str, ...]) -> Corpus:
+    names, files = sorted(set(names)), sorted(set(files))
     place = f"corpus {', '.join((*names, *map(short, files)))}"
     notices: list[str] = []
-    loaded, read = _read(names, dict(tasks), files, place, notices)
+    loaded, read = _read(names, dict(sorted(tasks.items())), files, place, notices, load)
     # By content, so that what a user calls the tasks does not enter the corpus' identity.
     sources = sorted((*(_of_task(loaded[name]) for name in names), *read), key=lambda part: digest_of(part.texts))
     clean, whole = _cleaned(sources, held_out(loaded.values(), sides=True), place, notices)
@@ -72,7 +76,7 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     kept = tuple(_once(clean))
     if left > len(kept):
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
-    if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
+    if again := len(kept) - len({_short(bare(text)) for text in kept}):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
     each = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
     return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
@@ -128,10 +132,10 @@ def _flat(lined: str) -> str:
 
 
 def _read(
-    names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
+    names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str], load: Load
 ) -> tuple[dict[str, TaskData], list[Part]]:
     """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
-    loaded, faults = load_all(tasks)
+    loaded, faults = load_all(tasks, load)
     read: list[Part] = []
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
     for file in files:
@@ -144,13 +148,13 @@ def _read(
     return loaded, read
 
 
-def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]:
+def load_all(tasks: Mapping[str, Task], load: Load) -> tuple[dict[str, TaskData], list[str]]:
     """(the tasks that can be loaded, faults of the others)."""
     loaded: dict[str, TaskData] = {}
     faults: list[str] = []
     for name, task in tasks.items():
         try:
-            loaded[name] = load_task(name, task, needs_test=False)
+            loaded[name] = load(name, task, needs_test=False)
         except ConfigError as error:
             faults += error.faults
     return loaded, faults
@@ -169,10 +173,12 @@ def _documents(file: str, place: str, notices: list[str]) -> Part:
     return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
 
 
-def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
+def _once(parts: Sequence[Sequence[str]]) -> Iterator[str]:
     """Texts of all parts; a copy of a text of an earlier part is left out."""
-    earlier: set[bytes] = set()
-    for texts in parts:
+    first, *rest = parts
+    yield from first
+    earlier = {_short(plain(text)) for text in first} if rest else set()
+    for texts in rest:
         mine = [_short(plain(text)) for text in texts]
         yield from (text for text, key in zip(texts, mine, strict=True) if key not in earlier)
         earlier.update(mine)

@@ -26,10 +26,15 @@ JOINT = "\x1e"
 _CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]}\u300d\u300f\uff09"
 _ENDING = "\u3002\uff01\uff1f\uff0e\u0964\u0965\u061f\u06d4\u1362\u0589"
 """Signs that end a sentence, with or without a space behind them."""
-_TAG = r"(?:<|&lt;)/?(?:[bB][rR]|[pP])\s*/?(?:>|&gt;)"
+_TAG_NAME = r"/?(?:[bB][rR]|[pP])\s*/?(?:>|&gt;)"
+_TAG = f"(?:<|&lt;){_TAG_NAME}"
 """How HTML ends a line."""
-_CLAUSE = rf"(?<=[{SPACELESS}])[ \u3000,;\uff0c\u3001\uff1b\uff1a]+"
-_BREAK = re.compile(rf"[.!?\u2026]+[{_CLOSING}]*\s+|[{_ENDING}]+[{_CLOSING}]*\s*|[\t{LINES}]\s*|{_TAG}\s*|{_CLAUSE}")
+_STOP, _COMMA = ".!?\u2026", " \u3000,;\uff0c\u3001\uff1b\uff1a"
+# What a boundary begins with stands first in its pattern, so that a search runs over all else at once.
+_SIGN = rf"{_STOP}\t{LINES}<&"
+_REST = rf"(?<=[{_STOP}])[{_STOP}]*[{_CLOSING}]*\s+|(?<=[\t{LINES}])\s*|(?:(?<=<)|(?<=&)lt;){_TAG_NAME}\s*"
+_OTHER = rf"(?<=[{_ENDING}])[{_ENDING}]*[{_CLOSING}]*\s*|(?<=[{SPACELESS}][{_COMMA}])[{_COMMA}]*"
+_BREAK, _BREAK_ASCII = re.compile(f"[{_SIGN}{_ENDING}{_COMMA}](?:{_REST}|{_OTHER})"), re.compile(f"[{_SIGN}](?:{_REST})")
 _LINE = re.compile(f"[{LINES}]|{_TAG}")
 _SPACE = re.compile(rf"(?:\s|{_TAG})*\Z")
 _TAGS, _ENTITY = re.compile(_TAG), re.compile(r"&(?:#\w+|[a-zA-Z]\w*);")
@@ -38,6 +43,11 @@ PREFIX = 8
 SHORT, CHARACTERS = 20, 4
 """A single word of so many letters, or so many characters of a script without spaces, is found as a whole line only: as a sentence
 ("Good.") it would tear texts everywhere."""
+
+
+def boundaries(text: str) -> re.Pattern[str]:
+    """The pattern of all boundaries that this text may hold."""
+    return _BREAK_ASCII if text.isascii() else _BREAK
 
 
 def bare(text: str) -> str:
@@ -169,7 +179,7 @@ class HeldOut:
 
     def _may_hold(self, text: str, whole: str) -> bool:
         """Whether a closer look can find anything: few texts need one, which costs ten times as much."""
-        parts = _BREAK.split(text)
+        parts = boundaries(text).split(text)
         if len(parts) == 1:
             return False
         each = _kept("\0".join(parts)).split("\0")
@@ -209,7 +219,7 @@ class HeldOut:
 
 def _one_word(text: str) -> bool:
     found = letters(text)
-    if len(_BREAK.split(text.strip())) > 1:
+    if len(boundaries(text).split(text.strip())) > 1:
         return not found
     if has_spaceless(text):
         return len(found) <= CHARACTERS
@@ -218,7 +228,7 @@ def _one_word(text: str) -> bool:
 
 def _ends(text: str) -> list[int]:
     """Where the parts of a text end: lines and sentences, with the white space after them."""
-    ends = [match.end() for match in _BREAK.finditer(text)]
+    ends = [match.end() for match in boundaries(text).finditer(text)]
     return ends if ends and ends[-1] == len(text) else [*ends, len(text)]
 
 

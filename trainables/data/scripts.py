@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
 
 SPACELESS = (
     "\u0e00-\u0eff"  # Thai, Lao
@@ -107,3 +110,8 @@ def length(text: str) -> int:
     if not has_spaceless(text):
         return len(text.split())
     return len(_OPEN.sub(" ", text).split()) + sum(map(str.isalpha, _OPEN.findall(text)))
+
+
+def words_each(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[n]: the `length` of each text."""
+    return np.fromiter(map(length, texts), np.int64, len(texts))

@@ -85,7 +85,7 @@ def items_of(cell: str) -> tuple[str | None, ...] | None:
     return None if found is None else found[0]
 
 
-@lru_cache(maxsize=100_000)
+@lru_cache(maxsize=100_000)  # a column repeats its cells, and is looked at several times
 def _scanned(cell: str) -> tuple[tuple[str | None, ...], bool] | None:
     """(items, whether brackets alone make it a list: quotes, several items or none) of a list in text."""
     if cell in _EMPTY:

@@ -70,10 +70,18 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
     labels, more = read_labels(loaded, task)
     for split, mine in labels.items():
         try:
-            splits[split] = _rows(loaded[split], told[split], task, mine)
+            splits[split] = _rows(loaded.pop(split), told[split], task, mine)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
+    _give_back()
     return splits, faults + more
+
+
+def _give_back() -> None:
+    """Arrow keeps the memory of tables that are gone, as much as a large file takes, for tables to come: there are none."""
+    import pyarrow as pa
+
+    pa.default_memory_pool().release_unused()
 
 
 def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Read]]:
@@ -108,9 +116,12 @@ def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
     import pyarrow as pa
     from pyarrow import compute
 
+    wanted = pa.array(sorted(MISSING), pa.large_string())
     for name in columns:
-        texts = compute.utf8_trim_whitespace(table.column(name).cast(pa.large_string()))
-        words = Counter(texts.filter(compute.is_in(texts, pa.array(sorted(MISSING), pa.large_string()))).to_pylist())
+        words: Counter[str] = Counter()
+        for part in table.column(name).chunks:  # one after the other: trimmed texts are a copy
+            texts = compute.utf8_trim_whitespace(part.cast(pa.large_string()))
+            words.update(texts.filter(compute.is_in(texts, wanted)).to_pylist())
         if words:
             count = words.total()
             shown = ", ".join(map(repr, sorted(words)))

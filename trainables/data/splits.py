@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from trainables.data.label_doubts import doubts
 from trainables.data.labels import column_names, missing_labels
+from trainables.data.scripts import words_each
 from trainables.data.sources import Rows, read
 from trainables.settings.errors import ConfigError, closest
 from trainables.settings.task import Task
@@ -49,6 +50,11 @@ class Split:
             return self.labels
         order = np.argsort(self.labels.sum(axis=0), kind="stable")
         return np.where(self.labels.any(axis=1), order[self.labels[:, order].argmax(axis=1)], len(order)).astype(np.int64)
+
+    @cached_property
+    def words(self) -> Labels:
+        """[n]: words of each text."""
+        return words_each(self.texts)
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -89,7 +95,7 @@ class TaskData:
 
 
 def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
-    """The splits of a task, loaded once per process. Raises ConfigError with every fault of the task at once.
+    """The splits of a task. Raises ConfigError with every fault of the task at once.
 
     Texts without content are dropped and counted. A missing validation split is carved from the training split. Texts that
     training shares with the test split are kept and counted: whoever made the split decided so.
@@ -105,7 +111,6 @@ def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
     return data
 
 
-@lru_cache(maxsize=32)
 def _load(name: str, task: Task) -> TaskData:
     place = f"tasks.{name}"
     notices: list[str] = []
@@ -246,23 +251,35 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     return split.only(np.flatnonzero(~carved)), split.only(np.flatnonzero(carved))
 
 
-@lru_cache(maxsize=16)
 def subset(split: Split, count: int, seed: int) -> Split:
     """`count` texts, stratified, in the order of the file; a smaller subset of the same seed is part of a larger one.
 
-    Each class is ordered by a hash of text and seed; its texts then take their turns at even distances, the first of each class at
-    the very beginning. Raises ValueError where there are fewer texts, or where not every class would have one.
+    Raises ValueError where there are fewer texts, or where not every class would have one.
     """
-    sizes = np.bincount(split.strata)
-    classes = int((sizes > 0).sum())
+    return split.only(taken(split, count, turns(split, seed)))
+
+
+def taken(split: Split, count: int, order: Labels) -> Labels:
+    """Places of the first `count` texts of these turns, ascending. Raises ValueError as `subset` does."""
+    classes = int((np.bincount(split.strata) > 0).sum())
     if not classes <= count <= len(split):
         raise ValueError(f"{count} of {len(split)} texts in {classes} classes")
+    return np.sort(order[:count])
+
+
+def turns(split: Split, seed: int) -> Labels:
+    """[n]: places of all texts in the order in which subsets take them.
+
+    Each class is ordered by a hash of text and seed; its texts then take their turns at even distances, the first of each class at
+    the very beginning.
+    """
+    sizes = np.bincount(split.strata)
     drawn = [hashlib.sha256(f"{seed}:{text}".encode()).digest() for text in split.texts]
     turn: list[tuple[float, bytes, int]] = []
     for label in range(len(sizes)):
         mine = sorted(np.flatnonzero(split.strata == label).tolist(), key=lambda i: (drawn[i], i))
         turn += [((rank + 0.5) / len(mine) if rank else 0.0, drawn[i], i) for rank, i in enumerate(mine)]
-    return split.only(sorted(i for _, _, i in sorted(turn)[:count]))
+    return np.array([i for _, _, i in sorted(turn)], dtype=np.int64)
 
 
 def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
@@ -277,13 +294,14 @@ def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, An
 def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:
     """Notices about texts that a held-out split shares with those that come before it."""
     notices = []
-    for earlier, split in ((("train",), "validation"), (("train", "validation"), "test")):
-        mine = [plain(text) for text in splits[split].texts]
-        wanted = set(mine)
-        found = {p for name in earlier for text in splits[name].texts if (p := plain(text)) in wanted}
+    validation, test = ([plain(text) for text in splits[name].texts] for name in ("validation", "test"))
+    wanted = {*validation, *test}
+    trained = {p for text in splits["train"].texts if (p := plain(text)) in wanted}
+    held = (("validation", validation, "train", trained), ("test", test, "train or validation", trained.union(validation)))
+    for split, mine, earlier, found in held:
         if count := sum(text in found for text in mine):
             notices.append(
-                f"{place}.{split}: {count} of {len(mine)} texts also occur in {' or '.join(earlier)};"
+                f"{place}.{split}: {count} of {len(mine)} texts also occur in {earlier};"
                 " they are kept, and make the error look better than it is"
             )
     return notices

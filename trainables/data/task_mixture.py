@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from trainables.data.corpus import load_all
+from trainables.data.corpus import Load, load_all
 from trainables.data.held_out import JOINT, HeldOut, held_out
-from trainables.data.splits import Split, TaskData
+from trainables.data.splits import Split, TaskData, load_task
 from trainables.settings.errors import ConfigError, near
 from trainables.settings.task import Task
 
@@ -55,20 +54,16 @@ def head_key(data: TaskData) -> str:
     return hashlib.sha256((data.digest("train") + data.digest("validation")).encode()).hexdigest()[:16]
 
 
-def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
+def load_members(names: Iterable[str], tasks: Mapping[str, Task], *, load: Load = load_task) -> Members:
     """The named tasks, their training texts less every near copy of a validation or test text of ANY of `tasks`, as
     corpora have it.
 
     What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
     names, and a task of which no training text is left.
     """
-    return _members(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
-
-
-@lru_cache(maxsize=16)
-def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Members:
-    loaded, faults = load_all(dict(tasks))
-    faults += [f"multitask: {name!r} is not among the tasks{near(name, dict(tasks))}" for name in names if name not in dict(tasks)]
+    names, tasks = sorted(set(names)), dict(sorted(tasks.items()))
+    loaded, faults = load_all(tasks, load)
+    faults += [f"multitask: {name!r} is not among the tasks{near(name, tasks)}" for name in names if name not in tasks]
     if faults:
         raise ConfigError(faults)
     chosen: dict[str, TaskData] = {}

@@ -248,7 +248,7 @@ def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict
     }
 
 
-@cache
+@cache  # told once a process
 def _tell_of_dropout() -> None:
     log.warning("torch's kernel for packed attention on GPUs has no dropout: attention probabilities are not dropped, the rest is")
 

@@ -189,7 +189,7 @@ def _json_digest(path: Path) -> str:
     return _json_digest_of(path, sha256(path))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=256)  # a tokenizer's file is large, and every recipe of a study asks for it
 def _json_digest_of(path: Path, _: str) -> str:
     try:
         data = json.loads(path.read_bytes())
@@ -329,7 +329,7 @@ def _how_to_install(package: str) -> str:
     return f"; install it, perhaps with: {sys.executable} -m pip install {package.split('.')[0].replace('_', '-')}"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64)  # the hub is asked once a process, and gives all of its recipes the same
 def _from_hub(name: str, revision: str | None, place: str) -> Path:
     """A snapshot in the hub's cache, loaded there if need be: the files we know by name, no pickle, no code."""
     from huggingface_hub import HfApi, constants, snapshot_download

@@ -56,7 +56,7 @@ class Base(InputFormat):
     notices: tuple[str, ...] = ()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # the trials of a process start from the same one; more would fill the memory
 def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
     """The encoder that `encoder` names, read once per process. `texts` train the vocabulary of one that has no tokenizer yet.
 

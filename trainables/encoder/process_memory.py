@@ -18,7 +18,7 @@ KEPT = 2**31 - 1
 """Bytes of free memory that stay with the process: the most that mallopt takes."""
 
 
-@cache
+@cache  # set once a process
 def keep_freed() -> bool:
     """Let freed blocks stay with the process instead of going back to the system; whether this C library can.
 

@@ -105,7 +105,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
     return model
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # of the one encoder from which a process starts its trials
 def _own_head(folder: Path | None) -> dict[str, Tensor]:
     """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
     if folder is None:

@@ -88,7 +88,7 @@ def pair_fault(settings: Mapping[str, Any]) -> str | None:
     )
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # of the one encoder from which a process starts its trials
 def _own_head(folder: Path | None, kind: str) -> dict[str, Tensor] | None:
     """Weight and bias of a checkpoint's own layer for pairs; None where it has none."""
     if folder is None or kind not in MODEL_FOR_PRETRAINING_MAPPING_NAMES:

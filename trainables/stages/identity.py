@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trainables.data.corpus import Corpus
+from trainables.data.splits import TaskData
 from trainables.settings.corpus_names import members
 from trainables.settings.recipe import Recipe
 from trainables.settings.stage_rules import by_marks, marks_of
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
-from trainables.stages.inputs import corpus_of, encoder_id, held_out, members_of, pool_of, scored_texts, target_of, train_split
+from trainables.stages.inputs import Inputs, held_out, scored_texts
 from trainables.stages.selection import Pool
 from trainables.stages.token_estimate import finetune_tokens, multitask_tokens, pretrain_tokens
 from trainables.store.store import stage_id
@@ -77,48 +78,48 @@ def settings_of(stage: Stage) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
 
-def nodes(recipe: Recipe) -> list[Node]:
+def nodes(inputs: Inputs) -> list[Node]:
     """The stages of a recipe in order; further pre-training of zero steps is none. `precision` must be resolved before."""
-    if recipe.precision == "auto":
+    if inputs.recipe.precision == "auto":
         raise ValueError("precision 'auto' must be resolved before stages have an identity")
-    return list(_walk(recipe))
+    return list(_walk(inputs))
 
 
-def _walk(recipe: Recipe) -> Iterator[Node]:
+def _walk(inputs: Inputs) -> Iterator[Node]:
     parent: str | None = None
-    root = encoder_id(recipe)
+    recipe, root = inputs.recipe, inputs.encoder_id
     stages = [stage for stage in recipe.stages if not (isinstance(stage, Pretrain) and not stage.trains)]
     used = marks_of(stages)
     markers: dict[str, str] = {}
     for stage in stages:
         if isinstance(stage, Pretrain):
-            stage = stage.counted(len(corpus_of(recipe, stage).texts))
+            stage = stage.counted(len(inputs.corpus(stage).texts))
         common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision}
         if isinstance(stage, Pretrain):
-            corpus = corpus_of(recipe, stage)
+            corpus = inputs.corpus(stage)
             marker = markers[used[stage.name] or ""] if by_marks(stage) else None
-            read = corpus.digest if stage.select == "all" else _selected_from(stage, pool_of(recipe, stage))
+            read = corpus.digest if stage.select == "all" else _selected_from(stage, inputs.pool(stage))
             run = stage_id("pretrain", common | {"data": read} | ({} if marker is None else {"marker": marker}))
-            tokens = pretrain_tokens(stage, corpus)
+            tokens = pretrain_tokens(stage, corpus.words)
             node = Node(stage, milestone_id(run, stage.steps), parent, run, stage.steps, tokens, stage.seed, marker)
         elif isinstance(stage, Multitask):
-            tasks = members_of(recipe, stage)
+            tasks = inputs.members(stage)
             run = stage_id("multitask", common | {"data": tasks.digests()})
             steps = tasks.steps_per_epoch(stage.batch_size) * stage.epochs
             node = Node(stage, run, parent, run, steps, multitask_tokens(stage, tasks, steps), stage.seed)
         elif isinstance(stage, Marks):
             if stage.name in used.values():
-                scorer = _finetune_node(recipe, stage.scorer, parent, root, stage.seed)
+                scorer = _finetune_node(inputs, stage.scorer, parent, root, stage.seed)
                 yield replace(scorer, part_of=stage)
-                marker = stage_id("marks", common | {"data": target_of(recipe).digest("train"), "scorer": scorer.stage_id})
-                whole, texts = len(target_of(recipe).train), len(scored_texts(stage, target_of(recipe)))
+                marker = stage_id("marks", common | {"data": inputs.target.digest("train"), "scorer": scorer.stage_id})
+                whole, texts = len(inputs.target.train), len(scored_texts(stage, inputs.target))
                 steps = -(-(texts - held_out(stage, texts)) // stage.batch_size) * stage.epochs
                 tokens = scorer.tokens_estimate * stage.epochs * texts // (stage.scorer_epochs * whole)
                 yield Node(stage, marker, parent, marker, steps, tokens, stage.seed, scorer.stage_id)
                 markers[stage.name] = marker
             continue  # what follows starts from where it started
         else:
-            node = _finetune_node(recipe, stage, parent, root, recipe.seed)
+            node = _finetune_node(inputs, stage, parent, root, recipe.seed)
         parent = node.stage_id
         yield node
 
@@ -127,13 +128,14 @@ def _selected_from(stage: Pretrain, pool: Pool) -> tuple[str, ...]:
     return (*pool.digests, *pool.rule(stage.neighbours, stage.embeddings))
 
 
-def _finetune_node(recipe: Recipe, stage: Finetune, parent: str | None, root: str, seed: int) -> Node:
-    data = target_of(recipe)
-    common = {"settings": settings_of(stage), "parent": parent or root, "precision": recipe.precision, "seed": seed}
+def _finetune_node(inputs: Inputs, stage: Finetune, parent: str | None, root: str, seed: int) -> Node:
+    data, precision = inputs.target, inputs.recipe.precision
+    common = {"settings": settings_of(stage), "parent": parent or root, "precision": precision, "seed": seed}
     run = stage_id("finetune", common | {"data": [data.digest("train"), data.digest("validation")]})
-    train = train_split(data, stage, seed)
-    steps = -(-len(train) // stage.batch_size) * stage.epochs
-    return Node(stage, run, parent, run, steps, finetune_tokens(stage, train), seed)
+    places = inputs.train_places(stage, seed)
+    words = data.train.words if places is None else data.train.words[places]
+    steps = -(-len(words) // stage.batch_size) * stage.epochs
+    return Node(stage, run, parent, run, steps, finetune_tokens(stage, words), seed)
 
 
 def scores_id(stage: Marks, scorer: str) -> str:
@@ -152,9 +154,9 @@ def milestone_id(trajectory_id: str, step: int) -> str:
     return stage_id("milestone", {"trajectory": trajectory_id, "step": step})
 
 
-def test_id(recipe: Recipe, finetuned: str) -> str:
-    """Name of a fine-tuned artifact's predictions on the test split."""
-    return stage_id("test", {"parent": finetuned, "data": target_of(recipe).digest("test")})
+def test_id(target: TaskData, finetuned: str) -> str:
+    """Name of a fine-tuned artifact's predictions on the target task's test split."""
+    return stage_id("test", {"parent": finetuned, "data": target.digest("test")})
 
 
 def recipe_name(recipe: Recipe) -> str:

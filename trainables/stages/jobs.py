@@ -16,20 +16,11 @@ from trainables.data.similarity import Rows
 from trainables.data.splits import TaskData
 from trainables.data.task_mixture import head_key
 from trainables.encoder.load import Base, load_base
-from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
 from trainables.stages import finetune, multitask, pretrain, selective
 from trainables.stages.features import Features
 from trainables.stages.identity import Node
-from trainables.stages.inputs import (
-    corpus_of,
-    encoder_id,
-    members_of,
-    pool_of,
-    target_of,
-    train_split,
-    vocabulary_texts,
-)
+from trainables.stages.inputs import Inputs
 from trainables.stages.selection import selected
 from trainables.stages.text_vectors import embedded
 from trainables.store.store import Store
@@ -38,9 +29,9 @@ from trainables.training.runtime import Runtime
 
 
 class Place(NamedTuple):
-    """Where a job is made: a stage of a recipe, what it starts from, and what it may use."""
+    """Where a job is made: a stage of a recipe and its inputs, what it starts from, and what it may use."""
 
-    recipe: Recipe
+    inputs: Inputs
     node: Node
     base: Base
     parent: Path | None
@@ -51,13 +42,13 @@ class Place(NamedTuple):
     runtime: Runtime
 
 
-def job_of(recipe: Recipe, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
+def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
     """What the loop needs to train a stage of a recipe, from `parent`'s weights or from the encoder, through these steps."""
-    return JOBS[node.stage.kind](node.stage, Place(recipe, node, base_of(recipe), parent, steps, store, runtime))
+    return JOBS[node.stage.kind](node.stage, Place(inputs, node, base_of(inputs), parent, steps, store, runtime))
 
 
 def _pretrain(stage: Pretrain, at: Place) -> Job:
-    corpus, marks = corpus_read(at.recipe, stage, at.store, at.runtime.device), None
+    corpus, marks = corpus_read(at.inputs, stage, at.store, at.runtime.device), None
     tokenise = partial(tokens, base=at.base, store=at.store)
     if at.node.reads is not None:
         pieces = tokenise(corpus.texts, corpus.digest)
@@ -66,23 +57,23 @@ def _pretrain(stage: Pretrain, at: Place) -> Job:
 
 
 def _multitask(stage: Multitask, at: Place) -> Job:
-    members = members_of(at.recipe, stage)
+    members = at.inputs.members(stage)
     each = {key: _pieces(data, at.base, at.store) for key, data in members.tasks.items()}
     return multitask.job(stage, at.base, at.parent, members, each, at.runtime)
 
 
 def _marks(stage: Marks, at: Place) -> Job:
     assert at.node.reads is not None
-    data = target_of(at.recipe)
+    data = at.inputs.target
     train = _pieces(data, at.base, at.store)["train"]
     scores = selective.scores(stage, at.node.reads, at.base, data, train, at.store, at.runtime)
     return selective.job(stage, at.base, at.parent, train, scores, at.node.steps, at.runtime)
 
 
 def _finetune(stage: Finetune, at: Place) -> Job:
-    whole, seed = target_of(at.recipe), at.node.seed
-    data = replace(whole, train=train_split(whole, stage, seed))
-    kept, pieces = features_of(at.recipe, at.node, at.store), _pieces(data, at.base, at.store)
+    whole, seed = at.inputs.target, at.node.seed
+    data = replace(whole, train=at.inputs.train_split(stage, seed))
+    kept, pieces = features_of(at.inputs, at.node, at.store), _pieces(data, at.base, at.store)
     return finetune.job(stage, at.base, at.parent, data, pieces, seed, at.runtime, head_key(whole), kept)
 
 
@@ -95,11 +86,11 @@ JOBS: dict[str, Callable[[Any, Place], Job]] = {
 """{kind of stage: makes its job}."""
 
 
-def features_of(recipe: Recipe, node: Node, store: Store) -> Features | None:
+def features_of(inputs: Inputs, node: Node, store: Store) -> Features | None:
     """Where what the encoder says is kept, if that is the same for every trial; None where it has to be run."""
     assert isinstance(node.stage, Finetune)
-    source = node.parent_id or encoder_id(recipe)
-    return Features(node.stage, source, recipe.precision, store) if node.stage.fixed_encoder else None
+    source = node.parent_id or inputs.encoder_id
+    return Features(node.stage, source, inputs.recipe.precision, store) if node.stage.fixed_encoder else None
 
 
 def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
@@ -107,21 +98,21 @@ def _pieces(data: TaskData, base: Base, store: Store) -> dict[str, Pieces]:
     return {name: tokens(getattr(data, name).sides, data.digest(name), base, store) for name in ("train", "validation")}
 
 
-def corpus_read(recipe: Recipe, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
+def corpus_read(inputs: Inputs, stage: Pretrain, store: Store, device: torch.device) -> Corpus:
     """The texts that further pre-training reads: its corpus, or what it selects of it, from the store where that is there."""
     if stage.select == "all":
-        return corpus_of(recipe, stage)
-    name = encoder_id(recipe)
+        return inputs.corpus(stage)
+    name = inputs.encoder_id
 
     def embed(texts: Sequence[str], digest: str) -> Rows:
-        return embedded(texts, digest, base_of(recipe), name, store, device)
+        return embedded(texts, digest, base_of(inputs), name, store, device)
 
-    return selected(stage, pool_of(recipe, stage), store, name, embed)
+    return selected(stage, inputs.pool(stage), store, name, embed)
 
 
-def base_of(recipe: Recipe) -> Base:
+def base_of(inputs: Inputs) -> Base:
     """The encoder where the recipe starts, loaded once per process."""
-    return load_base(recipe.encoder, vocabulary_texts(recipe))
+    return load_base(inputs.recipe.encoder, inputs.vocabulary_texts)
 
 
 def tokens(texts: Sequence[str], digest: str, base: Base, store: Store) -> Pieces:

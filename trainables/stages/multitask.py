@@ -104,7 +104,7 @@ def job(
     drawn = drawn_tasks(members.probabilities(stage.sampling), steps, stage.seed)
     earlier = turns(drawn)
 
-    @lru_cache(maxsize=2 * len(keys))
+    @lru_cache(maxsize=2 * len(keys))  # a batch may span two passes of its task
     def order(task: int, passed: int) -> np.ndarray[Any, Any]:
         return np.random.default_rng((stage.seed, 1, task, passed)).permutation(len(train[task]))
 

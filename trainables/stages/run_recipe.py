@@ -24,7 +24,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Multitask, Pretrain
 from trainables.stages import finetune, jobs, multitask
 from trainables.stages.identity import Node, milestone_id, nodes, recipe_name, test_id
-from trainables.stages.inputs import members_of, target_of
+from trainables.stages.inputs import Inputs, Reader
 from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import Artifact, DamagedArtifact, Store
@@ -44,13 +44,20 @@ def resolved(recipe: Recipe, execution: Execution) -> Recipe:
 
 
 def run(
-    recipe: Recipe, store: Store, execution: Execution | None = None, *, last: str | None = None, milestones: Sequence[int] = ()
+    recipe: Recipe,
+    store: Store,
+    execution: Execution | None = None,
+    *,
+    last: str | None = None,
+    milestones: Sequence[int] = (),
+    reader: Reader | None = None,
 ) -> Iterator[Row]:
     """Run a recipe's stages and yield a row per evaluation, those of finished stages and of earlier sittings included.
 
     `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
-    is further pre-training. Under torch.distributed all ranks iterate together, and rank 0 writes. Rows hold what the field tables
-    of the records name. Raises ConfigError before anything is computed where a package is missing.
+    is further pre-training; `reader` has read the data of earlier recipes. Under torch.distributed all ranks iterate together, and
+    rank 0 writes. Rows hold what the field tables of the records name. Raises ConfigError before anything is computed where a
+    package is missing.
     """
     execution = execution or Execution()
     if execution.threads:
@@ -59,7 +66,8 @@ def run(
     ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
     if faults := [f"{name}.{fault}" for name, rank in ranks.items() for fault in lora.missing(rank)]:
         raise ConfigError(faults)
-    for node in nodes(recipe):
+    inputs = Inputs(recipe, reader or Reader())
+    for node in nodes(inputs):
         wanted = {node.steps: node.stage_id}
         if node.stage.name == last and isinstance(node.stage, Pretrain):
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
@@ -73,8 +81,8 @@ def run(
             "precision": recipe.precision,
         }
         with _named(node.stage.name):
-            for row in _stage(recipe, node, wanted, store, execution, world):
-                yield _told(recipe, node, row) | about
+            for row in _stage(inputs, node, wanted, store, execution, world):
+                yield _told(inputs, node, row) | about
         if node.stage.name == last:
             return
 
@@ -89,15 +97,15 @@ def _named(stage: str) -> Iterator[None]:
         raise
 
 
-def _told(recipe: Recipe, node: Node, row: Row) -> Row:
+def _told(inputs: Inputs, node: Node, row: Row) -> Row:
     """A stage's row in the words of this recipe."""
     if not isinstance(node.stage, Multitask):
         return row
-    return multitask.told(row, members_of(recipe, node.stage), head_key(target_of(recipe)))
+    return multitask.told(row, inputs.members(node.stage), head_key(inputs.target))
 
 
 def _stage(
-    recipe: Recipe, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
+    inputs: Inputs, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
 ) -> Iterator[Row]:
     """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
     needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
@@ -106,7 +114,7 @@ def _stage(
         with world.claimed(store, node.trajectory_id, needs) as owned:
             missing = _missing(wanted, store, world, node.stage.kind, needs)
             if missing and owned:
-                yield from _compute(recipe, node, {step: wanted[step] for step in missing}, store, execution, world)
+                yield from _compute(inputs, node, {step: wanted[step] for step in missing}, store, execution, world)
                 return
     artifact = store.get(wanted[max(wanted)])
     assert artifact is not None, f"artifact {wanted[max(wanted)]} vanished from the store"
@@ -126,9 +134,9 @@ def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list
     return None
 
 
-def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
+def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
     """Train the stage from its last state, or from its parent, through all wanted steps."""
-    device = pick_device(execution.device)
+    recipe, device = inputs.recipe, pick_device(execution.device)
     saves = execution.state_every_steps
     runtime = Runtime(
         device=device,
@@ -139,10 +147,10 @@ def _compute(recipe: Recipe, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(recipe, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
+    job = jobs.job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
-    notices = [*job.base.notices, *job.model.notices, *_task_notices(recipe, node)]
+    notices = [*job.base.notices, *job.model.notices, *_task_notices(inputs, node)]
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -179,11 +187,11 @@ def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
 
 
-def _task_notices(recipe: Recipe, node: Node) -> tuple[str, ...]:
+def _task_notices(inputs: Inputs, node: Node) -> tuple[str, ...]:
     """Of the tasks that a stage is trained on; those of a corpus come with its job."""
     if isinstance(node.stage, Pretrain):
         return ()
-    return members_of(recipe, node.stage).notices if isinstance(node.stage, Multitask) else target_of(recipe).notices
+    return inputs.members(node.stage).notices if isinstance(node.stage, Multitask) else inputs.target.notices
 
 
 def _publish(
@@ -215,22 +223,21 @@ def _publish(
     store.publish(name, manifest, files, move=True)
 
 
-def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None) -> Row:
+def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None, reader: Reader | None = None) -> Row:
     """Scores of a finished recipe on its test split, a stage of its own: computed once, then loaded.
 
     Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
     """
     with _named("test"):
-        return _evaluate_test(recipe, store, execution)
+        execution = execution or Execution()
+        return _evaluate_test(Inputs(resolved(recipe, execution), reader or Reader()), store, execution)
 
 
-def _evaluate_test(recipe: Recipe, store: Store, execution: Execution | None) -> Row:
-    execution = execution or Execution()
+def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    recipe = resolved(recipe, execution)
-    node = nodes(recipe)[-1]
-    name = test_id(recipe, node.stage_id)
+    recipe, node = inputs.recipe, nodes(inputs)[-1]
+    name = test_id(inputs.target, node.stage_id)
     about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
     about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
     if (done := _rows(store, name, "test")) is not None:
@@ -238,8 +245,8 @@ def _evaluate_test(recipe: Recipe, store: Store, execution: Execution | None) ->
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
-    logits, lengths = _test_logits(recipe, finetuned, store, execution)
-    data, device = target_of(recipe), pick_device(execution.device)
+    logits, lengths = _test_logits(inputs, node, finetuned, store, execution)
+    data, device = inputs.target, pick_device(execution.device)
     tuned = finetuned.rows("finetune")[-1].get("thresholds")
     row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
@@ -249,9 +256,12 @@ def _evaluate_test(recipe: Recipe, store: Store, execution: Execution | None) ->
     return row | about | {"source": "computed"}
 
 
-def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: Execution) -> tuple[np.ndarray, np.ndarray]:
+def _test_logits(
+    inputs: Inputs, node: Node, finetuned: Artifact, store: Store, execution: Execution
+) -> tuple[np.ndarray, np.ndarray]:
     """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut)."""
-    stage, data, base = recipe.stages[-1], target_of(recipe), jobs.base_of(recipe)
+    recipe, data, base = inputs.recipe, inputs.target, jobs.base_of(inputs)
+    stage = recipe.stages[-1]
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
     copy_weights(load_file(weights_of(finetuned)), dict(model.named_parameters()))
@@ -259,7 +269,7 @@ def _test_logits(recipe: Recipe, finetuned: Artifact, store: Store, execution: E
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)
-    if (kept := jobs.features_of(recipe, nodes(recipe)[-1], store)) is not None:
+    if (kept := jobs.features_of(inputs, node, store)) is not None:
         test = kept.of(data.test, test, model, base, runtime)
     return predict(model, base, test, runtime), finetune.lengths(data.test, uncut, base)
 

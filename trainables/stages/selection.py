@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,8 @@ class Pool:
     """Places of the candidates."""
     queries: tuple[str, ...]
     """The task's training texts, each once, sorted."""
+    _shared: dict[int, similarity.Shared] = field(default_factory=dict, init=False)
+    """By the number of neighbours, once asked for."""
 
     @cached_property
     def candidates(self) -> tuple[str, ...]:
@@ -54,7 +56,7 @@ class Pool:
     def notices(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
         """What a user should know before anything is selected. Raises ConfigError where nothing will be read at all."""
         total, asked = len(self.places), len(self.queries)
-        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        shared = self._shares(neighbours) if embeddings == "tfidf" else None
         told = []
         if shared and shared.alone == asked and not len(self.own):
             why = f"none of {asked} training texts shares a word with any of {total} texts"
@@ -73,20 +75,19 @@ class Pool:
         Selections where texts without shared words filled up the neighbours, or of scripts without spaces, have another name than
         stores may hold them under.
         """
-        shared = _shared(self, neighbours) if embeddings == "tfidf" else None
+        shared = self._shares(neighbours) if embeddings == "tfidf" else None
         return ("by shared words",) if shared and (shared.scarce or not shared.same_words) else ()
 
-
-@lru_cache(maxsize=64)
-def _shared(pool: Pool, neighbours: int) -> similarity.Shared:
-    return similarity.shared_words(pool.candidates, pool.queries, neighbours)
+    def _shares(self, neighbours: int) -> similarity.Shared:
+        if neighbours not in self._shared:
+            self._shared[neighbours] = similarity.shared_words(self.candidates, self.queries, neighbours)
+        return self._shared[neighbours]
 
 
 def _texts(corpus: Corpus, places: Indices) -> tuple[str, ...]:
     return tuple(corpus.texts[place] for place in places.tolist())
 
 
-@lru_cache(maxsize=16)
 def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
     """What there is to select from. A near copy of a training text of the target is its own text, wherever it stands.
 

@@ -147,7 +147,7 @@ def spelled(tokenizer: Any, text: Text) -> list[str]:
     return [_word(tokenizer, tuple(ids.tolist())) for ids in split_words(text)]
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 16)  # the same words come again and again
 def _word(tokenizer: Any, ids: tuple[int, ...]) -> str:
     return str(tokenizer.decode(list(ids))).strip()
 
@@ -184,7 +184,7 @@ def job(stage: Marks, base: Base, parent: Path | None, pieces: Pieces, scores: P
     model.to(runtime.device)
     per_epoch, weights = steps // stage.epochs, torch.tensor([1.0, stage.mark_weight])
 
-    @lru_cache(maxsize=2)
+    @lru_cache(maxsize=2)  # a batch may span two passes
     def order(passed: int) -> np.ndarray:
         return np.random.default_rng((stage.seed, passed)).permutation(len(train))
 

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from trainables.data.corpus import Corpus
-from trainables.data.scripts import length
-from trainables.data.splits import Split
 from trainables.data.task_mixture import Members
 from trainables.settings.stages import Finetune, Multitask, Pretrain
 
 PIECES_PER_WORD = 1.35
 """Word pieces per word of English reviews, for estimates only."""
+Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
-@lru_cache(maxsize=64)
-def _lengths(texts: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(max(1, round(length(text) * PIECES_PER_WORD)) for text in texts)
+def pieces_of(words: Counts) -> Counts:
+    """[n]: pieces of texts of so many words."""
+    pieces: Counts = np.maximum(1, np.rint(words * PIECES_PER_WORD)).astype(np.int64)
+    return pieces
 
 
-def finetune_tokens(stage: Finetune, train: Split) -> int:
-    lengths, budget = np.array(_lengths(train.texts)), stage.max_length - 2
+def finetune_tokens(stage: Finetune, words: Counts) -> int:
+    """Of the passes over training texts of so many words."""
+    lengths, budget = pieces_of(words), stage.max_length - 2
     fractions = np.minimum(-(-lengths // budget), 1 if stage.fractions is None else stage.max_fractions)
     passes = 1 if stage.fixed_encoder else stage.epochs
     return passes * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
 
 
 def multitask_tokens(stage: Multitask, members: Members, steps: int) -> int:
-    texts = [np.minimum(_lengths(data.train.texts), stage.max_length - 2).mean() + 2 for data in members.tasks.values()]
-    return round(steps * stage.batch_size * float(members.probabilities(stage.sampling) @ texts))
+    """Of so many steps, each on a task drawn by the stage's sampling."""
+    each = [np.minimum(pieces_of(data.train.words), stage.max_length - 2).mean() + 2 for data in members.tasks.values()]
+    return round(steps * stage.batch_size * float(members.probabilities(stage.sampling) @ each))
 
 
-def pretrain_tokens(stage: Pretrain, corpus: Corpus) -> int:
-    budget, lengths = stage.max_length - 2, _lengths(corpus.texts)
-    sequences = sum(-(-length // budget) for length in lengths)
-    mean = sum(lengths) / max(1, sequences) + 2
-    return round(stage.steps * stage.batch_size * mean)
+def pretrain_tokens(stage: Pretrain, words: Counts) -> int:
+    """Of the stage's steps on sequences that a corpus of texts of so many words is cut into."""
+    lengths = pieces_of(words)
+    sequences = int((-(-lengths // (stage.max_length - 2))).sum())
+    return round(stage.steps * stage.batch_size * (int(lengths.sum()) / max(1, sequences) + 2))

@@ -77,7 +77,7 @@ def this_process() -> Process:
     return _process(os.getpid())
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=1)  # a claim is renewed every few seconds; a forked process has an id of its own
 def _process(pid: int) -> Process:
     system = ""
     with contextlib.suppress(OSError):

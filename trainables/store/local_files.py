@@ -168,7 +168,7 @@ def sha256(path: Path) -> str:
     return _sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=4096)  # weights are gigabytes, and each stage asks for them again
 def _sha256(path: str, size: int, mtime_ns: int, inode: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ import numpy as np
 from trainables.settings.dialect import Dialect
 
 QUOTE, LF, CR = b'"\n\r'
+PART = 1 << 24
 Places = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -60,9 +61,15 @@ class Fields:
 def ends_of_lines(raw: bytes) -> Places:
     """Places of the last character of each end of line: LF, CR LF or CR."""
     buffer = np.frombuffer(raw, dtype=np.uint8)
-    feeds, returns = np.flatnonzero(buffer == LF), np.flatnonzero(buffer == CR) if b"\r" in raw else np.empty(0, dtype=np.int64)
+    feeds, returns = _places_of(LF, buffer), _places_of(CR, buffer) if b"\r" in raw else np.empty(0, dtype=np.int64)
     alone = returns[(returns == len(raw) - 1) | (buffer[np.minimum(returns + 1, len(raw) - 1)] != LF)]
     return np.sort(np.concatenate([feeds, alone])) if len(alone) else feeds
+
+
+def _places_of(sign: int, buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> Places:
+    """Where a character stands, looked for part by part: what is compared takes as much memory as the part."""
+    found = [start + np.flatnonzero(buffer[start : start + PART] == sign) for start in range(0, len(buffer), PART)]
+    return np.concatenate([np.empty(0, dtype=np.int64), *found])
 
 
 def lone_returns(fields: Fields) -> Places:
@@ -82,7 +89,7 @@ def line_at(raw: bytes, place: int) -> int:
 def quoted_fields(raw: bytes, delimiter: str, dialect: Dialect) -> Fields:
     """The quoted fields of a file whose quotes are doubled or, if the dialect says so, escaped by a backslash."""
     buffer = np.frombuffer(raw, dtype=np.uint8)
-    quotes = np.flatnonzero(buffer == QUOTE)
+    quotes = _places_of(QUOTE, buffer)
     opens, closes = quotes[0::2], quotes[1::2]
     border = np.zeros(256, dtype=bool)
     border[[QUOTE, LF, CR, ord(delimiter)]] = True

@@ -24,7 +24,7 @@ def pick_device(device: str) -> torch.device:
     return torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-@lru_cache
+@lru_cache(maxsize=1)  # all trials of a process must have the same precision
 def cpu_speedup(size: int = 512, tries: int = 15) -> float:
     """How many times faster this CPU multiplies two `size` x `size` matrices in bfloat16 than in float32, measured once.
 

@@ -13,6 +13,7 @@ from analysis.figures import study_figures
 from analysis.figures.svg import Figure
 from analysis.pages.study_page import draw
 from analysis.records.run_folder import Run, load
+from analysis.results.final_settings import Finals
 from analysis.stats.importance import importance
 from tests.analysis.made_records import Story, make
 
@@ -20,7 +21,7 @@ from tests.analysis.made_records import Story, make
 @pytest.fixture(scope="module")
 def drawn(large: Path) -> dict[str, Figure]:
     run = load(large)
-    return draw(run, importance(run.search, run.space))
+    return draw(Finals(run), importance(run.search, run.space))
 
 
 def test_all_figures_are_there(drawn: dict[str, Figure]) -> None:
@@ -98,8 +99,8 @@ def test_mathematics_and_markup_in_labels_stay_text(tmp_path: Path) -> None:
 
 def test_nothing_to_show_is_no_figure(tmp_path: Path) -> None:
     run = load(make(tmp_path, part="started"))
-    made = [study_figures.result, study_figures.curves, study_figures.finals, study_figures.history, study_figures.budget]
-    assert [each(run) for each in made] == [None] * 5
+    assert [each(Finals(run)) for each in (study_figures.result, study_figures.finals)] == [None] * 2
+    assert [each(run) for each in (study_figures.curves, study_figures.history, study_figures.budget)] == [None] * 3
     assert study_figures.dimension(run, 0) is None
 
 

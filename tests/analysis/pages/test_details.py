@@ -19,6 +19,7 @@ from analysis.pages import ablation_page, details, reports, study_page
 from analysis.records import record, record_fields
 from analysis.records.run_folder import load
 from analysis.results import claims, sides
+from analysis.results.final_settings import Finals
 from analysis.results.read_ablation import ledger
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
 from tests.analysis.measured import make
@@ -164,7 +165,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     assert [row["setting_label"] for row in found] == ["good", "papers' setting"]
     assert {row["counted"] for row in found} == {"decisions" if kind is several else "texts"}
     assert {"reliability-chosen.svg", "lengths-chosen.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    told = study_page.detail(load(folder))
+    told = study_page.detail(Finals(load(folder)))
     assert told is not None
     wrong_ = np.array([(each != has).any(axis=1) if has.ndim > 1 else each != has for each in good])
     for part in told.first.lengths:
@@ -178,7 +179,7 @@ def test_settings_on_other_texts_do_not_stand_beside(tmp_path: Path) -> None:
     for name, truth in (("a", has), ("b", 1 - np.minimum(has, 1))):
         runs.append(load(make(tmp_path / name, ["x", "y", "z"], truth, {"good": good}, "error_rate", baseline=good[0])))
         enrich(tmp_path / name)
-    one, other = (study_page.detail(each) for each in runs)
+    one, other = (study_page.detail(Finals(each)) for each in runs)
     assert one is not None
     assert other is not None
     found = [sides.Side("x", seeds=(each.predictions("f00"),)) for each in runs]  # type: ignore[arg-type]

@@ -7,13 +7,18 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.pages import reports, study_page
 from analysis.records.run_folder import load
+from analysis.results import final_settings
+from analysis.results.final_settings import Finals
 from tests.analysis.made_records import Story, make
 from tests.analysis.tables.test_result_table import nasty
 
@@ -80,6 +85,22 @@ def test_writes_everything(finished: Path, tmp_path: Path) -> None:
     assert "figures/history.svg" in files
 
 
+def test_final_settings_are_reckoned_once_for_a_whole_report(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reckoned: list[Any] = []
+
+    def counted(reckon: Callable[..., Any], run: Any, *more: Any) -> Any:
+        reckoned.append(reckon)
+        return reckon(run, *more)
+
+    each = [final_settings.settings, final_settings.comparisons, final_settings.baseline_interval]
+    for function in each:
+        monkeypatch.setattr(final_settings, function.__name__, partial(counted, function))
+    for files in study_page.read(finished).files.values():
+        for text in files.values():
+            text()
+    assert sorted(map(id, reckoned)) == sorted(map(id, each))
+
+
 def test_the_same_records_give_the_same_bytes(finished: Path, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from analysis.pages import reports"
     code += "; reports.write([Path(sys.argv[1])], Path(sys.argv[2]))"
@@ -110,7 +131,7 @@ def test_a_large_study_stays_under_three_megabytes(large: Path, tmp_path: Path) 
 
 
 def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
-    headline, sentence = study_page.answer(load(finished))
+    headline, sentence = study_page.answer(Finals(load(finished)))
     assert re.fullmatch(r"\d+\.\d % test error with the chosen setting", headline)
     assert sentence.startswith("On sls_imdb, best 1 errs on ")
     for part in ("over 3 seeds", "over the 200 test texts", "the papers' setting", "the bag of words", "noise"):
@@ -159,7 +180,7 @@ def test_every_beginning_of_the_records_gives_a_page(finished: Path, tmp_path: P
         (tmp_path / "records.jsonl").write_bytes(whole[: int(share * len(whole))])
         run = load(tmp_path)
         matter = study_page.Importance({}, 0)
-        Outline(study_page.page(run, matter, {}))
+        Outline(study_page.page(Finals(run), matter, {}))
 
 
 def test_texts_of_a_user_stay_text(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from analysis.figures import study_figures
 from analysis.pages import study_page
 from analysis.records import bulk, record, record_fields
 from analysis.records.run_folder import Run, load
+from analysis.results.final_settings import Finals
 from analysis.tables import csv_export, result_table
 from tests.analysis.made_records import Story, make
 from tests.analysis.measured import make as measured
@@ -66,12 +67,12 @@ def test_a_run_is_the_same_by_rows_and_by_columns(finished: Path, monkeypatch: p
     assert columns.columns is not None
     assert len(columns.rows) < len(rows.rows) - 60
     same(rows, columns)
-    assert result_table.result_text(columns) == result_table.result_text(rows)
+    assert result_table.result_text(Finals(columns)) == result_table.result_text(Finals(rows))
     assert "".join(csv_export.results_csv(columns)) == "".join(csv_export.results_csv(rows))
     assert csv_export.trials_csv(columns) == csv_export.trials_csv(rows)
     matter = study_page.Importance({}, 0)
-    assert study_page.page(columns, matter, study_page.draw(columns, matter)) == study_page.page(
-        rows, matter, study_page.draw(rows, matter)
+    assert study_page.page(Finals(columns), matter, study_page.draw(Finals(columns), matter)) == study_page.page(
+        Finals(rows), matter, study_page.draw(Finals(rows), matter)
     )
 
 

@@ -13,7 +13,7 @@ from analysis.__main__ import main
 from analysis.records import record
 from analysis.records.run_folder import load
 from analysis.results import compare
-from analysis.results.final_settings import NO_SPREAD
+from analysis.results.final_settings import NO_SPREAD, Finals
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
 from analysis.tables.published_layout import grid
@@ -103,7 +103,7 @@ def test_what_was_read_decides_what_is_paired(
 def test_a_spread_is_explained_where_there_is_one(tmp_path: Path, seeds: int, shown: bool) -> None:
     has = np.arange(8) % 2
     one = measured(tmp_path / "a", list("xy"), has, {"it": [has, 1 - has][:seeds]}, "error_rate")
-    for text in (compare.text(one, one), " ".join(facts(load(one)))):
+    for text in (compare.text(one, one), " ".join(facts(Finals(load(one))))):
         assert ("standard deviation" in " ".join(text.split())) == shown
 
 
@@ -113,7 +113,7 @@ def test_a_difference_without_spread_is_undecided(tmp_path: Path) -> None:
     other = measured(tmp_path / "b", list("xy"), has, {"it": [has] * 2}, "error_rate")
     ((pair,), _) = compare.compare(one, other)
     assert (pair.verdict, pair.why) == ("undecided", NO_SPREAD)
-    (said,) = comparisons(load(one))
+    (said,) = comparisons(Finals(load(one)))
     assert said.endswith(f"which is undecided ({NO_SPREAD})")
 
 

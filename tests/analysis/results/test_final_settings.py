@@ -15,7 +15,7 @@ from analysis.records.trials import Trial
 from analysis.results import final_settings
 from analysis.results.claims import verdicts
 from analysis.results.compare import compare
-from analysis.results.final_settings import Setting
+from analysis.results.final_settings import Finals, Setting
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
 from analysis.tables import result_table, sentences
@@ -83,7 +83,7 @@ def test_one_seed_gets_no_interval_but_that_of_these_texts(tmp_path: Path) -> No
     run = load(make(tmp_path, seeds=1))
     first = final_settings.settings(run)[0]
     assert (first.interval, first.losses is None) == (None, False)
-    gaps = dict(final_settings.comparisons(run))
+    gaps = dict(Finals(run).comparisons)
     assert {(each.interval, each.p_value, each.corrected) for each in gaps.values()} == {(None, None, None)}
     assert "of these two runs McNemar's p " in gaps["papers' setting"].method
 
@@ -154,7 +154,7 @@ def test_the_bag_of_words_has_no_seed_and_its_losses_are_fixed_numbers(tmp_path:
     seeds = [np.where(rng.random(300) < 0.1, 0, has) for _ in range(3)]
     bag = np.where(rng.random(300) < 0.4, 1, has)
     run = load(measured(tmp_path, list("abc"), has, {"it": seeds}, "error_rate", baseline=bag))
-    ((label, gap),) = final_settings.comparisons(run)
+    ((label, gap),) = Finals(run).comparisons
     apart = 100.0 * (np.stack(seeds) != has) - 100.0 * (bag != has)
     assert (label, gap.interval) == ("bag of words", inference.mean(apart).interval)
     assert gap.points == pytest.approx(apart.mean())
@@ -162,7 +162,7 @@ def test_the_bag_of_words_has_no_seed_and_its_losses_are_fixed_numbers(tmp_path:
 
 
 def test_p_values_of_the_table_are_corrected_for_each_other(finished: Path) -> None:
-    gaps = final_settings.comparisons(load(finished))
+    gaps = Finals(load(finished)).comparisons
     assert [label for label, _ in gaps] == ["papers' setting", "bag of words"]
     assert gaps[1][1].p_value is not None  # the made-up bag of words has no predictions: independent texts
     assert gaps[1][1].method.startswith("test texts taken as independent")
@@ -182,7 +182,7 @@ def test_one_statistics_for_study_ablation_and_comparison(tmp_path: Path, metric
     better, worse = seeds(0.2), seeds(0.32)
     study = load(measured(tmp_path / "it" / "s", names, has, {"mine": better, "default": worse}, metric))
     mine, default = final_settings.settings(study)
-    ((label, gap),) = final_settings.comparisons(study)
+    ((label, gap),) = Finals(study).comparisons
     assert (mine.label, label) == ("mine", "default")
     assert gap.interval is not None
 
@@ -202,7 +202,7 @@ def test_one_statistics_for_study_ablation_and_comparison(tmp_path: Path, metric
     assert gap.p_value == pair.p_value == verdict.p_value
     decided = not gap.within_noise
     assert decided == (pair.verdict == "B better") == (verdict.kind == "supported")
-    assert numbers.interval(mine.interval) in result_table.result_text(study)
+    assert numbers.interval(mine.interval) in result_table.result_text(Finals(study))
 
 
 def test_predictions_of_another_run_are_noticed(finished: Path, tmp_path: Path) -> None:
@@ -210,5 +210,5 @@ def test_predictions_of_another_run_are_noticed(finished: Path, tmp_path: Path) 
     for name in ("f00", "f01", "f02"):
         keep(folder, name, np.zeros(200, dtype=int), np.zeros(200, dtype=int))
     said = "the test predictions say another score than the records."
-    assert sum(said in text for text in sentences.missing(load(folder))) == 1
-    assert not [text for text in sentences.missing(load(finished)) if said in text]
+    assert sum(said in text for text in sentences.missing(Finals(load(folder)))) == 1
+    assert not [text for text in sentences.missing(Finals(load(finished))) if said in text]

@@ -16,6 +16,7 @@ from analysis.records import record
 from analysis.records.predictions import Array
 from analysis.records.run_folder import load
 from analysis.results import final_settings, sides
+from analysis.results.final_settings import Finals
 from analysis.tables import csv_export, result_table
 from analysis.text import numbers
 from tests.analysis.measured import make
@@ -91,7 +92,7 @@ def test_the_metric_says_which_setting_is_best(tmp_path: Path) -> None:
     for metric in ("error_rate", "accuracy", "macro_f1", "mcc", None):
         run = load(make(tmp_path / str(metric), ["no", "yes"], has, both, metric))
         found[metric] = [setting.label for setting in final_settings.settings(run)]
-        headline, sentence = study_page.answer(run)
+        headline, sentence = study_page.answer(Finals(run))
         label = run.metric.label
         assert f"% test {label} with the best setting" in headline
         assert sentence.startswith(
@@ -115,17 +116,17 @@ def test_figures_and_trials_go_by_the_metric(tmp_path: Path, metric: str, better
     scores = [trial.score for trial in run.search]
     best = better(scores)  # type: ignore[operator]
     assert scores.index(best) == 1
-    drawn = study_page.draw(run, study_page.Importance({}, 0))
+    drawn = study_page.draw(Finals(run), study_page.Importance({}, 0))
     assert f"validation {run.metric.label}, %" in drawn["history"].svg
     assert f"test {run.metric.label}, %" in drawn["result"].svg
     assert f"to {best:.2f} %" in drawn["history"].description
     assert study_page._ordered(run)[0].label == "good"
-    text = result_table.result_text(run)
+    text = result_table.result_text(Finals(run))
     assert text.splitlines()[0].startswith(run.metric.label)
     assert "macro-F1" in text
     assert "micro-F1" in text
     assert max(map(len, text.splitlines())) <= 80
-    page = study_page.page(run, study_page.Importance({}, 0), {})
+    page = study_page.page(Finals(run), study_page.Importance({}, 0), {})
     assert f'aria-sort="{"ascending" if better is min else "descending"}"' in page
 
 

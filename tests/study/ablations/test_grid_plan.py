@@ -20,6 +20,7 @@ from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.stages import Finetune, Pretrain
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs, Reader
 from trainables.store.store import Store
 
 BASE_UNCASED = "google-bert/bert-base-uncased"
@@ -59,7 +60,7 @@ def test_tokens_with_and_without_sharing(tmp_path: Path) -> None:
     found = tiny(tmp_path)
     made = plan(found, Store(str(tmp_path / "store")))
     study = found.parts[0].study
-    cells = [nodes(study.recipe_for(point, seed)) for point in study.first_points() for seed in (0, 1)]
+    cells = [nodes(Inputs(study.recipe_for(point, seed))) for point in study.first_points() for seed in (0, 1)]
     assert made.cells == 8
     assert made.tokens_unshared == sum(node.tokens_estimate for each in cells for node in each)
     tuned = sum(each[-1].tokens_estimate for each in cells)
@@ -77,7 +78,7 @@ def test_what_is_in_the_store_is_not_missing(tmp_path: Path) -> None:
     for _ in here(Work("t", recipe, store.url, Execution(device="cpu", threads=1))):
         pass
     made = plan(found, store)
-    done = nodes(recipe)
+    done = nodes(Inputs(recipe))
     assert made.cached == {node.stage_id for node in done}
     # The trajectory goes on from its fourth step.
     assert made.tokens_missing == made.tokens_shared - sum(node.tokens_estimate for node in done)
@@ -240,15 +241,15 @@ def test_the_same_name_for_other_data_is_not_shared(tmp_path: Path) -> None:
 def test_what_is_left_is_said_before_a_run(tmp_path: Path) -> None:
     found, store = tiny(tmp_path, settings=[{"row": "none"}], seeds=1), Store(str(tmp_path / "store"))
     made = plan(found, store)
-    said = estimate_text(found, store)
+    said = estimate_text(found, store, Reader())
     assert said.startswith(f"to train on: {count_text(made.tokens_shared)} of {count_text(made.tokens_shared)} tokens")
     assert " here, by a formula" in said
-    assert "here" not in estimate_text(found, store, here=False)
+    assert "here" not in estimate_text(found, store, Reader(), here=False)
     study = found.parts[0].study
     for _ in here(Work("t", study.recipe_for(study.first_points()[0], 0), store.url, Execution(device="cpu", threads=1))):
         pass
     assert plan(found, store).flops_missing == 0
-    assert estimate_text(found, store).startswith("to train on: 0 of ")
+    assert estimate_text(found, store, Reader()).startswith("to train on: 0 of ")
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from study.run import launch
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.run.test_faults import assert_computed_once
 from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
-from trainables.data import splits
 from trainables.settings.errors import ConfigError
+from trainables.stages.inputs import Reader
 
 
 def tiny_ablation(folder: Path, **changes: Any) -> Path:
@@ -162,13 +162,13 @@ def test_changed_inputs_of_its_studies_are_refused_at_once_or_accepted(
     tiny_ablation(path.parent)
     assert "is finished" in answer(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
     write_csv(path.parent / "test.csv", reviews("sls_imdb", "test", 25))
-    splits._load.cache_clear()
     said = refused(capsys, "reproduce", path, "--scale", "paper", "--out", folder)
     for name in ("reviews-1", "reviews-2"):
         assert f"--out {folder / name}: inputs have changed" in said
     assert "tasks.reviews.test: 25 texts, was 24" in said
     parts = grid(load(path), "paper").parts
-    assert reproduce._left(grid(load(path), "paper"), folder, accept=True, retry_failed=False) == (list(parts), True)
+    left = reproduce._left(grid(load(path), "paper"), folder, accept=True, retry_failed=False, reader=Reader())
+    assert left == (list(parts), True)
     record.Records(folder / "reviews-2" / "records.jsonl").append("inputs", inputs={}, changed=["a: another content"])
     assert "reviews-2: inputs changed before session 1, which was accepted: a: another content" in str(ledger(folder).problems)
 

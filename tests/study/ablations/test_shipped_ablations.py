@@ -89,7 +89,7 @@ def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
             scribe.shared(row)
             yield row
     for number, params in enumerate(given_points(study)):
-        trial = trial_of(study, f"f{number:02d}", "final", params, study.seed, str(study.label_of(params)))
+        trial = trial_of(study, f"f{number:02d}", "final", params, study.seed, str(study.label_of(params)), session.reader)
         work = Work(trial.name, study.recipe_for(params, study.seed), store.url, Execution())
         scribe.starts(trial)
         try:

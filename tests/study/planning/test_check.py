@@ -17,6 +17,7 @@ from tests.study.definition.test_study_file import HEAD_TOKENS, STUDY, changed
 from tests.trainables.families import checkpoint
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
+from trainables.stages.inputs import Reader
 
 
 def real_study(folder: Path, **changes: Any) -> Study:
@@ -140,7 +141,7 @@ def test_check_refuses_lengths_beyond_the_encoder(tmp_path: Path) -> None:
 def test_a_plan_tells_that_there_is_no_pooler_where_one_is_asked_for(tmp_path: Path, changes: dict[str, Any], told: bool) -> None:
     study = real_study(tmp_path, **changes).model_copy(update={"encoder": Encoder(folder=str(checkpoint("bert")))})
     assert pools(study) == told
-    assert any("no pooler in the checkpoint; a new dense" in notice for notice in encoder_notices(study)) == told
+    assert any("no pooler in the checkpoint; a new dense" in notice for notice in encoder_notices(study, Reader())) == told
 
 
 ADAPTERS = {"finetune.lora_rank": {"choice": [0, 4]}, "finetune.lora_targets": {"choice": [["query"], ["querry"]]}} | HEAD_TOKENS

@@ -20,8 +20,10 @@ from study.planning.plan_text import render, show
 from study.run.scribe import scored
 from tests.helpers import TINY_BERT, tiny_task
 from tests.study.definition.test_study_file import CONFIGS, ROOT
+from trainables.data import sources, splits
 from trainables.settings.execution import Execution
 from trainables.stages.identity import milestone_id, nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 SPACE: dict[str, Any] = {
@@ -52,6 +54,20 @@ def tiny(folder: Path, space: dict[str, Any] | None = None, **changes: Any) -> S
     return load_study(data | changes)
 
 
+def test_a_plan_reads_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its check, its tree, and the stages of all points that it draws."""
+    read: list[Any] = []
+
+    def counted(task: Any) -> Any:
+        read.append(task.train)
+        return sources.read(task)
+
+    monkeypatch.setattr(splits, "read", counted)
+    study = tiny(tmp_path)
+    show(study, Store(str(tmp_path / "store")))
+    assert sorted(read) == sorted(task.train for task in study.tasks.values())
+
+
 def test_milestones_of_one_trajectory(tmp_path: Path) -> None:
     study = tiny(tmp_path)
     (shared,) = trajectories(study)
@@ -59,8 +75,8 @@ def test_milestones_of_one_trajectory(tmp_path: Path) -> None:
     assert (shared.name, shared.kind, shared.recipe.stages[0].canonical()["steps"]) == ("pretrain", "pretrain", 8)
     for node in shared.nodes:  # they are what trials will ask for
         recipe = study.recipe_for({"pretrain.steps": node.steps, "finetune.learning_rate": 1e-3}, 1)
-        assert nodes(recipe)[0] == node
-        assert nodes(recipe)[1].parent_id == node.stage_id
+        assert nodes(Inputs(recipe))[0] == node
+        assert nodes(Inputs(recipe))[1].parent_id == node.stage_id
 
 
 def test_one_trajectory_per_setting_that_makes_another(tmp_path: Path) -> None:
@@ -126,7 +142,7 @@ def test_a_stage_on_several_tasks_is_shared(tmp_path: Path) -> None:
     for each in others:
         assert each.milestones == (steps,)
         assert each.nodes[0].parent_id == first.nodes[0].stage_id
-        assert nodes(each.recipe)[2].parent_id == each.nodes[0].stage_id
+        assert nodes(Inputs(each.recipe))[2].parent_id == each.nodes[0].stage_id
     assert f"multitask, {steps} steps on sls_imdb, sls_yelp" in show(study, store)
     chosen = others[0]
     for row in here(Work("shared", chosen.recipe, store.url, Execution(threads=1), chosen.name, chosen.milestones)):
@@ -236,7 +252,7 @@ def test_a_frozen_encoder_reads_once_and_its_features_take_room(tmp_path: Path) 
     run_recipe.evaluate_test(target, store, Execution(device="cpu"))
     found = sum(path.stat().st_size for path in (tmp_path / "store").rglob("features.safetensors"))
     assert estimated == pytest.approx(found, rel=0.3)
-    assert "formula" in estimate.rate(pieces, store, nodes(target))[1], (
+    assert "formula" in estimate.rate(pieces, store, nodes(Inputs(target)))[1], (
         "what trained on features tells nothing of the encoder's rate"
     )
 

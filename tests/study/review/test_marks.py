@@ -25,6 +25,7 @@ from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 SHARED = {"batch_size": 8, "max_length": 24, "learning_rate": 1e-3}
@@ -127,9 +128,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, Sto
     run_dir = folder / "run"
     records = record.Records(run_dir / "records.jsonl", study="words")
     records.append("study", status="started")
-    for node in nodes(recipe)[:2]:
+    for node in nodes(Inputs(recipe))[:2]:
         records.append("stage", stage_id=node.stage_id, status="computed", kind="marks")
-    records.append("trial", trial="t000", status="complete", stage_ids=[node.stage_id for node in nodes(recipe)])
+    records.append("trial", trial="t000", status="complete", stage_ids=[node.stage_id for node in nodes(Inputs(recipe))])
     (run_dir / "study.yaml").write_text(study.to_yaml(), encoding="utf-8")
     return run_dir, study, store
 

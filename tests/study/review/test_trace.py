@@ -19,6 +19,7 @@ from study.run.scribe import scored
 from tests.study.tiny import write_study
 from trainables.settings.errors import ConfigError
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.artifact_files import PREDICTIONS
 from trainables.store.store import Store
 
@@ -37,7 +38,7 @@ def final(folder: Path, seeds: int = 1) -> tuple[Path, Store]:
         work = Work(name, study.recipe_for(PARAMS, seed), store.url, study.execution_for(keep_weights=True))
         list(here(work))
         about = {"trial": name, "phase": "final", "setting": "abc"}
-        ids = [node.stage_id for node in nodes(work.recipe)]
+        ids = [node.stage_id for node in nodes(Inputs(work.recipe))]
         records.append(
             "trial", status="complete", params=PARAMS, seed=seed, label="it", error_rate_percent=1.0, stage_ids=ids, **about
         )

@@ -26,25 +26,14 @@ from study.run.session import Session
 from tests.helpers import TINY_BERT, documents_file, reviews, write_csv
 from tests.study.conftest import Run
 from tests.study.tiny import answer, records, refused, study, write_study
-from trainables.data import corpus, splits
 from trainables.encoder import checkpoint
 from trainables.settings.errors import ConfigError
 from trainables.stages import identity
+from trainables.stages.inputs import Inputs, Reader
 from trainables.store.artifact_files import WEIGHTS
 from trainables.store.store import Store
 
 PARAMS = {"finetune.learning_rate": 1e-3, "pretrain.steps": 3}
-
-
-@pytest.fixture(autouse=True)
-def _read_anew() -> None:
-    """A session is a process of its own: what an earlier one has read is not remembered."""
-    forget()
-
-
-def forget() -> None:
-    for cached in (splits._load, corpus._corpus):
-        cached.cache_clear()
 
 
 def with_encoder(folder: Path) -> dict[str, Any]:
@@ -62,7 +51,7 @@ def scribe_of(found: Study, run: Path) -> Scribe:
 
 
 def trial(found: Study, name: str = "t000", phase: str = "search", params: dict[str, Any] = PARAMS, seed: int = 0) -> Trial:
-    return trial_of(found, name, phase, params, seed, "it")
+    return trial_of(found, name, phase, params, seed, "it", Reader())
 
 
 def complete(scribe: Scribe, ended: Trial, **test: Any) -> None:
@@ -85,10 +74,10 @@ def begun(folder: Path, recorded: bool = True, params: dict[str, Any] = PARAMS, 
     scribe = scribe_of(found, run)
     scribe.write("study", status="started", versions={"torch": "1.0"})
     if recorded:
-        inputs.write(inputs.Found(inputs.of(found), {}), scribe, run)
+        inputs.write(inputs.Found(inputs.of(found, Reader()), {}), scribe, run)
     complete(scribe, trial(found, params=params))
     final = trial(found, "f00", "final", params)
-    test_id = identity.test_id(found.recipe_for(params, 0), final.stage_ids[-1])
+    test_id = identity.test_id(Inputs(found.recipe_for(params, 0)).target, final.stage_ids[-1])
     complete(scribe, final, stage_id=test_id)
     return path, run
 
@@ -150,7 +139,6 @@ def test_changed_inputs_are_refused_and_named(
 ) -> None:
     path, run = begun(tmp_path, recorded, **with_all(tmp_path))
     change(tmp_path / "input")
-    forget()
     before = (run / "records.jsonl").read_bytes()
     told = refused(capsys, "run", path, "--out", run)
     for line in said if recorded else ["other names now", "not recorded here"]:
@@ -178,7 +166,6 @@ def test_what_may_change_does_not_change_the_inputs(recorded: bool, setting: str
 def test_the_same_content_in_other_bytes_is_no_change(tmp_path: Path) -> None:
     path, run = begun(tmp_path)
     rewritten(tmp_path / "input")
-    forget()
     assert launch.opened(load_study(path), run)[1].changed == ()
 
 
@@ -200,7 +187,6 @@ def moved(folder: Path, old: str, new: str) -> str:
 def test_the_same_content_under_another_name_goes_on(recorded: bool, old: str, new: str, setting: str, tmp_path: Path) -> None:
     path, run = begun(tmp_path, recorded, **with_all(tmp_path))
     names = [f"{setting}={moved(tmp_path / 'input', old, new)}"]
-    forget()
     finished, found = launch.opened(load_study(path, names), run)
     assert (finished, found.changed) == (False, ())
     (said,) = [notice for notice in found.notices if "other names" in notice and "same content" in notice]
@@ -218,7 +204,6 @@ def test_another_content_under_another_name_is_refused(change: Callable[[Path], 
         ("encoder", "c", "encoder.folder"),
     ]
     settings = [f"{setting}={moved(folder, old, new)}" for old, new, setting in names]
-    forget()
     with pytest.raises(ConfigError, match="inputs have changed since this was computed"):
         launch.opened(load_study(path, settings), run)
 
@@ -236,11 +221,9 @@ def test_a_finished_study_is_asked_again_and_its_data_are_gone(tmp_path: Path, c
     Records(run / "records.jsonl", "tiny").append("study", status="finished", config_digest=digest)
     assert "note:" not in answer(capsys, "run", path, "--out", run)
     another_label(tmp_path / "input")
-    forget()
     assert "tasks.reviews.train" in refused(capsys, "run", path, "--out", run)
     assert "has changed since: tasks.reviews.train" in answer(capsys, "status", run)
     (tmp_path / "input" / "train.csv").unlink()
-    forget()
     said = answer(capsys, "run", path, "--out", run)
     assert "nothing was run again" in said
     assert "note: whether inputs have changed is not known, since they cannot be read: tasks.reviews.train" in said
@@ -252,7 +235,6 @@ def test_what_counts_after_a_change_was_accepted(tmp_path: Path, capsys: pytest.
     (run / "predictions").mkdir()
     (run / "predictions" / "f00-test.parquet").write_text("old")
     more_tests(tmp_path / "input")
-    forget()
     found = load_study(path)
     scribe = scribe_of(found, run)
     inputs.write(launch.opened(found, run, accept=True)[1], scribe, run)
@@ -291,7 +273,6 @@ def test_a_searched_corpus_is_found_where_folders_were_moved_together(tmp_path: 
     assert str(tmp_path) not in (run / "study.yaml").read_text()
     assert len({row["setting"] for row in records(run) if "setting" in row}) == 1
     old.rename(tmp_path / "new")
-    forget()
     run = tmp_path / "new" / "run"
     found = load_study(run / "study.yaml")
     assert launch.opened(found, run)[1].changed == ()
@@ -314,7 +295,7 @@ def test_a_final_whose_weights_another_store_lacks_is_computed_again(held: str, 
     complete(scribe, final)
     (file := tmp_path / "file").write_text("x")
     if held != "nothing":
-        test = identity.test_id(found.recipe_for(PARAMS, 0), final.stage_ids[-1])
+        test = identity.test_id(Inputs(found.recipe_for(PARAMS, 0)).target, final.stage_ids[-1])
         name = test if held == "predictions" else final.stage_ids[-1]
         store.publish(name, {"kind": "features"}, {WEIGHTS if held == "weights" else "more.json": file})
     session = Session(found, run, store, scribe, *[None] * 3)  # type: ignore[arg-type]
@@ -356,7 +337,6 @@ def test_a_run_is_moved_goes_on_with_changed_tests_and_names_no_home(
     assert str(finished.folder.parent) not in (run / "study.yaml").read_text()
     assert "nothing was run again" in answer(capsys, "run", run)
     more_tests(folder)
-    forget()
     said = refused(capsys, "run", run)
     assert "tasks.reviews.test: 26 texts, was 24" in said
     assert "train" not in said.replace("trainings", "")

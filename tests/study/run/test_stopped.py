@@ -196,7 +196,7 @@ def test_an_ablation_stops_too_and_names_its_own_command(
 ) -> None:
     asked: list[bool] = []
 
-    def stops(*given: Any) -> Any:
+    def stops(*given: Any, **_: Any) -> Any:
         asked.append(given[-1])
         raise StudyStopped("OSError: no space", "free some space")
 

@@ -45,6 +45,7 @@ from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import examples
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 QUESTIONS = [text for text, _ in reviews()]
@@ -333,7 +334,7 @@ def test_a_recipe_is_tested_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     again = list(runner.run(recipe, broken, ONE_THREAD))
     assert [row["source"] for row in again] == ["loaded", "computed", "computed"]
     assert [row["loss"] for row in again] == [row["loss"] for row in rows]
-    end = nodes(recipe)[-1].stage_id
+    end = nodes(Inputs(recipe))[-1].stage_id
     assert same_bits(weights(whole, end), weights(broken, end))
     parts = list(runner.run(recipe, split, Execution(threads=1, micro_batch=3)))
     assert [row["train_loss"] for row in parts] == pytest.approx([row["train_loss"] for row in rows], abs=1e-5)
@@ -375,11 +376,11 @@ def test_identity(tmp_path: Path) -> None:
     recipe = pair_recipe(tmp_path)
     single = recipe.tasks["reviews"].model_copy(update={"text": ("question", "answer"), "text_pair": None})
     other = recipe.model_copy(update={"tasks": {"reviews": single}})
-    assert nodes(recipe)[-1].stage_id != nodes(other)[-1].stage_id
+    assert nodes(Inputs(recipe))[-1].stage_id != nodes(Inputs(other))[-1].stage_id
     folder = tmp_path / "copy"
     folder.mkdir()
     again = recipe.model_copy(update={"tasks": {"reviews": pair_task(folder)}})
-    assert nodes(again)[-1].stage_id == nodes(recipe)[-1].stage_id
+    assert nodes(Inputs(again))[-1].stage_id == nodes(Inputs(recipe))[-1].stage_id
 
 
 def test_settings_that_pairs_cannot_have_are_refused(tmp_path: Path) -> None:

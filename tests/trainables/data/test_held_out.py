@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import write_csv
 from trainables.data.corpus import load_corpus
-from trainables.data.held_out import HeldOut, bare
+from trainables.data.held_out import LINES, HeldOut, bare, boundaries
+from trainables.data.scripts import SPACELESS
 from trainables.data.splits import digest_of, load_task
 from trainables.data.task_mixture import load_members
 from trainables.settings.task import Task
@@ -122,6 +124,21 @@ def test_signs_of_emoji_are_no_letters() -> None:
     assert bare("❤️ good") == bare("good")
     assert bare("cafe\u0301") == bare("CAFÉ") != bare("cafe")
     assert bare("a\0b") == bare("ab")
+
+
+SIGNS = [*"a好.!?…\"')。！。, ，、\n\r\t\u2028<>/&;", "...", "<br>", "<P />", "&lt;br&gt;", "&lt;/p>", "<b>", "\xa0", "lt;"]
+CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]}\u300d\u300f\uff09"
+ENDING = "\u3002\uff01\uff1f\uff0e\u0964\u0965\u061f\u06d4\u1362\u0589"
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(SIGNS), max_size=12).map("".join))
+def test_boundaries_are_those_of_the_plain_alternatives(text: str) -> None:
+    sentence = rf"[.!?\u2026]+[{CLOSING}]*\s+|[{ENDING}]+[{CLOSING}]*\s*"
+    line = rf"[\t{LINES}]\s*|(?:<|&lt;)/?(?:[bB][rR]|[pP])\s*/?(?:>|&gt;)\s*"
+    clause = rf"(?<=[{SPACELESS}])[ \u3000,;\uff0c\u3001\uff1b\uff1a]+"
+    plain = re.compile(f"{sentence}|{line}|{clause}")
+    assert [found.span() for found in boundaries(text).finditer(text)] == [found.span() for found in plain.finditer(text)]
 
 
 PIECES = st.sampled_from(["One day.", "two", "Three more words", "好。", "四个字的句子。", "?!", "four\nlines", "Five!"])

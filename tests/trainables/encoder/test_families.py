@@ -41,7 +41,7 @@ from trainables.settings.stages import Finetune
 from trainables.stages import finetune, jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import target_of
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training import optimizer
 from trainables.training.runtime import Runtime
@@ -309,9 +309,9 @@ def test_a_recipe_trains_saves_and_reloads(kind: str, tmp_path: Path) -> None:
     losses = [row["train_loss"] for row in rows if row["stage"] == "finetune"]
     assert len(losses) == 2
     assert np.isfinite(losses).all()
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
-    state, data = load_file(artifact.path("model.safetensors")), target_of(recipe)
+    state, data = load_file(artifact.path("model.safetensors")), Inputs(recipe).target
     before = {f"encoder.{name}": value for name, value in base(kind).model.named_parameters()}
     assert sum(torch.equal(value, state[name]) for name, value in before.items()) <= 4, "training moves the encoder"
     model = finetune.model_of(recipe.stages[-1], base(kind), 2, seed=99).eval()  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from trainables.settings.stages import Finetune
 from trainables.stages import jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.stages.run_recipe import evaluate_test
 from trainables.store.store import Store
 from trainables.training import optimizer
@@ -121,7 +122,7 @@ def test_rates_follow_the_layer_of_an_adapter() -> None:
 
 def run(recipe: Recipe, store: Store, **execution: Any) -> tuple[list[Any], dict[str, Tensor]]:
     rows = list(runner.run(recipe, store, Execution(threads=1, **execution)))
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     return rows, load_file(artifact.path("model.safetensors"))
 
@@ -130,7 +131,7 @@ def test_a_stage_with_adapters_publishes_a_plain_encoder_and_resumes_to_the_bit(
     recipe = tiny_recipe(tmp_path, lora_rank=2, epochs=3, learning_rate=5e-3)
     rows, weights = run(recipe, Store(str(tmp_path / "whole")))
     assert "adapters of rank 2 on query, value train 512 weights in the encoder's place" in " ".join(rows[0]["notices"])
-    before = {f"encoder.{name}": value for name, value in jobs.base_of(recipe).model.named_parameters()}
+    before = {f"encoder.{name}": value for name, value in jobs.base_of(Inputs(recipe)).model.named_parameters()}
     moved = {name for name, value in before.items() if not torch.equal(value, weights[name])}
     assert moved == {name for name in before if name.endswith(("query.weight", "value.weight"))}
     for name in moved:
@@ -152,12 +153,12 @@ def test_a_stage_with_adapters_publishes_a_plain_encoder_and_resumes_to_the_bit(
 def test_adapters_start_from_what_an_earlier_stage_left(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, {"learning_rate": 1e-2}, lora_rank=1)
     _, weights = run(recipe, Store(str(tmp_path / "store")))
-    artifact = Store(str(tmp_path / "store")).get(nodes(recipe)[0].stage_id)
+    artifact = Store(str(tmp_path / "store")).get(nodes(Inputs(recipe))[0].stage_id)
     assert artifact is not None
     pretrained = load_file(artifact.path("model.safetensors"))
     key = "encoder.encoder.layer.0.attention.self.key.weight"
     assert torch.equal(weights[key], pretrained[key])
-    assert not torch.equal(weights[key], dict(jobs.base_of(recipe).model.named_parameters())[key.removeprefix("encoder.")])
+    assert not torch.equal(weights[key], dict(jobs.base_of(Inputs(recipe)).model.named_parameters())[key.removeprefix("encoder.")])
 
 
 @pytest.mark.parametrize(
@@ -186,4 +187,4 @@ def test_without_peft_nothing_is_computed(tmp_path: Path, monkeypatch: pytest.Mo
     recipe = tiny_recipe(tmp_path, {}, lora_rank=1)
     with pytest.raises(ConfigError, match=r'finetune.lora_rank: 1 given, but .* pip install "finetune-study\[lora\]"'):
         next(runner.run(recipe, store, Execution(threads=1)))
-    assert store.get(nodes(recipe)[0].stage_id) is None
+    assert store.get(nodes(Inputs(recipe))[0].stage_id) is None

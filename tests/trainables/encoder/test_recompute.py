@@ -20,6 +20,7 @@ from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 
@@ -54,7 +55,7 @@ def test_an_encoder_as_deep_as_bert_large(tmp_path: Path) -> None:
     plain = losses(recipe, tmp_path)
     assert losses(recipe, tmp_path, gradient_checkpointing=True) == plain
     assert losses(recipe, tmp_path, gradient_checkpointing=True, micro_batch=3) == pytest.approx(plain, abs=1e-4)
-    artifact = Store(str(tmp_path / "store")).get(nodes(recipe)[-1].stage_id)
+    artifact = Store(str(tmp_path / "store")).get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     rates = artifact.manifest["rows"][-1]["group_rates"]
     assert len(rates) == 26

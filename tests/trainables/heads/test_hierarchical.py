@@ -22,6 +22,7 @@ from trainables.settings.stages import Finetune
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import examples
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.stages.run_recipe import evaluate_test
 from trainables.store.store import Store
 
@@ -144,11 +145,14 @@ def test_a_text_of_95_fractions_and_the_count_of_what_is_cut(tmp_path: Path) -> 
 
 def test_the_cap_counts_only_for_fractions(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
-    last = nodes(recipe)[-1].stage_id
+    last = nodes(Inputs(recipe))[-1].stage_id
     stage = recipe.stages[-1]
     changed = recipe.model_copy(update={"stages": (stage.model_copy(update={"max_fractions": 3}),)})
-    assert nodes(changed)[-1].stage_id == last
+    assert nodes(Inputs(changed))[-1].stage_id == last
     hier = [stage.model_copy(update={"truncation": "hier-mean", "max_fractions": n}) for n in (3, 4)]
-    ids = {nodes(recipe.model_copy(update={"stages": (each,)}))[-1].stage_id for each in hier}
+    ids = {nodes(Inputs(recipe.model_copy(update={"stages": (each,)})))[-1].stage_id for each in hier}
     assert len(ids | {last}) == 3
-    assert nodes(recipe)[-1].tokens_estimate <= nodes(recipe.model_copy(update={"stages": (hier[0],)}))[-1].tokens_estimate
+    assert (
+        nodes(Inputs(recipe))[-1].tokens_estimate
+        <= nodes(Inputs(recipe.model_copy(update={"stages": (hier[0],)})))[-1].tokens_estimate
+    )

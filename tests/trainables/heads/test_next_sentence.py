@@ -29,6 +29,7 @@ from trainables.settings.recipe import Recipe
 from trainables.stages import run_recipe as runner
 from trainables.stages import state_files
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 ONE_THREAD = Execution(threads=1)
@@ -95,7 +96,7 @@ def test_resume_is_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
         next(running)
     running.close()
     list(runner.run(recipe, broken, ONE_THREAD))
-    for node in nodes(recipe):
+    for node in nodes(Inputs(recipe)):
         a, b = (load_file(store.get(node.stage_id).path("model.safetensors")) for store in (straight, broken))  # type: ignore[union-attr]
         assert a.keys() == b.keys()
         assert all(torch.equal(a[name], b[name]) for name in a)

@@ -18,7 +18,7 @@ from trainables.settings.stages import Finetune
 from trainables.stages import jobs, run_recipe
 from trainables.stages.finetune import evaluation_steps, examples, model_of
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import target_of
+from trainables.stages.inputs import Inputs
 from trainables.stages.state_files import copy_weights
 from trainables.store.store import Store
 from trainables.training.runtime import Runtime
@@ -75,7 +75,7 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
     made = tiny_recipe(tmp_path, evaluations_per_epoch=2)
     store = Store(str(tmp_path / "store"))
     last = rows_of(made, store)[-1]
-    data, base, stage = target_of(made), jobs.base_of(made), made.stages[-1]
+    data, base, stage = Inputs(made).target, jobs.base_of(Inputs(made)), made.stages[-1]
     assert isinstance(stage, Finetune)
     model = model_of(stage, base, len(data.labels), made.seed)
     copy_weights(tuned_weights(store, made), dict(model.named_parameters()))
@@ -91,7 +91,7 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
 def test_it_is_part_of_the_name_where_it_is_not_the_usual(tmp_path: Path) -> None:
     """The rows of the artifact depend on it."""
     usual, one, four = (
-        nodes(tiny_recipe(tmp_path, **changes))[-1].stage_id
+        nodes(Inputs(tiny_recipe(tmp_path, **changes)))[-1].stage_id
         for changes in ({}, {"evaluations_per_epoch": 1}, {"evaluations_per_epoch": 4})
     )
     assert usual == one != four

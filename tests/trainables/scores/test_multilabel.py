@@ -32,7 +32,7 @@ from trainables.settings.task import Task
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import binary_cross_entropy, class_weights
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import target_of
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 TABLES = st.integers(1, 4).flatmap(
@@ -198,7 +198,7 @@ def test_a_whole_recipe(tmp_path: Path, how: str) -> None:
     artifact = store.get(test["stage_id"])
     assert artifact is not None
     table = pq.read_table(artifact.path("predictions-test.parquet")).to_pydict()
-    has = target_of(made).test.labels
+    has = Inputs(made).target.test.labels
     assert table["label"] == [np.flatnonzero(row).tolist() for row in has]
     chosen = [np.flatnonzero(np.array(p) >= np.float32(thresholds)).tolist() for p in table["probabilities"]]
     assert sum(a != b for a, b in zip(chosen, table["prediction"], strict=True)) <= 1  # probabilities are kept in float32
@@ -232,12 +232,12 @@ def test_the_metric_is_not_identity(tmp_path: Path) -> None:
     """Weights do not depend on what they are judged by."""
     made = recipe(tmp_path)
     by_macro = made.model_copy(update={"tasks": {"several": task(tmp_path, metric="macro_f1")}})
-    assert [node.stage_id for node in nodes(by_macro)] == [node.stage_id for node in nodes(made)]
+    assert [node.stage_id for node in nodes(Inputs(by_macro))] == [node.stage_id for node in nodes(Inputs(made))]
 
 
 def test_the_kind_of_task_is_identity(tmp_path: Path) -> None:
     data = load_task("several", task(tmp_path))
-    assert nodes(recipe(tmp_path))[-1].stage_id != nodes(recipe(tmp_path, thresholds="half"))[-1].stage_id
+    assert nodes(Inputs(recipe(tmp_path)))[-1].stage_id != nodes(Inputs(recipe(tmp_path, thresholds="half")))[-1].stage_id
     single = write_csv(tmp_path / "single.csv", reviews()[:80])
     assert data.digest("train") != load_task("single", Task(train=single, test=single)).digest("train")
 

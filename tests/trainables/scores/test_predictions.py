@@ -16,7 +16,7 @@ from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import target_of
+from trainables.stages.inputs import Inputs
 from trainables.stages.jobs import base_of
 from trainables.store.store import Store
 
@@ -53,7 +53,7 @@ def test_lengths_are_those_of_uncut_texts_as_the_tokenizer_counts(kind: str, tmp
     artifact = store.get(runner.evaluate_test(recipe, store, ONE_THREAD)["stage_id"])
     assert artifact is not None
     table = pq.read_table(artifact.path("predictions-test.parquet"))
-    test, tokenizer = target_of(recipe).test, base_of(recipe).tokenizer
+    test, tokenizer = Inputs(recipe).target.test, base_of(Inputs(recipe)).tokenizer
     sides = [(text,) for text in test.texts] if test.pairs is None else [pair if pair[1] else pair[:1] for pair in test.pairs]
     expected = [len(tokenizer(*each, verbose=False)["input_ids"]) for each in sides]
     assert table["pieces"].to_pylist() == expected
@@ -72,7 +72,7 @@ def test_a_second_text_that_is_empty_adds_no_special_tokens(tmp_path: Path) -> N
     artifact = store.get(runner.evaluate_test(recipe, store, ONE_THREAD)["stage_id"])
     assert artifact is not None
     told = pq.read_table(artifact.path("predictions-test.parquet"))["pieces"].to_pylist()
-    assert told[-1] == len(base_of(recipe).tokenizer(first)["input_ids"])
+    assert told[-1] == len(base_of(Inputs(recipe)).tokenizer(first)["input_ids"])
 
 
 def test_without_lengths_the_column_is_left_out(tmp_path: Path) -> None:
@@ -82,6 +82,6 @@ def test_without_lengths_the_column_is_left_out(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, epochs=1)
     store = Store(str(tmp_path / "store"))
     list(runner.run(recipe, store, ONE_THREAD))
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     assert "pieces" not in pq.read_table(artifact.path("predictions-validation.parquet")).column_names

@@ -31,6 +31,7 @@ from trainables.stages import jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import class_weights, cross_entropy
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 LENGTHS = (9, 5, 14)
@@ -110,7 +111,7 @@ def test_wide_vectors_do_not_go_through_the_pooler() -> None:
 def run(recipe: Recipe, folder: Path, name: str = "store") -> Any:
     store = Store(str(folder / name))
     rows = list(runner.run(recipe, store, Execution(threads=1)))
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     return rows, artifact
 
@@ -121,7 +122,7 @@ def weights_of(artifact: Any) -> dict[str, torch.Tensor]:
 
 def changed(recipe: Recipe, folder: Path) -> set[str]:
     """Parts of the encoder whose weights training has moved."""
-    base = jobs.base_of(recipe)
+    base = jobs.base_of(Inputs(recipe))
     _, artifact = run(recipe, folder)
     before = {f"encoder.{name}": tensor for name, tensor in base.model.state_dict().items()}
     moved = {name for name, tensor in weights_of(artifact).items() if name in before and not torch.equal(tensor, before[name])}
@@ -154,7 +155,7 @@ def test_gradual_unfreezing_resumes_bit_for_bit(tmp_path: Path) -> None:
         part.close()
     again = list(runner.run(recipe, store, Execution(threads=1)))
     assert [row["train_loss"] for row in again] == [row["train_loss"] for row in rows]
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     assert all(torch.equal(tensor, weights_of(artifact)[name]) for name, tensor in weights_of(whole).items())
 
@@ -235,5 +236,5 @@ def test_few_shot_trains_on_few(tmp_path: Path) -> None:
     rows, _ = run(tiny_recipe(tmp_path, train_examples=10), tmp_path)
     assert rows[-1]["step"] == 2 * 2  # two epochs of two batches of at most eight
     with pytest.raises(ConfigError, match=r"train_examples: 500 given, 500 texts, but reviews has 45 training texts in 2 classes"):
-        nodes(tiny_recipe(tmp_path, train_examples=500))
-    assert nodes(tiny_recipe(tmp_path, train_share=0.5))[-1].steps == 2 * 3
+        nodes(Inputs(tiny_recipe(tmp_path, train_examples=500)))
+    assert nodes(Inputs(tiny_recipe(tmp_path, train_share=0.5)))[-1].steps == 2 * 3

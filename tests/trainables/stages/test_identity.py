@@ -12,6 +12,7 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune, Multitask, Pretrain
 from trainables.stages.identity import LATER, nodes, recipe_name, settings_of
+from trainables.stages.inputs import Inputs
 from trainables.store.store import stage_id
 
 OF_CLASSIFIERS = [
@@ -37,7 +38,7 @@ OF_CLASSIFIERS = [
 
 
 def ids(recipe: Recipe) -> list[str]:
-    return [node.stage_id for node in nodes(recipe)]
+    return [node.stage_id for node in nodes(Inputs(recipe))]
 
 
 def change(recipe: Recipe, stage: int, **fields: Any) -> Recipe:
@@ -99,17 +100,17 @@ def test_settings_of_finetune_determine_it_and_not_its_parent(recipe: Recipe, fi
 def test_settings_of_pretrain_determine_it_and_all_that_follows(recipe: Recipe, fields: dict[str, Any]) -> None:
     changed = change(recipe, 0, **fields)
     assert not set(ids(recipe)) & set(ids(changed))
-    assert nodes(recipe)[0].trajectory_id != nodes(changed)[0].trajectory_id
+    assert nodes(Inputs(recipe))[0].trajectory_id != nodes(Inputs(changed))[0].trajectory_id
 
 
 def test_steps_are_milestones_of_one_trajectory(recipe: Recipe) -> None:
     further = change(recipe, 0, steps=8)
-    assert nodes(recipe)[0].trajectory_id == nodes(further)[0].trajectory_id
-    assert nodes(recipe)[0].stage_id != nodes(further)[0].stage_id
+    assert nodes(Inputs(recipe))[0].trajectory_id == nodes(Inputs(further))[0].trajectory_id
+    assert nodes(Inputs(recipe))[0].stage_id != nodes(Inputs(further))[0].stage_id
     assert ids(recipe)[1] != ids(further)[1]
     none = change(recipe, 0, steps=0)
     assert len(ids(none)) == 1
-    assert nodes(none)[0].parent_id is None
+    assert nodes(Inputs(none))[0].parent_id is None
 
 
 def test_seed_determines_finetune_only(recipe: Recipe) -> None:
@@ -121,7 +122,7 @@ def test_seed_determines_finetune_only(recipe: Recipe) -> None:
 def test_precision_determines_every_stage_and_must_be_resolved(recipe: Recipe) -> None:
     assert not set(ids(recipe)) & set(ids(recipe.model_copy(update={"precision": "bfloat16"})))
     with pytest.raises(ValueError, match="must be resolved"):
-        nodes(recipe.model_copy(update={"precision": "auto"}))
+        nodes(Inputs(recipe.model_copy(update={"precision": "auto"})))
 
 
 def test_names_and_paths_do_not_matter(recipe: Recipe, tmp_path: Path) -> None:
@@ -218,8 +219,8 @@ def test_what_determines_further_pre_training(recipe: Recipe) -> None:
 
 
 def test_estimates_count_the_work_of_a_stage(recipe: Recipe) -> None:
-    pretrain, finetune = nodes(recipe)
+    pretrain, finetune = nodes(Inputs(recipe))
     assert (pretrain.steps, finetune.steps) == (4, 2 * -(-45 // 8))
-    assert nodes(change(recipe, 0, steps=8))[0].tokens_estimate == pytest.approx(2 * pretrain.tokens_estimate, abs=2)
-    assert nodes(change(recipe, 1, epochs=4))[1].tokens_estimate == 2 * finetune.tokens_estimate
-    assert nodes(change(recipe, 1, epochs=4, freeze="encoder"))[1].tokens_estimate == finetune.tokens_estimate / 2, "once"
+    assert nodes(Inputs(change(recipe, 0, steps=8)))[0].tokens_estimate == pytest.approx(2 * pretrain.tokens_estimate, abs=2)
+    assert nodes(Inputs(change(recipe, 1, epochs=4)))[1].tokens_estimate == 2 * finetune.tokens_estimate
+    assert nodes(Inputs(change(recipe, 1, epochs=4, freeze="encoder")))[1].tokens_estimate == finetune.tokens_estimate / 2, "once"

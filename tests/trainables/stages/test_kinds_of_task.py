@@ -24,7 +24,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.task import Task
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import target_of
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 ONE_THREAD = Execution(threads=1)
@@ -60,7 +60,7 @@ def test_texts_without_letters_are_fine_tuned_on(tmp_path: Path) -> None:
         store = Store(str(folder / "store"))
         assert finite(list(runner.run(recipe, store, ONE_THREAD))[-1])
         assert runner.evaluate_test(recipe, store, ONE_THREAD)["examples"] == 6
-        assert finite(bag_of_words(target_of(recipe))["test"])
+        assert finite(bag_of_words(Inputs(recipe).target)["test"])
 
 
 # Rare labels
@@ -73,7 +73,7 @@ def test_a_label_that_occurs_once_and_never_in_validation(thresholds: str, tmp_p
     about = {"multi_label": True, "validation_share": 0.25}
     settings = {"thresholds": thresholds, "class_weights": "balanced", "label_smoothing": 0.1}
     recipe = recipe_of(tmp_path, rows, rows, about, **settings)
-    data = target_of(recipe)
+    data = Inputs(recipe).target
     assert data.train.labels.sum(axis=0).tolist()[1] == 1
     assert data.validation.labels.sum(axis=0).tolist()[1] == 0
     store = Store(str(tmp_path / "store"))
@@ -93,7 +93,7 @@ def test_the_loss_follows_from_the_task_whatever_the_head(head: str, tmp_path: P
     recipe = recipe_of(tmp_path, rows, rows[:8], {"multi_label": True, "validation_share": 0.25}, head=head)
     store = Store(str(tmp_path / "store"))
     list(runner.run(recipe, store, ONE_THREAD))
-    artifact = store.get(nodes(recipe)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     probabilities = np.array(pq.read_table(artifact.path("predictions-validation.parquet")).to_pydict()["probabilities"])
     assert not np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
@@ -106,7 +106,7 @@ def test_a_thousand_classes(tmp_path: Path) -> None:
     """Every class is in every split, a step is made, and what a record says does not grow with their number."""
     rows = [(f"number {i} and {i % 37}", f"class {i}") for i in range(1000) for _ in range(4)]
     recipe = recipe_of(tmp_path, rows, rows[::4], {"validation_share": 0.25}, batch_size=1024, class_weights="balanced")
-    data = target_of(recipe)
+    data = Inputs(recipe).target
     assert [len(set(split.labels.tolist())) for split in (data.train, data.validation, data.test)] == [1000] * 3
     assert [len(data.train), len(data.validation)] == [3000, 1000]
     store = Store(str(tmp_path / "store"))

@@ -19,7 +19,7 @@ from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages import selective
 from trainables.stages.identity import logits_id, nodes, scores_id, settings_of
-from trainables.stages.inputs import corpus_of
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 OF_BOTH = [
@@ -57,7 +57,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
 def names(recipe: Recipe) -> list[str]:
     """Identities of all four nodes, and of the trajectory."""
-    return [node.trajectory_id for node in nodes(recipe)]
+    return [node.trajectory_id for node in nodes(Inputs(recipe))]
 
 
 def same(one: Recipe, two: Recipe) -> list[bool]:
@@ -100,7 +100,7 @@ def test_marks_that_nothing_uses_are_not_made(recipe: Recipe) -> None:
 
 def test_what_follows_starts_from_where_the_marks_started(recipe: Recipe) -> None:
     before = Pretrain(name="first", schedule_steps=2, steps=2, batch_size=8, max_length=24)
-    first, scorer, marker, second, last = nodes(recipe.model_copy(update={"stages": (before, *recipe.stages)}))
+    first, scorer, marker, second, last = nodes(Inputs(recipe.model_copy(update={"stages": (before, *recipe.stages)})))
     assert [each.parent_id for each in (first, scorer, marker, second)] == [None, *[first.stage_id] * 3]
     assert (marker.reads, second.reads) == (scorer.stage_id, marker.stage_id)
     assert last.parent_id == second.stage_id
@@ -110,7 +110,7 @@ def test_each_stage_takes_the_nearest_marks(recipe: Recipe) -> None:
     marks, pretrain, last = recipe.stages
     other = Marks(**marks.model_dump() | {"name": "again", "threshold": 0.01})
     second = Pretrain(**pretrain.model_dump() | {"name": "second"})
-    found = nodes(recipe.model_copy(update={"stages": (marks, pretrain, other, second, last)}))
+    found = nodes(Inputs(recipe.model_copy(update={"stages": (marks, pretrain, other, second, last)})))
     assert [node.stage.name for node in found] == [
         *("marks.scorer", "marks", "pretrain", "again.scorer", "again", "second", "finetune")
     ]
@@ -133,7 +133,7 @@ def test_scores_and_logits_are_shared_where_they_can_be(recipe: Recipe) -> None:
         changed = change(recipe, 0, **fields)
         stage = changed.stages[0]
         assert isinstance(stage, Marks)
-        return scores_id(stage, nodes(changed)[0].stage_id)
+        return scores_id(stage, nodes(Inputs(changed))[0].stage_id)
 
     assert scores() == scores(stop_words="none") == scores(learning_rate=1e-4) == scores(held_out_share=0.5)
     assert len({scores(), scores(threshold=0.01), scores(scored_texts=20), scores(scorer_epochs=1), scores(seed=1)}) == 5
@@ -141,7 +141,7 @@ def test_scores_and_logits_are_shared_where_they_can_be(recipe: Recipe) -> None:
     def logits(recipe: Recipe) -> str:
         stage = recipe.stages[1]
         assert isinstance(stage, Pretrain)
-        return logits_id(nodes(recipe)[1].stage_id, corpus_of(recipe, stage))
+        return logits_id(nodes(Inputs(recipe))[1].stage_id, Inputs(recipe).corpus(stage))
 
     assert (
         logits(recipe) == logits(change(recipe, 1, masking="matched")) == logits(change(recipe, 1, max_length=16, mask_share=0.3))
@@ -150,9 +150,9 @@ def test_scores_and_logits_are_shared_where_they_can_be(recipe: Recipe) -> None:
 
 
 def test_estimates_count_the_work(recipe: Recipe, tmp_path: Path) -> None:
-    scorer, marker = nodes(recipe)[:2]
+    scorer, marker = nodes(Inputs(recipe))[:2]
     assert (scorer.steps, marker.steps) == (2 * -(-45 // 8), 3 * -(-(45 - 11) // 8))
-    half = nodes(change(recipe, 0, scored_texts=22))[1]
+    half = nodes(Inputs(change(recipe, 0, scored_texts=22)))[1]
     assert half.steps == 3 * -(-(22 - 6) // 8)
     assert half.tokens_estimate == pytest.approx(marker.tokens_estimate * 22 / 45, rel=0.02)
     rows = list(runner.run(recipe, Store(str(tmp_path / "store")), ONE_THREAD, last="marks"))
@@ -207,7 +207,7 @@ def test_a_task_with_several_labels_cannot_be_scored(recipe: Recipe) -> None:
 
 def test_more_texts_than_there_are(recipe: Recipe) -> None:
     with pytest.raises(ConfigError, match=r"marks.scored_texts: 46 given, but reviews has 45 training texts"):
-        nodes(change(recipe, 0, scored_texts=46))
+        nodes(Inputs(change(recipe, 0, scored_texts=46)))
 
 
 def words_task(folder: Path, texts: list[tuple[str, str]]) -> Task:
@@ -243,7 +243,7 @@ def test_one_class_predicted_only(recipe: Recipe, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     rows = list(runner.run(recipe, store, ONE_THREAD))
     assert rows[-1]["stage"] == "finetune"
-    artifact = store.get(nodes(recipe)[1].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[1].stage_id)
     assert artifact is not None
     table = selective.pq.read_table(artifact.path("marks.parquet")).to_pydict()
     assert {texts[index][1] for index in table["index"]} == {"good"}

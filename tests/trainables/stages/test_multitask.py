@@ -35,7 +35,7 @@ from trainables.settings.task import Task
 from trainables.stages import jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes, recipe_name
-from trainables.stages.inputs import members_of, target_of
+from trainables.stages.inputs import Inputs
 from trainables.stages.multitask import Heads
 from trainables.store.store import Store
 from trainables.training.loop import Job
@@ -55,10 +55,10 @@ def task_of(job: Job, step: int) -> str:
 
 def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     """The job of a stage whose parents are in the store, before its first step."""
-    node = nodes(recipe)[index]
+    node = nodes(Inputs(recipe))[index]
     parent = store.get(node.parent_id) if node.parent_id else None
     path = parent.path("model.safetensors") if parent is not None else None
-    return jobs.job_of(recipe, node, path, frozenset([node.steps]), store, CPU)
+    return jobs.job_of(Inputs(recipe), node, path, frozenset([node.steps]), store, CPU)
 
 
 @pytest.mark.parametrize("sampling", ["proportional", "even"])
@@ -122,7 +122,7 @@ def test_a_batch_is_of_one_task_and_a_pass_holds_every_text_once(tmp_path: Path)
         batch = job.examples(step)
         assert len(batch) == 8
         seen.setdefault(task_of(job, step), []).extend(map(id, batch))
-    sizes = {key: len(data.train) for key, data in members_of(recipe, stage).tasks.items()}
+    sizes = {key: len(data.train) for key, data in Inputs(recipe).members(stage).tasks.items()}
     assert sorted(sizes.values()) == [24, 45]
     assert seen.keys() == sizes.keys()
     assert not set.intersection(*map(set, seen.values()))
@@ -153,7 +153,7 @@ def test_rows(whole: Whole) -> None:
     recipe, _, rows = whole
     assert [(row["stage"], row["epoch"]) for row in rows] == [("multitask", 1), ("multitask", 2), ("finetune", 1), ("finetune", 2)]
     row = rows[1]
-    assert row["step"] == nodes(recipe)[0].steps == 2 * -(-(45 + 24) // 8)
+    assert row["step"] == nodes(Inputs(recipe))[0].steps == 2 * -(-(45 + 24) // 8)
     assert {name: scores["examples"] for name, scores in row["by_task"].items()} == {"reviews": 15, "places": 8}
     assert {key: row[key] for key in row["by_task"]["reviews"]} == row["by_task"]["reviews"]
     assert row["recipe"] == "BERT-MFiT-FiT"
@@ -205,14 +205,14 @@ def test_micro_batches_do_not_change_the_result(whole: Whole, tmp_path: Path, mi
 def test_fine_tuning_starts_from_the_encoder_and_its_own_head(whole: Whole) -> None:
     """Both tasks have two classes, so that the other's head would fit."""
     recipe, store, _ = whole
-    stored = weights(store, nodes(recipe)[0].stage_id)
+    stored = weights(store, nodes(Inputs(recipe))[0].stage_id)
     for target in recipe.tasks:
         aimed = recipe.model_copy(update={"task": target})
         state = model_state(start_of(aimed, store, 1).model)
         for name, tensor in state.items():
             if not name.startswith("classifier."):
                 assert torch.equal(tensor, stored[name]), name
-        own = f"classifier.heads.{head_key(target_of(aimed))}"
+        own = f"classifier.heads.{head_key(Inputs(aimed).target)}"
         assert torch.equal(state["classifier.weight"], stored[f"{own}.weight"])
         assert torch.equal(state["classifier.bias"], stored[f"{own}.bias"])
 
@@ -221,7 +221,9 @@ def test_the_own_head_is_kept_where_fewer_texts_are_used(whole: Whole) -> None:
     recipe, store, _ = whole
     state = model_state(start_of(change(recipe, 1, train_share=0.5), store, 1).model)
     own = head_key(load_task("reviews", recipe.tasks["reviews"]))
-    assert torch.equal(state["classifier.weight"], weights(store, nodes(recipe)[0].stage_id)[f"classifier.heads.{own}.weight"])
+    assert torch.equal(
+        state["classifier.weight"], weights(store, nodes(Inputs(recipe))[0].stage_id)[f"classifier.heads.{own}.weight"]
+    )
 
 
 def test_no_other_task_s_head_is_taken_over(tmp_path: Path) -> None:
@@ -254,7 +256,7 @@ def test_a_task_with_several_labels_is_one_of_them(tmp_path: Path) -> None:
     recipe = multitask_recipe(tmp_path, {"dropout": 0.0, "sampling": "even"})
     recipe = recipe.model_copy(update={"tasks": {"reviews": recipe.tasks["reviews"], "several": several}, "task": "several"})
     job = job_of(recipe, Store(str(tmp_path / "store")), 0)
-    own, step = head_key(target_of(recipe)), 0
+    own, step = head_key(Inputs(recipe).target), 0
     while task_of(job, step) != own:
         step += 1
     examples = job.examples(step)
@@ -269,7 +271,7 @@ def test_a_task_with_several_labels_is_one_of_them(tmp_path: Path) -> None:
     artifact = Store(str(tmp_path / "store")).get(row["stage_id"])
     assert artifact is not None
     final = artifact.manifest["rows"][-1]["by_task"]
-    for key, data in members_of(recipe, recipe.stages[0]).tasks.items():  # type: ignore[arg-type]
+    for key, data in Inputs(recipe).members(recipe.stages[0]).tasks.items():  # type: ignore[arg-type]
         kept = pq.read_table(artifact.path(f"predictions-validation-{key}.parquet")).to_pydict()
         assert len(kept["label"]) == len(data.validation)
         wrong = sum(label != given for label, given in zip(kept["label"], kept["prediction"], strict=True))
@@ -284,7 +286,7 @@ def test_it_stands_between_pre_training_and_fine_tuning(tmp_path: Path) -> None:
     rows = list(runner.run(recipe, store, ONE_THREAD))
     assert [row["stage"] for row in rows[-3:]] == ["multitask", "finetune", "finetune"]
     assert rows[-1]["recipe"] == recipe_name(recipe) == "BERT-CDPT-MFiT-FiT"
-    state, stored = model_state(start_of(recipe, store, 1).model), weights(store, nodes(recipe)[0].stage_id)
+    state, stored = model_state(start_of(recipe, store, 1).model), weights(store, nodes(Inputs(recipe))[0].stage_id)
     assert all(torch.equal(tensor, stored[name]) for name, tensor in state.items() if name.startswith("encoder."))
     behind = recipe.model_copy(update={"stages": (recipe.stages[1], pretrain, recipe.stages[2])})
     assert [row["stage"] for row in runner.run(behind, store, ONE_THREAD)][0::5] == ["multitask", "finetune"]

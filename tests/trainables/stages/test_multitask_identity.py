@@ -17,6 +17,7 @@ from trainables.settings.stages import Multitask
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 
 
@@ -81,9 +82,9 @@ def test_data_determine_it(tmp_path: Path) -> None:
 
 def test_estimates_count_the_work(tmp_path: Path) -> None:
     recipe = multitask_recipe(tmp_path)
-    node = nodes(recipe)[0]
+    node = nodes(Inputs(recipe))[0]
     assert (node.steps, node.trajectory_id) == (18, node.stage_id)
-    assert nodes(change(recipe, 0, epochs=4))[0].tokens_estimate == pytest.approx(2 * node.tokens_estimate, abs=2)
+    assert nodes(Inputs(change(recipe, 0, epochs=4)))[0].tokens_estimate == pytest.approx(2 * node.tokens_estimate, abs=2)
     row = next(runner.run(change(recipe, 0, epochs=1), Store(str(tmp_path / "store")), ONE_THREAD))
     assert row["tokens"] == pytest.approx(node.tokens_estimate / 2, rel=0.35)
 

@@ -27,6 +27,7 @@ from tests.trainables.resume import (
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import milestone_id, nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training.loop import Diverged
 
@@ -40,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 
 def test_rows(whole: Whole) -> None:
     recipe, store, rows = whole
-    finetune = nodes(recipe)[-1]
+    finetune = nodes(Inputs(recipe))[-1]
     assert [row["stage"] for row in rows] == ["pretrain"] * 6 + ["finetune"] * 2
     assert [row["epoch"] for row in rows[-2:]] == [1, 2]
     assert all(row["source"] == "computed" for row in rows)
@@ -71,7 +72,7 @@ def test_same_seed_same_bits_whatever_ran_before(whole: Whole, tmp_path: Path) -
     torch.randn(1000)
     other = Store(str(tmp_path / "store"))
     assert results(list(runner.run(recipe, other, ONE_THREAD))) == results(rows)
-    for node in nodes(recipe):
+    for node in nodes(Inputs(recipe)):
         assert same_bits(weights(store, node.stage_id), weights(other, node.stage_id))
     different = recipe.model_copy(update={"seed": 1})
     assert results(list(runner.run(different, other, ONE_THREAD)))[-1]["loss"] != rows[-1]["loss"]
@@ -96,13 +97,13 @@ def test_milestones_equal_separately_run_lengths(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, pretrain={"steps": 8})
     one = Store(str(tmp_path / "one"))
     list(runner.run(recipe, one, ONE_THREAD, last="pretrain", milestones=(2, 5)))
-    trajectory = nodes(recipe)[0].trajectory_id
+    trajectory = nodes(Inputs(recipe))[0].trajectory_id
     for steps in (2, 5, 8):
         alone = Store(str(tmp_path / f"alone-{steps}"))
         stage = recipe.stages[0].model_copy(update={"steps": steps})
         short = recipe.model_copy(update={"stages": (stage, recipe.stages[1])})
         list(runner.run(short, alone, ONE_THREAD, last="pretrain"))
-        assert nodes(short)[0].stage_id == milestone_id(trajectory, steps)
+        assert nodes(Inputs(short))[0].stage_id == milestone_id(trajectory, steps)
         assert same_bits(weights(one, milestone_id(trajectory, steps)), weights(alone, milestone_id(trajectory, steps))), steps
 
 
@@ -114,7 +115,7 @@ def test_a_trajectory_goes_on_from_where_it_stands(tmp_path: Path) -> None:
     rows = list(runner.run(further, store, ONE_THREAD, last="pretrain"))
     assert [row["source"] for row in rows] == ["loaded"] * 3 + ["computed"] * 4
     list(runner.run(further, straight, ONE_THREAD, last="pretrain"))
-    assert same_bits(weights(store, nodes(further)[0].stage_id), weights(straight, nodes(further)[0].stage_id))
+    assert same_bits(weights(store, nodes(Inputs(further))[0].stage_id), weights(straight, nodes(Inputs(further))[0].stage_id))
 
 
 def test_a_milestone_below_the_state_is_resumed_too_and_the_state_is_kept(tmp_path: Path) -> None:
@@ -125,15 +126,15 @@ def test_a_milestone_below_the_state_is_resumed_too_and_the_state_is_kept(tmp_pa
     stage = recipe.stages[0].model_copy(update={"steps": 4})
     below = recipe.model_copy(update={"stages": (stage, recipe.stages[1])})
     kill(below, store, 3)  # in a process that dies without a word
-    assert sorted(int(name[:12]) for name in store.files.names(f"states/{nodes(recipe)[0].trajectory_id}")) == [3, 6]
+    assert sorted(int(name[:12]) for name in store.files.names(f"states/{nodes(Inputs(recipe))[0].trajectory_id}")) == [3, 6]
     rows = list(runner.run(below, store, ONE_THREAD, last="pretrain"))
     assert [row["source"] for row in rows] == ["loaded"] * 3 + ["computed"]
     assert results(rows) == results(list(runner.run(below, alone, ONE_THREAD, last="pretrain")))
-    assert same_bits(weights(store, nodes(below)[0].stage_id), weights(alone, nodes(below)[0].stage_id))
+    assert same_bits(weights(store, nodes(Inputs(below))[0].stage_id), weights(alone, nodes(Inputs(below))[0].stage_id))
     further = list(runner.run(recipe, store, ONE_THREAD, last="pretrain"))
     assert [row["source"] for row in further] == ["loaded"] * 6 + ["computed"] * 2
     list(runner.run(recipe, alone, ONE_THREAD, last="pretrain"))
-    assert same_bits(weights(store, nodes(recipe)[0].stage_id), weights(alone, nodes(recipe)[0].stage_id))
+    assert same_bits(weights(store, nodes(Inputs(recipe))[0].stage_id), weights(alone, nodes(Inputs(recipe))[0].stage_id))
 
 
 @pytest.mark.parametrize("micro_batch", [1, 3, 4])
@@ -145,7 +146,7 @@ def test_micro_batches_do_not_change_the_result(tmp_path: Path, micro_batch: int
     split = list(runner.run(recipe, b, Execution(threads=1, micro_batch=micro_batch)))
     for one, other in zip(whole, split, strict=True):
         assert one["train_loss"] == pytest.approx(other["train_loss"], abs=1e-5)
-    end = nodes(recipe)[-1].stage_id
+    end = nodes(Inputs(recipe))[-1].stage_id
     for name, tensor in weights(a, end).items():
         torch.testing.assert_close(tensor, weights(b, end)[name], rtol=0, atol=1e-4, msg=name)
 
@@ -155,7 +156,7 @@ def test_divergence_stops_before_the_step(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     with pytest.raises(Diverged, match=r"step \d+ is (nan|inf)"):
         list(runner.run(recipe, store, ONE_THREAD))
-    assert store.get(nodes(recipe)[0].stage_id) is None
+    assert store.get(nodes(Inputs(recipe))[0].stage_id) is None
 
 
 def test_test_split_is_read_once(whole: Whole) -> None:

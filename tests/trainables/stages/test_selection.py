@@ -29,7 +29,7 @@ from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages import text_vectors
 from trainables.stages.identity import nodes, recipe_name, settings_of
-from trainables.stages.inputs import corpus_of, encoder_id, pool_of, target_of
+from trainables.stages.inputs import Inputs
 from trainables.stages.jobs import base_of, corpus_read
 from trainables.stages.selection import pool, selected
 from trainables.store.artifact_files import WEIGHTS
@@ -50,7 +50,7 @@ def recipe_with(folder: Path, **pretrain: Any) -> Recipe:
 def read(recipe: Recipe, store: Store) -> Any:
     stage = recipe.stages[0]
     assert isinstance(stage, Pretrain)
-    return corpus_read(recipe, stage, store, CPU)
+    return corpus_read(Inputs(recipe), stage, store, CPU)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def store(tmp_path: Path) -> Store:
 def test_what_is_read(tmp_path: Path, store: Store) -> None:
     """The target's own texts and the nearest of the others by scikit-learn's TF-IDF; without `within-task` the latter alone."""
     recipe = recipe_with(tmp_path)
-    own, others = list(target_of(recipe).train.texts), [text for text, _ in reviews("sls_yelp", limit=60)]
+    own, others = list(Inputs(recipe).target.train.texts), [text for text, _ in reviews("sls_yelp", limit=60)]
     candidates, queries = similarity.tfidf(others, sorted(set(own)))
     cosines = (queries @ candidates.T).toarray()
     expected = {others[i] for row in cosines for i in np.argsort(-row, kind="stable")[:2]}
@@ -75,7 +75,7 @@ def test_what_is_read(tmp_path: Path, store: Store) -> None:
 def test_random_is_of_the_same_size_and_by_seed(tmp_path: Path, store: Store) -> None:
     near = read(recipe_with(tmp_path), store)
     drawn = [read(recipe_with(tmp_path, select="random", seed=seed), store) for seed in (0, 0, 1)]
-    own = set(target_of(recipe_with(tmp_path)).train.texts)
+    own = set(Inputs(recipe_with(tmp_path)).target.train.texts)
     assert [len(each.texts) for each in drawn] == [len(near.texts)] * 3
     assert len(set(drawn[0].texts)) == len(drawn[0].texts)
     assert own <= set(drawn[0].texts)
@@ -87,7 +87,7 @@ def test_more_neighbours_than_texts_select_all_and_say_so(tmp_path: Path, store:
     told = "61 given, but there are 60 texts to select from: all are selected"
     recipe = recipe_with(tmp_path, neighbours=61, embeddings="encoder")
     found = read(recipe, store)
-    assert sorted(found.texts) == sorted(corpus_of(recipe, recipe.stages[0]).texts)  # type: ignore[arg-type]
+    assert sorted(found.texts) == sorted(Inputs(recipe).corpus(recipe.stages[0]).texts)  # type: ignore[arg-type]
     assert f"neighbours: {told}" in found.notices
     few = read(recipe_with(tmp_path, neighbours=61), store)
     assert set(found.texts) - set(few.texts) == {"Seriously flavorful delights, folks."}
@@ -118,7 +118,6 @@ def test_texts_that_share_no_word_select_none_and_say_so(tmp_path: Path, store: 
 
     def found(lines: list[str], keeps: bool = False) -> Any:
         file.write_text("\n".join(lines), encoding="utf-8")
-        load_corpus.__globals__["_corpus"].cache_clear()
         return pool(load_corpus(("mine",) if keeps else (), {"mine": task}, (str(file),)), data, keeps)
 
     few = found(["one", "two", "hot soup", "three", "birds", "four", "!!"])
@@ -157,10 +156,12 @@ def test_selections_that_are_what_they_were_keep_their_names(tmp_path: Path) -> 
         recipe = tiny_recipe(tmp_path, pretrain=pretrain).model_copy(update={"tasks": {"mine": task}, "task": "mine"})
         stage = recipe.stages[0]
         assert isinstance(stage, Pretrain)
-        found = pool_of(recipe, stage)
-        old = {"settings": settings_of(stage), "parent": encoder_id(recipe), "precision": recipe.precision, "data": found.digests}
-        assert (nodes(recipe)[0].trajectory_id == stage_id("pretrain", old)) == (not found.rule(stage.neighbours, stage.embeddings))
-        return found.rule(stage.neighbours, stage.embeddings), nodes(recipe)[0].stage_id
+        inputs = Inputs(recipe)
+        found, node = inputs.pool(stage), nodes(inputs)[0]
+        rule = found.rule(stage.neighbours, stage.embeddings)
+        old = {"settings": settings_of(stage), "parent": inputs.encoder_id, "precision": recipe.precision, "data": found.digests}
+        assert (node.trajectory_id == stage_id("pretrain", old)) == (not rule)
+        return rule, node.stage_id
 
     assert ids([])[0] == ids(["other words"])[0] == ids([], embeddings="encoder")[0] == ()
     assert ids([], neighbours=5)[0] == ids(["the 汉字"])[0] == ids(["the ที่"])[0] == ids([], neighbours=9)[0] == ("by shared words",)
@@ -204,7 +205,7 @@ def test_nothing_to_select_from(tmp_path: Path) -> None:
             validate(Pretrain, {"select": "nearest", "corpus": corpus})
     recipe = recipe_with(tmp_path, corpus=("cross-domain",))  # there is no other task
     with pytest.raises(ConfigError, match=r"nothing to select from: all \d+ texts are those of 'reviews'; name another task"):
-        nodes(recipe)
+        nodes(Inputs(recipe))
 
 
 def test_settings_that_contradict_each_other() -> None:
@@ -225,7 +226,7 @@ def test_identity(tmp_path: Path) -> None:
     """By what determines what is selected, which is not computed; at `all` the settings change nothing."""
 
     def ids(**pretrain: Any) -> tuple[str, ...]:
-        return tuple(node.stage_id for node in nodes(recipe_with(tmp_path, **pretrain)))
+        return tuple(node.stage_id for node in nodes(Inputs(recipe_with(tmp_path, **pretrain))))
 
     base = ids()
     changed = [
@@ -246,7 +247,7 @@ def test_identity(tmp_path: Path) -> None:
         file.write("\none more")
     (tmp_path / "b").mkdir()
     moved = recipe.model_copy(update={"tasks": {"mine": tiny_task(tmp_path / "b")}, "task": "mine"})
-    assert not set(base) & {node.stage_id for node in nodes(moved)}
+    assert not set(base) & {node.stage_id for node in nodes(Inputs(moved))}
 
 
 def test_names(tmp_path: Path) -> None:
@@ -287,7 +288,7 @@ def test_runs_and_resumes_bit_for_bit(tmp_path: Path, kind: str, select: str) ->
     again = list(runner.run(recipe, broken))
     losses = [[row.get("loss") for row in found] for found in (rows, again)]
     assert losses[0] == losses[1]
-    name = nodes(recipe)[0].stage_id
+    name = nodes(Inputs(recipe))[0].stage_id
     weights = [each.get(name).path(WEIGHTS).read_bytes() for each in (whole, broken)]  # type: ignore[union-attr]
     assert weights[0] == weights[1]
 
@@ -313,18 +314,18 @@ def test_vectors_of_the_encoder_are_means_of_its_last_layer(tmp_path: Path, stor
 
 def test_torn_vectors_are_computed_again(tmp_path: Path, store: Store) -> None:
     recipe = recipe_with(tmp_path)
-    base, texts = base_of(recipe), tuple(text for text, _ in reviews(limit=5))
-    found = np.array(text_vectors.embedded(texts, "texts", base, encoder_id(recipe), store, CPU))
+    base, texts = base_of(Inputs(recipe)), tuple(text for text, _ in reviews(limit=5))
+    found = np.array(text_vectors.embedded(texts, "texts", base, Inputs(recipe).encoder_id, store, CPU))
     (path,) = store.local_cache("embeddings").iterdir()
     path.write_bytes(path.read_bytes()[:-10])
-    np.testing.assert_array_equal(text_vectors.embedded(texts, "texts", base, encoder_id(recipe), store, CPU), found)
+    np.testing.assert_array_equal(text_vectors.embedded(texts, "texts", base, Inputs(recipe).encoder_id, store, CPU), found)
 
 
 def test_epochs_are_steps(tmp_path: Path) -> None:
     """45 training texts, 8 a batch: 6 steps a pass. The same as those steps written out; half passes too, never no step."""
 
     def node(**pretrain: Any) -> Any:
-        return nodes(tiny_recipe(tmp_path, pretrain=pretrain))[0]
+        return nodes(Inputs(tiny_recipe(tmp_path, pretrain=pretrain)))[0]
 
     two = node(epochs=2, **UNSET)
     assert (two.steps, two.stage.schedule_steps) == (12, 12)
@@ -340,5 +341,5 @@ def test_epochs_are_steps(tmp_path: Path) -> None:
 def test_pool_of_a_recipe(tmp_path: Path) -> None:
     recipe = recipe_with(tmp_path)
     assert isinstance(recipe.stages[0], Pretrain)
-    found = pool_of(recipe, recipe.stages[0])
+    found = Inputs(recipe).pool(recipe.stages[0])
     assert (len(found.own), len(found.places)) == (45, 60)

@@ -40,7 +40,7 @@ from trainables.stages import jobs, selective
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import model_of
 from trainables.stages.identity import logits_id, nodes, recipe_name, scores_id
-from trainables.stages.inputs import corpus_of, target_of
+from trainables.stages.inputs import Inputs
 from trainables.store.artifact_files import CHOSEN, MARKS
 from trainables.store.store import Store
 from trainables.training.loop import Job
@@ -60,8 +60,8 @@ def stage_of(recipe: Recipe) -> Marks:
 
 def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     """The job of a node before its first step."""
-    node = nodes(recipe)[index]
-    return jobs.job_of(recipe, node, None, frozenset([node.steps]), store, CPU)
+    node = nodes(Inputs(recipe))[index]
+    return jobs.job_of(Inputs(recipe), node, None, frozenset([node.steps]), store, CPU)
 
 
 def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta: float) -> list[float] | None:
@@ -89,7 +89,7 @@ def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta:
 def test_scores_equal_the_naive_loop(whole: Whole) -> None:
     """Texts of 0 to 22 pieces; weights made large, so that words move the probability and some are kept and some are not."""
     recipe, store, _ = whole
-    base, data = jobs.base_of(recipe), target_of(recipe)
+    base, data = jobs.base_of(Inputs(recipe)), Inputs(recipe).target
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -119,7 +119,7 @@ def test_scores_equal_the_naive_loop(whole: Whole) -> None:
 def test_a_text_of_one_word_has_the_score_0(whole: Whole) -> None:
     """Its only word is the whole text; so is a text without letters, whose marks of punctuation are words like others."""
     recipe, _, _ = whole
-    base = jobs.base_of(recipe)
+    base = jobs.base_of(Inputs(recipe))
     model = model_of(stage_of(recipe).scorer, base, 2, 0).eval()
     words = [base.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("good", "! ! !", "")]
     texts = [(np.array(ids, dtype=np.int32), np.arange(1, len(ids) + 1, dtype=np.int32)) for ids in words]
@@ -145,14 +145,14 @@ def test_marks_follow_from_scores_and_stop_words() -> None:
 
 def test_the_artifact_holds_what_was_marked(whole: Whole) -> None:
     recipe, store, _ = whole
-    scorer, marker = nodes(recipe)[:2]
+    scorer, marker = nodes(Inputs(recipe))[:2]
     artifact, scores = store.get(marker.stage_id), store.get(scores_id(stage_of(recipe), scorer.stage_id))
     assert artifact is not None
     assert scores is not None
     table, scored = (pq.read_table(path).to_pydict() for path in (artifact.path(MARKS), scores.path(selective.SCORES)))
     assert list(table) == ["index", "words", "scores", "marked"]
     assert {name: table[name] for name in scored} == scored
-    data = target_of(recipe)
+    data = Inputs(recipe).target
     for index, words, values, marks in zip(*table.values(), strict=True):
         text = "".join(data.train.texts[index].lower().split())
         assert "".join(words)[:6] == text[:6]
@@ -212,14 +212,14 @@ def test_the_scorer_is_an_ordinary_artifact(whole: Whole) -> None:
     """A study that fine-tunes with these very settings loads it."""
     recipe, store, _ = whole
     alone = recipe.model_copy(update={"stages": (stage_of(recipe).scorer,)})
-    assert nodes(alone)[0].stage_id == nodes(recipe)[0].stage_id
+    assert nodes(Inputs(alone))[0].stage_id == nodes(Inputs(recipe))[0].stage_id
     assert [row["source"] for row in runner.run(alone, store, ONE_THREAD)] == ["loaded"] * 2
 
 
 def test_a_scorer_without_weights_is_trained_again(tmp_path: Path) -> None:
     """As they are dropped from trials that nobody asks for any more."""
     recipe, store = marks_recipe(tmp_path), Store(str(tmp_path / "store"))
-    scorer = nodes(recipe)[0]
+    scorer = nodes(Inputs(recipe))[0]
     alone = recipe.model_copy(update={"stages": (stage_of(recipe).scorer,)})
     list(runner.run(alone, store, Execution(threads=1, keep_weights=False)))
     artifact = store.get(scorer.stage_id)
@@ -241,7 +241,7 @@ def test_resume_in_the_middle_of_the_marker_s_epoch(whole: Whole, tmp_path: Path
     broken = Store(str(tmp_path / "store"))
     list(runner.run(whole.recipe, broken, ONE_THREAD, last="marks.scorer"))
     interrupt(whole.recipe, broken, 9)
-    assert 0 < saved_step(whole.recipe, broken, 1) < nodes(whole.recipe)[1].steps
+    assert 0 < saved_step(whole.recipe, broken, 1) < nodes(Inputs(whole.recipe))[1].steps
     assert_goes_on(whole, broken)
 
 
@@ -259,7 +259,7 @@ def test_the_best_weights_stay_and_survive_a_resume(tmp_path: Path) -> None:
     straight, broken = Store(str(tmp_path / "a")), Store(str(tmp_path / "b"))
     rows = list(runner.run(recipe, straight, ONE_THREAD, last="marks"))[2:]
     f1 = [row["mark_f1"] for row in rows]
-    best, marker = int(np.argmax(f1)), nodes(recipe)[1]
+    best, marker = int(np.argmax(f1)), nodes(Inputs(recipe))[1]
     assert best < 3, f1
     assert f1[-1] < f1[best], f1
     running = runner.run(recipe, broken, ONE_THREAD, last="marks")
@@ -305,7 +305,7 @@ def test_at_most_the_share_is_taken_and_the_largest_logits_first() -> None:
 
 
 def test_80_10_10(whole: Whole) -> None:
-    special = jobs.base_of(whole[0]).special
+    special = jobs.base_of(Inputs(whole[0])).special
     ordinary = special.ordinary
     ids, rng = ordinary[np.arange(40_000) % len(ordinary)], np.random.default_rng(0)
     inputs, positions, targets = corrupt_at(np.arange(0, 40_000, 2), ids, special, rng)
@@ -322,7 +322,7 @@ def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
 ) -> None:
     """Logits are those of transformers' token classifier on the documents as the marker's own length cuts them."""
     recipe, store, _ = whole
-    marker = nodes(recipe)[1]
+    marker = nodes(Inputs(recipe))[1]
     recipe = change(recipe, 1, max_length=13)  # other than the marker's
     matched = change(recipe, 1, masking="matched")
     ours, control = start_of(recipe, store, 2), start_of(matched, store, 2)
@@ -332,7 +332,7 @@ def test_pretraining_masks_what_the_marker_marks_and_the_control_as_many(
     reference.load_state_dict({names[name]: kept[name] for name in kept})
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    corpus = corpus_of(recipe, pretrain)
+    corpus = Inputs(recipe).corpus(pretrain)
     pieces = jobs.tokens(corpus.texts, corpus.digest, base, store)
     flat = []
     for ids_, _ in chunks(pieces, 22):
@@ -363,7 +363,7 @@ def test_both_read_the_same_logits(whole: Whole, monkeypatch: pytest.MonkeyPatch
     recipe, store, _ = whole
     pretrain = recipe.stages[1]
     assert isinstance(pretrain, Pretrain)
-    name = logits_id(nodes(recipe)[1].stage_id, corpus_of(recipe, pretrain))
+    name = logits_id(nodes(Inputs(recipe))[1].stage_id, Inputs(recipe).corpus(pretrain))
     assert store.get(name) is not None
     monkeypatch.setattr(selective, "write_logits", None)  # it would be called
     start_of(change(recipe, 1, masking="matched"), store, 2)
@@ -371,7 +371,7 @@ def test_both_read_the_same_logits(whole: Whole, monkeypatch: pytest.MonkeyPatch
 
 def test_examples_of_what_was_masked_are_kept(whole: Whole) -> None:
     recipe, store, _ = whole
-    artifact = store.get(nodes(recipe)[2].stage_id)
+    artifact = store.get(nodes(Inputs(recipe))[2].stage_id)
     assert artifact is not None
     rows = pq.read_table(artifact.path(CHOSEN)).to_pylist()
     assert 45 <= len(rows) <= selective.SAMPLE

@@ -16,6 +16,7 @@ from tests.trainables.resume import ONE_THREAD, Whole, begin, results, same_bits
 from trainables.stages import identity
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.artifact_files import PREDICTIONS, marker_bytes
 from trainables.store.store import DamagedArtifact, Store
 
@@ -74,7 +75,7 @@ def half(whole: Whole, tmp_path_factory: pytest.TempPathFactory) -> Store:
 def test_a_state_that_does_not_fit_is_told_and_computed_again(whole: Whole, half: Store, tmp_path: Path, which: str) -> None:
     """Its digests are right: whoever writes to a shared store can make them so."""
     said: list[str] = []
-    store, name = Store(tmp_path / "store", notice=said.append), nodes(whole.recipe)[0].trajectory_id
+    store, name = Store(tmp_path / "store", notice=said.append), nodes(Inputs(whole.recipe))[0].trajectory_id
     state = half.load_state(name)
     assert state is not None
     for file in (WEIGHTS, MOMENTS):
@@ -94,7 +95,7 @@ def test_a_state_that_does_not_fit_is_told_and_computed_again(whole: Whole, half
 )
 def test_weights_that_are_none_are_damage(whole: Whole, tmp_path: Path, header: bytes) -> None:
     recipe, said = whole.recipe, list[str]()
-    store, stage = Store(tmp_path / "store", notice=said.append), nodes(whole.recipe)[-1].stage_id
+    store, stage = Store(tmp_path / "store", notice=said.append), nodes(Inputs(whole.recipe))[-1].stage_id
     there = whole.store.get(stage)
     assert there is not None
     store.publish(stage, there.manifest, {WEIGHTS: header + b"{" * 200})
@@ -106,10 +107,10 @@ def test_weights_that_are_none_are_damage(whole: Whole, tmp_path: Path, header: 
 
 def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Path) -> None:
     recipe, said = whole.recipe, list[str]()
-    store, stage = Store(tmp_path / "store", notice=said.append), nodes(recipe)[-1].stage_id
+    store, stage = Store(tmp_path / "store", notice=said.append), nodes(Inputs(recipe))[-1].stage_id
     list(runner.run(recipe, store, ONE_THREAD))
     first = runner.evaluate_test(recipe, store, ONE_THREAD)
-    for name, kind in ((stage, "features"), (identity.test_id(recipe, stage), None)):
+    for name, kind in ((stage, "features"), (identity.test_id(Inputs(recipe).target, stage), None)):
         path = f"artifacts/{name}/COMPLETE.json"
         marker = json.loads(store.files.read(path))
         del marker["sha256"]
@@ -122,4 +123,4 @@ def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Pa
     assert again["source"] == "computed"
     assert len(said) == 2
     assert all("its manifest is one of" in line for line in said)
-    assert store.get(identity.test_id(recipe, stage), needs=(PREDICTIONS,)) is not None
+    assert store.get(identity.test_id(Inputs(recipe).target, stage), needs=(PREDICTIONS,)) is not None

@@ -25,7 +25,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune
 from trainables.stages import features, jobs
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import encoder_id, target_of
+from trainables.stages.inputs import Inputs
 from trainables.stages.jobs import base_of
 from trainables.stages.run_recipe import evaluate_test, run
 from trainables.store.artifact_files import FEATURES, WEIGHTS
@@ -126,15 +126,15 @@ def test_features_start_from_the_parent(tmp_path: Path) -> None:
         found.setdefault(settings["texts"], {})[settings["source"]] = load_file(artifact.path(FEATURES))["features"]
     assert len(found) == 2
     for rows in found.values():
-        assert rows.keys() == {nodes(made)[0].stage_id, encoder_id(alone)}
+        assert rows.keys() == {nodes(Inputs(made))[0].stage_id, Inputs(alone).encoder_id}
         assert not torch.allclose(*rows.values(), atol=1e-3)
 
 
 def id_of(store: Store, made: Recipe) -> str:
-    node = nodes(made)[-1]
-    where = jobs.features_of(made, node, store)
+    node = nodes(Inputs(made))[-1]
+    where = jobs.features_of(Inputs(made), node, store)
     assert where is not None
-    return features.stage_id("features", where.determines(target_of(made).train, base_of(made)))
+    return features.stage_id("features", where.determines(Inputs(made).target.train, base_of(Inputs(made))))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_an_artifact_needs_no_features(tmp_path: Path) -> None:
     """What training left is a whole model: without its store of features it answers the same."""
     made, store = frozen(tmp_path, **BILSTM), Store(tmp_path / "store")
     list(run(made, store, ONE_THREAD))
-    base = base_of(made)
+    base = base_of(Inputs(made))
     found = tuned_weights(store, made)
     for name, tensor in base.model.state_dict().items():
         if f"encoder.{name}" in found:
@@ -325,7 +325,7 @@ def test_features_that_nobody_uses_are_collected(tmp_path: Path) -> None:
         os.utime(path, (an_hour_ago, an_hour_ago))
     names = {name: each.manifest["settings"]["rows"] for name, each in kept(store).items()}
     list(run(frozen(tmp_path, pooling="cls", learning_rate=5e-3), store, ONE_THREAD))  # uses two of the four
-    trained = [nodes(frozen(tmp_path, pooling=pooling))[-1].stage_id for pooling in ("cls", "mean")]
+    trained = [nodes(Inputs(frozen(tmp_path, pooling=pooling)))[-1].stage_id for pooling in ("cls", "mean")]
     assert store.collect(older_than_s=7200).attempts == 0
     report = store.collect(older_than_s=1800)
     assert report.attempts == 2

@@ -20,6 +20,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store import lease, states
 from trainables.store.local_files import LocalFiles
 from trainables.store.store import Store
@@ -105,11 +106,11 @@ def test_two_owners_do_not_hurt_each_other(whole: Whole, tmp_path: Path, monkeyp
             until(lambda: is_stopped(first.pid or 0), first)
             second = runner.run(whole.recipe, store, EVERY_STEP)
             rows = [next(second)]
-            half = store.files.names(f"states/{nodes(whole.recipe)[0].trajectory_id}")
+            half = store.files.names(f"states/{nodes(Inputs(whole.recipe))[0].trajectory_id}")
             os.kill(first.pid or 0, signal.SIGCONT)
             if where != WHERE[-1]:
                 until(told.exists, first)
-            assert set(half) <= set(store.files.names(f"states/{nodes(whole.recipe)[0].trajectory_id}")), where
+            assert set(half) <= set(store.files.names(f"states/{nodes(Inputs(whole.recipe))[0].trajectory_id}")), where
             rows += list(second)
             until(lambda told=told: told.exists() or not first.is_alive(), first)  # type: ignore[misc]
             assert results(rows) == results(json.loads(told.read_text())) == results(whole.rows), where

@@ -15,6 +15,7 @@ from tests.helpers import tiny_recipe
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training.energy import added, gpu, silent, used
 
@@ -131,7 +132,7 @@ def counting(monkeypatch: pytest.MonkeyPatch, per_reading: float | None = 5.0) -
 
 
 def manifest(store: Store, made: Any) -> dict[str, Any]:
-    artifact = store.get(nodes(made)[-1].stage_id)
+    artifact = store.get(nodes(Inputs(made))[-1].stage_id)
     assert artifact is not None
     return artifact.manifest
 

@@ -16,6 +16,7 @@ from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune
 from trainables.stages import finetune, jobs
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
 from trainables.training import loop
 from trainables.training.loop import Job, Position, train
@@ -26,8 +27,8 @@ CPU = Runtime(device=torch.device("cpu"), world=World(), autocast=False)
 
 
 def job_of(recipe_: Recipe, store: Store, index: int) -> Job:
-    node = nodes(recipe_)[index]
-    return jobs.job_of(recipe_, node, None, frozenset([node.steps]), store, CPU)
+    node = nodes(Inputs(recipe_))[index]
+    return jobs.job_of(Inputs(recipe_), node, None, frozenset([node.steps]), store, CPU)
 
 
 def losses_of(job: Job, steps: int, runtime: Runtime = CPU) -> list[float]:

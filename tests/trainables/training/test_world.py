@@ -23,6 +23,7 @@ from trainables.settings.validate import validate
 from trainables.stages import finetune, jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
 from trainables.store.artifact_files import FEATURES
 from trainables.store.store import Store
 from trainables.training.loop import Position, Row, train
@@ -101,7 +102,7 @@ def test_two_workers_equal_one(
             for key in ("step", "tokens", "split", "stage_id", "error_rate_percent", "mark_f1"):
                 assert one.get(key) == two.get(key), key
             assert one["train_loss"] == pytest.approx(two["train_loss"], abs=1e-5)
-    for node in nodes(recipe):
+    for node in nodes(Inputs(recipe)):
         one, two = (store.get(node.stage_id) for store in (alone, Store(str(tmp_path / "two"))))
         assert one is not None
         assert two is not None
@@ -133,7 +134,7 @@ def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/reached-{micro}", rank=rank, world_size=size)
     made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
-    job = jobs.job_of(made, nodes(made)[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
+    job = jobs.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
     extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
     job.model.extra = extra  # type: ignore[assignment]
     job.optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=20.0, fused=True)
