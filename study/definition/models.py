@@ -15,7 +15,7 @@ from analysis.records.metric import METRICS, Metric
 from study.definition import space as spaces
 from study.definition.space import Dimension, Params, Space, Value
 from trainables.settings import corpus_names, file_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.execution import Execution, Precision
 from trainables.settings.plain_yaml import FLOAT
@@ -26,7 +26,7 @@ from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
 
-def _unchecked(model: type[Model]) -> dict[str, Any]:
+def _unchecked(model: type[Settings]) -> dict[str, Any]:
     """Validators in the place of those in which a model compares its fields, by their names; they let everything pass."""
     names = model.__pydantic_decorators__.model_validators
     return {name: model_validator(mode="after")(lambda self: self) for name in names}
@@ -35,26 +35,26 @@ def _unchecked(model: type[Model]) -> dict[str, Any]:
 class FixedPretrain(Pretrain):
     """Fixed settings of a further pre-training stage; what they must be together is checked with the space over them."""
 
-    checked: ClassVar[type[Model]] = Pretrain
+    checked: ClassVar[type[Settings]] = Pretrain
     vars().update(_unchecked(Pretrain))
 
 
 class FixedFinetune(Finetune):
     """Fixed settings of the fine-tuning stage; what they must be together is checked with the space over them."""
 
-    checked: ClassVar[type[Model]] = Finetune
+    checked: ClassVar[type[Settings]] = Finetune
     vars().update(_unchecked(Finetune))
 
 
 class FixedMultitask(Multitask):
     """Fixed settings of a multi-task stage; what they must be together is checked with the space over them."""
 
-    checked: ClassVar[type[Model]] = Multitask
+    checked: ClassVar[type[Settings]] = Multitask
     vars().update(_unchecked(Multitask))
 
 
 FixedStage = Annotated[FixedPretrain | FixedMultitask | Marks | FixedFinetune, Field(discriminator="kind")]
-STAGE_KINDS: dict[str, type[Model]] = {
+STAGE_KINDS: dict[str, type[Settings]] = {
     "pretrain": FixedPretrain,
     "multitask": FixedMultitask,
     "marks": Marks,
@@ -62,7 +62,7 @@ STAGE_KINDS: dict[str, type[Model]] = {
 }
 
 
-class EarlyStopping(Model):
+class EarlyStopping(Settings):
     """When a trial ends before its last epoch (asynchronous successive halving, Li et al. 2020)."""
 
     kind: Literal["asha", "none"] = "asha"
@@ -74,7 +74,7 @@ class EarlyStopping(Model):
     """Each rung lies at so many times the epochs of the one before, and keeps one in so many trials."""
 
 
-class SearchSettings(Model):
+class SearchSettings(Settings):
     """How settings are chosen."""
 
     sampler: Literal["tpe", "random", "grid", "given"] = "tpe"
@@ -92,7 +92,7 @@ class SearchSettings(Model):
     """Early stopping: its kind (`asha`, `none`), or its settings."""
 
 
-class Budget(Model):
+class Budget(Settings):
     """Where the search ends."""
 
     trials: Annotated[int, Field(ge=1)] = 20
@@ -101,7 +101,7 @@ class Budget(Model):
     """No trial is started after so many hours, over all sessions; null: no limit."""
 
 
-class Final(Model):
+class Final(Settings):
     """What happens with the best settings: chosen on validation, rerun over seeds, tested once."""
 
     top_k: Annotated[int, Field(ge=1)] = 1
@@ -114,7 +114,7 @@ class Final(Model):
     """Whose fine-tuned weights stay in the store."""
 
 
-class Resources(Model):
+class Resources(Settings):
     """What one trial gets, and how it is run. Nothing here changes a result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
@@ -148,7 +148,7 @@ class Resources(Model):
         return self
 
 
-class Study(Model):
+class Study(Settings):
     """One study: a recipe, the space around it, how to search it, and what to do with the best."""
 
     name: str
@@ -352,7 +352,7 @@ def members(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
     return _named(recipe, space, Multitask, "tasks")
 
 
-def _named(recipe: Iterable[Stage], space: Space, kind: type[Model], field: str) -> dict[str, str]:
+def _named(recipe: Iterable[Stage], space: Space, kind: type[Settings], field: str) -> dict[str, str]:
     """{entry of this field of the stages of a kind: the place that names it}."""
     found: dict[str, str] = {}
     for index, stage in enumerate(recipe):

@@ -25,7 +25,7 @@ from study.definition.space import (
     shown,
     with_params,
 )
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError, closest, near
 from trainables.settings.validate import validate
 
@@ -39,7 +39,7 @@ COUPLED = {"pretrain": (*_READ, *_CORRUPTED), "multitask": _CUT, "finetune": (*_
 """Fields that a stage checks against each other, by kind: only their combinations can be invalid where each value is valid."""
 
 
-def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> list[str]:
+def faults(space: Space, stages: Mapping[str, Settings], combine: bool = True) -> list[str]:
     """Every fault of a space against the stages {name: fixed settings} whose fields it varies.
 
     Without `combine` values that do not go together are none: only given points of the space are tried.
@@ -56,7 +56,7 @@ def faults(space: Space, stages: Mapping[str, Model], combine: bool = True) -> l
     return found or (_combination_faults(space, stages) if combine else [])
 
 
-def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
+def path_fault(path: str, stages: Mapping[str, Settings]) -> str | None:
     """What is wrong with a path, near miss named; None if it is a field of a stage."""
     if path in fixed_values(stages):
         return None
@@ -70,7 +70,7 @@ def path_fault(path: str, stages: Mapping[str, Model]) -> str | None:
     return f"a path is <stage name>.<field>, and no stage of the recipe is called {name!r}{hint}"
 
 
-def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Model]) -> list[str]:
+def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Settings]) -> list[str]:
     """What is wrong with a dimension by itself: its path, the values that its field refuses."""
     if fault := path_fault(path, stages):
         return [f"space.{path}: {fault}"]
@@ -84,7 +84,7 @@ def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Model]) ->
     return list(dict.fromkeys(line for value in values for line in value_faults(stages[name], field, value, f"space.{name}")))
 
 
-def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
+def value_faults(stage: Settings, field: str, value: Any, place: str) -> list[str]:
     """What is wrong with one value for one field of a stage."""
     try:
         validate(_only(type(stage), field), {field: value}, place)
@@ -94,16 +94,16 @@ def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
 
 
 @lru_cache(maxsize=256)
-def _only(stage: type[Model], field: str) -> type[Model]:
+def _only(stage: type[Settings], field: str) -> type[Settings]:
     """A model of one field of a stage, without the stage's checks between fields."""
     info = stage.model_fields[field]
     annotation: Any = info.annotation
     for constraint in info.metadata:
         annotation = Annotated[annotation, constraint]
-    return create_model(field, __base__=Model, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
+    return create_model(field, __base__=Settings, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
-def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> Iterator[str]:
+def _condition_faults(path: str, space: Space, stages: Mapping[str, Settings]) -> Iterator[str]:
     fixed = fixed_values(stages)
     for parent, when in space[path].when.items():
         place = f"space.{path}.when.{parent}"
@@ -123,7 +123,7 @@ def _condition_faults(path: str, space: Space, stages: Mapping[str, Model]) -> I
             yield f"{place}: never holds: {parent} is fixed at {shown(fixed[parent])}"
 
 
-def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
+def _combination_faults(space: Space, stages: Mapping[str, Settings]) -> list[str]:
     """Stages that the space can give although their own checks between fields refuse them.
 
     Those checks are monotonic in each number, so the corners of the space show all.
@@ -146,7 +146,7 @@ def _combination_faults(space: Space, stages: Mapping[str, Model]) -> list[str]:
     ]
 
 
-def _checked(stage: type[Model]) -> type[Model]:
+def _checked(stage: type[Settings]) -> type[Settings]:
     """The stage's own model with its checks between fields, where `stage` is the variant that leaves them out."""
     return getattr(stage, "checked", stage)
 
@@ -200,7 +200,7 @@ def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: s
     return found
 
 
-def given_faults(points: Iterable[Params], stages: Mapping[str, Model], place: str) -> Iterator[str]:
+def given_faults(points: Iterable[Params], stages: Mapping[str, Settings], place: str) -> Iterator[str]:
     """Every fault of points that stand for themselves: unknown paths, values that the field refuses, or that do not go together."""
     for index, point in enumerate(points):
         found = []

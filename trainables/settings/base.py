@@ -38,7 +38,7 @@ def _of_text(annotation: Any) -> bool | None:
     return None if None in kinds else all(kinds)
 
 
-class Model(BaseModel):
+class Settings(BaseModel):
     """Base of all settings: immutable, hashable, no unknown fields, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 
 
-class Encoder(Model):
+class Encoder(Settings):
     """A transformers encoder: one of `hub`, `folder`, `package`, `config`."""
 
     hub: str | None = None

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
-class Execution(Model):
+class Execution(Settings):
     """How a trial is computed. Nothing here changes its result, so nothing here enters the identity of a stage."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from trainables.settings import corpus_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import near
 from trainables.settings.execution import Precision
@@ -18,7 +18,7 @@ from trainables.settings.stages import Finetune, Marks, Pretrain, Stage
 from trainables.settings.task import Task
 
 
-class Recipe(Model):
+class Recipe(Settings):
     """The stages of one trial in order, with all that they need: what `python -m trainables` runs."""
 
     tasks: dict[str, Task]

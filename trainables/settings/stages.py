@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from trainables.settings import corpus_names
-from trainables.settings.base import Model, Positive, Share
+from trainables.settings.base import Positive, Settings, Share
 
 
-class Optimisation(Model):
+class Optimisation(Settings):
     """What every training stage sets: AdamW with decoupled weight decay, and the course of the learning rate."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.dialect import Dialect, Quoting, delimiter_of, dialect_faults, encoding_of
 from trainables.settings.file_names import suffix
 
 Metric = Literal["error_rate", "accuracy", "subset_accuracy", "macro_f1", "micro_f1", "mcc"]
 
 
-class Task(Model):
+class Task(Settings):
     """A labelled data set: where its splits lie and what its columns mean. Give files, `folder` or `hub`."""
 
     train: str | None = None

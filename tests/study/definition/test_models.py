@@ -13,7 +13,7 @@ from study.ablations import ablation_file
 from study.definition.models import Study
 from study.definition.study_file import load_study
 from tests.study.tiny import inside
-from trainables.settings.base import Model, holds_text
+from trainables.settings.base import Settings, holds_text
 from trainables.settings.plain_yaml import parse_yaml
 
 FILE = """
@@ -69,7 +69,7 @@ settings: [{row: 1.0}, {row: no, column: yes, set: {finetune.epochs: 2}}]
     assert [setting.label for setting in made.settings] == ["1.0", "no | yes"]
 
 
-def models(of: type[Model] = Model) -> Iterator[type[Model]]:
+def models(of: type[Settings] = Settings) -> Iterator[type[Settings]]:
     for model in of.__subclasses__():
         yield model
         yield from models(model)
