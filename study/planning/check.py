@@ -30,7 +30,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
     """
     from trainables.data.corpus import load_corpus
     from trainables.data.splits import load_task
-    from trainables.data.task_mixture import load_members
+    from trainables.data.task_mixture import load_mixture
     from trainables.encoder import checkpoint
 
     faults: list[str] = []
@@ -57,7 +57,7 @@ def check(study: Study, machine: Machine | None = None) -> list[str]:
         for place, stage in _paired_stages(study):
             gather(partial(_pair_notices, study, place, stage))
         for names in _member_choices(study):
-            gather(partial(lambda names: load_members(names, study.used_tasks).notices, names))
+            gather(partial(lambda names: load_mixture(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study), *_adapter_faults(study)]
     faults += _pair_faults(study)
     notices += filter(None, [repeats(study)])

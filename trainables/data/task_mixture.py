@@ -21,7 +21,7 @@ POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
+class TaskMixture:
     """Tasks that are trained together, in an order that depends on their content alone."""
 
     tasks: Mapping[str, TaskData]
@@ -55,18 +55,18 @@ def head_key(data: TaskData) -> str:
     return hashlib.sha256((data.digest("train") + data.digest("validation")).encode()).hexdigest()[:16]
 
 
-def load_members(names: Iterable[str], tasks: Mapping[str, Task]) -> Members:
+def load_mixture(names: Iterable[str], tasks: Mapping[str, Task]) -> TaskMixture:
     """The named tasks, their training texts less every near copy of a validation or test text of ANY of `tasks`, as
     corpora have it.
 
     What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
     names, and a task of which no training text is left.
     """
-    return _members(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
+    return _mixture(tuple(sorted(set(names))), tuple(sorted(tasks.items())))
 
 
 @lru_cache(maxsize=16)
-def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Members:
+def _mixture(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> TaskMixture:
     loaded, faults = load_all(dict(tasks))
     faults += [f"multitask: {name!r} is not among the tasks{near(name, dict(tasks))}" for name in names if name not in dict(tasks)]
     if faults:
@@ -93,7 +93,7 @@ def _members(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...]) -> Mem
     if faults:
         raise ConfigError(faults)
     own = [notice for data in kept.values() for notice in data.notices]
-    return Members(kept, (*own, *notices))
+    return TaskMixture(kept, (*own, *notices))
 
 
 def without(split: Split, forbidden: HeldOut) -> Split:

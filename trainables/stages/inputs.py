@@ -9,7 +9,7 @@ import numpy as np
 
 from trainables.data.corpus import Corpus, load_corpus
 from trainables.data.splits import Split, TaskData, load_task, subset
-from trainables.data.task_mixture import Members, load_members
+from trainables.data.task_mixture import TaskMixture, load_mixture
 from trainables.encoder import checkpoint
 from trainables.settings.corpus_names import members
 from trainables.settings.encoder import Encoder
@@ -65,9 +65,9 @@ def pool_of(recipe: Recipe, stage: Pretrain) -> Pool:
     return pool(corpus_of(recipe, stage), target_of(recipe), recipe.task in names)
 
 
-def members_of(recipe: Recipe, stage: Multitask) -> Members:
+def members_of(recipe: Recipe, stage: Multitask) -> TaskMixture:
     """The tasks that a multi-task stage is trained on."""
-    return load_members(stage.tasks or recipe.tasks, recipe.tasks)
+    return load_mixture(stage.tasks or recipe.tasks, recipe.tasks)
 
 
 def encoder_id(recipe: Recipe) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from trainables.data.corpus import Corpus
 from trainables.data.scripts import length
 from trainables.data.splits import Split
-from trainables.data.task_mixture import Members
+from trainables.data.task_mixture import TaskMixture
 from trainables.settings.stages import Finetune, Multitask, Pretrain
 
 PIECES_PER_WORD = 1.35
@@ -28,7 +28,7 @@ def finetune_tokens(stage: Finetune, train: Split) -> int:
     return passes * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
 
 
-def multitask_tokens(stage: Multitask, members: Members, steps: int) -> int:
+def multitask_tokens(stage: Multitask, members: TaskMixture, steps: int) -> int:
     texts = [np.minimum(_lengths(data.train.texts), stage.max_length - 2).mean() + 2 for data in members.tasks.values()]
     return round(steps * stage.batch_size * float(members.probabilities(stage.sampling) @ texts))
 
