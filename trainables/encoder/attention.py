@@ -88,7 +88,7 @@ class Group:
         out.index_copy_(0, self.padding.tokens, flat.index_select(0, self.padding.places))
 
 
-class Layout:
+class PackedLayout:
     """Where the texts of a packed row lie, while the encoder runs over it."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
@@ -163,24 +163,24 @@ def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, devi
     return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
 
-_layout: Layout | None = None
+_layout: PackedLayout | None = None
 
 
 @contextmanager
-def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[Layout]:
+def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[PackedLayout]:
     """Attention inside stays within texts of these lengths."""
-    layout = Layout(lengths, device)
+    layout = PackedLayout(lengths, device)
     with laid_out(layout):
         yield layout
 
 
-def current() -> Layout | None:
+def current() -> PackedLayout | None:
     """The layout in use; None outside `packed`."""
     return _layout
 
 
 @contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
+def laid_out(layout: PackedLayout | None) -> Iterator[None]:
     """Attention inside has this layout."""
     global _layout
     before, _layout = _layout, layout
@@ -234,7 +234,7 @@ def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict[str, Any]:
+def varlen_arguments(layout: PackedLayout, scaling: float, window: int | None) -> dict[str, Any]:
     """Arguments of `varlen_attn` beside queries, keys and values; its windows include their ends."""
     sides = -1 if window is None else window - 1
     ends, longest = layout.ends, max(layout.lengths)
@@ -262,7 +262,7 @@ class _Attention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        layout: Layout,
+        layout: PackedLayout,
         scaling: float,
         window: int | None,
         p: float,
@@ -306,7 +306,7 @@ class _Attention(torch.autograd.Function):
         return (*gradients, None, None, None, None, None)
 
 
-def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
+def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
     """For each group [g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
     if layout.device.type != "cpu":
         generator = stream.device_generator(layout.device)

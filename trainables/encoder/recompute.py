@@ -46,7 +46,7 @@ def _contexts(encoder: nn.Module) -> tuple[AbstractContextManager[None], Abstrac
 
 @contextmanager
 def _as_before(
-    encoder: nn.Module, layout: attention.Layout | None, bits: AbstractContextManager[None], kind: SimpleNamespace
+    encoder: nn.Module, layout: attention.PackedLayout | None, bits: AbstractContextManager[None], kind: SimpleNamespace
 ) -> Iterator[None]:
     set_attention_type(encoder, kind)
     with attention.laid_out(layout), bits:
