@@ -13,7 +13,7 @@ from analysis.records.metric import objective
 from analysis.records.record_fields import BAG_OF_WORDS
 from analysis.text.write_whole import write_whole
 from study.cluster.machine_faults import StudyStopped, stops
-from study.cluster.work import Ended, Layout, Work, bag_of_words, best_precision
+from study.cluster.work import Ended, Placement, Work, bag_of_words, best_precision
 from study.definition import space
 from study.definition.paths import portable
 from study.planning import plan as plans
@@ -147,13 +147,13 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     return rows, None
 
 
-def _stage_layout(s: Session) -> Layout:
+def _stage_layout(s: Session) -> Placement:
     """Shared stages come alone and get the whole cluster."""
     workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
     return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
 
 
-def _execution(s: Session, layout: Layout | None = None) -> Execution:
+def _execution(s: Session, layout: Placement | None = None) -> Execution:
     threads = int((layout or s.layout).cpus)
     return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
 

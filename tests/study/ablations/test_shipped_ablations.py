@@ -19,7 +19,7 @@ from study.ablations.ablation_file import FOLDER, Loaded, load, parse
 from study.ablations.grid import Grid, grid
 from study.ablations.studies import Part
 from study.cluster.machine import Machine
-from study.cluster.work import Layout, Work, ended, here, read_test
+from study.cluster.work import Placement, Work, ended, here, read_test
 from study.definition.models import STAGE_KINDS
 from study.planning import plan
 from study.planning.check import check
@@ -82,7 +82,7 @@ def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
     folder.mkdir(parents=True)
     screen = Screen(io.StringIO(), study.name, study.metric)
     scribe = Scribe(Records(folder / "records.jsonl", study.name), screen, [], study.metric)
-    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Layout(1, 1, 0, False, ""), None)
+    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Placement(1, 1, 0, False, ""), None)
     scribe.write("study", status="started")
     for shared in plan.trajectories(study):
         for row in here(Work(shared.name, shared.recipe, store.url, Execution(), shared.name, shared.milestones)):
