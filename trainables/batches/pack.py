@@ -55,7 +55,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Part:
+class EncoderInput:
     """What one call of the encoder gets: a packed row [1, T], or a padded group [texts, L] with its attention mask."""
 
     input_ids: Tensor
@@ -74,7 +74,7 @@ class Batch:
 
     lengths: tuple[int, ...]
     """Tokens of each text, or of each fraction."""
-    parts: tuple[Part, ...]
+    parts: tuple[EncoderInput, ...]
     """The encoder's calls: one packed row, or several padded groups."""
     order: Tensor | None
     """Padded only, int64 [T]: where each token lies in the concatenated, flattened parts."""
@@ -178,12 +178,12 @@ def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
 
-def _packed(sequences: Sequence[Example], lengths: np.ndarray, inputs: InputFormat) -> tuple[tuple[Part, ...], None]:
+def _packed(sequences: Sequence[Example], lengths: np.ndarray, inputs: InputFormat) -> tuple[tuple[EncoderInput, ...], None]:
     """All texts in one row [1, T], positions beginning anew with each."""
     ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + inputs.position_start
     types = np.concatenate([_types(sequence, inputs) for sequence in sequences], dtype=np.int64) if inputs.takes_types else None
-    part = Part(
+    part = EncoderInput(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
         token_type_ids=None if types is None else torch.from_numpy(types)[None],
@@ -212,7 +212,7 @@ def padded_width(length: int) -> int:
 
 def _padded(
     sequences: Sequence[Example], lengths: np.ndarray, starts: np.ndarray, inputs: InputFormat
-) -> tuple[tuple[Part, ...], Tensor]:
+) -> tuple[tuple[EncoderInput, ...], Tensor]:
     """Texts of like length side by side [texts, L], and where each token of each text then lies."""
     widths: dict[int, list[int]] = {}
     for text, length in enumerate(lengths.tolist()):
@@ -230,7 +230,9 @@ def _padded(
     return tuple(parts), torch.from_numpy(order)
 
 
-def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, inputs: InputFormat) -> Part:
+def _group(
+    sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, inputs: InputFormat
+) -> EncoderInput:
     ids = np.full((len(members), width), inputs.special.pad, dtype=np.int64)
     mask = np.zeros((len(members), width), dtype=np.int64)
     types = np.zeros((len(members), width), dtype=np.int64)
@@ -241,7 +243,7 @@ def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[
         ids[row, :length] = sequences[text].ids
         mask[row, :length] = 1
         types[row, :length] = _types(sequences[text], inputs)
-    return Part(
+    return EncoderInput(
         input_ids=torch.from_numpy(ids),
         position_ids=None,  # the model's own numbering knows padding
         token_type_ids=torch.from_numpy(types) if inputs.takes_types else None,

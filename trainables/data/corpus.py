@@ -37,7 +37,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusSource:
     """Texts of a task or a file."""
 
     texts: tuple[str, ...]
@@ -78,7 +78,9 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
 
 
-def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: list[str]) -> tuple[list[list[str]], dict[str, str]]:
+def _cleaned(
+    sources: Sequence[CorpusSource], forbidden: HeldOut, place: str, notices: list[str]
+) -> tuple[list[list[str]], dict[str, str]]:
     """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
     clean: list[list[str]] = []
     whole: dict[str, str] = {}
@@ -115,11 +117,11 @@ def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: l
     return clean, whole
 
 
-def _of_task(data: TaskData) -> Part:
+def _of_task(data: TaskData) -> CorpusSource:
     texts, pairs = data.train.texts, data.train.pairs
     if pairs is None:
-        return Part(texts, texts)
-    return Part(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
+        return CorpusSource(texts, texts)
+    return CorpusSource(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
 
 
 def _flat(lined: str) -> str:
@@ -129,10 +131,10 @@ def _flat(lined: str) -> str:
 
 def _read(
     names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
-) -> tuple[dict[str, TaskData], list[Part]]:
+) -> tuple[dict[str, TaskData], list[CorpusSource]]:
     """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
     loaded, faults = load_all(tasks)
-    read: list[Part] = []
+    read: list[CorpusSource] = []
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
     for file in files:
         try:
@@ -156,7 +158,7 @@ def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]
     return loaded, faults
 
 
-def _documents(file: str, place: str, notices: list[str]) -> Part:
+def _documents(file: str, place: str, notices: list[str]) -> CorpusSource:
     texts, how, told = read_documents(file)
     filled = tuple(text for text in texts if text.strip())
     if not filled:
@@ -166,7 +168,7 @@ def _documents(file: str, place: str, notices: list[str]) -> Part:
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
     joined = is_plain_text(file)
-    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
+    return CorpusSource(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
 
 
 def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:

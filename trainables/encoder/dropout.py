@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
-    from trainables.batches.pack import Batch, Part
+    from trainables.batches.pack import Batch, EncoderInput
 
 LEVELS = 1 << 15
 LANES = 0x0001_0001_0001_0001
@@ -117,7 +117,7 @@ def same_bits() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: Part | None) -> Iterator[None]:
+def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: EncoderInput | None) -> Iterator[None]:
     with _drawn_from(stream), _replacing(mode):
         if stream is None:
             yield
@@ -222,7 +222,7 @@ class _Replaced(TorchFunctionMode):
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self.stream = stream
-        self.part: Part | None = None
+        self.part: EncoderInput | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
@@ -265,7 +265,7 @@ def text_axis(shape: Sequence[int], texts: int) -> int | None:
 
 
 @contextmanager
-def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
+def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[EncoderInput], None]]:
     """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch.
 
     Where parts may be `uneven`, with more sites in some than in others, what follows behind them has the same site after any.
@@ -275,7 +275,7 @@ def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
         return
     first, mode = _stream.site, _Replaced(_stream)
 
-    def begin(part: Part) -> None:
+    def begin(part: EncoderInput) -> None:
         mode.part, mode.stream.site = part, first
 
     with _replacing(mode):

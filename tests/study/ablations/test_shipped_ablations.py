@@ -17,7 +17,7 @@ from analysis.results.read_ablation import FILE, ledger
 from study.ablations import grid_plan
 from study.ablations.ablation_file import FOLDER, Loaded, load, parse
 from study.ablations.grid import Grid, grid
-from study.ablations.studies import Part
+from study.ablations.studies import AblationStudy
 from study.cluster.machine import Machine
 from study.cluster.work import Placement, Work, ended, here, read_test
 from study.definition.models import STAGE_KINDS
@@ -75,7 +75,7 @@ def _less(data: Any, encoder: dict[str, Any], name: str = "") -> Any:
     return 1 if name == "epochs" and data else data
 
 
-def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
+def carry_out(part: AblationStudy, folder: Path, store: Store) -> Iterator[Row]:
     """Run a study as its parts do, without Ray: shared stages, every cell, its test split. Yields what the loop tells."""
     study = part.study
     check(study)
