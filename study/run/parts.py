@@ -18,7 +18,7 @@ from study.definition import space
 from study.definition.paths import portable
 from study.planning import plan as plans
 from study.run import finals
-from study.run.scribe import Row, Trial, hours_spent, ranking, scored, trial_of
+from study.run.scribe import Row, TrialSpec, hours_spent, ranking, scored, trial_of
 from study.run.session import Session
 from study.run.to_records import to_records
 from trainables.data.splits import load_task
@@ -170,7 +170,7 @@ def _trials(s: Session) -> None:
     search = Search(s.study, past, s.run_dir / "optuna.journal")
     concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
-    asked: dict[str, Trial] = {}
+    asked: dict[str, TrialSpec] = {}
     searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
     s.scribe.screen.parts["search"].done = sum(each.state is not None for each in past)
     for row in ranking(s.rows):
@@ -180,7 +180,7 @@ def _trials(s: Session) -> None:
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))
 
 
-def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(s: Session, asked: dict[str, TrialSpec], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a trial that the search asks for."""
     from study.search.history import trial_name
 
