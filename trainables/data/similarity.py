@@ -89,7 +89,7 @@ def tfidf(candidates: Sequence[str], queries: Sequence[str]) -> tuple[Rows, Rows
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedWords:
     """What is known of a selection by words before anything is compared."""
 
     alone: int
@@ -100,8 +100,8 @@ class Shared:
     """Whether scripts without spaces and signs above letters play no part."""
 
 
-def shared_words(candidates: Sequence[str], queries: Sequence[str], neighbours: int) -> Shared:
-    """See `Shared`. Looks at no more candidates than it needs: most texts share words with very many."""
+def shared_words(candidates: Sequence[str], queries: Sequence[str], neighbours: int) -> SharedWords:
+    """See `SharedWords`. Looks at no more candidates than it needs: most texts share words with very many."""
     parts: Callable[[str], list[str]] = words if any(map(words, queries)) else signs
     every = len(candidates) <= neighbours
     need = len(candidates) if every else neighbours
@@ -125,4 +125,4 @@ def shared_words(candidates: Sequence[str], queries: Sequence[str], neighbours: 
             partners[number].update(places[word])
     few = any(len(mine) < need for mine in partners.values())
     same = not mostly_spaceless(queries) and all(map(same_words, (*candidates, *queries)))
-    return Shared(sum(not mine for mine in partners.values()), like_none > 0 if every else few, same)
+    return SharedWords(sum(not mine for mine in partners.values()), like_none > 0 if every else few, same)

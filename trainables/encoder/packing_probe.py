@@ -23,14 +23,14 @@ RELATIVE = 1e-4
 
 
 @dataclass(frozen=True)
-class Finding:
+class Packability:
     """What the probe found: `reason` says why an encoder cannot be packed, None that it can."""
 
     reason: str | None
     position_start: int = 0
 
 
-def packable(model: Any, type_ids: bool) -> Finding:
+def packable(model: Any, type_ids: bool) -> Packability:
     """Try whether packed texts give what each gives alone. The model must be in eval mode; it is left as it was."""
     implementation = model.config._attn_implementation
     try:
@@ -41,11 +41,11 @@ def packable(model: Any, type_ids: bool) -> Finding:
             model.set_attn_implementation(attention.NAME)
             reasons = [(start, _fault(model, texts, alone, start, type_ids)) for start in sorted({0, padding + 1})]
     except Exception as error:  # whatever a family raises here, padding still works
-        return Finding(f"{type(error).__name__}: {error}".splitlines()[0])
+        return Packability(f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
         model.set_attn_implementation(implementation)
     works = [start for start, reason in reasons if reason is None]
-    return Finding(None, works[0]) if works else Finding(reasons[0][1])
+    return Packability(None, works[0]) if works else Packability(reasons[0][1])
 
 
 def _texts(model: Any) -> list[Tensor]:

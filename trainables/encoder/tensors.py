@@ -21,7 +21,7 @@ FIRST_PARTS = ("embeddings.", "embedding.", "word_embedding.", "shared.")
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor in a file."""
 
     file: Path
@@ -42,10 +42,12 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
-def of(files: Iterable[Path]) -> dict[str, Entry]:
+def of(files: Iterable[Path]) -> dict[str, TensorEntry]:
     """The tensors of a checkpoint's files by name."""
     return {
-        name: Entry(file, entry["dtype"], tuple(entry["shape"])) for file in files for name, entry in read_header(file)[1].items()
+        name: TensorEntry(file, entry["dtype"], tuple(entry["shape"]))
+        for file in files
+        for name, entry in read_header(file)[1].items()
     }
 
 

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging
 
 from trainables.encoder import checkpoint, tensors
-from trainables.encoder.tensors import Entry, some
+from trainables.encoder.tensors import TensorEntry, some
 from trainables.settings.errors import ConfigError, near
 
 MAY_BE_MISSING = ("pooler.",)
@@ -217,7 +217,7 @@ def _shape_faults(mismatched: Iterable[tuple[str, Any, Any]], config: Any) -> li
 
 
 def _missing_fault(
-    missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, Entry], config: Any
+    missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, TensorEntry], config: Any
 ) -> str:
     quantised = [f"{n} is {e.dtype}" for n, e in entries.items() if e.dtype not in tensors.FLOATS and not n.endswith("_ids")]
     if quantised:
@@ -226,7 +226,9 @@ def _missing_fault(
     return f"{what}; {_cause(missing, parameters, left, entries, config)}"
 
 
-def _cause(missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, Entry], config: Any) -> str:
+def _cause(
+    missing: list[str], parameters: Mapping[str, Tensor], left: list[str], entries: Mapping[str, TensorEntry], config: Any
+) -> str:
     """Why these weights may be missing, and the way out."""
     found = [name for name in parameters if name not in missing]
     if any("lora_" in name or ".base_layer." in name for name in entries):

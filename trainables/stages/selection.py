@@ -78,7 +78,7 @@ class Pool:
 
 
 @lru_cache(maxsize=64)
-def _shared(pool: Pool, neighbours: int) -> similarity.Shared:
+def _shared(pool: Pool, neighbours: int) -> similarity.SharedWords:
     return similarity.shared_words(pool.candidates, pool.queries, neighbours)
 
 
