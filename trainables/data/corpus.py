@@ -1,6 +1,6 @@
-"""Corpora for further pre-training: training texts of tasks and text files, less all that a task holds out.
+"""Corpora for further pre-training: training texts of tasks and text files, without any held-out text of a task.
 
-The same on every machine: a corpus is a function of the content of its tasks and files. Nothing here imports torch.
+A corpus is a function of the content of its tasks and files, the same on every machine. Imports no torch.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Corpus:
     digest: str
     """sha256 of the texts in their order."""
     removed: int
-    """Texts left out because they occur, exactly or nearly, in a test or validation split."""
+    """Number of texts removed because they occur, exactly or nearly, in a test or validation split."""
     notices: tuple[str, ...]
     files: Mapping[str, tuple[str, int]]
-    """{file: (sha256 of its texts before any is left out, how many they are)}"""
+    """{file: (sha256 of its texts before any removal, number of these texts)}"""
     whole: Mapping[str, str] = field(default_factory=dict)
-    """{text that held a validation or test text: what it was before that was taken out}."""
+    """{text from which a validation or test text was cut: the original text}."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,20 @@ class CorpusSource:
 
     texts: tuple[str, ...]
     lined: tuple[str, ...]
-    """The same with line breaks where they are joined: between the lines of a document, between the texts of a pair."""
+    """The same texts with line breaks at the joints: between the lines of a document, between the texts of a pair."""
     joined: bool = False
-    """Whether any are."""
+    """Whether any text has a joint."""
     plain: bool = False
-    """Whether its texts follow each other in a plain text file, whose lines and paragraphs may be parts of one text."""
+    """Whether it is a plain text file, whose successive lines and paragraphs may be parts of one text."""
 
 
 def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
-    """Training texts of the named tasks and texts of files, less every near copy of a validation or test text of ANY of `tasks`.
+    """Load the training texts of the named tasks and the texts of files, without near copies of held-out texts of ANY of `tasks`.
 
-    Near copies have the same letters and digits. They are left out as whole texts, and taken out of longer ones where they are
-    lines, sentences or paragraphs of their own; of pairs each text counts. A text that two tasks or files share is read once; one
-    that a task itself holds several times stays as often, as the task's own distribution has it. The order of names does not
-    matter. Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
+    Near copies have the same letters and digits. A text that is one is removed; from a longer text, near copies that are lines,
+    sentences or paragraphs are cut. Both texts of a held-out pair count. A text that two tasks or files share is read once; repeats
+    within one task stay, to keep its distribution. The order of names does not matter. Raises ConfigError for faults of the tasks
+    and files, unknown names, and if no text is left.
     """
     return _corpus(tuple(sorted(set(names))), tuple(sorted(tasks.items())), tuple(sorted(set(files))))
 
@@ -65,7 +65,7 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
     place = f"corpus {', '.join((*names, *map(short, files)))}"
     notices: list[str] = []
     loaded, read = _read(names, dict(tasks), files, place, notices)
-    # By content, so that what a user calls the tasks does not enter the corpus' identity.
+    # By content, so that the corpus' identity does not depend on the users' names of tasks.
     sources = sorted((*(_of_task(loaded[name]) for name in names), *read), key=lambda part: digest_of(part.texts))
     clean, whole = _cleaned(sources, held_out(loaded.values(), sides=True), place, notices)
     total, left = sum(len(part.texts) for part in sources), sum(map(len, clean))
@@ -74,14 +74,14 @@ def _corpus(names: tuple[str, ...], tasks: tuple[tuple[str, Task], ...], files: 
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
     if again := sum(count - 1 for count in Counter(_short(bare(text)) for text in kept).values()):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
-    each = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
-    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
+    facts = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
+    return Corpus(kept, digest_of(kept), total - left, tuple(notices), facts, whole)
 
 
 def _cleaned(
     sources: Sequence[CorpusSource], forbidden: HeldOut, place: str, notices: list[str]
 ) -> tuple[list[list[str]], dict[str, str]]:
-    """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
+    """(texts of every source without held-out texts, {shortened text: original text})."""
     clean: list[list[str]] = []
     whole: dict[str, str] = {}
     places = holders = words = across = 0
@@ -106,14 +106,14 @@ def _cleaned(
     if total > left:
         notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
     if holders:
-        told = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
-        notices.append(f"{place}: {told}: these {places} were taken out, the rest is read")
+        found = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
+        notices.append(f"{place}: {found}: these {places} were taken out, the rest is read")
     if across:
-        told = f"{across} times texts that follow each other make up a text of a test or validation split"
-        notices.append(f"{place}: {told}: it was taken out of them, the rest is read")
+        found = f"{across} times texts that follow each other make up a text of a test or validation split"
+        notices.append(f"{place}: {found}: it was taken out of them, the rest is read")
     if words:
-        told = f"{words} times a sentence of one word that is a text of a test or validation split"
-        notices.append(f"{place}: {told}: it stays, since a single word is taken out as a whole line only")
+        found = f"{words} times a sentence of one word that is a text of a test or validation split"
+        notices.append(f"{place}: {found}: it stays, since a single word is taken out as a whole line only")
     return clean, whole
 
 
@@ -125,14 +125,14 @@ def _of_task(data: TaskData) -> CorpusSource:
 
 
 def _flat(lined: str) -> str:
-    """A document as it is read: its lines in one; of a pair both texts."""
-    return " ".join(line for part in lined.split(JOINT) for each in part.split("\n") if (line := each.strip()))
+    """A document, or the two texts of a pair, in one line."""
+    return " ".join(line for part in lined.split(JOINT) for raw in part.split("\n") if (line := raw.strip()))
 
 
 def _read(
     names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str]
 ) -> tuple[dict[str, TaskData], list[CorpusSource]]:
-    """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
+    """(all tasks, texts of every file). Raises ConfigError with the faults of all of them."""
     loaded, faults = load_all(tasks)
     read: list[CorpusSource] = []
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
@@ -147,7 +147,7 @@ def _read(
 
 
 def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]:
-    """(the tasks that can be loaded, faults of the others)."""
+    """Load tasks: (the loadable ones, faults of the others)."""
     loaded: dict[str, TaskData] = {}
     faults: list[str] = []
     for name, task in tasks.items():
@@ -159,12 +159,12 @@ def load_all(tasks: Mapping[str, Task]) -> tuple[dict[str, TaskData], list[str]]
 
 
 def _documents(file: str, place: str, notices: list[str]) -> CorpusSource:
-    texts, how, told = read_documents(file)
+    texts, how, remarks = read_documents(file)
     filled = tuple(text for text in texts if text.strip())
     if not filled:
         raise ConfigError([f"{file}: all {len(texts)} texts are empty"])
     notices.append(f"{place}: {len(filled)} document{'s' * (len(filled) > 1)} in {short(file)}, {how}")
-    notices += [f"{place}: {short(file)}: {notice}" for notice in told]
+    notices += [f"{place}: {short(file)}: {notice}" for notice in remarks]
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
     joined = is_plain_text(file)
@@ -172,7 +172,7 @@ def _documents(file: str, place: str, notices: list[str]) -> CorpusSource:
 
 
 def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Texts of all parts; a copy of a text of an earlier part is left out."""
+    """Texts of all parts, without copies of texts of earlier parts."""
     earlier: set[bytes] = set()
     for texts in parts:
         mine = [_short(plain(text)) for text in texts]
@@ -181,5 +181,5 @@ def _once(parts: Iterable[Sequence[str]]) -> Iterator[str]:
 
 
 def _short(text: str) -> bytes:
-    """Stands for a text among millions, which would fill the memory a second time."""
+    """Short digest of a text, to compare millions of texts in little memory."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""How a file of rows is written: what divides its columns, what quotes mean, what its bytes mean. Imports nothing heavy."""
+"""Dialect of a file with rows: delimiter, quoting and encoding. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the user says of a file; None where it is told by the file itself."""
+    """The user's settings for a file; None: determined from the file itself."""
 
     delimiter: str | None = None
     quoting: Quoting | None = None
     encoding: str | None = None
     settable: bool = True
-    """Whether there is a place to say so."""
+    """Whether the user can set a dialect for this file; messages suggest it only then."""
 
     @classmethod
     def of(cls, **given: str | None) -> Dialect:
-        """From options of the command line. Raises ConfigError with all faults of theirs."""
+        """Create it from command-line options. Raises ConfigError with all their faults."""
         faults = []
         for name, check in (("delimiter", delimiter_of), ("encoding", encoding_of)):
             try:
@@ -38,14 +38,14 @@ class Dialect:
         return cls(**given)  # type: ignore[arg-type]
 
     def way(self, field: str, value: str) -> str:
-        """The way out of a fault, for a message."""
+        """Advice for a message: set a field, or another way out if it cannot be set."""
         if self.settable:
             return f"set `{field}: {value}`"
         return "save the file as UTF-8" if field == "encoding" else "save the file as jsonl, where no character is in doubt"
 
 
 def options_said(fault: str) -> str:
-    """A fault of a file that stands on the command line: the way out is an option there."""
+    """Rewrite a fault of a file on the command line: its advice names options instead of fields."""
     for field in ("delimiter", "quoting", "encoding"):
         head, *parts = fault.split(f"set `{field}: ")
         fault = head + "".join(f"give `--{field} {part}" for part in parts)
@@ -53,7 +53,7 @@ def options_said(fault: str) -> str:
 
 
 def delimiter_of(given: str) -> str:
-    """The character; a tab may be written as `\\t`. Raises ValueError for what cannot divide columns."""
+    """The delimiter as a character; a tab may be written as `\\t`. Raises ValueError for characters that cannot be delimiters."""
     given = {"\\t": "\t", "tab": "\t"}.get(given, given)
     if len(given) != 1 or not given.isascii() or given in '"\\\r\n\0' or given.isalnum():
         raise ValueError(f"{given!r} is not one ASCII character such as ',', ';', '|' or '\\t', and no letter or quote")
@@ -61,16 +61,16 @@ def delimiter_of(given: str) -> str:
 
 
 def encoding_of(given: str) -> str:
-    """The name of a text encoding as Python spells it. Raises ValueError with the near miss for an unknown one."""
+    """Python's name of a text encoding. Raises ValueError with the near miss for an unknown one."""
     try:
-        found = codecs.lookup(given)
+        codec = codecs.lookup(given)
     except (LookupError, ValueError):
         hint = near(given.lower(), _encodings())
         hint = hint if "did you mean" in hint else "; Python's codecs are allowed, such as utf-8, utf-16, cp1252, latin-1"
         raise ValueError(f"{given!r} is not known{hint}") from None
-    if not getattr(found, "_is_text_encoding", True) or found.name in ("undefined", "idna", "punycode", "unicode_escape"):
+    if not getattr(codec, "_is_text_encoding", True) or codec.name in ("undefined", "idna", "punycode", "unicode_escape"):
         raise ValueError(f"{given!r} is no encoding of text files; allowed: utf-8, utf-16, cp1252, latin-1, ...")
-    return found.name
+    return codec.name
 
 
 def _encodings() -> set[str]:
@@ -79,7 +79,7 @@ def _encodings() -> set[str]:
 
 
 def dialect_faults(given: Dialect, formats: list[str]) -> list[str]:
-    """Fields that have no meaning for any of the formats that a task's files have; none of files of an unknown format."""
+    """Faults for fields that do not apply to any of a task's file formats."""
     wanted = {
         "delimiter": (given.delimiter, ("csv", "tsv")),
         "quoting": (given.quoting, ("csv", "tsv")),
@@ -88,5 +88,5 @@ def dialect_faults(given: Dialect, formats: list[str]) -> list[str]:
     return [
         f"{field}: {value!r} given, but it is of {' and '.join(meant[:3])} files, and there is none"
         for field, (value, meant) in wanted.items()
-        if value is not None and not any(each in (*meant, "zip") for each in formats)
+        if value is not None and not any(kind in (*meant, "zip") for kind in formats)
     ]

@@ -1,4 +1,4 @@
-"""The settings of an encoder: where its files are, or the configuration of a new one."""
+"""Settings of an encoder: the source of its files, or the configuration of a new one."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class Encoder(Settings):
     revision: str | None = None
     """Commit or tag on the hub."""
     folder: str | None = None
-    """A local folder that `save_pretrained` made; inside `package` where that is given."""
+    """A local folder written by `save_pretrained`; with `package`, a folder inside it."""
     package: str | None = None
-    """An installed Python package that carries the encoder in `folder`."""
+    """An installed Python package that contains the encoder in `folder`."""
     config: dict[str, Any] | None = None
-    """A small encoder trained from scratch: `model_type` and the fields of its transformers configuration."""
+    """An encoder trained from scratch: `model_type` and the fields of its transformers configuration."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer for `config`. Without it a WordPiece vocabulary is trained on the training texts."""
     vocabulary: Annotated[int, Field(ge=100)] = 8000
-    """Size of that trained vocabulary, in pieces."""
+    """Size of the trained vocabulary, in pieces."""
     sha256: str | None = None
-    """Expected digest of the weights file; another one is refused."""
+    """Expected digest of the weights file; another digest is refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Encoder:
