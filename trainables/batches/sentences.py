@@ -47,5 +47,5 @@ def why_no_pairs(counts: np.ndarray[Any, Any]) -> str | None:
         return None
     return (
         f"next-sentence prediction is off: {several} of {len(counts)} documents hold two sentences or more, and a pair needs them"
-        " and another document; masked language modelling goes on alone"
+        " and another document; only masked language modelling is trained"
     )

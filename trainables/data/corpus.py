@@ -106,14 +106,14 @@ def _cleaned(
     if total > left:
         notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
     if holders:
-        found = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
-        notices.append(f"{place}: {found}: these {places} were taken out, the rest is read")
+        seen = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
+        notices.append(f"{place}: {seen}: these {places} were taken out, the rest is read")
     if across:
-        found = f"{across} times texts that follow each other make up a text of a test or validation split"
-        notices.append(f"{place}: {found}: it was taken out of them, the rest is read")
+        seen = f"{across} times texts that follow each other make up a text of a test or validation split"
+        notices.append(f"{place}: {seen}: it was taken out of them, the rest is read")
     if words:
-        found = f"{words} times a sentence of one word that is a text of a test or validation split"
-        notices.append(f"{place}: {found}: it stays, since a single word is taken out as a whole line only")
+        seen = f"{words} times a sentence of one word that is a text of a test or validation split"
+        notices.append(f"{place}: {seen}: it stays, since a single word is taken out as a whole line only")
     return clean, whole
 
 

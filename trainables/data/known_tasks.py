@@ -80,7 +80,7 @@ def _released(folder: str) -> str:
 
 
 GU_DATA = "https://cloud.tsinghua.edu.cn/d/214217e068c543cd8116/"
-"""Where thunlp/SelectiveMasking says that the data of Gu et al. 2020 are."""
+"""Location of the data of Gu et al. 2020, according to thunlp/SelectiveMasking."""
 SUN = {"sun2019": "error rate"}
 MACRO, MICRO = {"gururangan2020": "macro-F1"}, {"gururangan2020": "micro-F1"}
 GU = {"gu2020": "accuracy"}

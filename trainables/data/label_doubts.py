@@ -65,7 +65,7 @@ def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
     ):
         yield (
             f"the column {column_names(task)} holds {len(counts)} different whole numbers for {train} training texts: each is"
-            " learnt as a class of its own; amounts (regression) are better made into a few classes"
+            " learnt as a class of its own; amounts (regression) should be grouped into a few classes"
         )
     if task.labels is None:
         yield from _vectors(counts, task)

@@ -69,13 +69,13 @@ def missing_labels(missing: Mapping[int, str], total: int, partly: Mapping[int, 
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     numbers = f"row{'s' * (len(rows) > 1)} {', '.join(str(row + 1) for row in rows[:5])}{more}"
     words = sorted({word for word in missing.values() if word})
-    there = f", there stands {', '.join(map(repr, words[:5]))}" if words else ""
+    there = f", the cells contain {', '.join(map(repr, words[:5]))}" if words else ""
     whole = sorted({cell for row in rows if (cell := (partly or {}).get(row))})
-    there += f"{' in' if words else ', there stands'} {', '.join(map(repr, whole[:5]))}" if whole else ""
+    there += f"{' in' if words else ', the cells contain'} {', '.join(map(repr, whole[:5]))}" if whole else ""
     if len(rows) == total:
         what = "no label in any" if partly is None else "a label is missing in each"
         return f"{what} of {total} rows{there}: such a split cannot be used"
-    what = "no label" if partly is None else "a label is missing beside others"
+    what = "no label" if partly is None else "a label is missing among others"
     message = f"{what} in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
     return f"{message}, or list it as one of `labels` if it is a class" if words else message
 

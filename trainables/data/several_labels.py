@@ -264,12 +264,12 @@ def _separator_doubts(texts: Mapping[str, Sequence[str]], task: Task, first: str
     doubtful = other is not None and (other.all_shared or (other.shared and other.separator in USUAL))
     where = f"the column {task.label!r}"
     if other is not None and doubtful and absent and "label_separator" not in task.model_fields_set:
-        seen = f"{where} holds {_short(other.example)}, and `label_separator` {task.label_separator!r} stands nowhere"
+        seen = f"{where} holds {_short(other.example)}, and `label_separator` {task.label_separator!r} does not occur"
         ways = f"`label_separator: {json.dumps(other.separator)}`, or `{json.dumps(task.label_separator)}` if these are names"
         return [f"{first}: {seen}: set {ways}"], {}
     holds = f"; {other.names} of {len(names)} hold {other.shown}, such as {_short(other.example)}" if other is not None else ""
     if absent:
-        message = f"`label_separator` {task.label_separator!r} stands nowhere in {where}: every text has one label at most{holds}"
+        message = f"`label_separator` {task.label_separator!r} does not occur in {where}: every text has one label at most{holds}"
         return [], {first: [message]}
     if other is not None and doubtful:
         return [], {first: [f"of the labels in {where}{holds.replace('; ', ' ', 1)}: each is read as one label"]}

@@ -165,6 +165,6 @@ def unknown_notices(tokenizer: Any, texts: Sequence[str]) -> Iterator[str]:
     if share > MOST_UNKNOWN:
         common = f", most often {', '.join(repr(span[:20]) for span, _ in spans.most_common(5))}" if spans else ""
         yield (
-            f"{100 * share:.0f}% of the pieces of {len(sample)} training texts are unknown to the tokenizer{common}: it is not made"
-            " for these texts"
+            f"{100 * share:.0f}% of the pieces of {len(sample)} training texts are unknown to the tokenizer{common}: it does not"
+            " suit these texts"
         )

@@ -226,7 +226,7 @@ def _config_faults(folder: Path) -> list[str]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         return [f"{path} has no model_type: it is no configuration of transformers"]
     if "auto_map" in config:
-        return [f"{path} asks for code of its own (auto_map); code from a checkpoint is not run"]
+        return [f"{path} requires code of its own (auto_map); code from a checkpoint is not run"]
     if "quantization_config" in config:
         return [f"{path} says that the weights are quantised (quantization_config), which are not read; {WHOLE}"]
     return []

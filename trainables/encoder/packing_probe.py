@@ -37,9 +37,11 @@ def packable(model: Any, type_ids: bool) -> Packability:
         model.set_attn_implementation("eager")
         texts, padding = _texts(model), getattr(model.config, "pad_token_id", None) or 0
         with torch.inference_mode():
-            alone = [model(input_ids=text[None], attention_mask=torch.ones_like(text[None])).last_hidden_state[0] for text in texts]
+            single = [
+                model(input_ids=text[None], attention_mask=torch.ones_like(text[None])).last_hidden_state[0] for text in texts
+            ]
             model.set_attn_implementation(attention.NAME)
-            reasons = [(start, _fault(model, texts, alone, start, type_ids)) for start in sorted({0, padding + 1})]
+            reasons = [(start, _fault(model, texts, single, start, type_ids)) for start in sorted({0, padding + 1})]
     except Exception as error:  # padding still works, whichever error a family raises
         return Packability(f"{type(error).__name__}: {error}".splitlines()[0])
     finally:
@@ -69,13 +71,13 @@ def _run(model: Any, texts: list[Tensor], start: int, type_ids: bool) -> tuple[t
     return hidden.split(lengths), layout.calls
 
 
-def _fault(model: Any, texts: list[Tensor], alone: list[Tensor], start: int, type_ids: bool) -> str | None:
+def _fault(model: Any, texts: list[Tensor], single: list[Tensor], start: int, type_ids: bool) -> str | None:
     """Why packing with positions from `start` is wrong; None if it is right."""
     states, calls = _run(model, texts, start, type_ids)
     if calls != model.config.num_hidden_layers:
         return f"its attention cannot be replaced ({calls} calls for {model.config.num_hidden_layers} layers)"
-    scale = max(float(text.abs().max()) for text in alone)
-    worst = max(float((a - b).abs().max()) for a, b in zip(states, alone, strict=True))
+    scale = max(float(text.abs().max()) for text in single)
+    worst = max(float((a - b).abs().max()) for a, b in zip(states, single, strict=True))
     if not worst <= RELATIVE * scale:
         return f"packed texts come out differently (by {worst / scale:.1e} of the largest value)"
     others, _ = _run(model, [texts[0].flip(0), *texts[1:]], start, type_ids)

@@ -29,7 +29,7 @@ from trainables.settings.errors import ConfigError, near
 MAY_BE_MISSING = ("pooler.",)
 """Optional parts of a checkpoint: without a pooler the head gets a new one, with a notice. Integer buffers, such as position_ids,
 follow from config.json."""
-NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer stands in its place"
+NEW_POOLER = "no pooler in the checkpoint; a new dense tanh layer is used"
 HEADS = (
     "cls.",
     "lm_head.",
@@ -104,11 +104,11 @@ def kind_fault(config: Any) -> str | None:
     """Why a transformers configuration is not that of a text encoder; None if it is."""
     kind, way = config.model_type, "give an encoder such as BERT (study encoders lists them)"
     if getattr(config, "is_encoder_decoder", False):
-        return f"{kind} is an encoder with a decoder, made to generate: {way}"
+        return f"{kind} is an encoder-decoder for generation: {way}"
     if getattr(config, "is_decoder", False):
-        return f"config.json says is_decoder: pieces would not see those behind them; set is_decoder to false, or {way}"
+        return f"config.json says is_decoder: pieces would not attend to later ones; set is_decoder to false, or {way}"
     if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and kind not in (*MODEL_FOR_MASKED_LM_MAPPING_NAMES, *BOTH_WAYS):
-        return f"{kind} is a decoder, in which no piece sees those behind it: {way}"
+        return f"{kind} is a decoder, in which no piece attends to later ones: {way}"
     if type(config) not in AutoModel._model_mapping or not isinstance(getattr(config, "vocab_size", None), int):
         return f"{kind} is no encoder of texts: {way}"
     return None

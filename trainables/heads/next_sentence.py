@@ -25,7 +25,7 @@ from trainables.settings.errors import ConfigError
 
 OWN_HEAD = "seq_relationship"
 """Name of the layer over the pooler's output in transformers' models."""
-NEW_HEAD = "no next-sentence head in the checkpoint; a new one stands in its place"
+NEW_HEAD = "no next-sentence head in the checkpoint; a new one is used"
 
 
 class PairedLM(nn.Module):
@@ -83,7 +83,7 @@ def pair_fault(settings: Mapping[str, Any]) -> str | None:
     if types >= 2:
         return None
     return (
-        f"mlm+nsp needs an encoder that tells the two texts of a pair apart, but this {kind} has {types} token types;"
+        f"mlm+nsp needs an encoder with two token types for the texts of a pair, but this {kind} has {types} token types;"
         " use mlm, or an encoder such as BERT"
     )
 

@@ -86,7 +86,7 @@ def dialect_faults(given: Dialect, formats: list[str]) -> list[str]:
         "encoding": (given.encoding, ("csv", "tsv", "jsonl", "ndjson", "json", "txt")),
     }
     return [
-        f"{field}: {value!r} given, but it is of {' and '.join(meant[:3])} files, and there is none"
+        f"{field}: {value!r} given, but it applies only to {' and '.join(meant[:3])} files, and there is none"
         for field, (value, meant) in wanted.items()
         if value is not None and not any(kind in (*meant, "zip") for kind in formats)
     ]

@@ -29,7 +29,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError([f"line {key.start_mark.line + 1}: a list or mapping stands as the name of a field"])
+                raise ConfigError([f"line {key.start_mark.line + 1}: the name of a field is a list or mapping"])
             if key.value in seen:
                 raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} is given twice"])
             seen.add(key.value)
@@ -63,7 +63,9 @@ def _as_written(node: yaml.Node | None, path: str, in_list: bool = False) -> Non
         node.tag = _STR
     elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
         where = f"line {node.start_mark.line + 1}"
-        raise ConfigError([f"{where}: {node.value} is no decimal number; YAML 1.1 would read it to another base: write it plainly"])
+        raise ConfigError(
+            [f"{where}: {node.value} is not a decimal number; YAML 1.1 would read it in another base: write it in decimal"]
+        )
 
 
 def parse_yaml(text: str, source: str = "input", path: str = "") -> Any:

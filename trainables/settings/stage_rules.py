@@ -47,7 +47,7 @@ def marks_faults(stages: Iterable[Stage], selects: Callable[[Pretrain], bool] = 
     way = "put {marks: {}} before it, or use masking random"
     faults = [f"{name}: masking by marks needs a stage that marks: {way}" for name, marks in used.items() if marks is None]
     unused = [stage.name for stage in stages if isinstance(stage, Marks) and stage.name not in used.values()]
-    way = "give a pretrain stage behind it masking selective or matched, or leave it out"
+    way = "give a later pretrain stage masking selective or matched, or leave it out"
     return faults + [f"{name}: nothing uses these marks: {way}" for name in unused]
 
 

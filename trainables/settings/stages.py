@@ -111,7 +111,7 @@ class Pretrain(Optimisation):
             return self
         for name in ("steps", "schedule_steps"):
             if (given := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place; for steps set epochs: null")
+                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, replaces it; to use steps, set epochs: null")
         return self
 
     @model_validator(mode="after")
@@ -125,7 +125,7 @@ class Pretrain(Optimisation):
             )
         if set(self.corpus) <= {corpus_names.WITHIN_TASK}:
             raise ValueError(
-                f"select is {self.select}, but the corpus holds the target's own texts alone: name what to select from, such as"
+                f"select is {self.select}, but the corpus has only the target's own texts: name what to select from, such as"
                 " corpus: [within-task, pool.txt]"
             )
         return self
@@ -136,7 +136,7 @@ class Pretrain(Optimisation):
             return self
         if self.objective != "mlm":
             raise ValueError(
-                f"masking {self.masking} goes with objective mlm alone: marks are those of whole texts, not of pairs of chunks"
+                f"masking {self.masking} supports only objective mlm: marks are those of whole texts, not of pairs of chunks"
             )
         if self.whole_word:
             raise ValueError(f"whole_word draws words, but masking {self.masking} takes pieces by their marks: give one of them")

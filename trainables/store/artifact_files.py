@@ -97,7 +97,7 @@ def checked_files(files: Mapping[str, Path | bytes]) -> list[str]:
         if name.casefold() in map(str.casefold, MARKERS):
             raise ValueError(f"{name!r} is the store's own name")
     if len({name.casefold() for name in files}) < len(files):
-        raise ValueError(f"{', '.join(sorted(files))}: some disks do not tell capitals from small letters")
+        raise ValueError(f"{', '.join(sorted(files))}: some disks ignore the case of names, and these differ only in case")
     return list(files)
 
 

@@ -48,9 +48,7 @@ def open_files(url: str | os.PathLike[str]) -> Files:
         close = closest(protocol, fsspec.available_protocols())
         raise StoreError([f"store {text!r}: {error}{f'; did you mean {close!r}?' if close else ''}"]) from None
     if signs := sorted(set("*?[") & set(root)):
-        raise StoreError(
-            [f"store {text.rpartition('@')[2]!r}: {signs[0]} stands for other names in a URL; name a folder without it"]
-        )
+        raise StoreError([f"store {text.rpartition('@')[2]!r}: {signs[0]} is a wildcard in a URL; name a folder without it"])
     if protocol in ("s3", "s3a") and (fault := _s3_fault(root)):
         raise StoreError([f"store {protocol}://{root.rpartition('@')[2]}: {fault}"])
     return RemoteFiles(fs, root, text.rstrip("/"))

@@ -53,9 +53,9 @@ class LocalFiles:
             if not place.is_symlink():
                 continue
             if depth == 0:
-                raise OSError(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+                raise OSError(errno.ELOOP, "a symbolic link, which a store must not contain", str(place))
             if not replace:
-                raise NotPlain(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+                raise NotPlain(errno.ELOOP, "a symbolic link, which a store must not contain", str(place))
             place.unlink(missing_ok=True)
         return place
 

@@ -55,7 +55,9 @@ __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "CollectReport", "DamagedArtif
 log = logging.getLogger(__name__)
 MARKER = "COMPLETE.json"
 SLOWEST_POLL_S = 1.0
-TWICE = "this store does not refuse to create a file twice, so two who begin a stage at once both compute it, with the same result"
+TWICE = (
+    "this store cannot create files exclusively: two processes that begin a stage together both compute it, with the same result"
+)
 _claims: dict[tuple[str, str, int], Claim] = {}
 """Claims of this process by store, stage and thread: a thread must not wait for itself, nor save the state of a lost stage."""
 
@@ -120,7 +122,7 @@ class Artifact:
 
 
 class Store:
-    """Artifacts, states and leases below a local path or an fsspec URL. Making one touches nothing.
+    """Artifacts, states and leases below a local path or an fsspec URL. The constructor accesses nothing.
 
     `notice` takes lines meant for the user: damage found, waiting for another process. Raises StoreError for an impossible address.
     """
@@ -283,7 +285,7 @@ class Store:
         """
         text = json.dumps(manifest)  # first: an invalid manifest must not cost a transfer
         if fault := fault_of(manifest):
-            raise ValueError(f"nobody could read this manifest: {fault}")
+            raise ValueError(f"the manifest is invalid: {fault}")
         if (there := self.get(stage_id, needs=checked_files(files))) is not None:
             return there
         attempt, folder = uuid4().hex, _folder(stage_id)

@@ -120,7 +120,7 @@ def _swallowed_fault(fields: Fields, suspect: Swallowed, dialect: Dialect) -> st
 
 def _doubt(fields: Fields, suspect: Swallowed) -> str:
     line = fields.line_of_row(suspect.row + 2)
-    return f"line {line}: a quote opens a text of {suspect.lines} lines, each of which reads as a row of its own"
+    return f"line {line}: a quote opens a text of {suspect.lines} lines, each of which looks like a row"
 
 
 def _needless(fields: Fields, delimiter: str, table: Table, dialect: Dialect) -> list[str]:
@@ -131,7 +131,7 @@ def _needless(fields: Fields, delimiter: str, table: Table, dialect: Dialect) ->
     for start, end in zip(fields.opens.tolist(), fields.closes.tolist(), strict=True):
         if not needs.search(fields.raw, start + 1, end) and fields.raw[end + 1 : end + 2] != b'"':
             line = line_at(fields.raw, start)
-            notice = f"some texts stand in quotes and are read without them, such as that on line {line}"
+            notice = f"some texts are in quotes and are read without them, such as that on line {line}"
             return [f"{notice}; {dialect.way('quoting', 'none')} to keep the quotes" if dialect.settable else notice]
     return []
 
@@ -167,7 +167,7 @@ def _parsed(raw: bytes, columns: Sequence[str], delimiter: str, dialect: Dialect
 
 
 def _only_escapes(raw: bytes, delimiter: str) -> bytes:
-    """Double the backslashes that escape nothing, as in C:\\new: only before a quote, backslash, delimiter or line end they do."""
+    """Double every backslash that escapes nothing, as in C:\\new. It escapes a quote, a backslash, a delimiter or a line end."""
     return re.sub(rb'\\([\\"\r\n%b])?' % re.escape(delimiter).encode(), lambda m: m[0] if m[1] else rb"\\", raw)
 
 
@@ -217,7 +217,7 @@ def _returns(raw: bytes, delimiter: str, dialect: Dialect) -> list[str]:
     if not len(places):
         return []
     notice = f"{len(places)} carriage returns without a line feed end rows, first on line {line_at(raw, int(places[0]))}"
-    return [f"{notice}; if they stand in texts, quote these texts"]
+    return [f"{notice}; if they are part of texts, quote these texts"]
 
 
 def _spelt_out(raw: bytes, dialect: Dialect) -> list[str]:
@@ -229,12 +229,10 @@ def _spelt_out(raw: bytes, dialect: Dialect) -> list[str]:
         count = raw.count(rb"\n") + raw.count(rb"\t")
         shown = raw[place : place + 2].decode()
         notices.append(
-            f"a backslash and a letter stand for themselves, not for a line end or a tab ({count} in all, first {shown} on line"
+            f"a backslash and a letter are read as they are, not as a line end or a tab ({count} in all, first {shown} on line"
             f" {line_at(raw, place)}); if that is not meant, replace them in the file"
         )
     if b"\xef" in raw and (place := raw.find(b"\xef\xbb\xbf")) >= 0:
         count = raw.count(b"\xef\xbb\xbf")
-        notices.append(
-            f"{count} byte-order marks stand inside of the file, first on line {line_at(raw, place)}, and are read as text"
-        )
+        notices.append(f"{count} byte-order marks are inside the file, first on line {line_at(raw, place)}, and are read as text")
     return notices

@@ -123,7 +123,7 @@ def _strange(raw: bytes, match: re.Match[bytes], dialect: Dialect) -> str:
     line = line_at(raw, match.start())
     if match[4]:
         return (
-            f"line {line}: a quote behind a backslash, {_shown(raw[max(match.start() - 20, 0) : match.end() + 20])}: if that"
+            f"line {line}: a quote after a backslash, {_shown(raw[max(match.start() - 20, 0) : match.end() + 20])}: if that"
             f" escapes it, {dialect.way('quoting', 'backslash')}; if both belong to the text, {dialect.way('quoting', 'double')}"
         )
     return (
@@ -139,7 +139,7 @@ def _malformed(raw: bytes, match: re.Match[bytes], dialect: Dialect) -> str:
     rest = raw[match.end() : match.end() + 30]
     if dialect.quoting != "backslash" and (match[1].endswith(b"\\") or b'\\"' in match[1]):
         escaped = (
-            f"is closed on line {end} behind a backslash: if that escapes a quote" if match[2] else "is closed behind a backslash"
+            f"is closed on line {end} after a backslash: if that escapes a quote" if match[2] else "is closed after a backslash"
         )
         return f"{lead} {escaped}, {dialect.way('quoting', 'backslash')}; else double the quotes inside of texts"
     what = f"is closed on line {end}, where {_shown(rest)} follows" if match[2] else "is never closed"

@@ -10,7 +10,7 @@ def answering() -> tuple[list[str], str]:
     import torch
 
     if not (torch.version.cuda or torch.version.hip):
-        return [], f"torch {torch.__version__} was built for CPUs alone"
+        return [], f"torch {torch.__version__} was built only for CPUs"
     names, faults = [], []
     try:
         if not torch.cuda.device_count():
