@@ -81,9 +81,9 @@ def check_weights(folder: Path, pooled: bool = False) -> list[str]:
     if missing:
         faults.append(_missing_fault(missing, parameters, left, bare, config))
     elif cut := [name for name in left if _pattern(name) in set(map(_pattern, parameters))]:
-        asked, held = _count(parameters, cut), _count([*parameters, *cut], cut)
+        wanted, held = _count(parameters, cut), _count([*parameters, *cut], cut)
         faults.append(
-            f"config.json asks for {asked} layers, but the file has weights for {held}: {some(cut)} would be left out; correct"
+            f"config.json asks for {wanted} layers, but the file has weights for {held}: {some(cut)} would be left out; correct"
             " config.json, or save the smaller encoder with save_pretrained"
         )
     if faults:
@@ -254,8 +254,8 @@ def _cause(
         )
     depth = _count(present, present)
     if all(_pattern(name) in set(map(_pattern, present)) and _number(name) >= depth for name in missing):
-        asked = _count(parameters, missing)
-        return f"config.json asks for {asked} layers, but the file has weights for {depth}: {NOT_WHOLE}, or correct config.json"
+        wanted = _count(parameters, missing)
+        return f"config.json asks for {wanted} layers, but the file has weights for {depth}: {NOT_WHOLE}, or correct config.json"
     return NOT_WHOLE
 
 

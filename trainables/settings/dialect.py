@@ -25,17 +25,17 @@ class Dialect:
     """Whether the user can set a dialect for this file; messages suggest it only then."""
 
     @classmethod
-    def of(cls, **given: str | None) -> Dialect:
+    def of(cls, **options: str | None) -> Dialect:
         """Create it from command-line options. Raises ConfigError with all their faults."""
         faults = []
         for name, check in (("delimiter", delimiter_of), ("encoding", encoding_of)):
             try:
-                given[name] = None if given.get(name) is None else check(str(given[name]))
+                options[name] = None if options.get(name) is None else check(str(options[name]))
             except ValueError as error:
                 faults.append(f"--{name}: {error}")
         if faults:
             raise ConfigError(faults)
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**options)  # type: ignore[arg-type]
 
     def way(self, field: str, value: str) -> str:
         """Advice for a message: set a field, or another way out if it cannot be set."""
@@ -52,24 +52,24 @@ def options_said(fault: str) -> str:
     return fault
 
 
-def delimiter_of(given: str) -> str:
+def delimiter_of(text: str) -> str:
     """The delimiter as a character; a tab may be written as `\\t`. Raises ValueError for characters that cannot be delimiters."""
-    given = {"\\t": "\t", "tab": "\t"}.get(given, given)
-    if len(given) != 1 or not given.isascii() or given in '"\\\r\n\0' or given.isalnum():
-        raise ValueError(f"{given!r} is not one ASCII character such as ',', ';', '|' or '\\t', and no letter or quote")
-    return given
+    text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if len(text) != 1 or not text.isascii() or text in '"\\\r\n\0' or text.isalnum():
+        raise ValueError(f"{text!r} is not one ASCII character such as ',', ';', '|' or '\\t', and no letter or quote")
+    return text
 
 
-def encoding_of(given: str) -> str:
+def encoding_of(name: str) -> str:
     """Python's name of a text encoding. Raises ValueError with the near miss for an unknown one."""
     try:
-        codec = codecs.lookup(given)
+        codec = codecs.lookup(name)
     except (LookupError, ValueError):
-        hint = near(given.lower(), _encodings())
+        hint = near(name.lower(), _encodings())
         hint = hint if "did you mean" in hint else "; Python's codecs are allowed, such as utf-8, utf-16, cp1252, latin-1"
-        raise ValueError(f"{given!r} is not known{hint}") from None
+        raise ValueError(f"{name!r} is not known{hint}") from None
     if not getattr(codec, "_is_text_encoding", True) or codec.name in ("undefined", "idna", "punycode", "unicode_escape"):
-        raise ValueError(f"{given!r} is no encoding of text files; allowed: utf-8, utf-16, cp1252, latin-1, ...")
+        raise ValueError(f"{name!r} is no encoding of text files; allowed: utf-8, utf-16, cp1252, latin-1, ...")
     return codec.name
 
 
@@ -78,12 +78,12 @@ def _encodings() -> set[str]:
     return known | {name.replace("_", "-") for name in known} | {"utf-8-sig"}
 
 
-def dialect_faults(given: Dialect, formats: list[str]) -> list[str]:
+def dialect_faults(dialect: Dialect, formats: list[str]) -> list[str]:
     """Faults for fields that do not apply to any of a task's file formats."""
     wanted = {
-        "delimiter": (given.delimiter, ("csv", "tsv")),
-        "quoting": (given.quoting, ("csv", "tsv")),
-        "encoding": (given.encoding, ("csv", "tsv", "jsonl", "ndjson", "json", "txt")),
+        "delimiter": (dialect.delimiter, ("csv", "tsv")),
+        "quoting": (dialect.quoting, ("csv", "tsv")),
+        "encoding": (dialect.encoding, ("csv", "tsv", "jsonl", "ndjson", "json", "txt")),
     }
     return [
         f"{field}: {value!r} given, but it applies only to {' and '.join(meant[:3])} files, and there is none"

@@ -31,12 +31,12 @@ class Encoder(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Encoder:
-        given = [n for n in ("hub", "package", "config") if getattr(self, n) is not None]
+        sources = [n for n in ("hub", "package", "config") if getattr(self, n) is not None]
         if self.folder is not None and self.package is None:
-            given.append("folder")
-        if len(given) != 1:
+            sources.append("folder")
+        if len(sources) != 1:
             raise ValueError(
-                f"an encoder needs exactly one of hub, folder, package (with folder), config; given: {', '.join(given) or 'none'}"
+                f"an encoder needs exactly one of hub, folder, package (with folder), config; given: {', '.join(sources) or 'none'}"
             )
         if self.package is not None and self.folder is None:
             raise ValueError(f"package {self.package!r} needs `folder`: the folder inside the package that holds the encoder")

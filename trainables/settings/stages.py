@@ -110,8 +110,8 @@ class Pretrain(Optimisation):
                 raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
             return self
         for name in ("steps", "schedule_steps"):
-            if (given := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, replaces it; to use steps, set epochs: null")
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is {value}, but epochs, {self.epochs:g}, replaces it; to use steps, set epochs: null")
         return self
 
     @model_validator(mode="after")
@@ -168,8 +168,8 @@ class Marks(Optimisation):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
     """Peak learning rate of the marker."""
     epochs: Annotated[int, Field(ge=1)] = 10
-    """Passes of the marker over the scored texts that are not held out; it learns only from texts that the scorer classifies
-    correctly. The weights of the pass with the best F1 of important pieces on the held-out texts are kept."""
+    """Epochs of the marker, each as long as a pass over the scored texts that are not held out; it learns only from those that the
+    scorer classifies correctly. The weights of the epoch with the best F1 of important pieces on the held-out texts are kept."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the scored texts that is held out to choose these weights, drawn by `seed`."""
     mark_weight: Positive = 3.0
@@ -323,10 +323,10 @@ class Finetune(Optimisation):
     def _adapters_alone(self) -> Finetune:
         others = {"freeze": self.freeze != "none", "unfreeze_layers": self.unfreeze_layers, "reinit_layers": self.reinit_layers}
         if self.lora_rank and any(others.values()):
-            given = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
+            set_too = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
             raise ValueError(
                 f"lora_rank is {self.lora_rank}, which freezes the encoder's own weights and trains adapters in all its layers, but"
-                f" {given} given: take one or the other"
+                f" {set_too} given: take one or the other"
             )
         return self
 

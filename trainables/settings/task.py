@@ -91,20 +91,20 @@ class Task(Settings):
 
     @model_validator(mode="after")
     def _one_source(self) -> Task:
-        given = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
+        sources = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(sources) or 'none'}")
         return self
 
     @field_validator("delimiter")
     @classmethod
-    def _one_character(cls, given: str | None) -> str | None:
-        return None if given is None else delimiter_of(given)
+    def _one_character(cls, value: str | None) -> str | None:
+        return None if value is None else delimiter_of(value)
 
     @field_validator("encoding")
     @classmethod
-    def _known_encoding(cls, given: str | None) -> str | None:
-        return None if given is None else encoding_of(given)
+    def _known_encoding(cls, value: str | None) -> str | None:
+        return None if value is None else encoding_of(value)
 
     @model_validator(mode="after")
     def _dialect_of_files(self) -> Task:
