@@ -49,7 +49,7 @@ class Account:
 
 
 @dataclass
-class Part:
+class CostLine:
     """A line of the table: what was computed in this run, added up."""
 
     name: str
@@ -86,8 +86,8 @@ class Part:
 class Cost:
     """What a run has cost."""
 
-    parts: Sequence[Part]
-    total: Part
+    parts: Sequence[CostLine]
+    total: CostLine
     time: Sequence[str]
     """What one must know to read the table, a sentence each."""
     sharing: Sequence[str]
@@ -151,10 +151,10 @@ def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) ->
         every[name] = one if name not in every else _joined(every[name], one)
     if not every:
         return None
-    parts: dict[str, Part] = {}
-    total = Part("in all")
+    parts: dict[str, CostLine] = {}
+    total = CostLine("in all")
     for one in every.values():
-        parts.setdefault(one.part, Part(one.part)).add(one)
+        parts.setdefault(one.part, CostLine(one.part)).add(one)
         total.add(one)
     saved = saved_by(trials, {stage_id: row for mine in accounts for stage_id, row in mine.stages.items()})
     return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, each), _energy(accounts, total))
@@ -177,7 +177,7 @@ def _sharing(saved: Saved | None, each: str) -> list[str]:
     return [said if less > 0 else f"Sharing saved nothing: {each} needs stages of its own, {count(saved.unshared)} tokens."]
 
 
-def _energy(accounts: Sequence[Account], total: Part) -> list[str]:
+def _energy(accounts: Sequence[Account], total: CostLine) -> list[str]:
     """What the machine tells of energy."""
     said = []
     if total.told:

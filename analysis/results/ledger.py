@@ -116,7 +116,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudySummary:
     """What is known of one study beside its trials."""
 
     folder: Path
@@ -143,7 +143,7 @@ class Ledger:
     """Statistics of each task's texts: `row` holds them by column."""
     params: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     """{(task, setting): its parameters as the records have them}"""
-    studies: dict[str, Study] = field(default_factory=dict)
+    studies: dict[str, StudySummary] = field(default_factory=dict)
     """{folder within the run folder: the study}"""
     finished: bool = False
     """Whether every study has finished."""

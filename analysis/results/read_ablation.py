@@ -13,7 +13,7 @@ from analysis.records.metric import ERROR_RATE, METRICS, Metric
 from analysis.records.run_folder import Run, load, unread
 from analysis.records.trials import Trial
 from analysis.results import cost, published
-from analysis.results.ledger import Cell, Ledger, SeedRun, Study, _other_tests, as_dict, letters, listed, printed_numbers
+from analysis.results.ledger import Cell, Ledger, SeedRun, StudySummary, _other_tests, as_dict, letters, listed, printed_numbers
 from analysis.results.published import Number
 from analysis.text.plain import plain
 
@@ -128,7 +128,7 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
         made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
     made.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
-    made.studies[name] = Study(run.folder, run.labels, run.config, run.inputs)
+    made.studies[name] = StudySummary(run.folder, run.labels, run.config, run.inputs)
     indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
     mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
     for row in run.of("study"):

@@ -26,7 +26,7 @@ LEAST = 1e-12
 
 
 @dataclass(frozen=True)
-class Bin:
+class ConfidenceBin:
     """Texts whose confidence is above `low` and at most `high`, over all seeds. Shares of 1."""
 
     low: float
@@ -58,7 +58,7 @@ class Calibration:
     """Mean, percent."""
     right: tuple[float, ...]
     """Share that is right, or has the label, percent."""
-    bins: tuple[Bin, ...]
+    bins: tuple[ConfidenceBin, ...]
     """Those that hold any texts."""
     texts: int
     several: bool
@@ -136,12 +136,14 @@ def _by_chance(confidence: Array, edges: Array) -> float:
     return float(np.minimum(np.sqrt(2 * variance / np.pi), 2 * variance).sum() / len(confidence))
 
 
-def _bins(pairs: Sequence[tuple[Array, Array]], edges: Array) -> tuple[Bin, ...]:
+def _bins(pairs: Sequence[tuple[Array, Array]], edges: Array) -> tuple[ConfidenceBin, ...]:
     """Of all seeds together."""
     confidence, right = (np.concatenate(part) for part in zip(*pairs, strict=True))
     places = _places(confidence, edges)
     count, said, was = (_sums(each, places, edges) for each in (np.ones(len(places)), confidence, right))
     return tuple(
-        Bin(float(edges[i]), float(edges[i + 1]), float(count[i] / len(pairs)), float(said[i] / count[i]), float(was[i] / count[i]))
+        ConfidenceBin(
+            float(edges[i]), float(edges[i + 1]), float(count[i] / len(pairs)), float(said[i] / count[i]), float(was[i] / count[i])
+        )
         for i in np.flatnonzero(count)
     )

@@ -23,7 +23,7 @@ TEXTS = 10
 
 
 @dataclass(frozen=True)
-class Bin:
+class LengthBin:
     """Texts with at least `low` and at most `high` pieces."""
 
     low: int
@@ -32,13 +32,13 @@ class Bin:
     """[n]: which they are."""
 
 
-def bins(pieces: Array) -> list[Bin]:
+def bins(pieces: Array) -> list[LengthBin]:
     """Quantiles of the lengths [n] of texts, the shortest first."""
     count = max(1, min(BINS, len(pieces) // TEXTS))
     ordered = np.sort(pieces)
     uppers = np.unique(ordered[[-(-len(pieces) * k // count) - 1 for k in range(1, count + 1)]])
     places = np.searchsorted(uppers, pieces)
-    return [Bin(int(pieces[places == i].min()), int(upper), places == i) for i, upper in enumerate(uppers)]
+    return [LengthBin(int(pieces[places == i].min()), int(upper), places == i) for i, upper in enumerate(uppers)]
 
 
 def errors(seeds: Sequence[Predictions]) -> Array:
@@ -46,12 +46,12 @@ def errors(seeds: Sequence[Predictions]) -> Array:
     return np.stack([100.0 * ~each.right for each in seeds])
 
 
-def error(seeds: Sequence[Predictions], part: Bin) -> Estimate:
+def error(seeds: Sequence[Predictions], part: LengthBin) -> Estimate:
     """Mean error in a bin, percent."""
     return inference.mean(errors(seeds)[:, part.texts])
 
 
-def gap(one: Sequence[Predictions], other: Sequence[Predictions], part: Bin) -> Estimate:
+def gap(one: Sequence[Predictions], other: Sequence[Predictions], part: LengthBin) -> Estimate:
     """Error of the one less that of the other in a bin, paired over its texts, points."""
     return inference.difference(errors(one)[:, part.texts], errors(other)[:, part.texts])
 

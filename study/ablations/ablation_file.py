@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from study.definition.models import Resources
 from study.definition.recipes import stages_of
 from study.definition.space import Value
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError, near
 from trainables.settings.execution import Precision
@@ -32,7 +32,7 @@ Stages = tuple[dict[str, dict[str, Any] | None], ...]
 """The stages of a recipe as a study file has them; in a file a named recipe may stand for them."""
 
 
-class Source(Model):
+class Source(Settings):
     """The published table that an ablation answers to."""
 
     paper: Name
@@ -83,7 +83,7 @@ class AblationTask(Task):
         return validate(Task, own)
 
 
-class Setting(Model):
+class Setting(Settings):
     """One row of the table, or one cell of it where `column` is given."""
 
     row: Name
@@ -107,7 +107,7 @@ class Setting(Model):
         return self.row if self.column is None else f"{self.row} | {self.column}"
 
 
-class Place(Model):
+class Place(Settings):
     """Where a setting stands in the table."""
 
     row: Name
@@ -121,7 +121,7 @@ class Place(Model):
         return self.row if self.column is None else f"{self.row} | {self.column}"
 
 
-class Claim(Model):
+class Claim(Settings):
     """What the paper says its table shows: one setting is better than another. It gets a verdict."""
 
     says: Name
@@ -134,7 +134,7 @@ class Claim(Model):
     """Tasks of which it is said; empty: of all."""
 
 
-class SettingChange(Model):
+class SettingChange(Settings):
     """What a scale changes in one setting."""
 
     set: Values = Field(default_factory=dict)
@@ -143,7 +143,7 @@ class SettingChange(Model):
     """In place of the setting's own."""
 
 
-class Scale(Model):
+class Scale(Settings):
     """What a scale changes in the ablation as published."""
 
     says: str | None = None
@@ -162,7 +162,7 @@ class Scale(Model):
     """Seeds of every cell."""
 
 
-class Ablation(Model):
+class Ablation(Settings):
     """A grid of settings x tasks x seeds, and what was published about it."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]

@@ -11,7 +11,7 @@ import yaml
 from study.ablations.ablation_file import SCALES, Ablation, Loaded, Scale, Setting, ablation_of, apply_override, written_out
 from study.ablations.changes import changes_of
 from study.ablations.raw import Data, label_of, rename_tasks, set_in_recipes
-from study.ablations.studies import Part, parts_of
+from study.ablations.studies import AblationStudy, parts_of
 from study.definition.models import Dumper
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError, near
@@ -29,7 +29,7 @@ class Grid:
     says: str | None
     changes: tuple[str, ...]
     """What is not as published, a line each."""
-    parts: tuple[Part, ...]
+    parts: tuple[AblationStudy, ...]
 
     @property
     def name(self) -> str:

@@ -21,7 +21,7 @@ from analysis.text.write_whole import write_whole
 from study.ablations import ablation_file, gpu_costs, grid_plan_text
 from study.ablations.ablation_file import Ablation
 from study.ablations.grid import Grid
-from study.ablations.studies import Part
+from study.ablations.studies import AblationStudy
 from study.cluster.machine_faults import stops
 from study.cluster.ray_session import Shared, machine_for
 from study.planning.check import check
@@ -86,7 +86,7 @@ def run(
         return _outcome(grid, folder, said)
 
 
-def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[Part], bool]:
+def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[AblationStudy], bool]:
     """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
     faults: dict[str, None] = {}
     todo, changed = [], False

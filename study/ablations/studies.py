@@ -21,7 +21,7 @@ from trainables.settings.task import Task
 
 
 @dataclass(frozen=True)
-class Part:
+class AblationStudy:
     """One study of an ablation."""
 
     folder: str
@@ -35,10 +35,10 @@ class Part:
 # Studies -------------------------------------------------------------------------------------------------------------------------
 
 
-def parts_of(made: Ablation, folder: Path, placeholders: bool) -> Iterator[Part]:
+def parts_of(made: Ablation, folder: Path, placeholders: bool) -> Iterator[AblationStudy]:
     """The studies of the grid. Raises ConfigError with the faults of all of them."""
     faults: list[str] = []
-    found: list[Part] = []
+    found: list[AblationStudy] = []
     for task in made.targets if not made.statistics else ():
         groups = _groups(made, task, faults, placeholders)
         if faults:
@@ -59,7 +59,7 @@ def parts_of(made: Ablation, folder: Path, placeholders: bool) -> Iterator[Part]
                     "resources": made.resources.canonical() if made.resources else _resources(),
                     "baseline": number == 1,
                 }
-                found.append(Part(name, task, tuple(indices), load_study(data, folder=folder)))
+                found.append(AblationStudy(name, task, tuple(indices), load_study(data, folder=folder)))
             except ConfigError as error:
                 faults += [_in_words(fault, labels) for fault in error.faults]
     if faults:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from study.cluster.work import Ended, Layout, Row, Rows, Work, ended, here
+from study.cluster.work import Ended, Placement, Row, Rows, Work, ended, here
 
 STOP_TIMEOUT_S = 30.0
 """How long a closed Train run may take to end before its actors are killed with their owner."""
@@ -138,7 +138,7 @@ def _forward(board: Any, run: str) -> Any:
     return Forward()
 
 
-def under_train(work: Work, layout: Layout, board: Any) -> Rows:
+def under_train(work: Work, layout: Placement, board: Any) -> Rows:
     """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
     import ray.train
     from ray.train.torch import TorchTrainer

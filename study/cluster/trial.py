@@ -17,7 +17,7 @@ from ray.tune import Trainable
 
 from study.cluster.machine_faults import poisons
 from study.cluster.switchboard import under_train
-from study.cluster.work import Ended, Layout, Rows, Work, ended, here, tested
+from study.cluster.work import Ended, Placement, Rows, Work, ended, here, tested
 from study.definition.models import Study
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
@@ -28,7 +28,7 @@ FIRST_PAUSE_S = 1.0
 """Until work is begun again after a failure of the machine; then twice as long each time."""
 
 
-def start(work: Work, layout: Layout, board: Any, reader: Reader | None = None) -> Rows:
+def start(work: Work, layout: Placement, board: Any, reader: Reader | None = None) -> Rows:
     """Rows of the work, computed where the layout says; what is only to be loaded needs no workers."""
     return under_train(work, layout, board) if layout.under_train and not is_done(work, reader) else here(work, reader)
 
@@ -84,7 +84,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
     """
 
     def setup(
-        self, config: dict[str, Any], study: Study, store: str, layout: Layout, execution: Execution, board: Any = None
+        self, config: dict[str, Any], study: Study, store: str, layout: Placement, execution: Execution, board: Any = None
     ) -> None:
         """Begin a trial."""
         self._study, self._store, self._layout, self._execution, self._board = study, store, layout, execution, board
@@ -134,7 +134,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
             self._rows.close()
 
 
-def resources(layout: Layout) -> Any:
+def resources(layout: Placement) -> Any:
     """What a trial's own actor takes.
 
     Under Ray Train its workers take the CPUs, and it asks for one byte of memory: a hundredth of a CPU would already keep the last

@@ -33,7 +33,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Placement:
     """How a piece of work is spread: several workers, or one under Ray Train, or one right here."""
 
     workers: int
@@ -132,7 +132,7 @@ def read_test(work: Work, reader: Reader | None = None) -> Row:
     return evaluate_test(work.recipe, Store(work.store), work.execution, reader)
 
 
-def tested(work: Work, layout: Layout, reader: Reader) -> Rows:
+def tested(work: Work, layout: Placement, reader: Reader) -> Rows:
     """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
     if not layout.under_train:
         yield read_test(work, reader)

@@ -18,7 +18,7 @@ from study.definition import space as spaces
 from study.definition.samplers import SAMPLERS, Sampler
 from study.definition.space import Dimension, Params, Space, Value
 from trainables.settings import corpus_names, file_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.execution import Execution, Precision
 from trainables.settings.plain_yaml import FLOAT
@@ -43,7 +43,7 @@ else:
     FixedStage = Annotated[reduce(or_, STAGE_KINDS.values()), Field(discriminator="kind")]
 
 
-class EarlyStopping(Model):
+class EarlyStopping(Settings):
     """When a trial ends before its last epoch (asynchronous successive halving, Li et al. 2020)."""
 
     kind: Literal["asha", "none"] = "asha"
@@ -55,7 +55,7 @@ class EarlyStopping(Model):
     """Each rung lies at so many times the epochs of the one before, and keeps one in so many trials."""
 
 
-class SearchSettings(Model):
+class SearchSettings(Settings):
     """How settings are chosen."""
 
     sampler: Literal[*SAMPLERS] = "tpe"  # type: ignore[valid-type]
@@ -78,7 +78,7 @@ class SearchSettings(Model):
         return SAMPLERS[self.sampler]
 
 
-class Budget(Model):
+class Budget(Settings):
     """Where the search ends."""
 
     trials: Annotated[int, Field(ge=1)] = 20
@@ -87,7 +87,7 @@ class Budget(Model):
     """No trial is started after so many hours, over all sessions; null: no limit."""
 
 
-class Final(Model):
+class Final(Settings):
     """What happens with the best settings: chosen on validation, rerun over seeds, tested once."""
 
     top_k: Annotated[int, Field(ge=1)] = 1
@@ -100,7 +100,7 @@ class Final(Model):
     """Whose fine-tuned weights stay in the store."""
 
 
-class Resources(Model):
+class Resources(Settings):
     """What one trial gets, and how it is run. Nothing here changes a result."""
 
     workers: Annotated[int, Field(ge=1)] = 1
@@ -134,7 +134,7 @@ class Resources(Model):
         return self
 
 
-class Study(Model):
+class Study(Settings):
     """One study: a recipe, the space around it, how to search it, and what to do with the best."""
 
     name: str
@@ -338,7 +338,7 @@ def members(recipe: Iterable[Stage], space: Space) -> dict[str, str]:
     return _named(recipe, space, Multitask, "tasks")
 
 
-def _named(recipe: Iterable[Stage], space: Space, kind: type[Model], field: str) -> dict[str, str]:
+def _named(recipe: Iterable[Stage], space: Space, kind: type[Settings], field: str) -> dict[str, str]:
     """{entry of this field of the stages of a kind: the place that names it}."""
     found: dict[str, str] = {}
     for index, stage in enumerate(recipe):

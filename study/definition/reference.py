@@ -7,7 +7,7 @@ from typing import Any
 
 from study.definition.models import Budget, EarlyStopping, Final, Resources, SearchSettings, Study
 from study.definition.space import Dimension
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.stages import KINDS
 from trainables.settings.task import Task
@@ -48,7 +48,7 @@ EXAMPLES = {
     "finetune": "The last stage of every recipe. The defaults are those of Sun et al. (2019).",
 }
 """How each kind of stage stands in a file."""
-SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
+SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
     ("The study", Study, ""),
     (
         "tasks",
@@ -89,7 +89,7 @@ def document() -> str:
     return "\n".join([HEAD, *(_section(*section) for section in SECTIONS), TAIL])
 
 
-def _section(title: str, model: type[Model], text: str) -> str:
+def _section(title: str, model: type[Settings], text: str) -> str:
     schema = model.model_json_schema()
     required = schema.get("required", ())
     lines = [f"## {title}", "", " ".join((model.__doc__ or "").split()), *(["", text] if text else [])]
@@ -102,11 +102,11 @@ def _section(title: str, model: type[Model], text: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
+def _default(field: dict[str, Any], model: type[Settings], name: str) -> str:
     value = field.get("default", model.model_fields[name].get_default(call_default_factory=True))
     if name == "recipe":
         return "`[{finetune: {}}]`"
-    if isinstance(value, Model) or (isinstance(value, dict) and value):
+    if isinstance(value, Settings) or (isinstance(value, dict) and value):
         return "see below"
     text = value if isinstance(value, str) else json.dumps(value)
     return "none" if value is None or value == {} else f"`{text}`".replace("|", "\\|")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.corpus_names import short
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import head_in_proportion
@@ -32,7 +32,7 @@ KINDS = ("log_uniform", "uniform", "int", "choice")
 NOT_SEARCHED = ("name", "kind")
 
 
-class Dimension(Model):
+class Dimension(Settings):
     """How one field varies: give one of log_uniform, uniform, int, choice."""
 
     log_uniform: tuple[float, float] | None = None
@@ -238,7 +238,7 @@ def grid(space: Space, fixed: Mapping[str, Any]) -> Iterator[Params]:
     return extended({}, ordered(space))
 
 
-def fixed_values(stages: Mapping[str, Model]) -> dict[str, Any]:
+def fixed_values(stages: Mapping[str, Settings]) -> dict[str, Any]:
     """{path: fixed value} of every field that could be searched."""
     return {
         f"{name}.{field}": getattr(stage, field)
@@ -248,7 +248,7 @@ def fixed_values(stages: Mapping[str, Model]) -> dict[str, Any]:
     }
 
 
-def with_params(name: str, stage: Model, params: Params) -> dict[str, Any]:
+def with_params(name: str, stage: Settings, params: Params) -> dict[str, Any]:
     """Settings of the stage called `name`: the fixed ones with the trial's over them, as plain data."""
     given = {path.partition(".")[2]: value for path, value in params.items() if path.partition(".")[0] == name}
     return stage.model_dump(mode="json") | given

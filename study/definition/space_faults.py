@@ -25,7 +25,7 @@ from study.definition.space import (
     shown,
     with_params,
 )
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError, closest, near
 from trainables.settings.stages import KINDS, Stage
 from trainables.settings.validate import validate
@@ -76,7 +76,7 @@ def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Stage]) ->
     return list(dict.fromkeys(line for value in values for line in value_faults(stages[name], field, value, f"space.{name}")))
 
 
-def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
+def value_faults(stage: Settings, field: str, value: Any, place: str) -> list[str]:
     """What is wrong with one value for one field of a stage."""
     try:
         validate(_only(type(stage), field), {field: value}, place)
@@ -86,13 +86,13 @@ def value_faults(stage: Model, field: str, value: Any, place: str) -> list[str]:
 
 
 @lru_cache(maxsize=256)  # making a model is slow, and each value of a choice is checked
-def _only(stage: type[Model], field: str) -> type[Model]:
+def _only(stage: type[Settings], field: str) -> type[Settings]:
     """A model of one field of a stage, without the stage's checks between fields."""
     info = stage.model_fields[field]
     annotation: Any = info.annotation
     for constraint in info.metadata:
         annotation = Annotated[annotation, constraint]
-    return create_model(field, __base__=Model, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
+    return create_model(field, __base__=Settings, **{field: (annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
 def _condition_faults(path: str, space: Space, stages: Mapping[str, Stage]) -> Iterator[str]:

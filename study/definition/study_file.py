@@ -19,7 +19,7 @@ from study.definition.space import Space, complete, extremes, fixed_values, span
 from study.definition.space_faults import faults as space_faults
 from study.definition.space_faults import given_faults, path_faults, point_faults
 from trainables.settings import corpus_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError, near
 from trainables.settings.plain_yaml import parse_yaml, read_yaml
 from trainables.settings.stage_rules import marks_faults, scoring_faults
@@ -181,10 +181,10 @@ def _span_given(parts: dict[str, Any]) -> None:
 
 
 @lru_cache(maxsize=64)  # making a model is slow, and a command reads its study several times
-def _section(field: str) -> type[Model]:
+def _section(field: str) -> type[Settings]:
     """A model of one top-level field alone."""
     info = Study.model_fields[field]
-    return create_model("Study", __base__=Model, **{field: (info.annotation, ...)})  # type: ignore[call-overload, no-any-return]
+    return create_model("Study", __base__=Settings, **{field: (info.annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
 def _sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -245,7 +245,7 @@ def _recipe_faults(recipe: tuple[Stage, ...]) -> Iterator[str]:
     yield from (f"recipe: the name {name!r} must not be empty or hold a dot" for name in names if not name or "." in name)
 
 
-def _marks_faults(recipe: Sequence[Stage], space: Space, stages: Mapping[str, Model]) -> list[str]:
+def _marks_faults(recipe: Sequence[Stage], space: Space, stages: Mapping[str, Settings]) -> list[str]:
     """Masking by marks, as some trial may have it, without marks before it; marks that no trial can use."""
     fixed = fixed_values(stages)
 
@@ -270,7 +270,7 @@ def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], 
             yield f"{place}: {name!r} is not among tasks{near(name, tasks)}"
 
 
-def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Model] | None) -> Iterator[str]:
+def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Settings] | None) -> Iterator[str]:
     if search.how.gone_through and not search.how.only_first:
         drawn = " or ".join(name for name, sampler in SAMPLERS.items() if not sampler.gone_through)
         for path, dimension in space.items():

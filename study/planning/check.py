@@ -14,7 +14,7 @@ from study.planning.estimate import encoder_settings, layers_of
 from study.search.search import repeats
 from trainables.encoder.process_memory import lasting
 from trainables.settings import corpus_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError
 from trainables.settings.stage_rules import pair_faults
 from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
@@ -189,7 +189,7 @@ def _member_choices(study: Study) -> Iterator[tuple[str, ...]]:
                 yield tuple(names) or tuple(study.used_tasks)
 
 
-def _corners(study: Study, stage: Model, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:
+def _corners(study: Study, stage: Settings, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:
     """(the stage with an extreme value of one of these fields, where that value is given)."""
     index, name = next((i, each.name) for i, each in enumerate(study.recipe) if each is stage)
     for field in fields:
@@ -217,7 +217,7 @@ def _pair_faults(study: Study) -> Iterator[str]:
                 yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
 
 
-def _corner_faults(study: Study, stage: Model, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:
+def _corner_faults(study: Study, stage: Settings, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:
     """What is found wrong with a stage's extreme values of these fields, each fault beginning with its field."""
     for corner, place in _corners(study, stage, fields):
         field = place.rpartition(".")[2]

@@ -50,7 +50,7 @@ class Trajectory:
 
 
 @dataclass(frozen=True)
-class Stage:
+class PlannedStage:
     """One node of the stage tree as the records keep it."""
 
     stage_id: str
@@ -75,7 +75,7 @@ class Plan:
     trials: int
     finals: int
     """Trials over seeds after the search, those that the search has run left out."""
-    stages: tuple[Stage, ...]
+    stages: tuple[PlannedStage, ...]
     """Shared stages, parents first."""
     tokens_shared: int
     """Each shared stage once."""
@@ -224,12 +224,12 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
     )
 
 
-def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[Stage]:
+def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[PlannedStage]:
     for each in shared:
         for node in each.nodes:
             label = f"{each.name}, {node.steps} steps on {', '.join(_reads(study, node))}{_selects(node)}"
             cached = store.get(node.stage_id, digests=False) is not None
-            yield Stage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
+            yield PlannedStage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
 
 
 def _reads(study: Study, node: Node) -> Iterable[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.records.metric import objective
 from study.definition import space
-from study.run.scribe import OVER, Row, Trial, ranking, trial_of, trials
+from study.run.scribe import OVER, Row, TrialSpec, ranking, trial_of, trials
 from trainables.stages import identity
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import StoreError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from study.run.session import Session
 
 
-def runs(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
+def runs(s: Session, asked: dict[str, TrialSpec]) -> list[dict[str, Any]]:
     """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
     search = s.scribe.screen.parts["search"]
     s.scribe.screen.expect("search", search.done, search.done)  # the time may have been up
@@ -38,7 +38,7 @@ def runs(s: Session, asked: dict[str, Trial]) -> list[dict[str, Any]]:
     return [{"phase": "final", "trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
 
 
-def _known_to_diverge(s: Session, every: list[Trial]) -> None:
+def _known_to_diverge(s: Session, every: list[TrialSpec]) -> None:
     """What diverged in the search would do so again, to the bit: it is written down and not run."""
     done = trials(s.rows, "final")
     found = {(row["setting"], row["seed"]): row for row in trials(s.rows, "search").values() if row["status"] == "diverged"}
@@ -48,7 +48,7 @@ def _known_to_diverge(s: Session, every: list[Trial]) -> None:
             s.scribe.known(trial, row)
 
 
-def _is_lost(s: Session, trial: Trial, done: dict[str, Row]) -> bool:
+def _is_lost(s: Session, trial: TrialSpec, done: dict[str, Row]) -> bool:
     """Whether a final is complete and not tested, and this store, perhaps another than before, lacks what the test needs."""
     if done[trial.name]["status"] != "complete" or trial.name in _tested(s) or _is_predicted(s, trial):
         return False
@@ -56,20 +56,20 @@ def _is_lost(s: Session, trial: Trial, done: dict[str, Row]) -> bool:
     return artifact is None or not artifact.has(WEIGHTS)
 
 
-def _is_predicted(s: Session, trial: Trial) -> bool:
+def _is_predicted(s: Session, trial: TrialSpec) -> bool:
     """Whether the store holds a trial's predictions on the test split."""
     target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
     return s.store.get(identity.test_id(target, trial.stage_ids[-1])) is not None
 
 
-def _weights_again(s: Session, trial: Trial) -> None:
+def _weights_again(s: Session, trial: TrialSpec) -> None:
     """Where a final was finished before, but its weights are gone and its test split is not read, it must be computed again."""
     artifact = s.store.get(trial.stage_ids[-1])
     if artifact is not None and not artifact.has(WEIGHTS) and not _is_predicted(s, trial):
         s.store.set_aside(artifact, next(iter(artifact.files)), "its weights were pruned and are needed again")
 
 
-def final_trials(s: Session) -> list[Trial]:
+def final_trials(s: Session) -> list[TrialSpec]:
     """Every (setting, seed) of the finals. A name belongs to a setting and a seed for good, also when more are asked for later."""
     chosen: dict[str, tuple[dict[str, Any], str]] = {}
     for rank, row in enumerate(candidates(s), start=1):

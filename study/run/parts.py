@@ -13,12 +13,12 @@ from analysis.records.metric import objective
 from analysis.records.record_fields import BAG_OF_WORDS
 from analysis.text.write_whole import write_whole
 from study.cluster.machine_faults import StudyStopped, stops
-from study.cluster.work import Ended, Layout, Work, bag_of_words, best_precision
+from study.cluster.work import Ended, Placement, Work, bag_of_words, best_precision
 from study.definition import space
 from study.definition.paths import portable
 from study.planning import plan as plans
 from study.run import finals
-from study.run.scribe import Row, Trial, hours_spent, ranking, scored, trial_of
+from study.run.scribe import Row, TrialSpec, hours_spent, ranking, scored, trial_of
 from study.run.session import Session
 from study.run.to_records import to_records
 from trainables.scores import predictions
@@ -146,13 +146,13 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     return rows, None
 
 
-def _stage_layout(s: Session) -> Layout:
+def _stage_layout(s: Session) -> Placement:
     """Shared stages come alone and get the whole cluster."""
     workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
     return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
 
 
-def _execution(s: Session, layout: Layout | None = None) -> Execution:
+def _execution(s: Session, layout: Placement | None = None) -> Execution:
     threads = int((layout or s.layout).cpus)
     return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
 
@@ -169,7 +169,7 @@ def _trials(s: Session) -> None:
     search = Search(s.study, past, s.run_dir / "optuna.journal")
     concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
-    asked: dict[str, Trial] = {}
+    asked: dict[str, TrialSpec] = {}
     searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
     s.scribe.screen.parts["search"].done = sum(each.state is not None for each in past)
     for row in ranking(s.rows):
@@ -179,7 +179,7 @@ def _trials(s: Session) -> None:
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))
 
 
-def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+def _asked(s: Session, asked: dict[str, TrialSpec], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a trial that the search asks for."""
     from study.search.history import trial_name
 

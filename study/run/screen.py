@@ -51,7 +51,7 @@ class Line:
 
 
 @dataclass
-class Part:
+class PartProgress:
     """One part of a study, for progress: how much there is, how much is done, how much of it in this session."""
 
     total: int = 0
@@ -76,7 +76,9 @@ class Screen:
     out: TextIO
     name: str
     metric: Metric = ERROR_RATE
-    parts: dict[str, Part] = field(default_factory=lambda: {part: Part() for part in ("stages", "search", "finals", "test")})
+    parts: dict[str, PartProgress] = field(
+        default_factory=lambda: {part: PartProgress() for part in ("stages", "search", "finals", "test")}
+    )
     lines: dict[str, Line] = field(default_factory=dict)
     best: tuple[float, str, str] | None = None
     """(loss on validation in percent, trial, settings)"""

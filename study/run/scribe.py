@@ -22,7 +22,7 @@ OVER = ("complete", "stopped", "diverged", "failed")
 
 
 @dataclass(frozen=True)
-class Trial:
+class TrialSpec:
     """A trial as the search or the finals ask for it."""
 
     name: str
@@ -40,7 +40,7 @@ class Trial:
 class Progress:
     """What is known of a running trial."""
 
-    trial: Trial
+    trial: TrialSpec
     began: float
     rows: int = 0
     epoch: float | None = None
@@ -93,7 +93,7 @@ class Scribe:
             if text not in self.said:
                 self.note(text)
 
-    def starts(self, trial: Trial) -> None:
+    def starts(self, trial: TrialSpec) -> None:
         """A trial begins, or begins again in a later session or after its process died."""
         if trial.name in self.running:
             return
@@ -164,7 +164,7 @@ class Scribe:
         same = ("trial", "phase", "params", "setting", "label", "seed", "stage_ids")
         self.write("trial", **{key: row.get(key) for key in same}, status="unfinished", reason=reason)
 
-    def known(self, trial: Trial, row: Row) -> None:
+    def known(self, trial: TrialSpec, row: Row) -> None:
         """A trial that is not run: the same one has ended so before, as its record says."""
         same = ("status", "reason", "epochs", "error_rate_percent", "objective_percent", "tokens", "wall_s", "energy_j")
         self._trial(trial, **{key: row.get(key) for key in same}, seconds=0.0, source="loaded")
@@ -190,13 +190,13 @@ class Scribe:
             reason=reason,
         )
 
-    def tested(self, trial: Trial, row: Row) -> None:
+    def tested(self, trial: TrialSpec, row: Row) -> None:
         """The test split was read for a final."""
         self.write("evaluation", **scored(row), trial=trial.name, phase=trial.phase, setting=trial.setting, status="complete")
         self.screen.evaluation(trial.name, row)
         self.screen.ended(trial.name, "tested", "test")
 
-    def _trial(self, trial: Trial, **fields: Any) -> None:
+    def _trial(self, trial: TrialSpec, **fields: Any) -> None:
         self.write(
             "trial",
             trial=trial.name,
@@ -210,12 +210,12 @@ class Scribe:
         )
 
 
-def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str, reader: Reader) -> Trial:
+def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str, reader: Reader) -> TrialSpec:
     """The trial of a setting and a seed, with the stages that it goes through."""
     recipe = study.recipe_for(dict(params), seed)
     stages = tuple(node.stage_id for node in identity.nodes(Inputs(recipe, reader)))
     epochs = getattr(recipe.stages[-1], "epochs", 0)
-    return Trial(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
+    return TrialSpec(name, phase, params, space.setting_id(dict(params)), seed, label, stages, epochs)
 
 
 def scored(row: Row, event: str = "evaluation") -> Row:

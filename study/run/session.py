@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from study.cluster.machine import Machine
-from study.cluster.work import Layout
+from study.cluster.work import Placement
 from study.definition.models import Study
 from study.run.scribe import Row, Scribe
 from trainables.stages.inputs import Reader
@@ -27,7 +27,7 @@ class Session:
     store: Store
     scribe: Scribe
     machine: Machine
-    layout: Layout
+    layout: Placement
     board: Any
     reader: Reader = field(default_factory=Reader)
     """Of the study's data, in this process."""
@@ -56,6 +56,6 @@ def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, mach
     # One node: the run folder. Several: what all of them see is the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
-    layout = Layout(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
+    layout = Placement(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
     return Session(study, run_dir, store, scribe, machine, layout, board, reader)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine_faults import StudyStopped, alike, fault_of, said
 from study.run import finals
-from study.run.scribe import Trial, trials
+from study.run.scribe import TrialSpec, trials
 
 if TYPE_CHECKING:
     from study.cluster.tune_adapters import InTurn
 from study.run.session import Session
 
 
-def to_records(s: Session, searcher: InTurn, asked: Mapping[str, Trial]) -> Any:
+def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> Any:
     """The Tune callback through which results become records. The driver alone writes them."""
     from ray import tune
 

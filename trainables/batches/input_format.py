@@ -1,4 +1,4 @@
-"""What an encoder takes as input: special tokens, positions, token types, packed rows or padded batches."""
+"""Input format of an encoder: special tokens, positions, token types, packed rows or padded batches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trainables.batches.special_tokens import Special
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class InputFormat:
-    """What batches for an encoder look like."""
+    """Format of an encoder's batches."""
 
     special: Special
-    """The special tokens round a text."""
+    """Special tokens around a text."""
     packable: bool
     """Whether texts may be packed into one row; else they are padded."""
     position_start: int
@@ -20,6 +20,6 @@ class InputFormat:
     takes_types: bool
     """Whether the encoder takes token type ids."""
     longest: int | None
-    """Most tokens of a text: the number of its learned positions; None without such."""
+    """Largest number of tokens of a text: the number of learned positions; None without learned positions."""
     takes_global: bool = False
-    """Whether the encoder can be told which tokens attend to all others and are attended to by all (Longformer)."""
+    """Whether the encoder takes a mask of tokens with global attention (Longformer)."""

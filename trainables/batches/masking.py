@@ -1,7 +1,7 @@
-"""Masked language modelling: what is predicted, what stands in its place, and how documents become sequences.
+"""Masked language modelling: choose the predicted pieces and their replacements, and cut documents into sequences.
 
 Devlin et al. 2019, section 3.1: 15 % of the pieces are predicted; of these 80 % become [MASK], 10 % a random piece, 10 % stay.
-Masks are drawn afresh at every visit (dynamic masking: Liu et al. 2019, section 4.1).
+Masks are drawn again at every visit (dynamic masking: Liu et al. 2019, section 4.1).
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ def corrupt(
 ) -> tuple[Ids, Places, Places]:
     """(inputs [n], positions [m] ascending, targets [m]) of a sequence of n pieces without special tokens.
 
-    In the mean exactly `share` of the pieces is predicted, and at least one; with `word_ids` [n], whole words. Pieces that stand
-    for no text ([SEP] written out in a text) are never predicted. Raises ConfigError for a tokenizer without a mask token.
+    The expected share of predicted pieces is exactly `share`, and at least one piece is predicted; with `word_ids` [n], whole
+    words. Special pieces ([SEP] spelled out in a text) are never predicted. Raises ConfigError for a tokenizer without a mask
+    token.
     """
     return corrupt_at(_draw(np.flatnonzero(~np.isin(pieces, special.reserved)), word_ids, share, rng), pieces, special, rng)
 
 
 def corrupt_at(positions: Places, pieces: Ids, special: Special, rng: np.random.Generator) -> tuple[Ids, Places, Places]:
-    """The same where the positions to predict are given."""
+    """Like `corrupt`, for these positions."""
     if special.mask is None:
         raise ConfigError(["the tokenizer has no mask token: this encoder cannot be pre-trained with masked language modelling"])
     inputs, targets = pieces.copy(), pieces[positions].astype(np.int64)
@@ -45,8 +46,8 @@ def corrupt_at(positions: Places, pieces: Ids, special: Special, rng: np.random.
 
 
 def _draw(candidates: Places, word_ids: Ids | None, share: float, rng: np.random.Generator) -> Places:
-    """Positions to predict. Words are taken in random order until the share is full; the one that overflows it is taken with the
-    probability that makes the mean exact. Single pieces are words of length one."""
+    """Positions to predict. Words are taken in random order until the share is reached; the word that exceeds it is taken with the
+    probability that makes the expectation exact. Without `word_ids`, every piece is a word."""
     if not len(candidates):
         return candidates
     words = np.arange(len(candidates)) if word_ids is None else np.unique(word_ids[candidates], return_inverse=True)[1]
@@ -63,24 +64,24 @@ def _draw(candidates: Places, word_ids: Ids | None, share: float, rng: np.random
 
 
 def marked(logits: np.ndarray[Any, Any], share: float) -> Places:
-    """Positions of a sequence's marked pieces, ascending: those with a logit [n] above 0, of more than `share` of all that can be
-    predicted the largest, and never less than one (Gu et al. 2020). What can never be predicted has the logit -inf."""
-    found = np.flatnonzero(logits > 0)
+    """Positions of a sequence's marked pieces, ascending: those with a logit [n] above 0, but at most `share` of all predictable
+    pieces, then those with the largest logits (Gu et al. 2020). Pieces that are never predicted have the logit -inf."""
+    positive = np.flatnonzero(logits > 0)
     most = max(1, int(share * np.isfinite(logits).sum() + 1e-9))
-    return np.sort(found[np.argsort(-logits[found], kind="stable")[:most]])
+    return np.sort(positive[np.argsort(-logits[positive], kind="stable")[:most]])
 
 
 def as_many(logits: np.ndarray[Any, Any], share: float, rng: np.random.Generator) -> Places:
-    """Random positions of a sequence, ascending, as many as are `marked`: the control."""
+    """Control: as many random positions of a sequence as are `marked`, ascending."""
     return np.sort(rng.choice(np.flatnonzero(np.isfinite(logits)), len(marked(logits, share)), replace=False))
 
 
 class Chunks(Sequence[tuple[Ids, Ids]]):
-    """(pieces, word numbers) of every sequence, cut from the documents when asked for."""
+    """(pieces, word numbers) of every sequence, cut from the documents on access."""
 
     def __init__(self, pieces: Pieces, budget: int) -> None:
         self.pieces = pieces
-        parts = -(-pieces.lengths // budget)  # sequences of each document; none of an empty one
+        parts = -(-pieces.lengths // budget)  # sequences per document; 0 for an empty one
         self.document = np.repeat(np.arange(len(parts)), parts)
         self.part = np.arange(len(self.document)) - np.repeat(np.cumsum(parts) - parts, parts)
         self.parts = parts
@@ -95,7 +96,7 @@ class Chunks(Sequence[tuple[Ids, Ids]]):
     def __getitem__(self, index: int | slice) -> tuple[Ids, Ids] | list[tuple[Ids, Ids]]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        document, start, end = (int(each[index]) for each in self.places)
+        document, start, end = (int(column[index]) for column in self.places)
         return self.pieces[document][start:end], self.pieces.words(document, start, end)
 
     @cached_property
@@ -106,9 +107,9 @@ class Chunks(Sequence[tuple[Ids, Ids]]):
 
 
 def chunks(pieces: Pieces, budget: int) -> Chunks:
-    """The documents as sequences of at most `budget` pieces; nothing is lost.
+    """Cut documents into sequences of at most `budget` pieces, without loss.
 
-    A long document is cut into as few sequences as will do, of equal length, so that none is a remainder without context.
+    A long document is cut into the least number of sequences, of equal length, so that there is no short remainder without context.
     """
     if budget < 1:
         raise ValueError(f"sequences of {budget} pieces")

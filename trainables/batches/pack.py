@@ -1,10 +1,10 @@
-"""Packed batches: the texts of a micro-batch side by side in one row, each attending to itself alone.
+"""Packed batches: the texts of a micro-batch are concatenated in one row, and a text attends only to itself.
 
-No compute is spent on padding, and the mathematics is that of a padded batch. Encoders that cannot be packed (the probe in
-`packing_probe` finds out) get the same texts in padded groups of like length. Either way the encoder's answer is turned into
-flat hidden states [T, H], all tokens of all texts in order, so that nothing behind it knows which path was taken.
+Packing saves the compute for padding and gives the same results as a padded batch. Encoders that cannot be packed (see
+`encoder/packing_probe.py`) get the same texts in padded groups of similar length. In both cases the encoder's output becomes flat
+hidden states [T, H], all tokens of all texts in order, so that later code does not depend on the format.
 
-Shapes: b texts, T tokens in all, L positions of a padded group, H hidden size, m predicted pieces.
+Shapes: b texts, T tokens in total, L positions of a padded group, H hidden size, m predicted pieces.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from trainables.batches.input_format import InputFormat
 from trainables.settings.errors import ConfigError
 
 CHUNK = 1 << 14
-"""Tokens that go through the encoder in one go where texts are in fractions."""
+"""Largest number of tokens per call of the encoder if texts are split into fractions."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A text as the encoder sees it, with what it is trained towards."""
+    """A text as the encoder reads it, with its training targets."""
 
     ids: np.ndarray
     """Pieces with special tokens, int32 [length]."""
     label: int | np.ndarray | None = None
-    """Class of the text, for fine-tuning; in a multi-label task 0 or 1 for each label, [labels]."""
+    """Class of the text, for fine-tuning; in a multi-label task 0 or 1 per label, [labels]."""
     masked: tuple[np.ndarray, np.ndarray] | None = None
-    """Positions within `ids` to predict and the pieces that belong there, for masked language modelling."""
+    """(positions in `ids` to predict, the original pieces there), for masked language modelling."""
     types: np.ndarray | None = None
-    """Token types [length] of a pair of texts; None gives those of a single text."""
+    """Token types [length] of a pair of texts; None: those of a single text."""
     label_weight: float = 1.0
-    """What the loss over `label` counts, in units of what the batch's loss is a mean over."""
+    """Weight of the loss over `label`, relative to the units over which the batch's loss is a mean."""
     fractions: tuple[int, ...] = ()
-    """Lengths of the sequences that `ids` is made of, one behind the other; empty for a single one."""
+    """Lengths of the sequences that are concatenated in `ids`; empty for a single one."""
     features: np.ndarray | None = None
-    """What a frozen encoder says of it, float32, read from the disk when it is used; None where the encoder is to be run."""
+    """Cached outputs of a frozen encoder, float32, read from disk on use; None: the encoder runs."""
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -50,55 +50,55 @@ class Example:
 
     @property
     def sequences(self) -> list[Example]:
-        """What the encoder sees, each by itself."""
+        """The sequences that the encoder reads, one Example per sequence."""
         return [Example(ids) for ids in np.split(self.ids, np.cumsum(self.fractions)[:-1])] if self.fractions else [self]
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one call of the encoder gets: a packed row [1, T], or a padded group [texts, L] with its attention mask."""
+class EncoderInput:
+    """Input of one call of the encoder: a packed row [1, T], or a padded group [texts, L] with its attention mask."""
 
     input_ids: Tensor
     position_ids: Tensor | None
     token_type_ids: Tensor | None
     attention_mask: Tensor | None
     texts: tuple[int, ...]
-    """Which texts of the batch it holds."""
+    """Indices of its texts in the batch."""
     global_attention_mask: Tensor | None = None
-    """1 at each text's [CLS]-like token, which attends to all others; for the encoders that take it."""
+    """1 at the [CLS]-like token of a text, which has global attention; only for encoders that take it."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch: b texts with T tokens. Where texts are in fractions, the encoder sees the `chunks` alone."""
+    """One micro-batch: b texts with T tokens. If texts are split into fractions, the encoder reads only the `chunks`."""
 
     lengths: tuple[int, ...]
-    """Tokens of each text, or of each fraction."""
-    parts: tuple[Part, ...]
+    """Number of tokens per text, or per fraction."""
+    parts: tuple[EncoderInput, ...]
     """The encoder's calls: one packed row, or several padded groups."""
     order: Tensor | None
-    """Padded only, int64 [T]: where each token lies in the concatenated, flattened parts."""
+    """Padded only, int64 [T]: position of the tokens in the concatenated, flattened parts."""
     pool_index: Tensor
-    """int64 [b]: flat position of each text's [CLS]-like token, the first for BERT, the last for XLNet."""
+    """int64 [b]: flat positions of the texts' [CLS]-like tokens, the first token for BERT, the last for XLNet."""
     offsets: Offsets
-    """What precedes this micro-batch in its global batch: places the bits of dropout."""
+    """Position of this micro-batch in its global batch, which determines the bits of dropout."""
     labels: Tensor | None = None
-    """int64 [b], or of a multi-label task [b, labels]."""
+    """int64 [b], or in a multi-label task [b, labels]."""
     label_weights: Tensor | None = None
-    """float32 [b]; None where all are 1."""
+    """float32 [b]; None if all are 1."""
     masked_index: Tensor | None = None
     """int64 [m]: flat positions to predict."""
     masked_targets: Tensor | None = None
-    """int64 [m]: the pieces that belong there."""
+    """int64 [m]: the original pieces there."""
     counts: tuple[int, ...] = ()
-    """Fractions of each text; empty where texts are whole."""
+    """Number of fractions per text; empty if texts are not split."""
     chunks: tuple[Batch, ...] = ()
-    """The fractions in order, in batches of their own that are small enough for the memory."""
+    """The fractions in order, in batches that fit into memory."""
     features: Tensor | None = None
-    """What a frozen encoder says of them, float32, a row for each text, fraction or piece; there are no `parts` then."""
+    """Cached outputs of a frozen encoder, float32, one row per text, fraction or piece; then there are no `parts`."""
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
-        """The batch on a device; from pinned memory the copy overlaps with what the device computes."""
+        """The batch on a device; from pinned memory the copy overlaps with computation."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
@@ -118,9 +118,9 @@ def _changed(record: Any, change: Any) -> Any:
 
 
 def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[Example] = ()) -> Batch:
-    """One micro-batch of `examples`; `before` are the examples of the same global batch that stand before them.
+    """Build one micro-batch of `examples`; `before` are the preceding examples of the same global batch.
 
-    Raises ConfigError for a text that the encoder has no positions for.
+    Raises ConfigError for a text with more tokens than the encoder has positions.
     """
     lengths = [length for example in examples for length in example.lengths]
     if inputs.longest is not None and max(lengths) > inputs.longest:
@@ -128,28 +128,28 @@ def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[E
     sequences = [sequence for example in examples for sequence in example.sequences]
     offsets = Offsets().after([length for example in before for length in example.lengths], len(before))
     labels = [example.label for example in examples if example.label is not None]
-    about: dict[str, Any] = {"labels": torch.from_numpy(np.array(labels, dtype=np.int64)) if labels else None}
+    fields_of_texts: dict[str, Any] = {"labels": torch.from_numpy(np.array(labels, dtype=np.int64)) if labels else None}
     weights = [example.label_weight for example in examples]
-    about["label_weights"] = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
+    fields_of_texts["label_weights"] = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
     features = [example.features for example in examples if example.features is not None]
     if features:
-        about["counts"] = tuple(len(example.lengths) for example in examples)
-        about["features"] = torch.from_numpy(np.concatenate(features))
-        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, **about)
+        fields_of_texts["counts"] = tuple(len(example.lengths) for example in examples)
+        fields_of_texts["features"] = torch.from_numpy(np.concatenate(features))
+        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, **fields_of_texts)
     if any(example.fractions for example in examples):
         chunks = tuple(_chunks(sequences, inputs, offsets))
         counts = tuple(len(example.lengths) for example in examples)
-        return Batch(tuple(lengths), (), None, chunks[0].pool_index, offsets, counts=counts, chunks=chunks, **about)
+        return Batch(tuple(lengths), (), None, chunks[0].pool_index, offsets, counts=counts, chunks=chunks, **fields_of_texts)
     masked = [example.masked for example in examples]
     if any(pair is not None for pair in masked):
         starts = np.cumsum(lengths) - lengths
-        about["masked_index"] = _joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair])
-        about["masked_targets"] = _joined([pair[1] for pair in masked if pair])
-    return replace(_encoded(sequences, inputs, offsets), **about)
+        fields_of_texts["masked_index"] = _joined([start + pair[0] for start, pair in zip(starts, masked, strict=True) if pair])
+        fields_of_texts["masked_targets"] = _joined([pair[1] for pair in masked if pair])
+    return replace(_encoded(sequences, inputs, offsets), **fields_of_texts)
 
 
 def _encoded(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets) -> Batch:
-    """What the encoder sees of some sequences."""
+    """Batch with the encoder's inputs for some sequences."""
     lengths = np.array([len(sequence.ids) for sequence in sequences], dtype=np.int64)
     starts = np.cumsum(lengths) - lengths
     first = _first(lengths, inputs)
@@ -158,7 +158,7 @@ def _encoded(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets
 
 
 def _first(length: Any, inputs: InputFormat) -> Any:
-    """Place of the [CLS]-like token in a text, or in several."""
+    """Position of the [CLS]-like token in a text of this length; also for an array of lengths."""
     return 0 if inputs.special.prefix else length - 1
 
 
@@ -166,9 +166,9 @@ def _chunks(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets)
     """Fractions in order, in batches of at most CHUNK tokens."""
     chunk: list[Example] = []
     for sequence in [*sequences, None]:
-        if chunk and (sequence is None or sum(len(each.ids) for each in chunk) + len(sequence.ids) > CHUNK):
+        if chunk and (sequence is None or sum(len(member.ids) for member in chunk) + len(sequence.ids) > CHUNK):
             yield _encoded(chunk, inputs, offsets)
-            offsets = offsets.after([len(each.ids) for each in chunk], texts=0)
+            offsets = offsets.after([len(member.ids) for member in chunk], texts=0)
             chunk = []
         if sequence is not None:
             chunk.append(sequence)
@@ -178,12 +178,12 @@ def _joined(arrays: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.concatenate(arrays).astype(np.int64))
 
 
-def _packed(sequences: Sequence[Example], lengths: np.ndarray, inputs: InputFormat) -> tuple[tuple[Part, ...], None]:
-    """All texts in one row [1, T], positions beginning anew with each."""
+def _packed(sequences: Sequence[Example], lengths: np.ndarray, inputs: InputFormat) -> tuple[tuple[EncoderInput, ...], None]:
+    """All texts in one row [1, T]; positions restart at every text."""
     ids = np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)
     positions = np.concatenate([np.arange(length) for length in lengths]) + inputs.position_start
     types = np.concatenate([_types(sequence, inputs) for sequence in sequences], dtype=np.int64) if inputs.takes_types else None
-    part = Part(
+    part = EncoderInput(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
         token_type_ids=None if types is None else torch.from_numpy(types)[None],
@@ -205,22 +205,25 @@ def _types(example: Example, inputs: InputFormat) -> np.ndarray:
 
 
 def padded_width(length: int) -> int:
-    """Positions of a text in a padded group: its length and less than eight or a quarter more, whatever stands beside it."""
+    """Width of the padded group for a text of this length: less than eight positions, or a quarter, longer than the text.
+
+    It does not depend on the other texts.
+    """
     step = max(8, 1 << max(0, int(length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 
 def _padded(
     sequences: Sequence[Example], lengths: np.ndarray, starts: np.ndarray, inputs: InputFormat
-) -> tuple[tuple[Part, ...], Tensor]:
-    """Texts of like length side by side [texts, L], and where each token of each text then lies."""
+) -> tuple[tuple[EncoderInput, ...], Tensor]:
+    """(padded groups [texts, L] of texts of similar length, positions int64 [T] of all tokens in the flattened groups)."""
     widths: dict[int, list[int]] = {}
     for text, length in enumerate(lengths.tolist()):
         widths.setdefault(padded_width(length), []).append(text)
     order = np.empty(int(lengths.sum()), dtype=np.int64)
     parts, begin = [], 0
     for width, texts in sorted(widths.items()):
-        # Never as many texts as positions: the axis of the texts in any tensor is then plain from its size.
+        # Never as many texts as positions, so that the size of an axis shows whether it runs over texts.
         for members in [texts[:-1], texts[-1:]] if len(texts) == width else [texts]:
             parts.append(_group(sequences, lengths, members, width, inputs))
             for row, text in enumerate(members):
@@ -230,7 +233,9 @@ def _padded(
     return tuple(parts), torch.from_numpy(order)
 
 
-def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, inputs: InputFormat) -> Part:
+def _group(
+    sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[int], width: int, inputs: InputFormat
+) -> EncoderInput:
     ids = np.full((len(members), width), inputs.special.pad, dtype=np.int64)
     mask = np.zeros((len(members), width), dtype=np.int64)
     types = np.zeros((len(members), width), dtype=np.int64)
@@ -241,9 +246,9 @@ def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[
         ids[row, :length] = sequences[text].ids
         mask[row, :length] = 1
         types[row, :length] = _types(sequences[text], inputs)
-    return Part(
+    return EncoderInput(
         input_ids=torch.from_numpy(ids),
-        position_ids=None,  # the model's own numbering knows padding
+        position_ids=None,  # the model's own numbering handles padding
         token_type_ids=torch.from_numpy(types) if inputs.takes_types else None,
         attention_mask=torch.from_numpy(mask),
         texts=tuple(members),
@@ -253,22 +258,22 @@ def _group(sequences: Sequence[Example], lengths: np.ndarray, members: Sequence[
 
 @dataclass(frozen=True)
 class Offsets:
-    """What stands before a micro-batch in its global batch."""
+    """Counts of everything before a micro-batch in its global batch."""
 
     texts: int = 0
     sequences: int = 0
     """Texts, or fractions of them."""
     tokens: int = 0
     squares: int = 0
-    """Sum over the texts of their squared length, each in whole draws (four elements)."""
+    """Sum of the squared lengths of the texts, every summand in whole draws (four elements)."""
 
     def after(self, lengths: Sequence[int], texts: int | None = None) -> Offsets:
-        """The place behind sequences of these lengths, which make up as many texts, or so many."""
+        """Offsets after sequences of these lengths, which form `texts` texts; by default one per sequence."""
         squares = sum(square_draws(length) for length in lengths)
         texts = len(lengths) if texts is None else texts
         return Offsets(self.texts + texts, self.sequences + len(lengths), self.tokens + sum(lengths), self.squares + squares)
 
 
 def square_draws(length: int) -> int:
-    """Draws of four elements that hold one head's attention [length, length]."""
+    """Number of draws of four elements for one head's attention [length, length]."""
     return -(-length * length // 4)

@@ -1,4 +1,4 @@
-"""Special tokens of a tokenizer: what it puts round a text, and round and between the texts of a pair."""
+"""Special tokens that a tokenizer puts around a text, and around and between the texts of a pair."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Ids = np.ndarray[Any, np.dtype[np.int32]]
 
 @dataclass(frozen=True)
 class Special:
-    """Special tokens of a tokenizer, and what masking needs to know about its vocabulary."""
+    """Special tokens of a tokenizer, and the parts of its vocabulary that masking needs."""
 
     prefix: tuple[int, ...]
     """Ids before the text: [CLS] for BERT, none for XLNet."""
     suffix: tuple[int, ...]
-    """Ids behind it: [SEP] for BERT, <sep> <cls> for XLNet."""
+    """Ids after the text: [SEP] for BERT, <sep> <cls> for XLNet."""
     prefix_types: tuple[int, ...]
     """Token types of the prefix."""
     suffix_types: tuple[int, ...]
@@ -30,17 +30,17 @@ class Special:
     """Token type of the text."""
     pad: int
     mask: int | None
-    """None where the tokenizer has no mask token."""
+    """None if the tokenizer has no mask token."""
     reserved: tuple[int, ...]
-    """Ids that stand for no text: all special ones except the unknown piece. They are never predicted."""
+    """Ids that represent no text: all special ones except the unknown piece. They are never predicted."""
     ordinary: Ids = field(compare=False, repr=False)
-    """The vocabulary less all special ids, ascending: random replacements come from here."""
+    """The vocabulary without special ids, ascending: random replacements are drawn from it."""
     pair: PairTokens
     """Special tokens of a pair of texts."""
 
     @property
     def count(self) -> int:
-        """Special tokens of a text."""
+        """Number of special tokens of a text."""
         return len(self.prefix) + len(self.suffix)
 
     def wrap(self, ids: Ids) -> Ids:
@@ -49,7 +49,7 @@ class Special:
 
 
 def special_tokens(tokenizer: Tokenizer) -> Special:
-    """Special tokens as the tokenizer itself adds them. Raises ConfigError if it does more than to put some round the texts."""
+    """Special tokens as the tokenizer itself adds them. Raises ConfigError if it changes the texts' pieces when it adds them."""
     (prefix, suffix), (prefix_types, suffix_types), (text_type,) = _added(tokenizer, 1)
     special = set(tokenizer.all_special_ids)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0  # never attended to
@@ -68,7 +68,7 @@ def special_tokens(tokenizer: Tokenizer) -> Special:
 
 
 def _added(tokenizer: Tokenizer, texts: int) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """(ids before, between and behind so many texts, their token types, the token types of the texts)."""
+    """(ids before, between and after this number of texts, their token types, the token types of the texts)."""
     whole = tokenizer(*["a text"] * texts, return_token_type_ids=True)
     ids, types = list(whole["input_ids"]), list(whole["token_type_ids"])
     text = list(tokenizer("a text", add_special_tokens=False)["input_ids"])
@@ -94,7 +94,7 @@ class PairTokens:
     """Special tokens of a pair: BERT's [CLS] a [SEP] b [SEP], RoBERTa's <s> a </s></s> b </s>, XLNet's a <sep> b <sep> <cls>."""
 
     ids: tuple[tuple[int, ...], ...]
-    """Before the first text, between the two, behind the second."""
+    """Before the first text, between the two, after the second."""
     types: tuple[tuple[int, ...], ...]
     """Their token types."""
     text_types: tuple[int, ...]
@@ -102,7 +102,7 @@ class PairTokens:
 
     @property
     def count(self) -> int:
-        """Special tokens of a pair."""
+        """Number of special tokens of a pair."""
         return sum(map(len, self.ids))
 
     def wrap(self, a: Ids, b: Ids) -> Ids:
@@ -111,10 +111,10 @@ class PairTokens:
         return np.concatenate((before, a, between, b, behind))
 
     def types_of(self, a: int, b: int) -> Types:
-        """Token types of that, for texts of `a` and `b` pieces."""
+        """Token types of a wrapped pair with `a` and `b` pieces, int8 [a + b + count]."""
         (before, between, behind), (first, second) = self.types, self.text_types
         return np.array([*before, *[first] * a, *between, *[second] * b, *behind], dtype=np.int8)
 
     def of_one_type(self) -> PairTokens:
-        """The same for an encoder that knows a single token type: it tells the texts by what stands between them."""
+        """The same for an encoder with a single token type, which separates the texts only by the tokens between them."""
         return replace(self, types=tuple((0,) * len(ids) for ids in self.ids), text_types=(0, 0))

@@ -1,7 +1,6 @@
-"""Texts to pieces, once per (texts, tokenizer), into memory-mapped Arrow; what is cut off is decided when batches are made.
+"""Tokenise texts once per (texts, tokenizer) into memory-mapped Arrow files. Truncation happens later, when batches are built.
 
-Pieces are stored without special tokens. Which ones a text gets is learnt from what the tokenizer itself does: BERT and RoBERTa
-put them round the text, XLNet behind it.
+Pieces are stored without special tokens; `special_tokens.py` adds them.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from trainables.batches.special_tokens import Ids, Tokenizer
 
 FORMAT = 1
 BATCH_TEXTS, BATCH_CHARACTERS = 1024, 2_000_000
-"""Texts tokenised at a time: what bounds the memory. A single longer text is a batch of its own."""
+"""Limits of a tokenised batch, which bound the memory. A single longer text is a batch of its own."""
 WORD_MARKS = ("▁", "Ġ")
-"""What SentencePiece and byte-level BPE write for the space before a word."""
+"""Prefixes of SentencePiece and byte-level BPE for the space before a word."""
 
 
 class Pieces:
-    """The pieces of many texts in a memory-mapped file: opened when first read, cheap to pickle, no bigger than what is read."""
+    """Pieces of many texts in a memory-mapped file: opened at the first access, cheap to pickle."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +45,7 @@ class Pieces:
         return ids
 
     def words(self, index: int, first: int = 0, last: int | None = None) -> Ids:
-        """For the pieces first..last-1 of a text, or for all, the number of their word, int32 [pieces], ascending."""
+        """Word numbers of the pieces first..last-1 of a text, int32 [pieces], ascending; by default of all pieces."""
         batch, start, end = self._place(index)
         begins = self._batches[batch][2][start:end][first:last]
         return np.cumsum(begins, dtype=np.int32)
@@ -76,17 +75,17 @@ class Pieces:
         import pyarrow as pa
 
         reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-        found: list[tuple[np.ndarray[Any, Any], ...]] = []
+        batches: list[tuple[np.ndarray[Any, Any], ...]] = []
         for i in range(reader.num_record_batches):
             ids, begins = reader.get_batch(i).columns
-            found.append((ids.offsets.to_numpy(), ids.values.to_numpy(), begins.values.to_numpy()))
-        return found
+            batches.append((ids.offsets.to_numpy(), ids.values.to_numpy(), begins.values.to_numpy()))
+        return batches
 
 
 def pieces(texts: Sequence[str], tokenizer: Tokenizer, cache: Path, key: str) -> Pieces:
     """Pieces of `texts`, tokenised once per (key, tokenizer) into the folder `cache`; `key` is the digest of the texts.
 
-    Written aside and renamed, so that several processes may ask at once and a killed one leaves nothing that is read.
+    The file is written under a temporary name and renamed, so concurrent and killed processes do no harm.
     """
     name = hashlib.sha256(json.dumps([FORMAT, key, tokenizer_digest(tokenizer)]).encode()).hexdigest()[:32]
     path = Path(cache) / f"{name}.arrow"
@@ -101,7 +100,7 @@ def _sound(path: Path, count: int) -> bool:
     try:
         return len(Pieces(path)) == count
     except (OSError, ValueError, pa.ArrowException):
-        return False  # not there, or torn by a machine that went down
+        return False  # missing, or truncated by a crash of the machine
 
 
 def _write(path: Path, texts: Sequence[str], tokenizer: Tokenizer) -> None:
@@ -110,7 +109,7 @@ def _write(path: Path, texts: Sequence[str], tokenizer: Tokenizer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob("*.part"):
         if old.exists() and time.time() - old.stat().st_mtime > 86_400:
-            old.unlink(missing_ok=True)  # of a process that was killed
+            old.unlink(missing_ok=True)  # left by a killed process
     schema = pa.schema([("ids", pa.large_list(pa.int32())), ("begins", pa.large_list(pa.uint8()))])
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)
@@ -142,17 +141,17 @@ def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _tokenise(texts: list[str], tokenizer: Tokenizer) -> tuple[list[Ids], list[np.ndarray[Any, Any]]]:
     """(pieces of every text, 1 where a word begins and 0 elsewhere)."""
-    # verbose=False: no warning that a text is longer than the encoder takes. It will be cut.
+    # verbose=False: no warning that a text is too long for the encoder. It will be truncated.
     only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    found = tokenizer(texts, **only_ids)
-    ids = [np.array(row, dtype=np.int32) for row in found["input_ids"]]
+    encoded = tokenizer(texts, **only_ids)
+    ids = [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
     marked, continuing = _word_marks(tokenizer)
-    if found.encodings is None:  # a tokenizer in pure Python does not tell words
+    if encoded.encodings is None:  # a tokenizer in pure Python does not report words
         return ids, [_first(marked[row] if marked.any() else ~continuing[row]) for row in ids]
     begins = []
-    for row, encoding in zip(ids, found.encodings, strict=True):
+    for row, encoding in zip(ids, encoded.encodings, strict=True):
         words = np.fromiter((-1 if word is None else word for word in encoding.word_ids), np.int64, len(row))
-        # Marks too: where spaces do not split, a whole text is one "word" to the tokenizer.
+        # Marks too: for some tokenizers a whole text is one "word", since spaces do not split it.
         begins.append(_first((np.diff(words, prepend=-2) != 0) | marked[row]))
     return ids, begins
 
@@ -165,7 +164,7 @@ def _first(begins: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @lru_cache(maxsize=1)  # the one tokenizer of a process; the vocabulary is walked through
 def _word_marks(tokenizer: Tokenizer) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Per id of the vocabulary: (begins with the mark of a word, goes on with a word)."""
+    """(begins with a word mark, continues a word) for every id of the vocabulary."""
     vocabulary = tokenizer.get_vocab()
     marked = np.zeros(max(vocabulary.values()) + 1, dtype=bool)
     continuing = marked.copy()
@@ -176,9 +175,9 @@ def _word_marks(tokenizer: Tokenizer) -> tuple[np.ndarray[Any, Any], np.ndarray[
 
 @lru_cache(maxsize=1)  # the one tokenizer of a process, asked for by every split
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """sha256 of all that decides which pieces a text becomes. Truncation and padding, which a call sets, do not."""
-    about: Any = tokenizer.get_vocab()
+    """sha256 of everything that determines the pieces of a text. Truncation and padding are excluded: every call sets them."""
+    content: Any = tokenizer.get_vocab()
     if tokenizer.is_fast:
-        about = json.loads(tokenizer.backend_tokenizer.to_str())
-        about = {name: value for name, value in about.items() if name not in ("truncation", "padding")}
-    return hashlib.sha256(json.dumps([type(tokenizer).__name__, about], sort_keys=True).encode()).hexdigest()
+        content = json.loads(tokenizer.backend_tokenizer.to_str())
+        content = {name: value for name, value in content.items() if name not in ("truncation", "padding")}
+    return hashlib.sha256(json.dumps([type(tokenizer).__name__, content], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary trained on given texts, for encoders that have no tokenizer yet."""
+"""Train a WordPiece vocabulary on texts, for encoders without a tokenizer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from trainables.batches.special_tokens import Tokenizer
 
 
 def train_wordpiece(texts: Sequence[str], size: int) -> Tokenizer:
-    """A lower-casing BERT tokenizer with at most `size` pieces, trained on `texts`: the same for the same texts, always.
+    """Train a lower-casing BERT tokenizer with at most `size` pieces; deterministic.
 
-    The library numbers the pieces of its alphabet in the order of a hash map, which differs between runs and decides ties; so the
-    alphabet is counted here and given to it in a fixed order.
+    The library numbers its alphabet in the order of a hash map, which differs between runs and decides ties; so the alphabet is
+    counted here and passed to it in a fixed order.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, normalizers, pre_tokenizers, trainers

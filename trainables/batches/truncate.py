@@ -1,4 +1,4 @@
-"""Truncation: which pieces of a text, or of a pair of texts, are kept."""
+"""Truncate a text, or a pair of texts, to a budget of pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def truncate(pieces: Ids, budget: int, how: str, head_tokens: int = 0) -> Ids:
-    """At most `budget` pieces of a text: its head, its tail, or `head_tokens` from the head and the rest from the tail.
+    """Keep at most `budget` pieces of a text: its head, its tail, or `head_tokens` from the head and the rest from the tail.
 
     Sun et al. 2019, section 5.3.1: with BERT's 512 the budget is 510, and head+tail keeps the first 128 and the last 382. A text
     within the budget stays whole. Raises ValueError for an unknown `how` and for head_tokens outside 0..budget.
@@ -27,9 +27,9 @@ def truncate(pieces: Ids, budget: int, how: str, head_tokens: int = 0) -> Ids:
 
 
 def truncate_pair(a: Ids, b: Ids, budget: int, how: str, head_tokens: int = 0) -> tuple[Ids, Ids]:
-    """At most `budget` pieces of two texts together, the longer cut first, each as `truncate` cuts it to its share.
+    """Keep at most `budget` pieces of two texts together: the longer loses pieces first; `truncate` cuts both to their shares.
 
-    Under head+tail a text that is cut keeps at least one piece from its end. Raises ValueError for a budget below 2.
+    With head+tail a cut text keeps at least one piece from its end. Raises ValueError for a budget below 2.
     """
     if budget < 2:
         raise ValueError(f"cannot keep a piece of both texts in {budget}")
@@ -39,10 +39,10 @@ def truncate_pair(a: Ids, b: Ids, budget: int, how: str, head_tokens: int = 0) -
 
 
 def longest_first(a: int, b: int, budget: int) -> tuple[int, int]:
-    """How many of `a` and `b` pieces are kept so that both fit into `budget`: one at a time goes from the longer text.
+    """Numbers of pieces kept of `a` and `b` so that both fit into `budget`: the longer text loses one piece at a time.
 
-    Where both are equally long the second loses the piece, as in BERT's own code and in transformers' `truncate_sequences`. (The
-    `tokenizers` library divides the same, but an odd piece stays with the text that was the longer one, or with the second.)
+    Of equally long texts the second loses the piece, as in BERT's code and in transformers' `truncate_sequences`. (The `tokenizers`
+    library differs for an odd piece: it stays with the text that was longer, or with the second.)
     """
     if a + b <= budget:
         return a, b

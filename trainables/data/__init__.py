@@ -1,4 +1,4 @@
-"""Tasks and corpora: texts and labels of each split, cleaned and named by their content.
+"""Tasks and corpora: texts and labels of each split, cleaned and identified by digests of their content.
 
-Knows no tokenizer and no model. Start with `splits.py`, then `corpus.py`.
+Independent of tokenizers and models. Start with `splits.py`, then `corpus.py`.
 """

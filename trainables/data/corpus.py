@@ -1,6 +1,6 @@
-"""Corpora for further pre-training: training texts of tasks and text files, less all that a task holds out.
+"""Corpora for further pre-training: training texts of tasks and text files, without any held-out text of a task.
 
-The same on every machine: a corpus is a function of the content of its tasks and files. Nothing here imports torch.
+A corpus is a function of the content of its tasks and files, the same on every machine. Imports no torch.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Corpus:
     digest: str
     """sha256 of the texts in their order."""
     removed: int
-    """Texts left out because they occur, exactly or nearly, in a test or validation split."""
+    """Number of texts removed because they occur, exactly or nearly, in a test or validation split."""
     notices: tuple[str, ...]
     files: Mapping[str, tuple[str, int]]
-    """{file: (sha256 of its texts before any is left out, how many they are)}"""
+    """{file: (sha256 of its texts before any removal, number of these texts)}"""
     whole: Mapping[str, str] = field(default_factory=dict)
-    """{text that held a validation or test text: what it was before that was taken out}."""
+    """{text from which a validation or test text was cut: the original text}."""
 
     @cached_property
     def words(self) -> Labels:
@@ -45,25 +45,25 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusSource:
     """Texts of a task or a file."""
 
     texts: tuple[str, ...]
     lined: tuple[str, ...]
-    """The same with line breaks where they are joined: between the lines of a document, between the texts of a pair."""
+    """The same texts with line breaks at the joints: between the lines of a document, between the texts of a pair."""
     joined: bool = False
-    """Whether any are."""
+    """Whether any text has a joint."""
     plain: bool = False
-    """Whether its texts follow each other in a plain text file, whose lines and paragraphs may be parts of one text."""
+    """Whether it is a plain text file, whose successive lines and paragraphs may be parts of one text."""
 
 
 def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = (), *, load: Load = load_task) -> Corpus:
     """Training texts of the named tasks and texts of files, less every near copy of a validation or test text of ANY of `tasks`.
 
-    Near copies have the same letters and digits. They are left out as whole texts, and taken out of longer ones where they are
-    lines, sentences or paragraphs of their own; of pairs each text counts. A text that two tasks or files share is read once; one
-    that a task itself holds several times stays as often, as the task's own distribution has it. The order of names does not
-    matter. Raises ConfigError for faults of the tasks and files, unknown names, and when nothing is left.
+    Near copies have the same letters and digits. A text that is one is removed; from a longer text, near copies that are lines,
+    sentences or paragraphs are cut. Both texts of a held-out pair count. A text that two tasks or files share is read once; repeats
+    within one task stay, to keep its distribution. The order of names does not matter. Raises ConfigError for faults of the tasks
+    and files, unknown names, and if no text is left.
     """
     names, files = sorted(set(names)), sorted(set(files))
     place = f"corpus {', '.join((*names, *map(short, files)))}"
@@ -78,12 +78,14 @@ def load_corpus(names: Sequence[str], tasks: Mapping[str, Task], files: Sequence
         notices.append(f"{place}: {left - len(kept)} of {left} texts occur in another of its parts as well and are read once")
     if again := len(kept) - len({_short(bare(text)) for text in kept}):
         notices.append(f"{place}: {again} of {len(kept)} texts repeat an earlier one, exactly or nearly, and are kept")
-    each = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
-    return Corpus(kept, digest_of(kept), total - left, tuple(notices), each, whole)
+    facts = {file: (digest_of(part.texts), len(part.texts)) for file, part in zip(files, read, strict=True)}
+    return Corpus(kept, digest_of(kept), total - left, tuple(notices), facts, whole)
 
 
-def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: list[str]) -> tuple[list[list[str]], dict[str, str]]:
-    """(texts of each part without any held-out text, {text: what it was} of those that held one)."""
+def _cleaned(
+    sources: Sequence[CorpusSource], forbidden: HeldOut, place: str, notices: list[str]
+) -> tuple[list[list[str]], dict[str, str]]:
+    """(texts of every source without held-out texts, {shortened text: original text})."""
     clean: list[list[str]] = []
     whole: dict[str, str] = {}
     places = holders = words = across = 0
@@ -108,35 +110,35 @@ def _cleaned(sources: Sequence[Part], forbidden: HeldOut, place: str, notices: l
     if total > left:
         notices.append(f"{place}: {total - left} of {total} texts occur in a test or validation split and were removed")
     if holders:
-        told = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
-        notices.append(f"{place}: {told}: these {places} were taken out, the rest is read")
+        seen = f"{holders} of {total} texts hold texts of a test or validation split as lines or sentences"
+        notices.append(f"{place}: {seen}: these {places} were taken out, the rest is read")
     if across:
-        told = f"{across} times texts that follow each other make up a text of a test or validation split"
-        notices.append(f"{place}: {told}: it was taken out of them, the rest is read")
+        seen = f"{across} times texts that follow each other make up a text of a test or validation split"
+        notices.append(f"{place}: {seen}: it was taken out of them, the rest is read")
     if words:
-        told = f"{words} times a sentence of one word that is a text of a test or validation split"
-        notices.append(f"{place}: {told}: it stays, since a single word is taken out as a whole line only")
+        seen = f"{words} times a sentence of one word that is a text of a test or validation split"
+        notices.append(f"{place}: {seen}: it stays, since a single word is taken out as a whole line only")
     return clean, whole
 
 
-def _of_task(data: TaskData) -> Part:
+def _of_task(data: TaskData) -> CorpusSource:
     texts, pairs = data.train.texts, data.train.pairs
     if pairs is None:
-        return Part(texts, texts)
-    return Part(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
+        return CorpusSource(texts, texts)
+    return CorpusSource(texts, tuple(JOINT.join(filter(None, sides)) for sides in pairs), joined=True)
 
 
 def _flat(lined: str) -> str:
-    """A document as it is read: its lines in one; of a pair both texts."""
-    return " ".join(line for part in lined.split(JOINT) for each in part.split("\n") if (line := each.strip()))
+    """A document, or the two texts of a pair, in one line."""
+    return " ".join(line for part in lined.split(JOINT) for raw in part.split("\n") if (line := raw.strip()))
 
 
 def _read(
     names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str], place: str, notices: list[str], load: Load
-) -> tuple[dict[str, TaskData], list[Part]]:
+) -> tuple[dict[str, TaskData], list[CorpusSource]]:
     """(all tasks, texts of each file). Raises ConfigError with the faults of all of them."""
     loaded, faults = load_all(tasks, load)
-    read: list[Part] = []
+    read: list[CorpusSource] = []
     faults += [f"corpus: {name!r} is not among the tasks" for name in names if name not in tasks]
     for file in files:
         try:
@@ -160,17 +162,17 @@ def load_all(tasks: Mapping[str, Task], load: Load) -> tuple[dict[str, TaskData]
     return loaded, faults
 
 
-def _documents(file: str, place: str, notices: list[str]) -> Part:
-    texts, how, told = read_documents(file)
+def _documents(file: str, place: str, notices: list[str]) -> CorpusSource:
+    texts, how, remarks = read_documents(file)
     filled = tuple(text for text in texts if text.strip())
     if not filled:
         raise ConfigError([f"{file}: all {len(texts)} texts are empty"])
     notices.append(f"{place}: {len(filled)} document{'s' * (len(filled) > 1)} in {short(file)}, {how}")
-    notices += [f"{place}: {short(file)}: {notice}" for notice in told]
+    notices += [f"{place}: {short(file)}: {notice}" for notice in remarks]
     if len(filled) < len(texts):
         notices.append(f"{place}: {len(texts) - len(filled)} of {len(texts)} texts of {short(file)} are empty and were dropped")
     joined = is_plain_text(file)
-    return Part(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
+    return CorpusSource(tuple(map(_flat, filled)) if joined else filled, filled, joined, plain=joined)
 
 
 def _once(parts: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -185,5 +187,5 @@ def _once(parts: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _short(text: str) -> bytes:
-    """Stands for a text among millions, which would fill the memory a second time."""
+    """Short digest of a text, to compare millions of texts in little memory."""
     return hashlib.blake2b(text.encode(), digest_size=16).digest()

@@ -1,9 +1,9 @@
-"""Texts that a task is judged on, found wherever they stand in other texts, so that nothing is trained on them.
+"""Detect held-out texts (validation and test) within other texts, so that nothing is trained on them.
 
-A held-out text is found as a whole text, line, sentence or paragraph, and over several of them, however it is wrapped. All that is
-compared is `bare`. Boundaries are line breaks, tabs and signs that end a sentence; more of them than there are sentences do no
-harm, since all from one to another must be the held-out text. HTML's `<br>` and `<p>` are line breaks, its entities what they stand
-for; in scripts without spaces white space and commas are boundaries too. Imports no torch.
+A held-out text is detected as a whole text, line, sentence or paragraph, and across several of them, however it is wrapped. Texts
+are compared in their `bare` form. Boundaries are line breaks, tabs and sentence ends; too many boundaries do no harm, since the
+whole stretch between two of them must be the held-out text. HTML's `<br>` and `<p>` are line breaks, its entities are decoded; in
+scripts without spaces, white space and commas are boundaries too. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from trainables.data.scripts import SPACELESS, has_spaceless
 from trainables.data.splits import Split, TaskData, plain
 
 LINES = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-"""What ends a line, as in str.splitlines."""
+"""Line ends, as in str.splitlines."""
 JOINT = "\x1e"
-"""A line break between the texts of a pair: one that texts do not hold."""
+"""Line break between the texts of a pair: a character that texts do not contain."""
 _CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]}\u300d\u300f\uff09"
 _ENDING = "\u3002\uff01\uff1f\uff0e\u0964\u0965\u061f\u06d4\u1362\u0589"
 """Signs that end a sentence, with or without a space behind them."""
@@ -39,10 +39,10 @@ _LINE = re.compile(f"[{LINES}]|{_TAG}")
 _SPACE = re.compile(rf"(?:\s|{_TAG})*\Z")
 _TAGS, _ENTITY = re.compile(_TAG), re.compile(r"&(?:#\w+|[a-zA-Z]\w*);")
 PREFIX = 8
-"""Letters by which a held-out text is looked up at a boundary."""
+"""Length of the prefix by which a held-out text is looked up at a boundary, in letters."""
 SHORT, CHARACTERS = 20, 4
-"""A single word of so many letters, or so many characters of a script without spaces, is found as a whole line only: as a sentence
-("Good.") it would tear texts everywhere."""
+"""A single word of up to SHORT letters, or up to CHARACTERS of a script without spaces, is detected only as a whole line: as a
+sentence ("Good.") it would damage too many texts."""
 
 
 def boundaries(text: str) -> re.Pattern[str]:
@@ -51,40 +51,40 @@ def boundaries(text: str) -> re.Pattern[str]:
 
 
 def bare(text: str) -> str:
-    """A text's letters and digits alone, compatible forms and case made one: how near copies are found.
+    """Normal form for the detection of near copies: only letters and digits, with Unicode compatibility forms and case unified.
 
-    Without white space, since a mark may stand for it ("good--bad", "good, bad"). A text without any letter is compared as it is.
+    Without white space, since punctuation may replace it ("good--bad", "good, bad"). A text without letters is compared as it is.
     """
     return letters(text) or plain(text)
 
 
 def letters(text: str) -> str:
-    """The same; empty for a text without any letter."""
+    """Like `bare`; empty for a text without letters."""
     return _kept(text).replace("\0", "")
 
 
 def _kept(text: str) -> str:
-    """Letters, digits, and NUL, which stands between parts that are looked at in one go."""
+    """Letters, digits, and NUL, which separates parts that are processed together."""
     if "&" in text:
-        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
+        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     if "<" in text:
         text = _TAGS.sub("\n", text)
     if text.isascii():  # for speed
         return text.lower().encode().translate(None, _OTHER_ASCII).decode()
-    # `plain` first, so that no copy that it tells is missed.
+    # `plain` first, so that every copy by `plain` is also one by `bare`.
     return unicodedata.normalize("NFKC", plain(text)).casefold().translate(_LETTERS)
 
 
 class _Letters(dict[int, str | None]):
-    """What becomes of a character, found out once: letters, digits and their marks stay, the rest goes.
+    """Cached translation table: letters, digits and their combining marks stay, other characters are removed.
 
-    Variation selectors and enclosing signs are marks of emoji, not of letters.
+    Variation selectors and enclosing marks belong to emoji, not to letters.
     """
 
     def __missing__(self, code: int) -> str | None:
         kept = unicodedata.category(chr(code)) in _KEPT and not (0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF)
-        self[code] = found = chr(code) if kept else None
-        return found
+        self[code] = target = chr(code) if kept else None
+        return target
 
 
 _KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Mn", "Mc")
@@ -97,40 +97,40 @@ class Cut:
     """A text without the held-out texts in it."""
 
     text: str
-    """What is left, in its order; empty if that holds no letter."""
+    """The remaining text, in order; empty if it has no letter."""
     places: int
-    """Held-out texts that were taken out."""
+    """Number of held-out texts that were cut."""
     left: int
-    """Sentences of one word that are held-out texts and stay, since they are no whole line."""
+    """Number of one-word sentences that are held-out texts but stay, since they are not a whole line."""
 
 
 class HeldOut:
     """Held-out texts of all tasks of a study."""
 
     def __init__(self, texts: Iterable[str], sides: Iterable[str] = ()) -> None:
-        """`sides` are texts of held-out pairs: they are held out too unless they are a single word, such as an answer."""
+        """`sides`: single texts of held-out pairs, held out too unless they are a single word, such as an answer."""
         self._whole: set[str] = set()
         self._words: set[str] = set()
         starts: dict[str, set[int]] = {}
         for text, is_side in (*((text, False) for text in texts), *((side, True) for side in sides)):
-            found, one_word = letters(text), _one_word(text)
+            form, one_word = letters(text), _one_word(text)
             if is_side and one_word:
                 continue
-            self._whole.add(found or plain(text))
+            self._whole.add(form or plain(text))
             if one_word:
-                self._words.add(found or plain(text))
+                self._words.add(form or plain(text))
             else:
-                starts.setdefault(found[:PREFIX], set()).add(len(found))
+                starts.setdefault(form[:PREFIX], set()).add(len(form))
         self._starts = {prefix: sorted(lengths, reverse=True) for prefix, lengths in starts.items()}
         self._prefixes = sorted(set(map(len, starts)))
         self._signs = any(not letters(word) for word in self._words)
 
     def is_one(self, text: str) -> bool:
-        """Whether a text as a whole is held out."""
+        """Whether the whole text is held out."""
         return bare(text) in self._whole
 
     def cut(self, text: str, *, words: bool = True) -> Cut | None:
-        """The text without the held-out texts in it; None if there are none. `words`: lines of a single word are taken out too."""
+        """Cut held-out texts from a text; None if it has none. `words`: one-word lines are cut too."""
         whole = letters(text)
         if (whole or plain(text)) in self._whole:
             return Cut("", 1, 0)
@@ -142,16 +142,16 @@ class HeldOut:
         if not runs:
             return Cut(text, 0, left) if left else None
         rest = _without(parts, runs)
-        again = self.cut(rest, words=words) if letters(rest) else Cut("", 0, 0)  # what was apart now stands together
+        again = self.cut(rest, words=words) if letters(rest) else Cut("", 0, 0)  # a cut may join the parts of a held-out text
         return Cut(rest, len(runs), left) if again is None else Cut(again.text, len(runs) + again.places, again.left)
 
     def cut_across(self, texts: Sequence[str]) -> tuple[list[str], int]:
-        """(each text without the held-out texts that begin in it and end in a later one, or the reverse; how many they are)."""
+        """Cut held-out texts that span several successive texts. Returns (remaining texts, number of cuts)."""
         rests, places = list(texts), 0
         whole = [letters(text) for text in texts]
         for i in range(len(rests)):
-            while found := self._across(rests, whole, i):
-                start, j, end = found
+            while span := self._across(rests, whole, i):
+                start, j, end = span
                 rests[i], rests[j] = rests[i][:start].rstrip(), rests[j][end:]
                 rests[i + 1 : j] = whole[i + 1 : j] = [""] * (j - i - 1)
                 whole[i], whole[j] = letters(rests[i]), letters(rests[j])
@@ -159,7 +159,7 @@ class HeldOut:
         return rests, places
 
     def _across(self, texts: Sequence[str], whole: Sequence[str], i: int) -> tuple[int, int, int] | None:
-        """(place in the text `i` where a held-out text begins, the later text in which it ends, place there)."""
+        """(start in text `i`, later text, end in it) of a held-out text that begins in text `i`; None if there is none."""
         if not whole[i]:
             return None
         near = whole[i] + _following(whole, i, PREFIX)
@@ -178,36 +178,36 @@ class HeldOut:
         return None
 
     def _may_hold(self, text: str, whole: str) -> bool:
-        """Whether a closer look can find anything: few texts need one, which costs ten times as much."""
+        """Whether a text may contain a held-out text: a quick filter, since the full search costs ten times as much."""
         parts = boundaries(text).split(text)
         if len(parts) == 1:
             return False
-        each = _kept("\0".join(parts)).split("\0")
-        if not self._words.isdisjoint(each) or (self._signs and "" in each):
+        forms = _kept("\0".join(parts)).split("\0")
+        if not self._words.isdisjoint(forms) or (self._signs and "" in forms):
             return True
-        begins = list(accumulate(map(len, each), initial=0))
+        begins = list(accumulate(map(len, forms), initial=0))
         return any(not self._starts.keys().isdisjoint([whole[at : at + n] for at in begins]) for n in self._prefixes)
 
     def _runs(self, parts: Sequence[str], words: bool) -> tuple[list[tuple[int, int]], int]:
-        """(parts from one to before another that are a held-out text, sentences of one word that stay)."""
-        each = [letters(part) for part in parts]
-        offsets = [0, *accumulate(map(len, each))]
+        """([(first part, part after the last)] of held-out texts, number of one-word sentences that stay)."""
+        forms = [letters(part) for part in parts]
+        offsets = [0, *accumulate(map(len, forms))]
         closed = [i + 1 for i, part in enumerate(parts) if _LINE.search(part) or i + 1 == len(parts)]
-        stream, runs, left, at = "".join(each), [], 0, 0
+        stream, runs, left, at = "".join(forms), [], 0, 0
         while at < len(parts):
-            end = self._end(stream, offsets, at) if each[at] else at
+            end = self._end(stream, offsets, at) if forms[at] else at
             if end == at and words and (at == 0 or _LINE.search(parts[at - 1])):
                 line = closed[bisect_left(closed, at + 1)]
                 if (stream[offsets[at] : offsets[line]] or plain("".join(parts[at:line]))) in self._words:
                     end = line
             if end > at:
                 runs.append((at, end))
-            left += end == at and bool(each[at]) and each[at] in self._words
+            left += end == at and bool(forms[at]) and forms[at] in self._words
             at = max(end, at + 1)
         return runs, left
 
     def _end(self, stream: str, offsets: Sequence[int], at: int) -> int:
-        """Where the longest held-out text that begins with the part `at` ends; `at` itself if none does."""
+        """The part after the longest held-out text that begins with the part `at`; `at` itself if there is none."""
         start = offsets[at]
         for prefix in reversed(self._prefixes):
             for length in self._starts.get(stream[start : start + prefix], ()):
@@ -218,38 +218,38 @@ class HeldOut:
 
 
 def _one_word(text: str) -> bool:
-    found = letters(text)
+    form = letters(text)
     if len(boundaries(text).split(text.strip())) > 1:
-        return not found
+        return not form
     if has_spaceless(text):
-        return len(found) <= CHARACTERS
-    return not found or (len(text.split()) == 1 and len(found) <= SHORT)
+        return len(form) <= CHARACTERS
+    return not form or (len(text.split()) == 1 and len(form) <= SHORT)
 
 
 def _ends(text: str) -> list[int]:
-    """Where the parts of a text end: lines and sentences, with the white space after them."""
+    """Ends of a text's parts: lines and sentences with the white space after them."""
     ends = [match.end() for match in boundaries(text).finditer(text)]
     return ends if ends and ends[-1] == len(text) else [*ends, len(text)]
 
 
 def _offsets(text: str) -> list[tuple[int, int]]:
-    """(letters before a part, its place) of the parts of a text."""
+    """[(number of letters before a part, its position)] of a text's parts."""
     starts = [0, *_ends(text)]
-    each = _kept("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
-    return list(zip(accumulate(map(len, each[:-1]), initial=0), starts[:-1], strict=True))
+    forms = _kept("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
+    return list(zip(accumulate(map(len, forms[:-1]), initial=0), starts[:-1], strict=True))
 
 
 def _following(whole: Sequence[str], i: int, count: int) -> str:
-    """At least so many letters of the texts behind the text `i`, as far as there are."""
-    found: list[str] = []
+    """At least `count` letters of the texts after text `i`, if there are so many."""
+    collected: list[str] = []
     while count > 0 and (i := i + 1) < len(whole):
-        found.append(whole[i])
+        collected.append(whole[i])
         count -= len(whole[i])
-    return "".join(found)
+    return "".join(collected)
 
 
 def _ending(texts: Sequence[str], whole: Sequence[str], i: int, over: int) -> tuple[int, int] | None:
-    """(text, place in it) behind so many letters that follow the text `i`; None if no part ends there."""
+    """(text, position in it) after `over` letters of the texts that follow text `i`; None if no part ends there."""
     while over > len(whole[i := i + 1]):
         over -= len(whole[i])
     if over == len(whole[i]):
@@ -258,7 +258,7 @@ def _ending(texts: Sequence[str], whole: Sequence[str], i: int, over: int) -> tu
 
 
 def _without(parts: Sequence[str], runs: Sequence[tuple[int, int]]) -> str:
-    """The parts without these runs; a line that ends with one still ends."""
+    """Join the parts without these runs; line breaks at the end of a run stay."""
     kept: list[str] = []
     at = 0
     for start, end in runs:
@@ -271,7 +271,7 @@ def _without(parts: Sequence[str], runs: Sequence[tuple[int, int]]) -> str:
 
 
 def held_out(loaded: Iterable[TaskData], *, sides: bool) -> HeldOut:
-    """Validation and test texts of all these tasks: what nothing else may be trained on; of pairs both texts too if `sides`."""
+    """Validation and test texts of all these tasks; with `sides`, also the single texts of pairs."""
     splits = [part for data in loaded for part in (data.validation, data.test)]
     return HeldOut(_texts(splits, False), _texts(splits, True) if sides else ())
 

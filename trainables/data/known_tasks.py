@@ -1,7 +1,7 @@
-"""The data sets of the papers as data: where each comes from, what its columns mean, in which metric it is reported.
+"""Table of the papers' data sets: source, columns, classes and reported metric.
 
-Sun et al. 2019, Table 1; Gururangan et al. 2020, Table 2; Gu et al. 2020, section 4.1; and three small sets that come with the
-package. A set of which the hub has no copy that is the paper's own has no `task`, but says how to bring it by hand.
+Sun et al. 2019, Table 1; Gururangan et al. 2020, Table 2; Gu et al. 2020, section 4.1; and three small sets in this package. A set
+without an exact copy of the paper's version on the hub has no `task`, but instructions to obtain it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainables.settings.task import Task
 
 TEXTS = Path(__file__).resolve().parents[1] / "texts"
 PARQUET = "refs/convert/parquet"
-"""Branch where the hub keeps its own conversion of sets whose repository holds only a loading script, which is never run."""
+"""Branch with the hub's own conversion of sets whose repository has only a loading script, which is never run."""
 PAPERS = {
     "sun2019": "C. Sun et al., How to Fine-Tune BERT for Text Classification?, arXiv:1905.05583",
     "gururangan2020": "S. Gururangan et al., Don't Stop Pretraining, arXiv:2004.10964",
@@ -34,19 +34,19 @@ class Known:
     """One data set of the table."""
 
     task: Task | None
-    """Where it is and what its columns mean; None for a set that must be brought by hand. Its domain is `domain`."""
+    """Source and columns; None for a set that must be obtained by hand. Its domain is `domain`."""
     classes: int | None
-    """Number of classes; None where the paper names none."""
+    """Number of classes; None if the paper does not state it."""
     domain: str
     """Domain of the texts."""
     reported: Mapping[str, str]
-    """Paper (a key of PAPERS) to the metric in which it reports this set."""
+    """{paper (a key of PAPERS): the metric in which it reports this set}."""
     licence: str = NOT_STATED
-    """Licence as the set's card or its makers state it."""
+    """Licence according to the set's card or its authors."""
     by_hand: str = ""
-    """Which files to fetch from where, and which columns to give them; empty for what comes with the package."""
+    """Instructions: files to fetch and columns to write; empty for sets in this package."""
     entry: str = CSV_FILES
-    """What then stands in a study file under the task's name."""
+    """The corresponding entry of a study file under the task's name."""
 
     @property
     def metric(self) -> str:
@@ -55,7 +55,7 @@ class Known:
 
     @property
     def metrics(self) -> str:
-        """All metrics, each once: `error rate, macro-F1`."""
+        """All metrics without repetition: `error rate, macro-F1`."""
         return ", ".join(dict.fromkeys(self.reported.values()))
 
 
@@ -80,7 +80,7 @@ def _released(folder: str) -> str:
 
 
 GU_DATA = "https://cloud.tsinghua.edu.cn/d/214217e068c543cd8116/"
-"""Where thunlp/SelectiveMasking says that the data of Gu et al. 2020 are."""
+"""Location of the data of Gu et al. 2020, according to thunlp/SelectiveMasking."""
 SUN = {"sun2019": "error rate"}
 MACRO, MICRO = {"gururangan2020": "macro-F1"}, {"gururangan2020": "micro-F1"}
 GU = {"gu2020": "accuracy"}
@@ -215,11 +215,11 @@ KNOWN: dict[str, Task] = {
     for name, known in TABLE.items()
     if known.task is not None
 }
-"""Those of them that can be had without bringing anything."""
+"""The sets that are available without manual work."""
 
 
 def resolve(name: str) -> Task:
-    """The known task of that name. Raises ConfigError that names the near miss, or says how to bring the set by hand."""
+    """The known task with this name. Raises ConfigError with the near miss, or with instructions to obtain the set by hand."""
     if name in KNOWN:
         return KNOWN[name]
     if name in TABLE:
@@ -228,7 +228,7 @@ def resolve(name: str) -> Task:
 
 
 def instructions(name: str) -> str:
-    """How to bring the data of a known set by hand, in one line; empty for what comes with the package."""
+    """Instructions to obtain a known set by hand, in one line; empty for sets in this package."""
     known = TABLE[name]
     if not known.by_hand:
         return ""
@@ -238,5 +238,5 @@ def instructions(name: str) -> str:
 
 
 def without_hub(hub: str | None) -> str:
-    """How to bring the data of the known set of that hub name by hand; empty for a set that is not in the table."""
+    """Instructions to obtain the known set with this hub name by hand; empty for a set that is not in the table."""
     return next((instructions(name) for name, task in KNOWN.items() if task.hub is not None and task.hub == hub), "")

@@ -1,4 +1,4 @@
-"""The label column of one table, or its several columns of 0 and 1, as text in cells: the same text from every format."""
+"""Read the label column of a table, or several columns of 0 and 1, as cells of text: the same text from every file format."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ _NOTHING = ("None", "NULL", "Null", "null", "N/A", "n/a", "NA", "<NA>", "<na>", 
 _DUMPED = ("\\N", "(null)", "(NULL)")
 """NULL as MySQL, Postgres and their clients write it into files."""
 MISSING = frozenset((*_NO_NUMBER, *_NOTHING, *_DUMPED))
-"""What programs write where a value is missing."""
+"""Words that programs write for a missing value."""
 Cell = str | tuple[str | None, ...] | None
-"""Text, or the labels of a list; None where nothing stands."""
+"""Text, or the labels of a list; None for an empty cell."""
 BITS = {"0": False, "0.": False, "0.0": False, "false": False, "1": True, "1.": True, "1.0": True, "true": True}
-"""What is written for a label that a text has or has not."""
+"""Notations in columns of 0 and 1: whether a text has the label."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """The labels of one split as they stand in the file."""
+    """The labels of one split as written in the file."""
 
     cells: list[Any]
     """A `Cell` for each row."""
     names: tuple[str, ...] | None = None
-    """Names of the classes in their order, where the file itself notes them."""
+    """Names of the classes in order, if the file defines them."""
     numbers: bool = False
     """Whether the column holds whole numbers."""
     booleans: bool = False
-    """Whether the column holds true and false as such."""
+    """Whether the column is of boolean type."""
     given: Mapping[int, str] = field(default_factory=dict)
-    """{row: what stands there} where that is no label, and no text either."""
+    """{row: its content} if it is neither a label nor text."""
     partly: frozenset[int] = frozenset()
-    """Rows of `given` in which other labels are said."""
+    """Rows of `given` that also have valid labels."""
     notices: tuple[str, ...] = ()
 
     def written(self, rows: Mapping[int, str]) -> dict[int, str]:
-        """What stands in those of these rows of which the cell does not say it."""
+        """{row: its content} for those of these rows whose cell does not contain it."""
         return {row: self.given[row] for row in rows if row in self.given}
 
 
 def column_of(table: Any, task: Task) -> Column:
-    """The labels of a table that has the columns. Raises ConfigError where their type or a value can be no label."""
+    """Read the label columns of a table. Raises ConfigError if their type or a value cannot be a label."""
     if task.several_columns:
         return _of_bits({name: table.column(name) for name in task.label_columns})
     (name,) = task.label_columns
@@ -56,10 +56,10 @@ def column_of(table: Any, task: Task) -> Column:
 
 
 def class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    """The names that `datasets` notes for a ClassLabel column, in its tables and in the parquet files it writes."""
+    """Class names of a ClassLabel column, in tables and parquet files of `datasets`; None for another column."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     feature = noted.get("info", {}).get("features", {}).get(label, {})
-    if isinstance(feature, dict) and "feature" in feature:  # a list of them
+    if isinstance(feature, dict) and "feature" in feature:  # a list of class labels
         feature = feature["feature"]
     return tuple(feature["names"]) if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
 
@@ -81,19 +81,19 @@ def _of_one(column: Any, task: Task, classes: tuple[str, ...] | None) -> Column:
     numbered = classes if classes is not None and (types.is_integer(inner) or types.is_floating(inner)) else None
     texts: dict[Any, str | None] = {None: None}  # a column has few labels and may have millions of rows
     cells: list[Cell] = []
-    given: dict[int, str] = {}
+    content: dict[int, str] = {}
     for i, value in enumerate(values):
-        for each in value if isinstance(value, list) else (value,):
-            if each not in texts:
-                texts[each] = _text(each, numbered, midnight, task, i)
-        cell = tuple(texts[each] for each in value) if isinstance(value, list) else texts[value]
+        for item in value if isinstance(value, list) else (value,):
+            if item not in texts:
+                texts[item] = _text(item, numbered, midnight, task, i)
+        cell = tuple(texts[item] for item in value) if isinstance(value, list) else texts[value]
         if numbered is not None and value is not None and (cell is None or (isinstance(cell, tuple) and None in cell)):
-            given[i] = str(value)
+            content[i] = str(value)
         cells.append(cell)
     if task.multi_label:
         cells = ["" if value is None else cell for value, cell in zip(values, cells, strict=True)]
     whole = types.is_integer(inner) or types.is_floating(inner)
-    return Column(cells, classes, whole, types.is_boolean(inner), given, notices=tuple(_notices(values, task)))
+    return Column(cells, classes, whole, types.is_boolean(inner), content, notices=tuple(_notices(values, task)))
 
 
 def _notices(values: Sequence[Any], task: Task) -> Iterator[str]:
@@ -107,17 +107,17 @@ def _notices(values: Sequence[Any], task: Task) -> Iterator[str]:
 
 def _flat(values: Sequence[Any]) -> list[Any]:
     rows = (value if isinstance(value, list) else [value] for value in values)
-    return [each for row in rows for each in row if each is not None]
+    return [item for row in rows for item in row if item is not None]
 
 
 def _text(value: Any, classes: tuple[str, ...] | None, midnight: bool, task: Task, row: int) -> str | None:
-    """A value as the text that a csv file holds for it; None for none, which is -1 among the numbers of classes."""
+    """A value as the text that a csv file would contain; None for a missing one, which is -1 in class numbers."""
     if value is None or value != value:
         return None
     if classes is not None:
         if not -1 <= value < len(classes) or value != int(value):
-            given = f"row {row + 1} holds {value}, which is no number of the {len(classes)} classes that the file names"
-            raise ConfigError([f"the column {task.label!r}: {given}"])
+            fault = f"row {row + 1} holds {value}, which is no number of the {len(classes)} classes that the file names"
+            raise ConfigError([f"the column {task.label!r}: {fault}"])
         return classes[int(value)] if value >= 0 else None
     if isinstance(value, float) and value.is_integer():
         return f"{int(value)}.0"
@@ -134,20 +134,20 @@ def _text(value: Any, classes: tuple[str, ...] | None, midnight: bool, task: Tas
 
 
 def _of_bits(columns: Mapping[str, Any]) -> Column:
-    """The labels of each row from columns of 0 and 1, whose names they are."""
+    """Labels of every row from columns of 0 and 1, which are named after the labels."""
     rows: list[list[str]] = [[] for _ in range(len(next(iter(columns.values()))))]
-    given: dict[int, str] = {}
+    content: dict[int, str] = {}
     faults: list[str] = []
-    said: set[int] = set()
+    labelled: set[int] = set()
     for name, column in columns.items():
         wrong: list[tuple[int, str]] = []
         for i, value in enumerate(column.to_pylist()):
             text = "" if value is None or value != value else str(value).strip()
             if text.lower() in BITS:
                 rows[i] += [name] * BITS[text.lower()]
-                said.add(i)
+                labelled.add(i)
             elif not text or text in MISSING:
-                given.setdefault(i, f"{name}: {text or 'nothing'}")
+                content.setdefault(i, f"{name}: {text or 'nothing'}")
             else:
                 wrong.append((i, text))
         if wrong:
@@ -157,8 +157,8 @@ def _of_bits(columns: Mapping[str, Any]) -> Column:
     if faults:
         raise ConfigError(faults)
     return Column(
-        [None if i in given else tuple(row) for i, row in enumerate(rows)],
+        [None if i in content else tuple(row) for i, row in enumerate(rows)],
         tuple(columns),
-        given=given,
-        partly=frozenset(said & given.keys()),
+        given=content,
+        partly=frozenset(labelled & content.keys()),
     )

@@ -1,4 +1,4 @@
-"""Labels that may not be what they are read as: told, and read as they stand."""
+"""Notices about labels that may be misread. The labels are kept as they are."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ UNSURE = frozenset(
         "unlabelled",
     )
 )
-"""Words, in lower case, that are a class in some data and no label in others."""
+"""Words, in lower case, that are a class in some data sets and a missing label in others."""
 _DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2014\u2212"), "-")
 _QUOTES = "'\"`\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb"
 _SIGNS = re.compile("|".join(re.escape(sign) for sign in SEPARATORS if sign != " "))
 MANY = 20
-"""So many whole numbers as labels may be amounts."""
+"""More distinct whole numbers than this may be amounts."""
 FEW = 10
-"""Training texts of each on average, below which many numbers are told."""
+"""Mean number of training texts per label; below it, many whole numbers give a notice."""
 
 
 def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
-    """Notices about labels, {label: texts} over all splits, of a task with so many training texts."""
+    """Notices about labels; `counts`: {label: number of texts} over all splits, `train`: number of training texts."""
     known = task.labels or ()
     yield from _look_alikes(counts)
     for label, count in counts.items():
@@ -55,8 +55,8 @@ def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
                 " if it is a class, list all as `labels`"
             )
     if isinstance(task.label, str) and task.label in counts:
-        found = f"the label {task.label!r} ({_texts(counts[task.label])})"
-        yield f"{found} is the column's name: is the line of names in the file twice?"
+        seen = f"the label {task.label!r} ({_texts(counts[task.label])})"
+        yield f"{seen} is the column's name: is the line of names in the file twice?"
     if (
         task.labels is None
         and len(counts) > MANY
@@ -65,7 +65,7 @@ def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
     ):
         yield (
             f"the column {column_names(task)} holds {len(counts)} different whole numbers for {train} training texts: each is"
-            " learnt as a class of its own; amounts (regression) are better made into a few classes"
+            " learnt as a class of its own; amounts (regression) should be grouped into a few classes"
         )
     if task.labels is None:
         yield from _vectors(counts, task)
@@ -78,7 +78,7 @@ def doubts(counts: Mapping[str, int], task: Task, train: int) -> Iterator[str]:
 
 
 def _look_alikes(counts: Mapping[str, int]) -> Iterator[str]:
-    """Labels that differ in nothing but case, white space, quotes, the encoding of a character, or how a number is written."""
+    """Labels that differ only in case, white space, quotes, the encoding of a character, or the notation of a number."""
     alike: dict[str, list[str]] = defaultdict(list)
     for label in sorted(counts):
         alike[_plain(label)].append(label)
@@ -91,8 +91,8 @@ def _look_alikes(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _plain(label: str) -> str:
-    seen = "".join(sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
-    text = " ".join(seen.translate(_DASHES).split()).casefold()
+    visible = "".join(sign for sign in unicodedata.normalize("NFKC", label) if unicodedata.category(sign) != "Cf")
+    text = " ".join(visible.translate(_DASHES).split()).casefold()
     text = text.strip(_QUOTES).strip() or text
     text = text.replace(",", "") if is_grouped(text) else text
     number = whole_number(text)
@@ -100,11 +100,11 @@ def _plain(label: str) -> str:
 
 
 def _vectors(counts: Mapping[str, int], task: Task) -> Iterator[str]:
-    """Labels that look like vectors of 0 and 1 without brackets; no numbers such as 100 and 110, of which none begins with 0."""
+    """Labels that look like vectors of 0 and 1 without brackets; not numbers such as 100 and 110, which never begin with 0."""
     bits = {label: re.sub(r"[\s,;|]", "", label) for label in counts}
-    lengths = {len(each) for each in bits.values()}
-    are_bits = len(lengths) == 1 and min(lengths) > 2 and all(set(each) <= {"0", "1"} for each in bits.values())
-    if are_bits and any(each[0] == "0" for each in bits.values()):
+    lengths = {len(digits) for digits in bits.values()}
+    are_bits = len(lengths) == 1 and min(lengths) > 2 and all(set(digits) <= {"0", "1"} for digits in bits.values())
+    if are_bits and any(digits[0] == "0" for digits in bits.values()):
         yield (
             f"the labels in {column_names(task)}, such as {min(counts)!r}, look like vectors of 0 and 1, read as names: write"
             " them as lists, [0, 1, 0], set multi_label, and name their places as `labels`"
@@ -112,7 +112,7 @@ def _vectors(counts: Mapping[str, int], task: Task) -> Iterator[str]:
 
 
 def _notations(counts: Mapping[str, int]) -> Iterator[str]:
-    """Yes and no in more than one notation, such as true and 1."""
+    """Booleans in more than one notation, such as true and 1."""
     mixed = [[label for label in counts if label.casefold() in pair] for pair in (("true", "false"), ("yes", "no"), ("1", "0"))]
     if sum(map(bool, mixed)) > 1:
         shown = " and ".join(", ".join(map(repr, sorted(labels))) for labels in mixed if labels)
@@ -120,22 +120,22 @@ def _notations(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _joined(counts: Mapping[str, int], task: Task) -> Iterator[str]:
-    """Labels of a task with one for each text that look like several."""
+    """Labels of a single-label task that look like several labels."""
     counts = {label: count for label, count in counts.items() if not is_grouped(label)}
-    told = ""
+    sign = ""
     joined = sum(task.label_separator in label for label in counts)
     other = guise(counts, "")
     if 2 * joined > len(counts):
-        told = task.label_separator
-        yield f"{joined} of {len(counts)} labels hold {told!r}; several in one? Then set multi_label"
+        sign = task.label_separator
+        yield f"{joined} of {len(counts)} labels hold {sign!r}; several in one? Then set multi_label"
     elif other is not None and other.separator in USUAL and (other.all_shared or (other.shared and 2 * other.names > len(counts))):
-        told = other.separator
+        sign = other.separator
         holds = f"{other.names} of {len(counts)} labels hold {other.shown}, such as {other.example!r}, with parts that others have"
         yield f"{holds}; several in one? Then set multi_label, and `label_separator`"
-    made = sorted(label for label in counts if not (told and told in label) and _is_made_of(label, counts, task.label_separator))
+    made = sorted(label for label in counts if not (sign and sign in label) and _is_made_of(label, counts, task.label_separator))
     if made:
-        found = f"{len(made)} of {len(counts)} labels, such as {' and '.join(map(repr, made[:3]))}, are made of other labels"
-        yield (f"{found}; several in one? Then set multi_label, and `label_separator`; if they are classes, list all as `labels`")
+        seen = f"{len(made)} of {len(counts)} labels, such as {' and '.join(map(repr, made[:3]))}, are made of other labels"
+        yield (f"{seen}; several in one? Then set multi_label, and `label_separator`; if they are classes, list all as `labels`")
 
 
 def _is_made_of(label: str, known: Collection[str], separator: str) -> bool:

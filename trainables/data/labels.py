@@ -1,4 +1,4 @@
-"""The label columns of all splits as names of classes: what a value means is decided over all splits and formats at once."""
+"""Read the label columns of all splits as class names. The meaning of a value is decided over all splits together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf", re.IGNORECA
 _GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}(,\d{3})+")
 _COMMA = re.compile(r"[-+]?\d*,\d+")
 _LONGEST = 30
-"""Digits of the largest whole number that is written out."""
+"""Largest number of digits of a whole number that is written out."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,19 @@ class Labels:
     """The labels of one split, row by row."""
 
     rows: list[tuple[str, ...] | None]
-    """Labels of a row; one, but in a multi-label task. None where it is missing."""
+    """Labels of a row: exactly one, except in a multi-label task. None if a label is missing."""
     missing: dict[int, str]
-    """{row: what stands there} where a label is missing; empty text for nothing at all."""
+    """{row: its content} for rows with a missing label; empty text for an empty cell."""
     partly: dict[int, str]
-    """{row: all that stands there} of those where a label is missing beside others."""
+    """{row: its whole content} for rows with both a missing and a valid label."""
     names: tuple[str, ...] | None
-    """Names of the classes in their order, where the file itself says so."""
+    """Names of the classes in order, if the file defines them."""
     notices: tuple[str, ...] = ()
-    """What a user should know about how they were read."""
+    """Notices to the user about how the labels were read."""
 
 
 def read_labels(tables: Mapping[str, Any], task: Task) -> tuple[dict[str, Labels], list[str]]:
-    """(labels of the splits that can be read, faults, each with its split) of tables that hold the label columns."""
+    """Read labels from tables with the label columns: ({split: labels} of readable splits, faults that name their splits)."""
     columns: dict[str, Column] = {}
     faults: list[str] = []
     for split, table in tables.items():
@@ -48,40 +48,40 @@ def read_labels(tables: Mapping[str, Any], task: Task) -> tuple[dict[str, Labels
             faults += [f"{split}: {fault}" for fault in error.faults]
     faults += _number_and_name_faults(columns, task)
     columns = {split: replace(column, cells=_spelled(column, columns, task)) for split, column in columns.items()}
-    rows, more, told = parts_of({split: column.cells for split, column in columns.items()}, task)
-    found = {split: _without_missing(rows[split], columns[split], task) for split in rows}
-    found, changed = _as_whole(found, task)
-    for split, part in found.items():
-        notices = [*columns[split].notices, *told.get(split, ()), *changed.get(split, ())]
-        found[split] = replace(part, notices=tuple(notices))
+    rows, more, remarks = parts_of({split: column.cells for split, column in columns.items()}, task)
+    labels = {split: _without_missing(rows[split], columns[split], task) for split in rows}
+    labels, changed = _as_whole(labels, task)
+    for split, part in labels.items():
+        notices = [*columns[split].notices, *remarks.get(split, ()), *changed.get(split, ())]
+        labels[split] = replace(part, notices=tuple(notices))
     named = any(column.names is not None for column in columns.values())
-    return found, [*faults, *more, *(() if named else regression_faults(found, task))]
+    return labels, [*faults, *more, *(() if named else regression_faults(labels, task))]
 
 
 def column_names(task: Task) -> str:
-    """The label column as a message names it."""
+    """The label columns as text for messages."""
     return ", ".join(map(repr, task.label_columns))
 
 
 def missing_labels(missing: Mapping[int, str], total: int, partly: Mapping[int, str] | None = None) -> str:
-    """Which rows have no label, or lack one beside others (`partly`), what stands there, and the ways out."""
+    """Message on rows without a label, or with a missing label among others (`partly`): rows, their content, ways out."""
     rows = sorted(missing)
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
     numbers = f"row{'s' * (len(rows) > 1)} {', '.join(str(row + 1) for row in rows[:5])}{more}"
     words = sorted({word for word in missing.values() if word})
-    there = f", there stands {', '.join(map(repr, words[:5]))}" if words else ""
+    there = f", the cells contain {', '.join(map(repr, words[:5]))}" if words else ""
     whole = sorted({cell for row in rows if (cell := (partly or {}).get(row))})
-    there += f"{' in' if words else ', there stands'} {', '.join(map(repr, whole[:5]))}" if whole else ""
+    there += f"{' in' if words else ', the cells contain'} {', '.join(map(repr, whole[:5]))}" if whole else ""
     if len(rows) == total:
         what = "no label in any" if partly is None else "a label is missing in each"
         return f"{what} of {total} rows{there}: such a split cannot be used"
-    what = "no label" if partly is None else "a label is missing beside others"
-    said = f"{what} in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
-    return f"{said}, or list it as one of `labels` if it is a class" if words else said
+    what = "no label" if partly is None else "a label is missing among others"
+    message = f"{what} in {numbers} (counted from 1, without the header){there}; `missing_labels: drop` leaves them out"
+    return f"{message}, or list it as one of `labels` if it is a class" if words else message
 
 
 def _number_and_name_faults(columns: Mapping[str, Column], task: Task) -> list[str]:
-    """Splits that hold numbers where another has names of classes, unless the names are these numbers."""
+    """Faults of splits with class numbers if another split has class names, unless the names are these numbers."""
     named = next(((split, column.names) for split, column in columns.items() if column.names and not task.several_columns), None)
     if named is None or all(name == str(number) for number, name in enumerate(named[1])):
         return []
@@ -94,7 +94,7 @@ def _number_and_name_faults(columns: Mapping[str, Column], task: Task) -> list[s
 
 
 def _spelled(column: Column, columns: Mapping[str, Column], task: Task) -> list[Any]:
-    """Cells whose booleans are written as `labels` or the other splits write them: true, True or TRUE."""
+    """Cells with booleans in the notation of `labels` or of the other splits: true, True or TRUE."""
     if not column.booleans:
         return column.cells
     texts = chain(task.labels or (), *(other.cells for other in columns.values() if not other.booleans))
@@ -110,7 +110,7 @@ def _spelled(column: Column, columns: Mapping[str, Column], task: Task) -> list[
 
 
 def _without_missing(rows: Sequence[tuple[str | None, ...] | None], column: Column, task: Task) -> Labels:
-    """Labels of a split, with the rows apart in which a label is missing."""
+    """Labels of a split, with the missing ones listed separately."""
     kept = {*(task.labels or ()), *(column.names or ())}
     words = {row: _missing_word(row, kept) for row in set(rows)}
     missing = {i: word for i, row in enumerate(rows) if (word := words[row]) is not None}
@@ -120,16 +120,16 @@ def _without_missing(rows: Sequence[tuple[str | None, ...] | None], column: Colu
         for i in missing
         if i in column.partly or any(name and name != words[rows[i]] for name in rows[i] or ())
     }
-    return Labels(labels, missing | column.written(missing), partly, column.names)  # type: ignore[arg-type]  # no None in what is left
+    return Labels(labels, missing | column.written(missing), partly, column.names)  # type: ignore[arg-type]  # no None remains
 
 
 def _shown(cell: Any) -> str:
-    """What stands in a row; empty text for nothing."""
+    """Content of a cell as text; empty for an empty cell."""
     return f"[{', '.join(name or 'null' for name in cell)}]" if isinstance(cell, tuple) else cell or ""
 
 
 def _missing_word(row: tuple[str | None, ...] | None, kept: Collection[str]) -> str | None:
-    """What stands in a row in place of a label, empty text for nothing; None where no label is missing."""
+    """Content of a row in place of a label, empty text for an empty cell; None if no label is missing."""
     if row is None:
         return ""
     return next((name or "" for name in row if not name or (name in MISSING and name not in kept)), None)
@@ -138,28 +138,28 @@ def _missing_word(row: tuple[str | None, ...] | None, kept: Collection[str]) -> 
 # Numbers -------------------------------------------------------------------------------------------------------------------------
 
 
-def _as_whole(found: Mapping[str, Labels], task: Task) -> tuple[dict[str, Labels], dict[str, list[str]]]:
-    """Labels with 1.0 read as 1, and what is told of each split: where all are whole numbers, or where 1 occurs as well."""
-    kept = {*(task.labels or ()), *chain.from_iterable(part.names or () for part in found.values())}
-    names = {name for part in found.values() for row in set(part.rows) for name in row or ()}
+def _as_whole(labels: Mapping[str, Labels], task: Task) -> tuple[dict[str, Labels], dict[str, list[str]]]:
+    """Read 1.0 as 1 if all labels are whole numbers, or if 1 occurs as well. Returns (labels, {split: notices})."""
+    kept = {*(task.labels or ()), *chain.from_iterable(part.names or () for part in labels.values())}
+    names = {name for part in labels.values() for row in set(part.rows) for name in row or ()}
     whole = {name: whole_number(name) for name in names - kept}
     everywhere = all(whole.values())
     read = {name: number for name, number in whole.items() if number and number != name and (everywhere or number in names | kept)}
     if not read:
-        return dict(found), {}
+        return dict(labels), {}
     notices: dict[str, list[str]] = {}
-    for split, part in found.items():
+    for split, part in labels.items():
         changed = next((name for row in part.rows for name in row or () if name in read), None)
         if changed is not None:
-            said = f"the labels in {column_names(task)} are written with fractions of zero: {changed} is read as {read[changed]}"
-            notices[split] = [said]
-    every = {row for part in found.values() for row in part.rows}
+            message = f"the labels in {column_names(task)} are written with fractions of zero: {changed} is read as {read[changed]}"
+            notices[split] = [message]
+    every = {row for part in labels.values() for row in part.rows}
     rows = {row: row and tuple(read.get(name, name) for name in row) for row in every}
-    return {split: replace(part, rows=[rows[row] for row in part.rows]) for split, part in found.items()}, notices
+    return {split: replace(part, rows=[rows[row] for row in part.rows]) for split, part in labels.items()}, notices
 
 
 def whole_number(label: str) -> str | None:
-    """A whole number as its digits, sign and leading zeros kept, be it written as a float; None for anything else."""
+    """Digits of a whole number, possibly written as a float, with sign and leading zeros; None for any other label."""
     if re.fullmatch(r"[-+]?\d+(\.0*)?", label):
         head = label.partition(".")[0]
         return "0" if head == "-0" and head != label else head
@@ -172,15 +172,15 @@ def whole_number(label: str) -> str | None:
 
 
 def is_grouped(label: str) -> bool:
-    """Whether a label is a whole number with commas between its thousands."""
+    """Whether a label is a whole number with commas as thousands separators."""
     return _GROUPED.fullmatch(label) is not None
 
 
-def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
-    """Splits whose labels are numbers with fractions, where no label at all is a name and nobody says that they are classes."""
+def regression_faults(labels: Mapping[str, Labels], task: Task) -> list[str]:
+    """Faults of splits with fractional numbers as labels, if no label is a name and `labels` does not list them as classes."""
     if task.labels is not None or task.several_columns:
         return []
-    distinct = {label for part in found.values() for row in set(part.rows) for label in row or ()}
+    distinct = {label for part in labels.values() for row in set(part.rows) for label in row or ()}
     if not all(
         _NUMBER.fullmatch(label) or is_grouped(label) or (_COMMA.fullmatch(label) and not task.multi_label) for label in distinct
     ):
@@ -189,7 +189,7 @@ def regression_faults(found: Mapping[str, Labels], task: Task) -> list[str]:
     return [
         f"{split}: the column {column_names(task)} holds {fraction}: {_why(fraction)}; make classes of"
         " them, or if they are classes, list them as `labels`"
-        for split, part in found.items()
+        for split, part in labels.items()
         if (fraction := next((label for row in part.rows for label in row or () if label in fractions), None)) is not None
     ]
 

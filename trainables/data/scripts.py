@@ -1,7 +1,7 @@
-"""Words of a text in whatever script: where words are written without spaces, characters stand for them.
+"""Split texts in any script into words; in scripts without spaces between words, every character counts as a word.
 
-A text may hold both: what is written with spaces gives words, each character of the other scripts (with its signs above and below)
-is one by itself. For texts of words with spaces alone these are the words of scikit-learn's pattern.
+A text may mix both kinds of scripts. Combining marks belong to the character before them. For texts in scripts with spaces, the
+words are those of scikit-learn's pattern.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SPACELESS = (
     "\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff\uff66-\uff9f"  # kana, bopomofo
     "\ua000-\ua48f"  # Yi
 )
-"""Ranges of the scripts that put no space between words. Korean has spaces, Tibetan a mark after each syllable."""
+"""Character ranges of scripts without spaces between words. Korean has spaces, Tibetan has a mark after every syllable."""
 
 
 def _marks() -> str:
-    """Ranges of signs that belong to the letter before them, in scripts with spaces; variation selectors of emoji are none."""
+    """Ranges of combining marks in scripts with spaces, without the variation selectors of emoji."""
     spaceless, last = re.compile(f"[{SPACELESS}]"), -2
     ranges: list[tuple[int, int]] = []
     for code in range(0x300, 0xFE00):
@@ -41,55 +41,54 @@ _LETTER, _NO_LETTERS = re.compile(r"[^\W\d_]"), bytes(code for code in range(128
 WORD = rf"(?u)(?:(?=\w)[{SPACELESS}](?:(?!\w)[{SPACELESS}])*|{_SPACED}(?:{_SPACED}|[{_marks()}])*)"
 """A word, or a character of a script without spaces."""
 SIGN = r"(?u)\S"
-"""What stands for a word in texts that hold none, such as emoji."""
+"""Replaces words in texts without any, such as emoji."""
 CHARACTERS = (1, 4)
-"""So many characters in a row are looked at where most letters are of scripts without spaces: about as long as their words."""
+"""Lengths of character n-grams if most letters are of scripts without spaces: about the length of their words."""
 _WORD, _SIGN = re.compile(WORD), re.compile(SIGN)
 _LONG = re.compile(r"\b\w\w+\b")
 _UNCOMMON = re.compile(f"[{SPACELESS}{_marks()}]")
 
 
 def simple(text: str) -> str:
-    """A text in lower case, with compatible forms of a character and ways to write an accent made one."""
+    """A text in lower case and in Unicode normal form NFKC."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
 
 
 def words(text: str) -> list[str]:
-    """Words, and characters of scripts without spaces, in their order."""
+    """Words, and characters of scripts without spaces, in order."""
     return _WORD.findall(simple(text))
 
 
 def signs(text: str) -> list[str]:
-    """All that is no white space, sign by sign."""
+    """All characters except white space."""
     return _SIGN.findall(simple(text))
 
 
 def same_words(text: str) -> bool:
-    """Whether `words` are what scikit-learn's pattern finds."""
+    """Whether `words` equals the result of scikit-learn's pattern."""
     if text.isascii() or (unicodedata.is_normalized("NFKC", text) and not _UNCOMMON.search(text)):
         return True
     return words(text) == re.findall(r"\w+", text.lower())
 
 
 def long_words(text: str) -> list[str]:
-    """Words of two or more characters, as scikit-learn's CountVectorizer has them; of scripts without spaces two characters in a
-    row."""
+    """Words of two or more characters, as in scikit-learn's CountVectorizer; in scripts without spaces, bigrams of characters."""
     if same_words(text):
         return _LONG.findall(text.lower())
-    found: list[str] = []
+    result: list[str] = []
     before, end = "", -1
     for match in _WORD.finditer(simple(text)):
         word = match.group()
         if not _OPEN.match(word):
-            found += [word] if len(word) > 1 else []
+            result += [word] if len(word) > 1 else []
             continue
-        found += [before + word] if match.start() == end else []
+        result += [before + word] if match.start() == end else []
         before, end = word, match.end()
-    return found
+    return result
 
 
 def has_spaceless(text: str) -> bool:
-    """Whether a text holds a character of a script without spaces."""
+    """Whether a text has a character of a script without spaces."""
     return not text.isascii() and _OPEN.search(text) is not None
 
 
@@ -106,7 +105,7 @@ def mostly_spaceless(texts: Iterable[str]) -> bool:
 
 
 def length(text: str) -> int:
-    """Number of words by white space; each character of a script without spaces counts as one."""
+    """Number of words separated by white space; a character of a script without spaces counts as one word."""
     if not has_spaceless(text):
         return len(text.split())
     return len(_OPEN.sub(" ", text).split()) + sum(map(str.isalpha, _OPEN.findall(text)))

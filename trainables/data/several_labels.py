@@ -1,6 +1,6 @@
-"""Several labels of a text, as they are written in one cell: names with a separator, lists in text, vectors of 0 and 1.
+"""Parse cells with several labels: names with a separator, lists as text, or vectors of 0 and 1.
 
-A form is taken where all cells of all splits have it; where they do not, or could be read in another way, it is refused.
+All cells of all splits must have the same form; a mixture, or cells that can be read in two ways, are refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.data.label_columns import BITS, MISSING, Cell
 from trainables.settings.task import Task
 
 Rows = dict[str, list[tuple[str | None, ...] | None]]
-Told = dict[str, list[str]]
+Notices = dict[str, list[str]]
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _EMPTY = ("set()", "frozenset()")
 _CALL = re.compile(r"\w+\(.*\)", re.DOTALL)
@@ -30,16 +30,16 @@ _ITEM = re.compile(
 )
 _NULLS = ("None", "null", "nan", "NaN", "<NA>")
 _ARRAY = re.compile(r"(?:[-+.\deE]+|None|nan|True|False)(?:\s+(?:[-+.\deE]+|None|nan|True|False))+")
-"""Numbers as numpy prints them: with nothing but white space between."""
+"""Numbers as numpy prints them, separated only by white space."""
 SEPARATORS = ("|", ",", ";", "\t", "\n", "/", "&", "+", "::", "~", "\u3001", "\uff0c", " ")
 USUAL = (",", ";", "|", "\t", "\n")
-"""Separators that seldom stand within a name."""
+"""Separators that rarely occur within a name."""
 
 
-def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, list[str], Told]:
-    """(labels of each row, faults, notices by split) of the cells of all splits; of a task with one label a row, the cell itself.
+def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, list[str], Notices]:
+    """(labels of every row, faults, {split: notices}) from the cells of all splits; in a single-label task, a cell is the label.
 
-    None stands for a missing label or for one that a list leaves open; labels of a text are given once.
+    None stands for a missing label, also within a list; repeated labels of a text are removed.
     """
     if task.several_columns:
         return {split: list(mine) for split, mine in cells.items()}, [], {}  # type: ignore[arg-type]
@@ -58,13 +58,13 @@ def parts_of(cells: Mapping[str, Sequence[Cell]], task: Task) -> tuple[Rows, lis
     if in_lists:
         rows, faults = _from_vectors(rows, task)
         return rows, faults, blank | {first: [_list_notice(cells, rows, task), *blank.get(first, ())]}
-    doubt, told = _separator_doubts(texts, task, first)
+    doubt, remarks = _separator_doubts(texts, task, first)
     rows, more = _from_vectors(rows, task)
-    return rows, doubt or more, blank | {split: [*lines, *blank.get(split, ())] for split, lines in told.items()}
+    return rows, doubt or more, blank | {split: [*lines, *blank.get(split, ())] for split, lines in remarks.items()}
 
 
 def _blank_notices(cells: Sequence[Cell], in_lists: bool, task: Task) -> Iterator[str]:
-    """A notice of lists that hold empty text, which is left out."""
+    """A notice on lists with empty items, which are ignored."""
     lists = [items_of(cell) if in_lists and _says(cell) else cell for cell in cells]
     blank = [items for items in lists if isinstance(items, tuple) and any(item is not None and not item.strip() for item in items)]
     if blank:
@@ -73,21 +73,21 @@ def _blank_notices(cells: Sequence[Cell], in_lists: bool, task: Task) -> Iterato
 
 
 def _list_notice(cells: Mapping[str, Sequence[Cell]], rows: Rows, task: Task) -> str:
-    """How the list with the most labels is read."""
+    """A notice that shows how the list with the most labels is read."""
     pairs = [(row or (), cell) for split in cells for cell, row in zip(cells[split], rows[split], strict=True) if _says(cell)]
     row, cell = max(pairs, key=lambda pair: len(pair[0]))
     return f"the labels in {task.label!r} are lists in text: {_short(cell)} is read as {' and '.join(map(str, row)) or 'no label'}"
 
 
 def items_of(cell: str) -> tuple[str | None, ...] | None:
-    """The items of a list as Python, JSON or numpy write it, None for each that is null; None where the text is no such list."""
-    found = _scanned(cell)
-    return None if found is None else found[0]
+    """Items of a list in the notation of Python, JSON or numpy, None for null items; None if the text is not a list."""
+    scan = _scanned(cell)
+    return None if scan is None else scan[0]
 
 
 @lru_cache(maxsize=100_000)  # a column repeats its cells, and is looked at several times
 def _scanned(cell: str) -> tuple[tuple[str | None, ...], bool] | None:
-    """(items, whether brackets alone make it a list: quotes, several items or none) of a list in text."""
+    """(items, whether it is certainly a list: quotes, several items or none) of a list as text; None if it is not a list."""
     if cell in _EMPTY:
         return (), True
     if len(cell) < 2 or _BRACKETS.get(cell[0]) != cell[-1]:
@@ -99,13 +99,13 @@ def _scanned(cell: str) -> tuple[tuple[str | None, ...], bool] | None:
     gaps: set[str] = set()
     at, quoted = 0, False
     while at < len(inner):
-        found = _ITEM.match(inner, at)
-        if found is None or found["bare"] == "..." or (found["bare"] and not found["gap"].strip() and found.end() < len(inner)):
+        match = _ITEM.match(inner, at)
+        if match is None or match["bare"] == "..." or (match["bare"] and not match["gap"].strip() and match.end() < len(inner)):
             return None
-        gaps |= {found["gap"].strip() or " "} if found["gap"] and found.end() < len(inner) else set()
-        quoted = quoted or found["quoted"] is not None
-        items.append(_unquoted(found["quoted"]) if found["quoted"] else None if found["bare"] in _NULLS else found["bare"])
-        at = found.end()
+        gaps |= {match["gap"].strip() or " "} if match["gap"] and match.end() < len(inner) else set()
+        quoted = quoted or match["quoted"] is not None
+        items.append(_unquoted(match["quoted"]) if match["quoted"] else None if match["bare"] in _NULLS else match["bare"])
+        at = match.end()
     if len(gaps) > 1 or (len(items) == 1 and not quoted and " " in (items[0] or "") and "," not in inner):
         return None
     return tuple(items), quoted or len(items) != 1
@@ -125,7 +125,7 @@ def _unquoted(text: str) -> str:
 
 
 def _are_lists(every: Collection[str], task: Task) -> bool | None:
-    """Whether all texts are lists; None where only some are, or where it cannot be said."""
+    """Whether all texts are lists; None if only some are, or if it is uncertain."""
     if not every or any(name[:1] in _BRACKETS for name in task.labels or ()):
         return False
     sure = [cell for cell in every if _looks_like_list(cell)]
@@ -135,16 +135,16 @@ def _are_lists(every: Collection[str], task: Task) -> bool | None:
 
 
 def _looks_like_list(cell: str) -> bool:
-    """Whether a text is a list beyond doubt, or would be one if it could be read."""
-    found = _scanned(cell)
-    if found is not None:
-        return found[1]
+    """Whether a text is certainly a list, or looks like a list that cannot be parsed."""
+    scan = _scanned(cell)
+    if scan is not None:
+        return scan[1]
     open_and_shut = len(cell) > 1 and _BRACKETS.get(cell[0]) == cell[-1]
     return (open_and_shut and any(sign in cell for sign in "'\",:")) or (_CALL.fullmatch(cell) is not None and "[" in cell)
 
 
 def _form_faults(cells: Mapping[str, Sequence[Cell]], every: Collection[str], task: Task) -> Iterator[str]:
-    """The first text of each split that is no list, where others are; where none can be read, the first."""
+    """Faults: the first text of every split that is not a readable list, though others are or look like lists."""
     example = next((cell for cell in sorted(every) if items_of(cell)), None)
     for split, mine in cells.items():
         for row, cell in enumerate(mine):
@@ -158,7 +158,7 @@ def _form_faults(cells: Mapping[str, Sequence[Cell]], every: Collection[str], ta
 
 
 def _list_faults(cells: Mapping[str, Sequence[Cell]], task: Task) -> Iterator[str]:
-    """Splits of a task with one label for a text that hold lists."""
+    """Faults of splits of a single-label task that contain lists."""
     for split, mine in cells.items():
         lists = {cell for cell in set(mine) - set(task.labels or ()) if isinstance(cell, str) and _looks_like_list(cell)}
         if lists:
@@ -170,7 +170,7 @@ def _list_faults(cells: Mapping[str, Sequence[Cell]], task: Task) -> Iterator[st
 
 
 def _says(cell: Cell) -> TypeGuard[str]:
-    """Whether a cell is a text that names labels."""
+    """Whether a cell is text and not a word for a missing value."""
     return isinstance(cell, str) and bool(cell) and cell not in MISSING
 
 
@@ -178,10 +178,10 @@ def _row(cell: Cell, task: Task, in_lists: bool) -> tuple[str | None, ...] | Non
     if cell is None:
         return None
     if isinstance(cell, str):
-        given = items_of(cell) if in_lists and _says(cell) else cell.split(task.label_separator)
+        items = items_of(cell) if in_lists and _says(cell) else cell.split(task.label_separator)
     else:
-        given = cell
-    parts = (part if part is None else part.strip() for part in given or ())
+        items = cell
+    parts = (part if part is None else part.strip() for part in items or ())
     return tuple(part for part in parts if part != "")
 
 
@@ -194,23 +194,23 @@ def _short(cell: str) -> str:
 
 
 def _from_vectors(rows: Rows, task: Task) -> tuple[Rows, list[str]]:
-    """(rows with each label once, faults): vectors of 0 and 1 are the labels that they say, a fault where these have no names."""
-    given = [row for mine in rows.values() for row in mine if row]
-    widths = {len(row) for row in given}
-    bits = all(item is not None and item.lower() in BITS for row in given for item in row)
-    if not given or len(widths) != 1 or widths == {1} or not bits:
+    """(rows without repeated labels, faults); vectors of 0 and 1 become label names. A fault if `labels` does not name them."""
+    filled = [row for mine in rows.values() for row in mine if row]
+    widths = {len(row) for row in filled}
+    bits = all(item is not None and item.lower() in BITS for row in filled for item in row)
+    if not filled or len(widths) != 1 or widths == {1} or not bits:
         return {split: [row and tuple(dict.fromkeys(row)) for row in mine] for split, mine in rows.items()}, []
     (width,) = widths
     if task.labels is None or len(task.labels) != width:
         has = f", which has {len(task.labels)}" if task.labels is not None else ""
-        shown = f"[{', '.join(map(str, given[0][:8]))}{', ...' * (width > 8)}]"
-        said = f"vectors of {width} numbers 0 or 1, such as {shown}: name the {width} labels in their order as `labels`{has}"
-        return rows, [f"{next(iter(rows))}: the column {task.label!r} holds {said}"]
+        shown = f"[{', '.join(map(str, filled[0][:8]))}{', ...' * (width > 8)}]"
+        fault = f"vectors of {width} numbers 0 or 1, such as {shown}: name the {width} labels in their order as `labels`{has}"
+        return rows, [f"{next(iter(rows))}: the column {task.label!r} holds {fault}"]
     names = task.labels
-    if width == 2 and all(name.lower() in BITS for name in names) and all(len(set(row)) == 2 for row in given):
-        seen = " and ".join(f"[{', '.join(map(str, row))}]" for row in dict.fromkeys(given))
-        said = f"{seen}: vectors of 0 and 1, or the labels {' and '.join(names)} by name"
-        return rows, [f"{next(iter(rows))}: the column {task.label!r} holds nothing but {said}: give the labels other names"]
+    if width == 2 and all(name.lower() in BITS for name in names) and all(len(set(row)) == 2 for row in filled):
+        seen = " and ".join(f"[{', '.join(map(str, row))}]" for row in dict.fromkeys(filled))
+        fault = f"{seen}: vectors of 0 and 1, or the labels {' and '.join(names)} by name"
+        return rows, [f"{next(iter(rows))}: the column {task.label!r} holds nothing but {fault}: give the labels other names"]
 
     def named(row: tuple[str | None, ...] | None) -> tuple[str | None, ...] | None:
         return tuple(name for name, bit in zip(names, row, strict=True) if BITS[(bit or "").lower()]) if row else None
@@ -222,27 +222,27 @@ def _from_vectors(rows: Rows, task: Task) -> tuple[Rows, list[str]]:
 
 
 class Guise(NamedTuple):
-    """Names that hold what may be a separator."""
+    """Names that contain a possible separator."""
 
     separator: str
     names: int
     example: str
     shared: bool
-    """Whether a part of one is, or is in, another name."""
+    """Whether a part of one of them is, or is part of, another name."""
     all_shared: bool
-    """Whether every part is."""
+    """Whether this holds for every part."""
 
     @property
     def shown(self) -> str:
-        """The separator as a message writes it."""
+        """The separator as text for messages."""
         return {" ": "a space", "\t": "a tab", "\n": "a line break"}.get(self.separator, repr(self.separator))
 
 
 def guise(names: Collection[str], separator: str) -> Guise | None:
-    """Another separator than this one that stands in names, the likeliest first; None where there is none."""
-    found = [_guise(names, other) for other in SEPARATORS if other not in (separator, separator.strip())]
-    seen = [each for each in found if each is not None]
-    return max(seen, key=lambda each: (each.all_shared, each.separator in USUAL, each.shared, each.names), default=None)
+    """The most likely separator in names, other than `separator`; None if there is none."""
+    guises = [_guise(names, other) for other in SEPARATORS if other not in (separator, separator.strip())]
+    seen = [one for one in guises if one is not None]
+    return max(seen, key=lambda one: (one.all_shared, one.separator in USUAL, one.shared, one.names), default=None)
 
 
 def _guise(names: Collection[str], separator: str) -> Guise | None:
@@ -255,8 +255,8 @@ def _guise(names: Collection[str], separator: str) -> Guise | None:
     return Guise(separator, len(several), min(several), any(shared), all(shared))
 
 
-def _separator_doubts(texts: Mapping[str, Sequence[str]], task: Task, first: str) -> tuple[list[str], Told]:
-    """(faults, notices) of texts in which the separator does not stand, or stands beside another."""
+def _separator_doubts(texts: Mapping[str, Sequence[str]], task: Task, first: str) -> tuple[list[str], Notices]:
+    """(faults, {split: notices}) if the separator does not occur in any text, or if another possible separator does."""
     every = set(chain.from_iterable(texts.values()))
     names = {part.strip() for cell in every for part in cell.split(task.label_separator)}
     absent = bool(every) and not any(task.label_separator in cell for cell in every)
@@ -264,13 +264,13 @@ def _separator_doubts(texts: Mapping[str, Sequence[str]], task: Task, first: str
     doubtful = other is not None and (other.all_shared or (other.shared and other.separator in USUAL))
     where = f"the column {task.label!r}"
     if other is not None and doubtful and absent and "label_separator" not in task.model_fields_set:
-        seen = f"{where} holds {_short(other.example)}, and `label_separator` {task.label_separator!r} stands nowhere"
+        seen = f"{where} holds {_short(other.example)}, and `label_separator` {task.label_separator!r} does not occur"
         ways = f"`label_separator: {json.dumps(other.separator)}`, or `{json.dumps(task.label_separator)}` if these are names"
         return [f"{first}: {seen}: set {ways}"], {}
     holds = f"; {other.names} of {len(names)} hold {other.shown}, such as {_short(other.example)}" if other is not None else ""
     if absent:
-        said = f"`label_separator` {task.label_separator!r} stands nowhere in {where}: every text has one label at most{holds}"
-        return [], {first: [said]}
+        message = f"`label_separator` {task.label_separator!r} does not occur in {where}: every text has one label at most{holds}"
+        return [], {first: [message]}
     if other is not None and doubtful:
         return [], {first: [f"of the labels in {where}{holds.replace('; ', ' ', 1)}: each is read as one label"]}
     return [], {}

@@ -1,7 +1,7 @@
-"""Where texts and labels come from: csv, tsv, jsonl and parquet on any file system, folders that `datasets` saved, the hub.
+"""Read texts and labels from csv, tsv, jsonl and parquet files on any file system, folders saved by `datasets`, and the hub.
 
-Readers are pyarrow's and `datasets`' own; no code of a data set is ever run. Whatever is wrong with the user's files is a
-ConfigError whose lines begin with the split they are about.
+Readers are those of pyarrow and `datasets`; no code of a data set is ever run. Every fault of the user's files is a line of a
+ConfigError that begins with its split.
 """
 
 from __future__ import annotations
@@ -24,34 +24,33 @@ from trainables.tables.table_files import Table, column_faults, joined_texts, re
 
 HUB_TIMEOUT_S = 5.0
 Read = tuple[Table, tuple[str, ...]]
-"""A table, and what a user should know about how it was read."""
+"""A table, and notices about how it was read."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A split as it was read."""
+    """A split as read from its source."""
 
     texts: list[str]
-    """Missing ones are empty."""
+    """Missing texts are empty."""
     labels: list[str | None]
-    """None where there is none."""
+    """None for a missing label."""
     names: tuple[str, ...] | None
-    """Labels in their order, where the file itself says so."""
+    """Names of the classes in order, if the file defines them."""
     several: list[tuple[str, ...] | None] | None = None
-    """Of a multi-label task the labels of each row, of which `labels` holds the join; none at all is an empty
-    tuple, missing ones are None."""
+    """Labels of every row in a multi-label task (`labels` has them joined): an empty tuple for no label, None for a missing one."""
     missing: Mapping[int, str] = field(default_factory=dict)
-    """{row: what stands there} where a label is missing; empty text for nothing at all."""
+    """{row: its content} for rows with a missing label; empty text for an empty cell."""
     partly: Mapping[int, str] = field(default_factory=dict)
-    """{row: all that stands there} of those where a label is missing beside others."""
+    """{row: its whole content} for rows with both a missing and a valid label."""
     pairs: list[tuple[str, str]] | None = None
-    """Both texts of each row of a task on pairs, of which `texts` holds the join."""
+    """Both texts of every row in a task on pairs (`texts` has them joined)."""
     notices: tuple[str, ...] = ()
-    """What a user should know about texts and labels."""
+    """Notices to the user about texts and labels."""
 
 
 def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
-    """(splits that could be read, faults of the others). A split that the task does not name is in neither."""
+    """({split: rows} of readable splits, faults of the others). A split that the task does not name is in neither."""
     splits: dict[str, Rows] = {}
     faults: list[str] = []
     try:
@@ -60,17 +59,17 @@ def read(task: Task) -> tuple[dict[str, Rows], list[str]]:
     except ConfigError as error:
         return {}, list(error.faults)
     loaded: dict[str, Table] = {}
-    told: dict[str, tuple[str, ...]] = {}
+    remarks: dict[str, tuple[str, ...]] = {}
     for split, read_split in tables.items():
         try:
-            table, told[split] = read_split()
+            table, remarks[split] = read_split()
             loaded[split] = _checked(table, task)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     labels, more = read_labels(loaded, task)
     for split, mine in labels.items():
         try:
-            splits[split] = _rows(loaded.pop(split), told[split], task, mine)
+            splits[split] = _rows(loaded.pop(split), remarks[split], task, mine)
         except ConfigError as error:
             faults += [f"{split}: {fault}" for fault in error.faults]
     _give_back()
@@ -85,12 +84,12 @@ def _give_back() -> None:
 
 
 def _files(task: Task, columns: Sequence[str]) -> dict[str, Callable[[], Read]]:
-    given = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {split: partial(read_file, url, columns, task.dialect) for split, url in given.items() if url is not None}
+    urls = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {split: partial(read_file, url, columns, task.dialect) for split, url in urls.items() if url is not None}
 
 
 def _checked(table: Table, task: Task) -> Table:
-    """A table that has the columns of the task. Raises ConfigError for those that are missing or doubled."""
+    """Return the table if it has the columns of the task. Raises ConfigError for missing and duplicate columns."""
     texts = (*task.text_columns, *task.second_columns)
     faults = column_faults(table.schema.names, (*texts, *task.label_columns))
     faults += [f"{label!r} is named as both text and label column" for label in task.label_columns if label in texts]
@@ -99,20 +98,20 @@ def _checked(table: Table, task: Task) -> Table:
     return table
 
 
-def _rows(table: Table, told: tuple[str, ...], task: Task, labels: Labels) -> Rows:
-    """Texts and labels of a table; `told` are notices of its reading. Raises ConfigError for texts of the wrong type."""
+def _rows(table: Table, remarks: tuple[str, ...], task: Task, labels: Labels) -> Rows:
+    """Texts and labels of a table; `remarks`: notices of its reading. Raises ConfigError for texts of the wrong type."""
     joined, pairs = joined_texts(table, task.text_columns), None
     if task.second_columns:
         pairs = list(zip(joined, joined_texts(table, task.second_columns), strict=True))
         joined = [" ".join(filter(None, pair)) for pair in pairs]
     names = [None if row is None else task.label_separator.join(row) or None for row in labels.rows]
-    notices = (*told, *labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
+    notices = (*remarks, *labels.notices, *_missing_texts(table, (*task.text_columns, *task.second_columns)))
     several = labels.rows if task.multi_label else None
     return Rows(joined, names, labels.names, several, labels.missing, labels.partly, pairs, notices)
 
 
 def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
-    """Notices about texts that are nothing but a word for a missing value."""
+    """Notices on texts that consist of a word for a missing value."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -130,12 +129,12 @@ def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
 
 
 def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
-    """Splits of a saved folder or of the hub."""
+    """Readers of the splits of a saved folder or of a hub data set."""
     where = f"folder: {task.folder}" if task.folder is not None else f"hub: {task.hub}"
-    found = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
-    splits = dict(found.items()) if hasattr(found, "items") else {"train": found}
-    given = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
-    wanted = {split: name for split, name in given.items() if name is not None}
+    source = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
+    splits = dict(source.items()) if hasattr(source, "items") else {"train": source}
+    names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
+    wanted = {split: name for split, name in names.items() if name is not None}
     faults = [
         f"{split}_split: {where} has no split {name!r}{near(name, splits)}"
         for split, name in wanted.items()
@@ -165,7 +164,7 @@ def _from_folder(folder: str) -> Any:
 
 
 def _from_hub(task: Task) -> Any:
-    """The hub's data set, or the copy in the local cache when the hub is out of reach. Never runs code from the hub."""
+    """The hub's data set, or the copy in the local cache if the hub cannot be reached. Never runs code from the hub."""
     import datasets
 
     reached = hub_reachable()
@@ -188,14 +187,14 @@ def _hub_advice(error: Exception, reached: bool, task: Task) -> str:
             f" datasets.load_dataset({task.hub!r}).save_to_disk('FOLDER') and give that as `folder`; or copy its cache here and"
             " set HF_HOME to it" + (f"; or {by_hand}" if (by_hand := without_hub(task.hub)) else "")
         )
-    said = " ".join(str(error).split())
-    if "scripts are no longer supported" in said:
+    message = " ".join(str(error).split())
+    if "scripts are no longer supported" in message:
         return "this data set is a loading script, which is never run; try `revision: refs/convert/parquet`"
-    return f"cannot be loaded: {said[:300]}"
+    return f"cannot be loaded: {message[:300]}"
 
 
 def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
-    """Whether the hub answers, so that being offline costs seconds and not the minutes of its client's retries."""
+    """Whether the hub answers: being offline then costs seconds instead of minutes for its client's retries."""
     import huggingface_hub.constants as hub
 
     if hub.HF_HUB_OFFLINE:
@@ -203,7 +202,7 @@ def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(hub.ENDPOINT, method="HEAD"), timeout=timeout_s).close()
     except urllib.error.HTTPError:
-        return True  # an answer all the same
+        return True  # an error status is an answer too
     except OSError:
         return False
     return True
@@ -211,7 +210,7 @@ def hub_reachable(timeout_s: float = HUB_TIMEOUT_S) -> bool:
 
 @contextmanager
 def _offline(offline: bool) -> Iterator[None]:
-    """HF_HUB_OFFLINE for a while: the variable itself is read only once, when the libraries are imported."""
+    """Within the block, HF_HUB_OFFLINE is set: the libraries read the environment variable only when they are imported."""
     import datasets.config
     import huggingface_hub.constants as hub
 

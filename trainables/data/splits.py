@@ -1,7 +1,7 @@
-"""Tasks as texts and labels: cleaned, split and named by their content.
+"""Load tasks as texts and labels: cleaned, split, and identified by digests of their content.
 
-Everything here is a function of the files' content and the task's settings: the same on every machine and in every version of
-every library. Nothing here imports torch.
+Everything is a function of the files' content and the task's settings, the same on every machine and with every version of every
+library. Imports no torch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from trainables.settings.task import Task
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")
 FAULTS = 20
-"""Labels that are named in a message; the rest is counted."""
+"""Largest number of labels in a message; further ones are only counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,16 +36,16 @@ class Split:
 
     texts: tuple[str, ...]
     labels: Labels
-    """[n], places in `TaskData.labels`; of a multi-label task [n, labels], 1 where a text has the label."""
+    """[n], indices in `TaskData.labels`; in a multi-label task [n, labels], 1 where a text has the label."""
     pairs: tuple[tuple[str, str], ...] | None = None
-    """Both texts of every example of a task on pairs, of which `texts` holds the join; None for single texts."""
+    """Both texts of every example in a task on pairs (`texts` has them joined); None for single texts."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     @cached_property
     def strata(self) -> Labels:
-        """[n]: what a share of the texts is stratified by, their class; of several labels the rarest, if a text has any."""
+        """Stratum of every text [n]: its class; in a multi-label task its rarest label, or one further stratum for no label."""
         if self.labels.ndim == 1:
             return self.labels
         order = np.argsort(self.labels.sum(axis=0), kind="stable")
@@ -58,7 +58,7 @@ class Split:
 
     @property
     def sides(self) -> tuple[str, ...]:
-        """What is tokenised: the texts, or [2 n] the first and second text of every pair in turn."""
+        """The texts to tokenise: single texts, or [2 n] the first and second text of every pair in turn."""
         return self.texts if self.pairs is None else tuple(chain.from_iterable(self.pairs))
 
     @cached_property
@@ -67,7 +67,7 @@ class Split:
         return digest_of(self.sides, self.labels.astype("<i8").tobytes())
 
     def only(self, chosen: Labels | Sequence[int]) -> Split:
-        """The examples at these places."""
+        """The examples with these indices."""
         pairs = None if self.pairs is None else tuple(self.pairs[i] for i in chosen)
         return Split(tuple(self.texts[i] for i in chosen), self.labels[chosen], pairs)
 
@@ -79,16 +79,16 @@ class TaskData:
     name: str
     task: Task
     labels: tuple[str, ...]
-    """Names of the classes in their order."""
+    """Names of the classes in order."""
     train: Split
     validation: Split
     test: Split
-    """Empty for a task without a test split, which only a corpus may be."""
+    """Empty for a task without a test split, which may only serve as a corpus."""
     notices: tuple[str, ...]
-    """What a user should know about these data, a line each."""
+    """Notices to the user about the data, one line each."""
 
     def digest(self, split: str) -> str:
-        """sha256 of what a split holds: texts, labels and the labels' names; the same on every machine."""
+        """sha256 of a split's texts, labels and label names; the same on every machine."""
         part: Split = {name: getattr(self, name) for name in SPLITS}[split]
         kind = ["multi-label"] * self.task.multi_label + ["pairs"] * (self.task.text_pair is not None)
         return hashlib.sha256(json.dumps([self.labels, part.digest, *kind]).encode()).hexdigest()
@@ -97,8 +97,8 @@ class TaskData:
 def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
     """The splits of a task. Raises ConfigError with every fault of the task at once.
 
-    Texts without content are dropped and counted. A missing validation split is carved from the training split. Texts that
-    training shares with the test split are kept and counted: whoever made the split decided so.
+    Empty texts are dropped with a notice. A missing validation split is taken from the training split. Texts that the training
+    split shares with the test split are kept with a notice: the authors of the split decided so.
     """
     no_test = [f"tasks.{name}.test: the task has no test split; give one that is read once, at the end"] if needs_test else []
     try:
@@ -114,8 +114,8 @@ def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
 def _load(name: str, task: Task) -> TaskData:
     place = f"tasks.{name}"
     notices: list[str] = []
-    rows, found = read(task)
-    faults = [f"{place}.{fault}" for fault in found]
+    rows, read_faults = read(task)
+    faults = [f"{place}.{fault}" for fault in read_faults]
     notices += [f"{place}.{split}: {notice}" for split, part in rows.items() for notice in part.notices]
     kept = {split: _without_empty(rows[split], task, f"{place}.{split}", notices, faults) for split in rows}
     _stop(faults)
@@ -150,17 +150,17 @@ def _count(texts: int) -> str:
 
 
 class Kept(NamedTuple):
-    """A row that has a text."""
+    """A row with a text and labels."""
 
     text: str
     names: tuple[str, ...]
-    """Its labels; one, but in a multi-label task."""
+    """Its labels: exactly one, except in a multi-label task."""
     sides: tuple[str, str] | None
     """Both texts of a pair."""
 
 
 def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], faults: list[str]) -> list[Kept]:
-    """Rows that have a text and a label. Those without a text are noticed; without a label they are a fault, or dropped."""
+    """Rows with a text and a label. Rows without a text give a notice; rows without a label a fault, or a notice if dropped."""
     filled = [i for i, text in enumerate(rows.texts) if text.strip()]
     if dropped := len(rows.texts) - len(filled):
         notices.append(f"{place}: {dropped} of {len(rows.texts)} texts are empty and were dropped")
@@ -183,20 +183,20 @@ def _without_empty(rows: Rows, task: Task, place: str, notices: list[str], fault
 
 
 def _label_names(task: Task, noted: tuple[str, ...] | None, train: Sequence[Kept]) -> tuple[str, ...]:
-    """As the task says, else as the data set notes, else sorted: numbers by size."""
+    """Class names from the task, else from the data set, else sorted: numbers by size."""
     if task.labels is not None:
         return task.labels
-    found = {label for row in train for label in row.names}
+    occurring = {label for row in train for label in row.names}
     if noted is not None:
-        return tuple(label for label in noted if label in found)
-    numbers = all(label.removeprefix("-").isdecimal() for label in found)
-    return tuple(sorted(found, key=int if numbers else None))
+        return tuple(label for label in noted if label in occurring)
+    numbers = all(label.removeprefix("-").isdecimal() for label in occurring)
+    return tuple(sorted(occurring, key=int if numbers else None))
 
 
 def _label_faults(
     kept: Mapping[str, Sequence[Kept]], labels: Sequence[str], task: Task, place: str, notices: list[str]
 ) -> list[str]:
-    """Labels that the task or its training split does not know, doubled ones, a single class; unused ones are noticed."""
+    """Faults: labels that `labels` or the training split lacks, duplicates, a single class. Unused labels give a notice."""
     trained = sorted({label for row in kept["train"] for label in row.names})
     notices += [f"{place}.labels: {label!r} does not occur in the training split" for label in labels if label not in trained]
     faults = [f"{place}.labels: {label!r} is given twice" for label in sorted({x for x in labels if labels.count(x) > 1})]
@@ -235,10 +235,10 @@ def _split(rows: Sequence[Kept], labels: Sequence[str], task: Task) -> Split:
 
 
 def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """(rest, carved part): `share` of the texts, stratified, in the order of the file.
+    """(rest, carved part): the carved part is a stratified `share` of the texts, both in the order of the file.
 
-    Who is carved depends on a hash of the text and the seed alone, not on a library's random numbers or the order of rows, so
-    that copies of a text stay together as far as the share allows. Every class keeps a text on both sides if it has two.
+    The choice depends only on a hash of text and seed, not on a library's random numbers or the order of rows, so that copies of a
+    text stay together as far as the share allows. A class with two or more texts has at least one on both sides.
     """
     counts = np.bincount(split.strata, minlength=1)
     take = _apportion(counts, share)
@@ -252,7 +252,7 @@ def carve(split: Split, share: float, seed: int) -> tuple[Split, Split]:
 
 
 def subset(split: Split, count: int, seed: int) -> Split:
-    """`count` texts, stratified, in the order of the file; a smaller subset of the same seed is part of a larger one.
+    """A stratified subset of `count` texts, in the order of the file; a smaller subset with the same seed is part of a larger one.
 
     Raises ValueError where there are fewer texts, or where not every class would have one.
     """
@@ -283,7 +283,7 @@ def turns(split: Split, seed: int) -> Labels:
 
 
 def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
-    """How many of each class: the whole share rounded, divided by largest remainders, at least one and never all of a class."""
+    """Numbers per class: the rounded share of the total, divided by largest remainders; at least one and never all of a class."""
     exact = counts * share
     take = np.floor(exact).astype(int)
     for label in np.argsort(take - exact, kind="stable")[: round(counts.sum() * share) - take.sum()]:
@@ -292,7 +292,7 @@ def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, An
 
 
 def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:
-    """Notices about texts that a held-out split shares with those that come before it."""
+    """Notices on texts that a held-out split shares with earlier splits."""
     notices = []
     validation, test = ([plain(text) for text in splits[name].texts] for name in ("validation", "test"))
     wanted = {*validation, *test}
@@ -308,16 +308,16 @@ def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """A text without its differences in white space and case: how copies are found."""
+    """Normal form for the detection of copies: white space and case unified."""
     return " ".join(text.split()).casefold()
 
 
 def digest_of(texts: Iterable[str], more: bytes = b"") -> str:
-    """sha256 of texts in their order."""
-    found = hashlib.sha256()
+    """sha256 of texts in order."""
+    digest = hashlib.sha256()
     for text in texts:
         raw = text.encode()
-        found.update(len(raw).to_bytes(8, "little"))  # so that no two lists of texts look alike
-        found.update(raw)
-    found.update(more)
-    return found.hexdigest()
+        digest.update(len(raw).to_bytes(8, "little"))  # so that different lists of texts never give the same bytes
+        digest.update(raw)
+    digest.update(more)
+    return digest.hexdigest()

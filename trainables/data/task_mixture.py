@@ -1,4 +1,4 @@
-"""The tasks of multi-task fine-tuning (Sun et al. 2019, section 3.3), named by their content. Imports no torch."""
+"""The tasks of multi-task fine-tuning (Sun et al. 2019, section 3.3), identified by their content. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trainables.settings.errors import ConfigError, near
 from trainables.settings.task import Task
 
 POWERS = {"proportional": 1.0, "sqrt": 0.5, "even": 0.0}
-"""Each sampling draws a task of n training texts with a probability in proportion to n to this power."""
+"""{sampling: exponent}: a task with n training texts is drawn with a probability proportional to n to this power."""
 
 
 @dataclass(frozen=True, eq=False)
-class Members:
-    """Tasks that are trained together, in an order that depends on their content alone."""
+class TaskMixture:
+    """Tasks that are trained together, in an order that depends only on their content."""
 
     tasks: Mapping[str, TaskData]
-    """{key of its head: a task without the training texts that some task is judged on}."""
+    """{key of its head: a task without training texts that are held out by any task}."""
     notices: tuple[str, ...]
 
     def sizes(self) -> np.ndarray[Any, Any]:
@@ -37,29 +37,29 @@ class Members:
         return np.asarray(weights / weights.sum())
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Optimizer steps in which as many texts are drawn as all tasks have together."""
+        """Optimizer steps until as many texts are drawn as all tasks have together."""
         return -(-int(self.sizes().sum()) // batch_size)
 
     def named(self, by_key: Mapping[str, Any]) -> dict[str, Any]:
-        """{name of a task: what `by_key` has under the key of its head}."""
+        """Rename the keys of heads in `by_key` to names of tasks."""
         return {self.tasks[key].name: value for key, value in by_key.items()}
 
     def digests(self) -> list[list[str]]:
-        """What of these data determines a result: keys, training and validation splits."""
+        """The data that determine a result: keys and digests of training and validation splits."""
         return [[key, data.digest("train"), data.digest("validation")] for key, data in self.tasks.items()]
 
 
 def head_key(data: TaskData) -> str:
-    """Name of a task's head in an artifact, 16 hex digits: a digest of the task's training and validation split."""
+    """Key of a task's head in an artifact, 16 hex digits: a digest of the task's training and validation split."""
     return hashlib.sha256((data.digest("train") + data.digest("validation")).encode()).hexdigest()[:16]
 
 
-def load_members(names: Iterable[str], tasks: Mapping[str, Task], *, load: Load = load_task) -> Members:
+def load_mixture(names: Iterable[str], tasks: Mapping[str, Task], *, load: Load = load_task) -> TaskMixture:
     """The named tasks, their training texts less every near copy of a validation or test text of ANY of `tasks`, as
     corpora have it.
 
-    What the tasks are called does not matter. Raises ConfigError for faults of the tasks, unknown names, the same data under two
-    names, and a task of which no training text is left.
+    Near copies are defined as for corpora. The names of the tasks do not affect the result. Raises ConfigError for faults of the
+    tasks, unknown names, the same data under two names, and a task without any training text left.
     """
     names, tasks = sorted(set(names)), dict(sorted(tasks.items()))
     loaded, faults = load_all(tasks, load)
@@ -77,25 +77,25 @@ def load_members(names: Iterable[str], tasks: Mapping[str, Task], *, load: Load 
     for key, data in kept.items():
         whole = len(chosen[key].train)
         copies = sum(map(forbidden.is_one, chosen[key].train.texts))
-        told = f"training texts of {data.name}"
+        of_task = f"training texts of {data.name}"
         if copies:
-            notices.append(f"multitask: {copies} of {whole} {told} occur in a validation or test split and were removed")
+            notices.append(f"multitask: {copies} of {whole} {of_task} occur in a validation or test split and were removed")
         if holders := whole - len(data.train) - copies:
             what = "hold a text of a validation or test split as a line or sentence"
-            notices.append(f"multitask: {holders} of {whole} {told} {what} and were removed")
+            notices.append(f"multitask: {holders} of {whole} {of_task} {what} and were removed")
         if not len(data.train):
             faults.append(f"multitask: no training text of {data.name} is left: all {whole} occur in a validation or test split")
     if faults:
         raise ConfigError(faults)
     own = [notice for data in kept.values() for notice in data.notices]
-    return Members(kept, (*own, *notices))
+    return TaskMixture(kept, (*own, *notices))
 
 
 def without(split: Split, forbidden: HeldOut) -> Split:
-    """The split less its texts that are held out, or hold such a text of several words as a line or sentence.
+    """The split without texts that are held out, or that contain a held-out text of several words as a line or sentence.
 
-    Nothing is taken out of a text that has a label: what the label says may stand there.
+    A text with a label is removed as a whole, not cut: the label may depend on the part to be cut.
     """
     lined = split.texts if split.pairs is None else [JOINT.join(filter(None, sides)) for sides in split.pairs]
-    found = (forbidden.cut(text, words=False) for text in lined)
-    return split.only([i for i, cut in enumerate(found) if not (cut and cut.places)])
+    cuts = (forbidden.cut(text, words=False) for text in lined)
+    return split.only([i for i, cut in enumerate(cuts) if not (cut and cut.places)])

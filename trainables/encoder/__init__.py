@@ -1,4 +1,4 @@
-"""Pretrained encoders: their files, checked and loaded, and what is changed in them: attention, dropout, adapters.
+"""Pretrained encoders: check and load their files, replace attention and dropout, add adapters.
 
-Knows no task. Start with `load.py`; `attention.py` and `dropout.py` hold the two kernels.
+Independent of tasks. Start with `load.py`; `attention.py` and `dropout.py` hold the two kernels.
 """

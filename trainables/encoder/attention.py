@@ -1,8 +1,8 @@
-"""Attention within each text of a packed row, registered with transformers as an attention of its own.
+"""Attention within the texts of a packed row, registered with transformers as an attention implementation.
 
-transformers' models run unmodified: they hand queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`,
-which knows from the current layout where the texts begin. Dropout on the probabilities is kept as their sign: one array holds
-both, and neither forward nor backward casts a boolean.
+transformers' models run unmodified: they pass queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`,
+which takes the boundaries of the texts from the current layout. Dropout on the probabilities is stored as their sign: one array
+holds both, and neither forward nor backward casts a boolean.
 
 Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
 """
@@ -32,37 +32,37 @@ except ImportError:  # torch before 2.10
 log = logging.getLogger(__name__)
 NAME = "packed_texts"
 WASTE = 1 << 12
-"""Padded cells [W, W] of one head that a group may add: they cost less than the calls of another group."""
+"""Padded cells [W, W] of one head that a group may add: up to here they cost less than a further group."""
 CELLS = 1 << 16
-"""Cells of one head that a group of several texts may have: more would not stay in the cache."""
+"""Largest number of cells of one head in a group of several texts: more would not fit into the cache."""
 AT_ONCE = 1 << 20
-"""Decisions of dropout that are drawn in one go for all texts: more would not stay in the cache."""
+"""Largest number of dropout decisions drawn at once for all texts: more would not fit into the cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Padding:
-    """Where the tokens of a group of several texts lie when these stand side by side in [g, W]."""
+    """Index tables between the packed row and the padded form [g, W] of a group of several texts."""
 
     rows: Tensor
-    """int64 [g * W]: token at each place, a text's first one where there is padding."""
+    """int64 [g * W]: token at every place; at padding, the first token of the text."""
     tokens: Tensor
     """int64 [n]: the group's tokens."""
     places: Tensor
-    """int64 [n]: place of each."""
+    """int64 [n]: their places."""
     real: Tensor | None
-    """bool [g, W]: false at padding; None without any."""
+    """bool [g, W]: false at padding; None without padding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Texts of like length that attend in one go; a text alone is a slice of the row and is not copied."""
+    """Texts of similar length that attend in one call; a single text is a slice of the row and is not copied."""
 
     texts: tuple[int, ...]
     width: int
     start: int
     """First token of the first text."""
     padding: Padding | None
-    """None for a text alone."""
+    """None for a single text."""
 
     def take(self, x: Tensor) -> Tensor:
         """[T, h, d] to [g * h, W, d]."""
@@ -72,14 +72,14 @@ class Group:
         return x.index_select(0, self.padding.rows).view(-1, self.width, h, d).transpose(1, 2).reshape(-1, self.width, d)
 
     def take_gradient(self, x: Tensor) -> Tensor:
-        """Like `take`, and zero at padding: what stands there went nowhere."""
+        """Like `take`, with zeros at padding, whose output was not used."""
         taken = self.take(x)
         if self.padding is not None and self.padding.real is not None:
             taken.view(len(self.texts), -1, *taken.shape[1:]).mul_(self.padding.real.to(x.dtype)[:, None, :, None])
         return taken
 
     def put(self, x: Tensor, out: Tensor) -> None:
-        """[g * h, W, d] into [T, h, d]."""
+        """Write [g * h, W, d] into `out` [T, h, d]."""
         if self.padding is None:
             out[self.start : self.start + self.width].copy_(x.transpose(0, 1))
             return
@@ -88,8 +88,8 @@ class Group:
         out.index_copy_(0, self.padding.tokens, flat.index_select(0, self.padding.places))
 
 
-class Layout:
-    """Where the texts of a packed row lie, while the encoder runs over it."""
+class PackedLayout:
+    """Boundaries and groups of the texts in a packed row, for one pass of the encoder."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
         self.lengths = tuple(lengths)
@@ -99,22 +99,22 @@ class Layout:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Texts of like length together, long ones alone."""
+        """Texts of similar length together, long texts alone."""
         starts = np.cumsum(self.lengths) - self.lengths
         return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths)]
 
     @cached_property
     def draws(self) -> list[int]:
-        """Draws of one head's dropout before each text of the micro-batch, and in all."""
+        """int [b + 1]: dropout draws of one head before every text of the micro-batch, and the total."""
         return [0, *np.cumsum([pack.square_draws(length) for length in self.lengths]).tolist()]
 
     @cached_property
     def ends(self) -> Tensor:
-        """int32 [b + 1]: where the texts begin, and where the last one ends."""
+        """int32 [b + 1]: the starts of the texts and the end of the last one."""
         return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
 
     def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """[g * h, W, W], or one that expands to it: minus infinity where a position may not be seen. The same for all layers."""
+        """Additive mask [g * h, W, W], or one that expands to it: minus infinity at masked positions. Shared by all layers."""
         window = window if window is not None and window < group.width else None
         key = (group, heads, window, dtype)
         if key not in self._biases:
@@ -123,7 +123,7 @@ class Layout:
 
 
 def grouped(lengths: Sequence[int]) -> list[list[int]]:
-    """Texts, the longest first, in groups whose padding stays below WASTE cells and whose size stays below CELLS."""
+    """Group texts, the longest first: padding stays below WASTE cells, size below CELLS."""
     groups: list[list[int]] = []
     waste = width = 0
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -157,31 +157,31 @@ def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, devi
     if window is not None:
         seen = seen & ((place[:, None] - place).abs() < window)
     if real is not None:
-        # Padding sees itself: it would see nothing at all under a window, and be no number.
+        # Padding attends to itself: under a window it could attend to nothing, and softmax would give NaN.
         seen = seen & (real[:, None, None, :] | (place[:, None] == place))
     bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
     return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
 
-_layout: Layout | None = None
+_layout: PackedLayout | None = None
 
 
 @contextmanager
-def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[Layout]:
-    """Attention inside stays within texts of these lengths."""
-    layout = Layout(lengths, device)
+def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[PackedLayout]:
+    """Within the block, attention is restricted to texts of these lengths."""
+    layout = PackedLayout(lengths, device)
     with laid_out(layout):
         yield layout
 
 
-def current() -> Layout | None:
-    """The layout in use; None outside `packed`."""
+def current() -> PackedLayout | None:
+    """The current layout; None outside `packed`."""
     return _layout
 
 
 @contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
-    """Attention inside has this layout."""
+def laid_out(layout: PackedLayout | None) -> Iterator[None]:
+    """Within the block, attention uses this layout."""
     global _layout
     before, _layout = _layout, layout
     try:
@@ -201,7 +201,7 @@ def packed_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of [1, h, T, d] within the texts of the current layout; answers [1, T, h, d] as transformers wants it."""
+    """Attention of [1, h, T, d] within the texts of the current layout. Returns [1, T, h, d], as transformers expects."""
     assert _layout is not None, "packed attention outside `packed`"
     _layout.calls += 1
     if attention_mask is not None:
@@ -217,7 +217,7 @@ def packed_attention(
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
     if has_varlen(query.device, dtype):
         if stream is not None:
-            _tell_of_dropout()
+            _warn_of_dropout()
         attended: Any = varlen.varlen_attn(q, k, v, **varlen_arguments(_layout, scaling, sliding_window))
         return attended[None], None
     with torch.autocast(device, enabled=False):
@@ -228,14 +228,14 @@ def packed_attention(
 
 
 def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's own kernel for texts of different lengths runs there: 16-bit numbers on GPUs from Ampere on."""
+    """Whether torch's own kernel for variable lengths supports this: 16-bit numbers on GPUs from Ampere on."""
     if varlen is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict[str, Any]:
-    """Arguments of `varlen_attn` beside queries, keys and values; its windows include their ends."""
+def varlen_arguments(layout: PackedLayout, scaling: float, window: int | None) -> dict[str, Any]:
+    """Arguments of `varlen_attn` in addition to queries, keys and values; its windows include their ends."""
     sides = -1 if window is None else window - 1
     ends, longest = layout.ends, max(layout.lengths)
     return {
@@ -249,12 +249,12 @@ def varlen_arguments(layout: Layout, scaling: float, window: int | None) -> dict
 
 
 @cache  # told once a process
-def _tell_of_dropout() -> None:
+def _warn_of_dropout() -> None:
     log.warning("torch's kernel for packed attention on GPUs has no dropout: attention probabilities are not dropped, the rest is")
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scaling * q k') v within each group, with dropout on the probabilities."""
+    """softmax(scaling * q k') v within every group, with dropout on the probabilities."""
 
     @staticmethod
     def forward(
@@ -262,7 +262,7 @@ class _Attention(torch.autograd.Function):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        layout: Layout,
+        layout: PackedLayout,
         scaling: float,
         window: int | None,
         p: float,
@@ -296,7 +296,7 @@ class _Attention(torch.autograd.Function):
             go = group.take_gradient(grad)
             dropped = signed if ctx.scale is None else signed.relu()
             group.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
-            inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, less the scale
+            inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, without the scale
             if ctx.scale is not None:
                 inner = torch.ops.aten.threshold_backward(inner, signed, 0)
                 signed = torch.abs(signed, out=dropped)
@@ -306,8 +306,8 @@ class _Attention(torch.autograd.Function):
         return (*gradients, None, None, None, None, None)
 
 
-def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
-    """For each group [g * h, W, W], negative where a probability drops out: each text's own bits, whatever its group."""
+def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Yield [g * h, W, W] for every group, negative where a probability drops out. A text's bits do not depend on its group."""
     if layout.device.type != "cpu":
         generator = stream.device_generator(layout.device)
         for group in layout.groups:
@@ -316,7 +316,7 @@ def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: tor
         return
     first, per_draw = stream.batch.offsets.squares * heads, 4 * heads
     together = None
-    if layout.draws[-1] * per_draw <= AT_ONCE:  # the bits of all texts lie one behind the other
+    if layout.draws[-1] * per_draw <= AT_ONCE:  # the bits of all texts are contiguous
         stream.seek(first)
         together = stream.signs(layout.draws[-1] * per_draw, p)
     for group in layout.groups:
@@ -333,7 +333,7 @@ def _signs(layout: Layout, heads: int, stream: bits.Stream, p: float, dtype: tor
             if signs is not None:
                 signs[row, :, :length, :length] = own
         whole = own if signs is None else signs.flatten(0, 1)
-        # A 16-bit float has its sign where the integer has it; what else is in there does not matter.
+        # A 16-bit float has its sign bit where the integer has it; the other bits do not matter.
         yield whole.view(dtype) if dtype.itemsize == 2 else whole.to(dtype)
 
 
@@ -344,12 +344,12 @@ def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor
 
 
 def _product(a: Tensor, b: Tensor, factor: float) -> Tensor:
-    """factor * a b, scaled inside the product."""
+    """factor * a b, scaled within the product."""
     return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=factor)
 
 
 def no_mask(**kwargs: Any) -> None:
-    """The layout says all that a mask would."""
+    """No mask: the layout replaces it."""
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -1,4 +1,4 @@
-"""An encoder's files against each other and against the texts it is to read, before anything is computed: weights, tokenizer."""
+"""Check an encoder's weights and tokenizer against each other and against the texts, before anything is computed."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 
 SAMPLE = 500
-"""Texts that are looked at for unknown pieces."""
+"""Number of texts checked for unknown pieces."""
 MOST_UNKNOWN = 0.05
-"""Share of unknown pieces from which on it is told: English texts have none or one in a thousand."""
+"""A larger share of unknown pieces gives a notice: English texts have none or one in a thousand."""
 LEAST_USED = 0.9
-"""Share of the embedding's rows that a tokenizer has pieces for; fewer are told. Some rows are often left for a round number."""
+"""A smaller share of embedding rows with a piece gives a notice. A few spare rows are common, for a round number."""
 CAPITALS = 0.05
-"""Share of pieces with capitals from which on a vocabulary counts as cased: an uncased one has none but special tokens."""
+"""With a larger share of pieces with capitals a vocabulary counts as cased: in an uncased one only special tokens have them."""
 LETTERS = 50
-"""Pieces of two letters and more that it takes to judge by."""
+"""Least number of pieces with two or more letters for a judgement."""
 RARE = "A word, 𪚥 ꙮ"
-"""A text that any tokenizer has to read, with letters that most have no piece for."""
+"""A text that every tokenizer must be able to read, with letters that most have no piece for."""
 IDS = ("pad", "bos", "eos", "cls", "sep", "mask")
 SPECIAL = re.compile(r"[\[<].+[\]>]|None")
 """What special tokens look like: [CLS], <s>; `None` is what transformers makes of one that a tokenizer does without."""
 
 
 def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = False, pooled: bool = False) -> list[str]:
-    """What is to be known of an encoder's weights and tokenizer, and of how it reads a sample of `texts`.
+    """Notices on an encoder's weights and tokenizer, and on how it reads a sample of `texts`.
 
-    `masks` asks for a mask token, `pooled` for a pooler. Raises ConfigError with all that makes results wrong or impossible.
+    `masks` requires a mask token, `pooled` a pooler. Raises ConfigError with all faults that make results wrong or impossible.
     """
     folder = checkpoint.tokenizer_folder(encoder)
     if folder is None:
-        return []  # its vocabulary is trained on the texts, and its weights made for it
+        return []  # the vocabulary is trained on the texts, and the weights are initialised for it
     scratch = encoder.config is not None
     settings = encoder.config or checkpoint.settings(folder)
     faults: list[str] = []
@@ -59,11 +59,11 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = Fal
     try:
         tokenizer = read_tokenizer(folder)
         faults += [f"{at}: {fault}" for fault in tokenizer_faults(tokenizer, settings, masks)]
-        told = [*tokenizer_notices(tokenizer, settings), *unknown_notices(tokenizer, texts)]
-        notices += [f"{at}: {notice}" for notice in told]
+        remarks = [*tokenizer_notices(tokenizer, settings), *unknown_notices(tokenizer, texts)]
+        notices += [f"{at}: {notice}" for notice in remarks]
     except ConfigError as error:
         faults += [f"{at}: {fault}" for fault in error.faults]
-    except Exception as error:  # each kind of tokenizer has its own ways to fail at a text
+    except Exception as error:  # every kind of tokenizer raises errors of its own
         faults.append(f"{at}: the tokenizer cannot be used: {_one_line(error)}")
     if faults:
         raise ConfigError(faults)
@@ -71,13 +71,13 @@ def check_encoder(encoder: Encoder, texts: Sequence[str] = (), masks: bool = Fal
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder. Raises ConfigError where its files are damaged, or do not make one that reads texts."""
+    """Load the tokenizer in a folder. Raises ConfigError if its files are damaged or incomplete."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # each kind of tokenizer has its own ways to refuse its files
+    except Exception as error:  # every kind of tokenizer raises errors of its own
         raise ConfigError([f"the tokenizer in {folder} cannot be read: {_one_line(error)}"]) from error
     if all(SPECIAL.fullmatch(piece) for piece in tokenizer.get_vocab()):
-        # transformers makes such a one where the file that this kind of tokenizer reads is missing.
+        # transformers creates such a tokenizer if the vocabulary file of its kind is missing.
         raise ConfigError([f"the tokenizer in {folder} has no pieces but special tokens: the file of its vocabulary is missing"])
     try:
         tokenizer(RARE)
@@ -91,12 +91,12 @@ def _one_line(error: Exception) -> str:
 
 
 def rows_needed(tokenizer: Any) -> int:
-    """How many rows an embedding needs for the pieces of a tokenizer: its highest number and one."""
+    """Rows that an embedding needs for the pieces of a tokenizer: the largest id plus one."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
 
 def tokenizer_faults(tokenizer: Any, settings: dict[str, Any], masks: bool) -> Iterator[str]:
-    """What makes a tokenizer useless for the encoder of this config.json, whose weights have the shapes that it says."""
+    """Faults that make a tokenizer unusable for the encoder of this config.json."""
     rows = settings.get("vocab_size")
     vocabulary = tokenizer.get_vocab()
     if isinstance(rows, int) and (beyond := sorted((n, piece) for piece, n in vocabulary.items() if n >= rows)):
@@ -154,20 +154,20 @@ def _case_notices(tokenizer: Any) -> Iterator[str]:
 
 
 def unknown_notices(tokenizer: Any, texts: Sequence[str]) -> Iterator[str]:
-    """The share of unknown pieces in a sample of texts, where it is large, and what is commonest among them."""
+    """A notice on the share of unknown pieces in a sample of texts, if it is large, with the commonest of them."""
     unknown = tokenizer.unk_token_id
     if unknown is None or not texts:
         return
     sample = [texts[i * len(texts) // min(SAMPLE, len(texts))] for i in range(min(SAMPLE, len(texts)))]
-    found = tokenizer(sample, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
-    count = sum(map(len, found["input_ids"]))
+    encoded = tokenizer(sample, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast, verbose=False)
+    count = sum(map(len, encoded["input_ids"]))
     spans: Counter[str] = Counter()
-    for text, ids, offsets in zip(sample, found["input_ids"], found.get("offset_mapping", [()] * len(sample)), strict=True):
+    for text, ids, offsets in zip(sample, encoded["input_ids"], encoded.get("offset_mapping", [()] * len(sample)), strict=True):
         spans.update(text[slice(*place)].strip() for piece, place in zip(ids, offsets, strict=False) if piece == unknown)
-    share = sum(ids.count(unknown) for ids in found["input_ids"]) / max(1, count)
+    share = sum(ids.count(unknown) for ids in encoded["input_ids"]) / max(1, count)
     if share > MOST_UNKNOWN:
         common = f", most often {', '.join(repr(span[:20]) for span, _ in spans.most_common(5))}" if spans else ""
         yield (
-            f"{100 * share:.0f}% of the pieces of {len(sample)} training texts are unknown to the tokenizer{common}: it is not made"
-            " for these texts"
+            f"{100 * share:.0f}% of the pieces of {len(sample)} training texts are unknown to the tokenizer{common}: it does not"
+            " suit these texts"
         )

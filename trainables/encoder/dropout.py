@@ -1,11 +1,11 @@
-"""Random bits of dropout as a pure function of seed, step, site and place in the global batch.
+"""Random bits of dropout as a pure function of seed, step, site and position in the global batch.
 
-Which elements drop out does not depend on how a batch is split into micro-batches or over workers, nor on what ran before: a
-resume needs no random state. A *site* is one application of dropout in a forward pass, counted in the order of their calls.
+The dropped elements depend neither on the split of a batch into micro-batches or over workers, nor on earlier computations: a
+resume needs no random state. A *site* is one application of dropout in a forward pass, numbered in the order of the calls.
 
-On the CPU a site's bits are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide over an element,
-so p is exact to 1/32768, and what is kept is scaled by the exact rate. A decision is a sign: negative drops. Signs need no casts
-from booleans, which cost CPUs more than the random numbers do.
+On the CPU the bits of a site are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide on an element,
+so p is exact to 1/32768, and kept elements are scaled by the exact rate. A decision is a sign: negative drops. Signs avoid casts
+from booleans, which cost CPUs more than the random numbers.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
-    from trainables.batches.pack import Batch, Part
+    from trainables.batches.pack import Batch, EncoderInput
 
 LEVELS = 1 << 15
 LANES = 0x0001_0001_0001_0001
-"""One in each of the four 16-bit lanes of a draw."""
+"""A one in all four 16-bit lanes of a draw."""
 SITE = 1 << 80
-"""Draws between the streams of two sites: more than any batch takes."""
+"""Distance between the streams of two sites in draws: more than any batch needs."""
 TEXT = 1 << 40
-"""Draws that a text of a padded batch has to itself within a site."""
+"""Distance between the texts of a padded batch within a site, in draws."""
 SITES = 1 << 12
-"""More sites than an encoder has."""
+"""More sites than any encoder has."""
 CHUNK = 1 << 16
-"""Elements treated at a time, so that they stay in a core's cache."""
+"""Elements processed at a time, so that they stay in a core's cache."""
 
 
 class Stream:
@@ -53,16 +53,16 @@ class Stream:
         )
 
     def part(self, batch: Batch, site: int) -> Stream:
-        """The bits of a part of this micro-batch, as they follow behind `site`."""
+        """The stream of a part of this micro-batch, after `site`."""
         return Stream(*self._key, batch, site)
 
     def seek(self, draw: int) -> None:
-        """Go to a draw of the current site; each draw decides over four elements."""
+        """Move to a draw of the current site; a draw decides on four elements."""
         self._generator.state = self._start
         self._generator.advance(self.site * SITE + draw)
 
     def signs(self, count: int, p: float) -> Tensor:
-        """int16 [count], positive where an element stays, negative where it drops out; whole draws are used up."""
+        """int16 [count], positive where an element is kept, negative where it is dropped; consumes whole draws."""
         draws = self._draw.integers(0, 1 << 64, -(-count // 4), dtype=np.uint64)
         # Fifteen random bits plus the threshold: the carry into the sign bit is the decision. No carry crosses a lane.
         np.bitwise_and(draws, np.uint64((LEVELS - 1) * LANES), out=draws)
@@ -70,19 +70,19 @@ class Stream:
         return torch.from_numpy(draws.view(np.int16)[:count])
 
     def device_generator(self, device: torch.device) -> torch.Generator:
-        """A generator on an accelerator, seeded by seed, step and the micro-batch's place."""
+        """A generator on an accelerator, seeded by seed, step and the micro-batch's position."""
         if device not in self._device_generators:
             self._device_generators[device] = torch.Generator(device).manual_seed(self._device_seed)
         return self._device_generators[device]
 
 
 def threshold(p: float) -> int:
-    """Of 32768 levels, those that drop out."""
+    """Number of dropped levels among 32768."""
     return min(round(p * LEVELS), LEVELS - 1)
 
 
 def scale(p: float) -> float:
-    """Factor of what is kept: the inverse of the exact rate."""
+    """Factor of kept elements: the inverse of the exact rate."""
     return LEVELS / (LEVELS - threshold(p))
 
 
@@ -91,12 +91,15 @@ _replaced: _Replaced | None = None
 
 
 def current() -> Stream | None:
-    """The stream in use; None outside `dropout_bits`, where nothing drops out."""
+    """The current stream; None outside `dropout_bits`, where nothing is dropped."""
     return _stream
 
 
 def dropout_bits(seed: int, step: int, batch: Batch) -> AbstractContextManager[None]:
-    """Dropout inside follows from `seed`, `step` and the place of `batch` in its global batch; without it nothing drops out."""
+    """Within the block, dropout is a function of `seed`, `step` and the position of `batch` in its global batch.
+
+    Outside of such a block nothing is dropped.
+    """
     return _drawn_from(Stream(seed, step, batch))
 
 
@@ -111,13 +114,13 @@ def _drawn_from(stream: Stream | None) -> Iterator[None]:
 
 
 def same_bits() -> AbstractContextManager[None]:
-    """Dropout inside gets the bits that it would get right now, where this is called: for computing something once more later."""
+    """Within the block, dropout gets the bits that it would get at the time of this call: for a later recomputation."""
     stream, mode = _stream, _replaced
     return _once_more(stream, mode, -1 if stream is None else stream.site, None if mode is None else mode.part)
 
 
 @contextmanager
-def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: Part | None) -> Iterator[None]:
+def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: EncoderInput | None) -> Iterator[None]:
     with _drawn_from(stream), _replacing(mode):
         if stream is None:
             yield
@@ -134,9 +137,10 @@ def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: P
 
 
 def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> list[Tensor]:
-    """`function` of each part of a micro-batch, with the bits that it would have in one go.
+    """Apply `function` to every part of a micro-batch, with the bits of a single pass over the whole micro-batch.
 
-    Of several parts only the results are kept: in the backward pass each is computed once more, alone, so that memory holds one.
+    If there are several parts, only the results are kept: the backward pass recomputes the parts one by one, so that memory holds
+    one at a time.
     """
     outer, site = _stream, -1 if _stream is None else _stream.site
 
@@ -155,7 +159,7 @@ def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> lis
 
 
 class Dropout(nn.Module):
-    """Stands for nn.Dropout in a packed pass: same rate, bits from the current stream.
+    """Replacement of nn.Dropout in a packed pass: same rate, bits from the current stream.
 
     Its input has one row of the last axis per token of the micro-batch, or per text.
     """
@@ -178,12 +182,12 @@ class Dropout(nn.Module):
 
 
 class _Dropped(torch.autograd.Function):
-    """x * keep * scale, chunk by chunk while it is in the cache."""
+    """x * keep * scale, in chunks that fit into the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, stream: Stream, p: float, first_row: int) -> Tensor:
         width = x.shape[-1]
-        draws = -(-width // 4)  # of a row
+        draws = -(-width // 4)  # per row
         rows = x.reshape(-1, width)
         out, keep = torch.empty_like(rows), torch.empty_like(rows)
         stream.seek(first_row * draws)
@@ -214,20 +218,20 @@ def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
 
 
 class _Replaced(TorchFunctionMode):
-    """Answers every call of torch's dropout, wherever in a padded pass, with bits that follow the text."""
+    """Replaces every call of torch's dropout in a padded pass; the bits depend on the text, not on its place in the padding."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__()
         self.stream = stream
-        self.part: Part | None = None
+        self.part: EncoderInput | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         if func is not nn.functional.dropout:
             return func(*args, **kwargs)
-        given = inspect.signature(nn.functional.dropout).bind(*args, **kwargs)
-        given.apply_defaults()
-        x, p, training = (given.arguments[name] for name in ("input", "p", "training"))
+        bound = inspect.signature(nn.functional.dropout).bind(*args, **kwargs)
+        bound.apply_defaults()
+        x, p, training = (bound.arguments[name] for name in ("input", "p", "training"))
         return self.dropped(x, p) if training and p > 0 else x
 
     def dropped(self, x: Tensor, p: float) -> Tensor:
@@ -237,7 +241,7 @@ class _Replaced(TorchFunctionMode):
             return _on_device(stream, x, p)
         assert part is not None
         axis = text_axis(x.shape, len(part.texts))
-        if axis is None:  # nothing of it belongs to one text: all share it
+        if axis is None:  # shared by all texts
             return x * self.keep(x.numel(), p, 0).view(x.shape) * scale(p)
         moved = x.movedim(axis, 0)
         first, count = stream.batch.offsets.sequences + 1, x.numel() // len(part.texts)
@@ -250,9 +254,9 @@ class _Replaced(TorchFunctionMode):
 
 
 def text_axis(shape: Sequence[int], texts: int) -> int | None:
-    """Which axis of a tensor in a padded pass runs over the texts; None for one that all share, such as a table of positions.
+    """Axis of a tensor in a padded pass that runs over the texts; None for a tensor that all share, such as a table of positions.
 
-    Attention [texts * heads, ...] may have folded its heads into it; XLNet has the texts second.
+    Attention [texts * heads, ...] may have folded its heads into this axis; in XLNet the texts are the second axis.
     """
     if shape[0] == texts:
         return 0
@@ -262,17 +266,17 @@ def text_axis(shape: Sequence[int], texts: int) -> int | None:
 
 
 @contextmanager
-def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
-    """Bits of the current stream for torch's own dropout; call what it yields before each part of a padded batch.
+def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[EncoderInput], None]]:
+    """Torch's own dropout takes bits of the current stream; call the yielded function before every part of a padded batch.
 
-    Where parts may be `uneven`, with more sites in some than in others, what follows behind them has the same site after any.
+    With `uneven`, parts may have different numbers of sites; the sites after the parts do not depend on these.
     """
     if _stream is None:
         yield lambda part: None
         return
     first, mode = _stream.site, _Replaced(_stream)
 
-    def begin(part: Part) -> None:
+    def begin(part: EncoderInput) -> None:
         mode.part, mode.stream.site = part, first
 
     with _replacing(mode):
@@ -283,7 +287,7 @@ def replaced_dropout(uneven: bool = False) -> Iterator[Callable[[Part], None]]:
 
 @contextmanager
 def _replacing(mode: _Replaced | None) -> Iterator[None]:
-    """Torch's own dropout is answered by `mode`, if by any."""
+    """Within the block, `mode`, if any, replaces torch's own dropout."""
     global _replaced
     if mode is None:
         yield

@@ -1,4 +1,4 @@
-"""The layers of an encoder by number, for layer-wise learning rates, freezing and adapters."""
+"""Assign the parameters of an encoder to layers, for layer-wise learning rates, freezing and adapters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ EMBEDDINGS, HEAD = "embeddings", "head"
 
 
 def layer_names(encoder: nn.Module, layers: int) -> dict[str, str]:
-    """Where each parameter of an encoder lies: {parameter name: 'embeddings' | 'layer 0' ... | 'head'}.
+    """{parameter name: place} of an encoder; the places are 'embeddings', 'layer 0' ... and 'head'.
 
-    The blocks are the outermost ModuleList with `layers` entries. An encoder whose blocks share their weights (ALBERT) has
-    one block, which counts as the last. Tables after the blocks (MPNet's of relative positions) count as embeddings, what else is
-    there (a final norm) has the head's rate.
+    The blocks are the outermost ModuleList with `layers` entries. An encoder whose blocks share their weights (ALBERT) has one
+    block, which counts as the last. Tables after the blocks (MPNet's relative positions) count as embeddings; other parameters
+    there (a final norm) count as head.
     """
     stack, modules = _stack(encoder, layers)
     blocks, prefix, places, seen = len(modules), f"{stack}.", {}, False
@@ -30,18 +30,18 @@ def layer_names(encoder: nn.Module, layers: int) -> dict[str, str]:
 
 
 def _stack(encoder: nn.Module, layers: int) -> tuple[str, nn.ModuleList]:
-    """Name and list of an encoder's blocks: `layers` of them, or those that stand for all."""
+    """(name, list) of an encoder's blocks: `layers` of them, or fewer if they are shared."""
     lists = [(name, module) for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)]
     return next(((name, module) for name, module in lists if len(module) == layers), lists[0])
 
 
 def blocks_of(encoder: nn.Module, layers: int) -> list[nn.Module]:
-    """The blocks of an encoder with so many layers, each once."""
+    """The blocks of an encoder with this number of layers, without repetition."""
     return list(_stack(encoder, layers)[1])
 
 
 def ordered(layers: int) -> list[str]:
-    """All places from below."""
+    """All places, from the embeddings up."""
     return [EMBEDDINGS, *(f"layer {i}" for i in range(layers)), HEAD]
 
 
@@ -52,7 +52,7 @@ def places_of(encoder: nn.Module, layers: int) -> dict[int, str]:
 
 
 def freeze(encoder: nn.Module, layers: int, what: str | int) -> None:
-    """Take from training nothing, the `embeddings`, the `encoder`, or the embeddings and so many of the lowest layers."""
+    """Freeze nothing (`none`), the `embeddings`, the `encoder`, or the embeddings and this number of the lowest layers."""
     places, order = places_of(encoder, layers), ordered(layers)
     count = {"none": 0, "embeddings": 1, "encoder": len(order)}[what] if isinstance(what, str) else 1 + what
     for parameter in encoder.parameters():
@@ -62,7 +62,8 @@ def freeze(encoder: nn.Module, layers: int, what: str | int) -> None:
 def thaw(encoder: nn.Module, layers: int, per_epoch: int) -> Callable[[int], None]:
     """Gradual unfreezing from the top (Howard and Ruder 2018, section 3.3), as a function of the epoch.
 
-    Epoch 0 trains the head alone, each later one `per_epoch` layers more, at last the embeddings. What is frozen for good stays so.
+    Epoch 0 trains only the head; every later epoch adds `per_epoch` layers, and finally the embeddings. Parameters that are frozen
+    now stay frozen.
     """
     places, order = places_of(encoder, layers), ordered(layers)
     trainable = [parameter for parameter in encoder.parameters() if parameter.requires_grad]

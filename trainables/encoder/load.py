@@ -1,7 +1,7 @@
-"""Encoders: loaded once per process, proved packable or not, copied for each trial.
+"""Load encoders: once per process, tested for packing, and copied for every trial.
 
-Any transformers encoder will do: nothing here knows a family by name. Weights are float32 whatever the checkpoint holds, come from
-safetensors alone, and no code comes from a checkpoint.
+Every transformers encoder works: no family is treated by name. Weights are converted to float32 and are read from safetensors only;
+no code of a checkpoint runs.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError, near
 
 POOLER = "pooler"
-"""Name under which transformers' base models keep their dense layer over the first token."""
+"""Attribute of transformers' base models with their dense layer over the first token."""
 OTHER_HEADS = ("classif", "qa", "summary")
-"""Dropout rates of heads that are not ours."""
+"""Parts of the names of dropout rates that belong to transformers' own heads."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Base(InputFormat):
-    """An encoder as loaded, with the format of its inputs: what trials start from."""
+    """A loaded encoder with the format of its inputs: the start of every trial."""
 
     folder: Path | None
-    """Where its files are; None for one made from a configuration."""
+    """Folder of its files; None for an encoder from a configuration."""
     config: Any
-    """Its transformers configuration."""
+    """Transformers configuration."""
     tokenizer: Any
     model: nn.Module
-    """The encoder itself in float32, without a pooler. Trials copy it and never change it."""
+    """The encoder in float32, without a pooler. Trials copy it and never change it."""
     pooler: Mapping[str, Tensor] | None
     """Weight and bias of the checkpoint's own pooler, if it has one."""
     hidden_size: int
@@ -58,9 +58,9 @@ class Base(InputFormat):
 
 @lru_cache(maxsize=1)  # the trials of a process start from the same one; more would fill the memory
 def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
-    """The encoder that `encoder` names, read once per process. `texts` train the vocabulary of one that has no tokenizer yet.
+    """Load an encoder, once per process. `texts` train the vocabulary of an encoder from scratch without a tokenizer.
 
-    Raises ConfigError when its files are missing or refused (`checkpoint.locate`).
+    Raises ConfigError if its files are missing or refused (`checkpoint.locate`).
     """
     process_memory.keep_freed()
     notices, folder = check_encoder(encoder), checkpoint.tokenizer_folder(encoder)
@@ -75,9 +75,9 @@ def load_base(encoder: Encoder, texts: tuple[str, ...] = ()) -> Base:
 
 
 def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.Module:
-    """A small encoder with random weights that depend on its configuration alone.
+    """An encoder with random weights that depend only on its configuration and `seed`.
 
-    Raises ConfigError for a configuration that its family does not take.
+    Raises ConfigError for a configuration that its family does not accept.
     """
     names = ("pad", "bos", "eos", "cls", "sep")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in names}
@@ -87,28 +87,28 @@ def from_config(fields: Mapping[str, Any], tokenizer: Any, seed: int = 0) -> nn.
         raise ConfigError([f"encoder.config.vocab_size: {size} given, but the tokenizer has {rows} pieces"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _made_of(fields, known)
+        return _build(fields, known)
 
 
 def check_config(fields: Mapping[str, Any] | None) -> None:
-    """Raises ConfigError for a transformers configuration of which no encoder can be made; None is of none. Computes nothing."""
+    """Raise ConfigError if no encoder can be built from a transformers configuration; None is accepted. Computes nothing."""
     if fields is not None:
         with torch.device("meta"):
-            _made_of(fields)
+            _build(fields)
 
 
 def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
-    """What of these names of linear layers the encoder lacks; its weights are not read."""
+    """Faults for those names of linear layers that the encoder lacks; its weights are not read."""
     with torch.device("meta"):
         if encoder.config is None:
             model = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
         else:
-            model = _made_of(encoder.config)
+            model = _build(encoder.config)
     return lora.target_faults(model, model.config.num_hidden_layers, targets)
 
 
-def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
-    """A model of these fields over those that are `known`, which not every family has."""
+def _build(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
+    """Build a model from these fields and from the `known` ones, which not every family has."""
     others = dict(fields)
     kind = str(others.pop("model_type"))
     if kind not in CONFIG_MAPPING:
@@ -124,7 +124,7 @@ def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyT
     try:
         config = AutoConfig.for_model(kind, **{**known, **others})
         model: nn.Module | None = None if (fault := kind_fault(config)) else AutoModel.from_config(config)
-    except Exception as error:  # each family has its own ways to refuse a configuration
+    except Exception as error:  # every family raises errors of its own
         raise ConfigError([f"encoder.config: {refusal(kind, others, error)}"]) from error
     if model is None:
         raise ConfigError([f"encoder.config: {fault}"])
@@ -134,14 +134,14 @@ def _made_of(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyT
 def base_of(
     model: Any, special: Special, tokenizer: Any = None, folder: Path | None = None, missing: set[str] | None = None
 ) -> Base:
-    """What trials need to know of a loaded model; `missing` are the parameters that its checkpoint lacks, None if it is all new."""
+    """Wrap a loaded model for trials. `missing`: parameters that its checkpoint lacks; None for a model with new weights."""
     model = model.float().eval()
     config = model.config
     pooler = _take_pooler(model, missing)
     if getattr(config, "type_vocab_size", 2) < 2:
         special = replace(special, pair=special.pair.of_one_type())
-    found = packing_probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
-    notices = () if found.reason is None else (f"{config.model_type} takes padded batches, which are slower: {found.reason}",)
+    probe = packing_probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
+    notices = () if probe.reason is None else (f"{config.model_type} takes padded batches, which are slower: {probe.reason}",)
     return Base(
         folder=folder,
         config=config,
@@ -149,8 +149,8 @@ def base_of(
         special=special,
         model=model,
         pooler=pooler,
-        packable=found.reason is None,
-        position_start=found.position_start,
+        packable=probe.reason is None,
+        position_start=probe.position_start,
         takes_types=types,
         longest=_longest(model),
         hidden_size=config.hidden_size,
@@ -161,7 +161,7 @@ def base_of(
 
 
 def _longest(model: Any) -> int | None:
-    """Number of learned positions, less those that RoBERTa-like encoders leave unused at the beginning."""
+    """Number of learned positions, without those that RoBERTa-like encoders leave unused at the beginning; None if unlimited."""
     rows = getattr(model.config, "max_position_embeddings", None)
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding) and module.num_embeddings == rows]
     if not tables or tables[-1] is model.get_input_embeddings():
@@ -176,7 +176,7 @@ def takes(model: nn.Module, argument: str) -> bool:
 
 
 def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | None:
-    """Weight and bias of the model's pooler, which leaves the model: it belongs to the head. None where the checkpoint has none."""
+    """Remove the pooler from the model and return its weight and bias, for the head; None if the checkpoint has none."""
     pooler = getattr(model, POOLER, None)
     if pooler is None:
         return None
@@ -188,12 +188,12 @@ def _take_pooler(model: Any, missing: set[str] | None) -> dict[str, Tensor] | No
 
 
 def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
-    """A copy of the base's encoder for one trial, or of its `depth` lowest blocks alone, with its dropout rates set."""
+    """Copy the base's encoder, or only its `depth` lowest blocks, for one trial, with these dropout rates."""
     depth = base.layers if depth is None else depth
     with no_init_weights():
         model = AutoModel.from_config(with_depth(with_dropout(base.config, dropout), depth))
     behind = False
-    for name, child in model.named_children() if depth < base.layers else ():  # a final norm belongs to the last block of all
+    for name, child in model.named_children() if depth < base.layers else ():  # a final norm belongs to the last block
         if behind and any(True for _ in child.parameters()):
             setattr(model, name, nn.Identity())
         behind |= any(isinstance(module, nn.ModuleList) for module in child.modules())
@@ -201,21 +201,21 @@ def fresh_encoder(base: Base, dropout: float, depth: int | None = None) -> Any:
 
 
 def with_depth(config: Any, depth: int) -> Any:
-    """A copy of a transformers configuration with the `depth` lowest blocks; lists with an entry for each block are cut too."""
+    """Copy a transformers configuration with only the `depth` lowest blocks; lists with an entry per block are cut as well."""
     fields, blocks = config.to_dict(), config.num_hidden_layers
     cut = {name: value[:depth] for name, value in fields.items() if isinstance(value, list) and len(value) == blocks}
     return type(config).from_dict(fields | cut | {config.attribute_map.get("num_hidden_layers", "num_hidden_layers"): depth})
 
 
 def prepared(model: Any, base: Base) -> Any:
-    """A newly made encoder with the base's weights, attention of our kind and dropout of our kind."""
+    """Give a new encoder the base's weights and our attention and dropout."""
     if getattr(model, POOLER, None) is not None:
         setattr(model, POOLER, nn.Identity())
     state, buffers = base.model.state_dict(), dict(base.model.named_buffers())
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     for name, target in model.named_buffers():
         target.copy_(buffers[name])
-    # Eager attention, when padded, so that its dropout can be seen.
+    # Eager attention for padded batches, so that its dropout can be intercepted.
     model.set_attn_implementation(attention.NAME if base.packable else "eager")
     if base.packable:
         replace_dropout(model)
@@ -223,7 +223,7 @@ def prepared(model: Any, base: Base) -> Any:
 
 
 def replace_dropout(model: nn.Module) -> None:
-    """Put our dropout in the place of torch's."""
+    """Replace torch's dropout modules by ours."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.Dropout):
@@ -231,7 +231,7 @@ def replace_dropout(model: nn.Module) -> None:
 
 
 def with_dropout(config: Any, dropout: float) -> Any:
-    """A copy of a transformers configuration with every dropout rate of the encoder set."""
+    """Copy a transformers configuration with every dropout rate of the encoder set."""
     config = type(config).from_dict(config.to_dict())
     for name, value in config.to_dict().items():
         if "drop" in name and isinstance(value, (int, float)) and not any(other in name for other in OTHER_HEADS):
@@ -240,18 +240,18 @@ def with_dropout(config: Any, dropout: float) -> Any:
 
 
 def hidden_states(encoder: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states [T, H] of all tokens, text after text, whichever way the encoder takes them."""
+    """Last hidden states [T, H] of all tokens, text after text, for packed and padded batches."""
     return layer_states(encoder, batch, (-1,))[0]
 
 
 def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
-    """Hidden states [T, H] of all tokens after each of these layers; -1 is what the encoder itself gives out."""
+    """Hidden states [T, H] of all tokens after every one of these layers; -1 is the encoder's output."""
     inner = any(layer != -1 for layer in layers)
 
     def states(part: Any) -> list[Tensor]:
         set_attention_type(encoder, encoder.config)
-        found = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
-        return [found.last_hidden_state if layer == -1 else found.hidden_states[layer + 1] for layer in layers]
+        output = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
+        return [output.last_hidden_state if layer == -1 else output.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
         with attention.packed(batch.lengths, batch.pool_index.device):
@@ -261,17 +261,17 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
         for part in batch.parts:
             begin(part)
             flat.append([state.flatten(0, 1) for state in states(part)])
-    return [torch.cat(each).index_select(0, batch.order) for each in zip(*flat, strict=True)]
+    return [torch.cat(layer_parts).index_select(0, batch.order) for layer_parts in zip(*flat, strict=True)]
 
 
 def set_attention_type(encoder: Any, of: Any) -> None:
-    """Give an encoder with several kinds of attention the kind that `of` has.
+    """Set an encoder with several kinds of attention to the kind in `of`.
 
-    BigBird turns from sparse to full attention at the first short batch, and would stay there: what a text comes out as would
-    depend on those before it.
+    BigBird switches from sparse to full attention at the first short batch and would stay there: a text's result would depend on
+    earlier batches.
     """
     if hasattr(encoder, "set_attention_type"):
-        with torch.device("meta"):  # the layers that it makes are replaced by those it has
+        with torch.device("meta"):  # the layers that it creates are replaced by the existing ones
             encoder.set_attention_type(of.attention_type)
 
 
@@ -281,12 +281,12 @@ def _inputs(part: Any) -> dict[str, Tensor]:
 
 
 def depth_of(layers: Sequence[int], blocks: int) -> int:
-    """How many of an encoder's blocks it takes to reach the highest of `layers`."""
+    """Number of an encoder's blocks up to the highest of `layers`."""
     return max(layer % blocks for layer in layers) + 1
 
 
 def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Generator) -> None:
-    """Initial value as transformers gives it: weights normal, norms one, biases zero."""
+    """Initialise a parameter as transformers does: weights normal, norms one, biases zero."""
     if name.endswith("bias"):
         parameter.zero_()
     elif parameter.ndim < 2:
@@ -296,17 +296,17 @@ def draw_initial(name: str, parameter: Tensor, config: Any, generator: torch.Gen
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters by name, tied ones once, whole tables of embeddings, adapters merged: what an artifact keeps."""
+    """{name: parameter} of an artifact: tied parameters once, whole embedding tables, adapters merged."""
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     tables = [(name, module) for name, module in model.named_modules() if isinstance(module, OccurringEmbedding)]
     return lora.merged(state | {f"{name}.weight": module.table() for name, module in tables}, model)
 
 
 def load_encoder_weights(model: nn.Module, path: Path, head: str | None = None) -> None:
-    """Take the encoder (all of it) and whatever else matches from the artifact of an earlier stage.
+    """Load the whole encoder, and all other parameters that match, from the artifact of an earlier stage.
 
-    Of several tasks' heads a classifier takes the one whose key is `head`, if it is there and fits, and never another task's.
-    Raises KeyError naming what an artifact of another encoder lacks.
+    A classifier takes the head with the key `head` from a multi-task artifact, if it exists and fits, and never another task's.
+    Raises KeyError with the name of a parameter that an artifact of another encoder lacks.
     """
     stored = load_file(path)
     if head is not None:

@@ -1,7 +1,7 @@
-"""Low-rank adapters (Hu et al. 2021) through `peft`: W + (alpha / r) B A, where A and B alone are trained, and the head.
+"""Low-rank adapters (Hu et al. 2021) by `peft`: W + (alpha / r) B A, where only A, B and the head are trained.
 
-The adapters are merged into the weights when an artifact is published, so whatever reads artifacts sees a plain encoder. They have
-no dropout of their own: the encoder's is on, and its bits follow seed and place. peft is imported where it is used.
+The adapters are merged into the weights when an artifact is published, so readers of artifacts see a plain encoder. Adapters have
+no dropout of their own; the encoder's dropout stays active. peft is imported only if it is used.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from trainables.settings.stages import Finetune
 
 ADAPTER = "default"
-"""peft's own name of the only adapter."""
+"""peft's name of the only adapter."""
 MISSING = 'adapters need the package peft, which is not installed: pip install "finetune-study[lora]", or set lora_rank to 0'
 
 
 def missing(rank: int) -> list[str]:
-    """What is wrong with asking for adapters of this rank here, beginning with the field."""
+    """Fault if adapters of this rank are requested and peft is not installed; it begins with the field."""
     return [f"lora_rank: {rank} given, but {MISSING}"] if rank and find_spec("peft") is None else []
 
 
 def adapt(encoder: Any, layers: int, stage: Finetune, seed: int) -> tuple[str, ...]:
-    """Put new adapters, drawn from `seed` alone, into the blocks of an encoder and freeze all else in it; returns notices.
+    """Add new adapters, initialised from `seed`, to the blocks of an encoder and freeze its other parameters. Returns notices.
 
-    Raises ConfigError where peft is missing, and for targets that no block has.
+    Raises ConfigError if peft is missing, and for targets that no block has.
     """
     if faults := missing(stage.lora_rank) or target_faults(encoder, layers, stage.lora_targets or ()):
         raise ConfigError(f"{stage.name}.{fault}" for fault in faults)
@@ -48,7 +48,7 @@ def adapt(encoder: Any, layers: int, stage: Finetune, seed: int) -> tuple[str, .
 
 
 def chosen(encoder: Any, layers: int, wanted: Sequence[str] | None) -> dict[str, str]:
-    """Those of the `linear_layers` that get adapters: by name, or as peft has it for the family, or all."""
+    """The `linear_layers` that get adapters: those with the wanted names, or peft's choice for the family, or all."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
 
     inside = linear_layers(encoder, layers)
@@ -57,7 +57,7 @@ def chosen(encoder: Any, layers: int, wanted: Sequence[str] | None) -> dict[str,
 
 
 def linear_layers(encoder: Any, layers: int) -> dict[str, str]:
-    """{full name of each linear layer in an encoder's blocks: its name within its block}."""
+    """{full name: name within its block} of the linear layers in an encoder's blocks."""
     from torch import nn
 
     from trainables.encoder.layers import EMBEDDINGS, HEAD, layer_names
@@ -68,7 +68,7 @@ def linear_layers(encoder: Any, layers: int) -> dict[str, str]:
 
 
 def target_faults(encoder: Any, layers: int, wanted: Sequence[str]) -> list[str]:
-    """What of the names `wanted` no block has, each fault beginning with the field."""
+    """Faults for the `wanted` names that no block has; they begin with the field."""
     kinds = list(dict.fromkeys(linear_layers(encoder, layers).values()))
     return [
         f"lora_targets: {name!r} is no linear layer in the blocks of this {encoder.config.model_type}{near(name, kinds)};"
@@ -79,7 +79,7 @@ def target_faults(encoder: Any, layers: int, wanted: Sequence[str]) -> list[str]
 
 
 def merged(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A model's parameters by the names that they have without adapters, with the adapters in them."""
+    """A model's parameters with the adapters merged, under their names without adapters."""
     for name, module in model.named_modules():
         if hasattr(module, "get_delta_weight"):
             inner = f"{name}.base_layer."

@@ -1,9 +1,8 @@
-"""Training those word embeddings alone whose pieces occur in the training texts.
+"""Train only those word embeddings whose pieces occur in the training texts.
 
-AdamW gives every row of the table the same treatment, but to a row without gradient it does nothing beside weight decay: moments of
-zero move nothing. So a stage keeps gradients, moments and saved states of the occurring rows only, and works out the others when
-they are asked for. For a few hundred short texts that is nine tenths of the table, and half of a small encoder; of encoders for a
-hundred languages it is most of the memory that training takes.
+A row without gradient only decays under AdamW, since its moments are zero. So a stage keeps gradients, moments and saved states of
+the occurring rows only, and computes the others when they are needed. With a few hundred short texts this saves nine tenths of the
+table, which is half of a small encoder; for encoders of a hundred languages it saves most of the training memory.
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 WORTHWHILE = 0.5
-"""Share of the vocabulary up to which the occurring pieces are trained apart."""
+"""Largest share of the vocabulary for which the occurring pieces are trained separately."""
 
 
 class OccurringEmbedding(nn.Module):
-    """A word embedding whose trained rows are those of the occurring pieces, and one witness.
+    """A word embedding whose trained rows are those of the occurring pieces and one witness row.
 
-    The witness is a row of ones that is never looked up in training. AdamW decays it as it would any row without gradient, so it
-    holds the factor by which all of them have shrunk, and is saved and resumed with the weights.
+    The witness is a row of ones that is never looked up in training. AdamW decays it like every row without gradient, so it holds
+    the factor by which these have shrunk; it is saved and resumed with the weights.
     """
 
     others: Tensor
@@ -40,26 +39,26 @@ class OccurringEmbedding(nn.Module):
         self.padding_idx = None if table.padding_idx is None else int(place[table.padding_idx])
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Embeddings [..., H] of pieces [...]; outside training of any piece."""
+        """Embeddings [..., H] of pieces [...]; in evaluation mode any piece may occur."""
         place = self.place[ids]
-        found = F.embedding(place, self.weight, self.padding_idx)
+        rows = F.embedding(place, self.weight, self.padding_idx)
         if self.training:
-            return found
+            return rows
         is_witness = (place == len(self.weight) - 1).unsqueeze(-1)
-        return torch.where(is_witness, found * F.embedding(ids, self.others), found)
+        return torch.where(is_witness, rows * F.embedding(ids, self.others), rows)
 
     def table(self) -> Tensor:
-        """The whole table [V, H] as plain training would have left it."""
+        """The whole table [V, H], as after ordinary training."""
         is_witness = (self.place == len(self.weight) - 1).unsqueeze(-1)
-        found = self.weight.detach()[self.place]
-        return torch.where(is_witness, found * self.others, found)
+        rows = self.weight.detach()[self.place]
+        return torch.where(is_witness, rows * self.others, rows)
 
 
 def train_occurring(encoder: nn.Module, ids: np.ndarray) -> None:
-    """Keep apart the word embeddings of pieces that are not among `ids`, where that is worthwhile and the table is a plain one."""
+    """Replace a plain word embedding by an `OccurringEmbedding` of the pieces `ids`, if that is worthwhile."""
     table = encoder.get_input_embeddings()  # type: ignore[operator]
     plain = type(table) is nn.Embedding and table.max_norm is None and not (table.scale_grad_by_freq or table.sparse)
-    if not plain or sum(each is table.weight for each in encoder.parameters()) != 1:
+    if not plain or sum(parameter is table.weight for parameter in encoder.parameters()) != 1:
         return
     if table.padding_idx is not None:
         ids = np.append(ids, table.padding_idx)

@@ -1,8 +1,8 @@
-"""Gradient checkpointing (Chen et al. 2016): what a block keeps for the backward pass is computed once more there.
+"""Gradient checkpointing (Chen et al. 2016): the backward pass recomputes the activations of every block.
 
-Memory then holds the states between the blocks and the inside of one block. The blocks are those that `optim.blocks_of` finds, of
-any family. Nothing in a result changes: a block is computed again with the bits of dropout, the layout and the kind of attention
-that it had, all of which are gone by the time of the backward pass.
+Memory then holds the states between the blocks and the activations of one block. `layers.blocks_of` finds the blocks of any family.
+Results do not change: a block is recomputed with its original dropout bits, layout and kind of attention, which are no longer
+current during the backward pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainables.encoder.load import set_attention_type
 
 
 def recompute_blocks(encoder: Any) -> None:
-    """Keep of each block of an encoder its input alone."""
+    """Keep only the inputs of an encoder's blocks for the backward pass."""
     for block in blocks_of(encoder, encoder.config.num_hidden_layers):
         block.forward = _recomputed(block.forward, encoder)
 
@@ -39,14 +39,14 @@ def _recomputed(forward: Callable[..., Any], encoder: nn.Module) -> Callable[...
 
 
 def _contexts(encoder: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """(of the first computation, of the second one, which finds everything as it is now)."""
+    """(context of the first computation, context of the second one, which restores the current state)."""
     kind = SimpleNamespace(attention_type=getattr(encoder, "attention_type", None))
     return nullcontext(), _as_before(encoder, attention.current(), same_bits(), kind)
 
 
 @contextmanager
 def _as_before(
-    encoder: nn.Module, layout: attention.Layout | None, bits: AbstractContextManager[None], kind: SimpleNamespace
+    encoder: nn.Module, layout: attention.PackedLayout | None, bits: AbstractContextManager[None], kind: SimpleNamespace
 ) -> Iterator[None]:
     set_attention_type(encoder, kind)
     with attention.laid_out(layout), bits:

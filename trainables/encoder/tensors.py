@@ -1,4 +1,4 @@
-"""Names, types and shapes of the tensors in a checkpoint, from the headers of its files alone. Imports no torch."""
+"""Read names, types and shapes of the tensors in a checkpoint from the headers of its files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from typing import Any
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Types of weights that are read."""
+"""Supported types of weights."""
 WRAPPERS = ("module.", "_orig_mod.", "base_model.", "model.", "0.auto_model.", "auto_model.", "backbone.", "encoder.")
-"""What programs put before the names of a model that they wrap: data parallelism, torch.compile, peft, sentence-transformers,
-and training scripts in which the encoder is an attribute."""
+"""Prefixes of wrapped models: data parallelism, torch.compile, peft, sentence-transformers, and training scripts in which the
+encoder is an attribute."""
 OWN = {"modernbert": "model."}
-"""Families whose own names begin like a wrapper's."""
+"""Families whose own names begin with a wrapper's prefix."""
 FIRST_PARTS = ("embeddings.", "embedding.", "word_embedding.", "shared.")
-"""What names of an encoder's embeddings begin with. A file of blocks alone, which are called `encoder` too, has none."""
+"""Beginnings of the names of an encoder's embeddings. A file with only the blocks, also called `encoder`, has none."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor in a file."""
 
     file: Path
     dtype: str
-    """As safetensors writes it: F32, I8, ..."""
+    """In the notation of safetensors: F32, I8, ..."""
     shape: tuple[int, ...]
 
 
 def read_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """(number of bytes before the data, {tensor: its entry}) of a safetensors file, as far as it has one.
+    """(number of bytes before the data, {tensor: its entry}) of a safetensors file.
 
     Raises OSError, and struct.error or ValueError for another kind of file.
     """
@@ -42,27 +42,29 @@ def read_header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, {name: entry for name, entry in header.items() if name != "__metadata__"}
 
 
-def of(files: Iterable[Path]) -> dict[str, Entry]:
-    """The tensors of a checkpoint's files by name."""
+def of(files: Iterable[Path]) -> dict[str, TensorEntry]:
+    """{name: tensor} of a checkpoint's files."""
     return {
-        name: Entry(file, entry["dtype"], tuple(entry["shape"])) for file in files for name, entry in read_header(file)[1].items()
+        name: TensorEntry(file, entry["dtype"], tuple(entry["shape"]))
+        for file in files
+        for name, entry in read_header(file)[1].items()
     }
 
 
 def wrapper(names: Sequence[str], model_type: str) -> str:
-    """What wrappers have put before every name of a checkpoint: `module.`, `module._orig_mod.`, or nothing."""
-    found, rest = "", list(names)
+    """Prefix that wrapping programs put before every name of a checkpoint: `module.`, `module._orig_mod.`, or nothing."""
+    removed, rest = "", list(names)
     while rest:
-        shared = next((each for each in WRAPPERS if all(name.startswith(each) for name in rest)), None)
+        shared = next((prefix for prefix in WRAPPERS if all(name.startswith(prefix) for name in rest)), None)
         inner = [name.removeprefix(shared or "") for name in rest]
         if shared is None or (shared == OWN.get(model_type) and any(name.startswith(FIRST_PARTS) for name in inner)):
             break
-        found, rest = found + shared, inner
-    return found if any(part in f".{name}" for name in rest for part in (f".{first}" for first in FIRST_PARTS)) else ""
+        removed, rest = removed + shared, inner
+    return removed if any(part in f".{name}" for name in rest for part in (f".{first}" for first in FIRST_PARTS)) else ""
 
 
 def index_faults(index: Mapping[str, str], entries: Mapping[Path, Iterable[str]]) -> list[str]:
-    """Where an index of shards and the shards differ: a tensor that its shard lacks, or one that two shards hold."""
+    """Differences between an index of shards and the shards: a tensor that its shard lacks, or one that two shards hold."""
     held = {file.name: set(names) for file, names in entries.items()}
     lacking = sorted(name for name, file in index.items() if name not in held[file])
     faults = []
@@ -79,7 +81,7 @@ def index_faults(index: Mapping[str, str], entries: Mapping[Path, Iterable[str]]
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
-    """The first of these names and how many more there are."""
+    """Text with the first `most` names and the number of the others."""
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

@@ -1,4 +1,4 @@
-"""What stands on an encoder: classifiers, masked language models, next-sentence prediction.
+"""Heads on an encoder: classifiers, masked language models, next-sentence prediction.
 
-Knows encoders and batches, and nothing of optimizers. Start with `classifier.py`.
+Uses encoders and batches, but no optimizers. Start with `classifier.py`.
 """

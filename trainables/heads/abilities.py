@@ -1,4 +1,4 @@
-"""What can be done with an encoder, found out by trying it. torch is imported where it is used."""
+"""Features that an encoder supports, determined by loading and testing it. torch is imported only if it is used."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Abilities:
-    """What an encoder offers."""
+    """Features of an encoder."""
 
     packed: bool
-    """Texts lie side by side in one row; else they are padded in groups of like length."""
+    """Texts are packed into one row; else they are padded in groups of similar length."""
     masked: bool
-    """Masked language modelling: there is a head for it in transformers."""
+    """Masked language modelling: transformers has a head for it."""
     pairs: bool
-    """Next-sentence prediction beside it: the two texts of a pair have token types of their own."""
+    """Next-sentence prediction: the two texts of a pair have different token types."""
     types: bool
     """The encoder takes token types."""
     layers: int
     blocks: int
-    """Blocks found; one where all layers share their weights."""
+    """Number of blocks; one if all layers share their weights."""
     longest: int | None
-    """Most tokens of a text, special ones included: the number of learned positions; None without such."""
+    """Largest number of tokens of a text, special ones included: the number of learned positions; None without them."""
     notices: tuple[str, ...] = ()
 
 
 def abilities_of(base: Base) -> Abilities:
-    """What the encoder of a base offers."""
+    """Features of the encoder of a base."""
     from transformers import AutoModelForMaskedLM
 
     from trainables.encoder.layers import blocks_of

@@ -1,11 +1,11 @@
 """A biLSTM with structured self-attention over all pieces of a text (Lin et al. 2017, sections 2.1 and 2.2).
 
-Sun et al. 2019, table 6, put it on a frozen encoder and call it BERT-Feat. Of a text with n pieces, special tokens included, and
+Sun et al. 2019, table 6, use it on a frozen encoder and call it BERT-Feat. For a text with n pieces, special tokens included, and
 vectors S [n, W] from the encoder:
 
     H = biLSTM(S) [n, 2u],   A = softmax(W2 tanh(W1 H')) [r, n],   M = A H [r, 2u],   P = ||A A' - I||^2 (Frobenius)
 
-M row by row is the vector of the text; P is the penalty that keeps the r hops apart. Neither W1 nor W2 has a bias.
+The flattened M is the vector of the text; the penalty P keeps the r hops different. Neither W1 nor W2 has a bias.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 
 class BiLSTM(nn.Module):
-    """The vector [r * 2u] of each text from those of its pieces."""
+    """Map the vectors of a text's pieces to the vector [r * 2u] of the text."""
 
     def __init__(self, inputs: int, width: int, attention_width: int, hops: int, penalty: float) -> None:
         """`width` is u, `attention_width` d_a, `hops` r; `penalty` the weight of P."""
@@ -30,7 +30,7 @@ class BiLSTM(nn.Module):
         self.vector_size = hops * 2 * width
 
     def draw(self, generator: torch.Generator) -> None:
-        """Initial values as torch gives them: uniform within 1 / sqrt(u) in the LSTM, 1 / sqrt(inputs) in W1 and W2."""
+        """Initialise as torch does: uniform within 1 / sqrt(u) in the LSTM, 1 / sqrt(inputs) in W1 and W2."""
         with torch.no_grad():
             for layer, fan in ((self.lstm, self.lstm.hidden_size), (self.inner, None), (self.hops, None)):
                 for parameter in layer.parameters():
@@ -38,13 +38,13 @@ class BiLSTM(nn.Module):
                     parameter.uniform_(-bound, bound, generator=generator)
 
     def forward(self, pieces: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor | float]:
-        """(vectors [b, r * 2u], weighted penalty summed over the texts) of all texts' pieces [T, W], each text by itself.
+        """(vectors [b, r * 2u], weighted penalty summed over the texts) from the pieces [T, W] of texts with these lengths.
 
-        In float32 whatever the encoder computes in: under autocast cuDNN would take float16.
+        Always in float32: under autocast cuDNN would use float16.
         """
         with torch.autocast(pieces.device.type, enabled=False):
             packed, _ = self.lstm(pack_sequence(pieces.float().split(list(lengths)), enforce_sorted=False))
-            states, _ = pad_packed_sequence(packed, batch_first=True)  # [b, N, 2u], zero behind the end of a text
+            states, _ = pad_packed_sequence(packed, batch_first=True)  # [b, N, 2u], zero after the end of a text
             behind = torch.arange(states.shape[1])[None] >= torch.tensor(lengths)[:, None]  # [b, N]
             scores = self.hops(torch.tanh(self.inner(states)))  # [b, N, r]
             scores = scores.masked_fill(behind.to(scores.device).unsqueeze(-1), float("-inf"))
@@ -53,6 +53,6 @@ class BiLSTM(nn.Module):
             return vectors, self.penalty(attention) if self.weight and self.training else 0.0
 
     def penalty(self, attention: Tensor) -> Tensor:
-        """The weighted P of each A [b, r, N], summed."""
+        """Weighted P, summed over the texts' A [b, r, N]."""
         overlap = attention @ attention.transpose(1, 2) - torch.eye(attention.shape[1], device=attention.device)
         return self.weight * overlap.square().sum()

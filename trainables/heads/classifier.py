@@ -1,4 +1,4 @@
-"""Classifiers: an encoder, the vector of a text or of its fractions, and a head."""
+"""Classifiers: an encoder, pooling to a vector per text, and a head."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainables.heads.bilstm import BiLSTM
 
 
 class Classifier(nn.Module):
-    """An encoder with a linear layer over the vector of each text."""
+    """An encoder with a linear layer, or a hidden and a linear layer, over the vector of each text."""
 
     notices: tuple[str, ...] = ()
-    """What the user should know about the head."""
+    """Notices to the user about the head."""
     penalty: Tensor | float = 0.0
-    """What the last forward pass adds to the loss, summed over its texts."""
+    """Penalty of the last forward pass, summed over its texts, to be added to the loss."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [b, classes] in float32."""
-        self.penalty = 0.0  # and with it goes what memory the last pass held
+        self.penalty = 0.0  # also frees the graph of the last pass
         if self.join is None:
             vectors = self.vectors(batch)
         else:
@@ -63,14 +63,14 @@ class Classifier(nn.Module):
         return logits.float()
 
     def vectors(self, batch: Batch) -> Tensor:
-        """The vector of each text or fraction, [b, H], or [b, layers * H] for several layers side by side."""
+        """Vectors of the texts or fractions, [b, H], or [b, layers * H] for concatenated layers."""
         features = self.features(batch) if batch.features is None else batch.features
         if self.reader is not None:
             features, self.penalty = self.reader(features, batch.lengths)
         return features if self.pooler is None else torch.tanh(self.pooler(features))
 
     def features(self, batch: Batch) -> Tensor:
-        """What the encoder alone says: a row for each text or fraction, under bilstm for each of their pieces, [T, H]."""
+        """Pooled outputs of the encoder: one row per text or fraction, or with pooling bilstm per piece, [T, H]."""
         if batch.chunks:
             return torch.cat([self.features(chunk) for chunk in batch.chunks])
         states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
@@ -82,15 +82,15 @@ class Classifier(nn.Module):
 
 
 COMBINED: dict[str, Callable[[list[Tensor]], Tensor]] = {
-    "concat": lambda found: torch.cat(found, dim=-1),
-    "mean": lambda found: torch.stack(found).mean(0),
-    "max": lambda found: torch.stack(found).amax(0),
+    "concat": lambda vectors: torch.cat(vectors, dim=-1),
+    "mean": lambda vectors: torch.stack(vectors).mean(0),
+    "max": lambda vectors: torch.stack(vectors).amax(0),
 }
-"""How the vectors of several layers are joined (Sun et al. 2019, section 5.3.2)."""
+"""{combine: function that joins the vectors of several layers} (Sun et al. 2019, section 5.3.2)."""
 
 
 class JoinedBy(nn.Module):
-    """The vectors of each text's fractions, [fractions, H], as one by a function of their first dimension: [b, H]."""
+    """Join the vectors of each text's fractions, [fractions, H], by a function over their first dimension: [b, H]."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class JoinedBy(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Sum of each text's fractions, weighted by softmax over u' tanh(W x) (Lin et al. 2017, with one head)."""
+    """Sum of a text's fractions, weighted by softmax over u' tanh(W x) (Lin et al. 2017, with one head)."""
 
     def __init__(self, width: int, inner: int = 128) -> None:
         super().__init__()
@@ -118,11 +118,11 @@ JOINED: dict[str, Callable[[int], nn.Module]] = {
     "max": lambda width: JoinedBy(lambda text: text.amax(0)),
     "attention": SelfAttention,
 }
-"""How the vectors of a text's fractions are joined (Sun et al. 2019, section 5.3.1), for vectors of a width."""
+"""{fractions: constructor, from the width, of the module that joins a text's fractions} (Sun et al. 2019, section 5.3.1)."""
 
 
 def mean_over_texts(hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Mean of [T, H] over the tokens of each text: [b, H]."""
+    """Mean of [T, H] over the tokens of every text: [b, H]."""
     return torch.stack([text.mean(0, dtype=torch.float32) for text in hidden.split(list(lengths))])
 
 
@@ -140,13 +140,13 @@ def classifier(
     head_dropout: float | None = None,
     lstm: Mapping[str, Any] = MappingProxyType({}),
 ) -> Classifier:
-    """A classifier on a copy of the base's encoder; its new parameters are drawn from `seed` alone.
+    """A classifier on a copy of the base's encoder; its new parameters depend only on `seed`.
 
-    Blocks above the highest of `layers` are left out. In a `frozen` encoder nothing drops out: its vectors are features. With
-    `hidden` units the head has two layers. `lstm` holds what a BiLSTM takes, for pooling bilstm.
+    Blocks above the highest of `layers` are removed. A `frozen` encoder has no dropout: its outputs are fixed features. With
+    `hidden` units the head has two layers. `lstm`: arguments of `BiLSTM`, for pooling bilstm.
     """
     depth = depth_of(layers, base.layers)
-    # What the encoder itself gives out is its last layer's output, with its final norm where it has one.
+    # The encoder's output is that of its last layer, after a final norm if it has one.
     wanted = [-1 if layer % base.layers == base.layers - 1 else layer % base.layers for layer in layers]
     encoder = fresh_encoder(base, 0.0 if frozen else dropout, depth)
     dropped = dropout if head_dropout is None else head_dropout
@@ -166,7 +166,7 @@ def classifier(
 
 
 def reinitialise(model: Classifier, base: Base, blocks: int, count: int, seed: int) -> None:
-    """New random weights for the topmost `count` of the encoder's `blocks` (Zhang et al. 2021, section 5)."""
+    """Reinitialise the topmost `count` of the encoder's `blocks` (Zhang et al. 2021, section 5)."""
     names, generator = layer_names(model.encoder, blocks), torch.Generator().manual_seed(seed)
     chosen = {f"layer {i}" for i in range(blocks - count, blocks)}
     with torch.no_grad():

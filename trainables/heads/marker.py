@@ -1,4 +1,4 @@
-"""The marker of selective masking (Gu et al. 2020): an encoder that classifies each piece as important to the task or not."""
+"""The marker of selective masking (Gu et al. 2020): it classifies every piece as important to the task or not."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Marker(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.dropout = Dropout(dropout)
-        self.marks = nn.Linear(hidden_size, 2)  # a name that no other head has, so that none is taken over from an earlier stage
+        self.marks = nn.Linear(hidden_size, 2)  # a name of its own, so that no head of an earlier stage is loaded into it
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits [T, 2] of all pieces, special tokens included; [m, 2] where a batch names some."""
+        """Logits [T, 2] of all pieces, special tokens included; [m, 2] for the `masked_index` of a batch, if it has one."""
         hidden = self.dropout(hidden_states(self.encoder, batch))  # [T, H]
         if batch.masked_index is not None:
             hidden = hidden.index_select(0, batch.masked_index)
@@ -32,7 +32,7 @@ class Marker(nn.Module):
 
 
 def marker(base: Base, dropout: float, seed: int) -> Marker:
-    """A marker on a copy of the base's encoder; its head is drawn from `seed`."""
+    """A marker on a copy of the base's encoder; its head is initialised from `seed`."""
     model = Marker(fresh_encoder(base, dropout), base.hidden_size, dropout)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def marker(base: Base, dropout: float, seed: int) -> Marker:
 
 
 def marker_loss(model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
-    """Cross-entropy of a micro-batch, summed over its pieces, each times the weight [2] of its class."""
+    """Cross-entropy of a micro-batch, summed over its pieces with the weights [2] of their classes."""
     assert batch.masked_targets is not None
     logits = model(batch).float()
     return F.cross_entropy(logits, batch.masked_targets, weights.to(logits.device), reduction="sum")

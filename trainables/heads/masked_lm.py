@@ -1,4 +1,4 @@
-"""Masked language models: an encoder with the head of its family, asked at the predicted positions alone."""
+"""Masked language models: an encoder with the head of its family, computed at the predicted positions only."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ NEW_HEAD = "no masked-language-modelling head in the checkpoint; a new one, tied
 
 
 class _Answer(BaseModelOutput):  # type: ignore[misc]
-    """Hidden states, and None for whatever else a family's head passes on."""
+    """Hidden states, and None for all other outputs that a family's head reads."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
             raise AttributeError(name)
 
 
-class _Given(nn.Module):
-    """Stands for the encoder inside a transformers head: answers with hidden states that are already known."""
+class _KnownStates(nn.Module):
+    """Replaces the encoder inside a transformers head: returns hidden states that are already computed."""
 
     hidden: Tensor | None = None
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
-        self._encoder = [encoder]  # in a list: no child of this module
+        self._encoder = [encoder]  # in a list, so that it is not a child of this module
 
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutput:
         return _Answer(last_hidden_state=self.hidden)
 
     @property
     def embeddings(self) -> Any:
-        """Some heads ask the encoder for the weights that they are tied to."""
+        """The encoder's embeddings, for heads that are tied to them."""
         return self._encoder[0].embeddings
 
 
@@ -50,13 +50,13 @@ class MaskedLM(nn.Module):
     """An encoder with the masked-language-modelling head of its family, computed at the predicted positions only."""
 
     notices: tuple[str, ...] = ()
-    """What the user should know about the head."""
+    """Notices to the user about the head."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Module, given: _Given) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module, known: _KnownStates) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
-        self._given = [given]  # in a list: no child of this module, it is the head's
+        self._known = [known]  # in a list, so that it is not a child of this module: it is the head's
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
@@ -66,17 +66,17 @@ class MaskedLM(nn.Module):
         """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
         assert batch.masked_index is not None, "a batch without masked pieces"
         assert batch.masked_targets is not None
-        given = self._given[0]
-        given.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
+        known = self._known[0]
+        known.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
         try:
             logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
         finally:
-            given.hidden = None
+            known.hidden = None
         return logits
 
 
 def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
-    """A masked language model on a copy of the base's encoder, with the checkpoint's own head, or a new one drawn from `seed`.
+    """A masked language model on a copy of the base's encoder, with the checkpoint's head, or a new one from `seed`.
 
     Raises ConfigError for a family without such a head.
     """
@@ -97,9 +97,9 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
                 parameter.copy_(own[key])
             else:
                 draw_initial(key, parameter, base.config, generator)
-    given = _Given(encoder)
-    setattr(whole, name, given)
-    model = MaskedLM(encoder, whole, given)
+    known = _KnownStates(encoder)
+    setattr(whole, name, known)
+    model = MaskedLM(encoder, whole, known)
     if not own and base.folder is not None:
         model.notices = (f"{base.config.model_type}: {NEW_HEAD}",)
     return model
@@ -107,7 +107,7 @@ def masked_lm(base: Base, dropout: float, seed: int) -> MaskedLM:
 
 @lru_cache(maxsize=1)  # of the one encoder from which a process starts its trials
 def _own_head(folder: Path | None) -> dict[str, Tensor]:
-    """The parameters of a checkpoint's own masked-language-modelling head; none if it lacks any."""
+    """Parameters of a checkpoint's masked-language-modelling head; empty if it is incomplete."""
     if folder is None:
         return {}
     whole, missing = read_model(AutoModelForMaskedLM, folder)

@@ -1,6 +1,6 @@
-"""The head for next-sentence prediction as BERT has it (Devlin et al. 2019, section 3.1): does B follow A?
+"""The head for next-sentence prediction of BERT (Devlin et al. 2019, section 3.1), which classifies whether B follows A.
 
-[CLS] goes through the encoder's own dense tanh pooler, then a linear layer to two classes.
+[CLS] passes the encoder's dense tanh pooler, then a linear layer to two classes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from trainables.heads.masked_lm import MaskedLM, masked_lm
 from trainables.settings.errors import ConfigError
 
 OWN_HEAD = "seq_relationship"
-"""What transformers' models call their layer over the pooler's answer."""
-NEW_HEAD = "no next-sentence head in the checkpoint; a new one stands in its place"
+"""Name of the layer over the pooler's output in transformers' models."""
+NEW_HEAD = "no next-sentence head in the checkpoint; a new one is used"
 
 
 class PairedLM(nn.Module):
-    """A masked language model with the head for pairs beside it."""
+    """A masked language model with an additional head for pairs."""
 
     def __init__(self, masked: MaskedLM, hidden_size: int) -> None:
         super().__init__()
         self.encoder, self.head = masked.encoder, masked.head
-        self._masked = [masked]  # in a list: its parts are this module's own
-        self.pooler = nn.Linear(hidden_size, hidden_size)  # where fine-tuning looks for it
+        self._masked = [masked]  # in a list, so that it is not a child: its parts are children of this module already
+        self.pooler = nn.Linear(hidden_size, hidden_size)  # under the name that fine-tuning expects
         self.next_sentence = nn.Linear(hidden_size, 2)
         self.notices = masked.notices
 
@@ -47,14 +47,14 @@ class PairedLM(nn.Module):
 
 
 def paired_lm(base: Base, dropout: float, seed: int) -> PairedLM:
-    """A model for both objectives on a copy of the base's encoder; what the checkpoint lacks is drawn from `seed`, with a notice.
+    """A model for both objectives on a copy of the base's encoder; missing layers are initialised from `seed`, with a notice.
 
-    Raises ConfigError for an encoder that does not tell the two texts of a pair apart.
+    Raises ConfigError for an encoder without two token types.
     """
     if fault := base_fault(base):
         raise ConfigError([f"further pre-training: {fault}"])
     model = PairedLM(masked_lm(base, dropout, seed), base.hidden_size)
-    generator = torch.Generator().manual_seed(seed + 2**32)  # not the numbers that a new head for pieces gets
+    generator = torch.Generator().manual_seed(seed + 2**32)  # different from the numbers of a new masked-language-modelling head
     for layer, own, notice in (
         (model.pooler, base.pooler, NEW_POOLER),
         (model.next_sentence, _own_head(base.folder, base.config.model_type), NEW_HEAD),
@@ -70,27 +70,27 @@ def paired_lm(base: Base, dropout: float, seed: int) -> PairedLM:
 
 
 def base_fault(base: Base) -> str | None:
-    """Why a loaded encoder cannot be asked about pairs; None when it can."""
+    """Why a loaded encoder does not support pairs; None if it does."""
     types = getattr(base.config, "type_vocab_size", 0) if base.takes_types else 0
     return pair_fault({"model_type": base.config.model_type, "type_vocab_size": types})
 
 
 def pair_fault(settings: Mapping[str, Any]) -> str | None:
-    """Why an encoder of this transformers configuration cannot be asked about pairs; None when it can."""
+    """Why an encoder of this transformers configuration does not support pairs; None if it does."""
     kind = str(settings.get("model_type"))
     default = getattr(CONFIG_MAPPING[kind](), "type_vocab_size", None) if kind in CONFIG_MAPPING else None
     types = settings.get("type_vocab_size", default) or 0
     if types >= 2:
         return None
     return (
-        f"mlm+nsp needs an encoder that tells the two texts of a pair apart, but this {kind} has {types} token types;"
+        f"mlm+nsp needs an encoder with two token types for the texts of a pair, but this {kind} has {types} token types;"
         " use mlm, or an encoder such as BERT"
     )
 
 
 @lru_cache(maxsize=1)  # of the one encoder from which a process starts its trials
 def _own_head(folder: Path | None, kind: str) -> dict[str, Tensor] | None:
-    """Weight and bias of a checkpoint's own layer for pairs; None where it has none."""
+    """Weight and bias of a checkpoint's layer for pairs; None if it has none."""
     if folder is None or kind not in MODEL_FOR_PRETRAINING_MAPPING_NAMES:
         return None
     whole, missing = read_model(AutoModelForPreTraining, folder)
@@ -99,7 +99,10 @@ def _own_head(folder: Path | None, kind: str) -> dict[str, Tensor] | None:
 
 
 def paired_cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy summed over the predicted pieces, and that of the pairs by their weight: divided by the pieces, two means."""
+    """Cross-entropy summed over the predicted pieces plus the weighted cross-entropy of the pairs.
+
+    Divided by the number of predicted pieces, this is the sum of two means (see `sentence_pairs.weighed`).
+    """
     assert batch.masked_targets is not None
     assert batch.labels is not None
     pieces, pairs = model(batch)

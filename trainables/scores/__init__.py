@@ -1,4 +1,4 @@
-"""Predictions and their scores, and the bag of words that every encoder has to beat.
+"""Predictions and their scores, and the bag-of-words baseline.
 
 Start with `metrics.py`, then `evaluate.py`.
 """

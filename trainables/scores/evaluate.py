@@ -1,4 +1,4 @@
-"""Predictions of a classifier on a split, and their scores."""
+"""Compute predictions of a classifier on a split, and score them."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def predict(model: nn.Module, base: Base, examples: Sequence[Example], runtime: 
 def outputs(
     model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime, of_pieces: bool = False
 ) -> list[np.ndarray]:
-    """What a model gives out for every example, float32, the same on every rank. Long texts go first.
+    """Outputs of a model for every example, float32, the same on every rank. Long texts are computed first.
 
-    One row of its output belongs to an example, or, where it is one `of_pieces`, as many as it has pieces: [length, ...].
+    An example has one row of the output, or for a model `of_pieces` one row per piece: [length, ...].
     """
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
     _, mine = runtime.world.share(order)
-    found: list[tuple[int, np.ndarray]] = []
+    own: list[tuple[int, np.ndarray]] = []
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
         for part in parts_of(mine, examples):
             rows = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
             ends = np.cumsum([len(examples[i].ids) for i in part])[:-1]
-            found += zip(part, np.split(rows, ends) if of_pieces else rows, strict=True)
-    everyone = [pair for rank in runtime.world.gather(found) for pair in rank]
+            own += zip(part, np.split(rows, ends) if of_pieces else rows, strict=True)
+    everyone = [pair for rank in runtime.world.gather(own) for pair in rank]
     return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
 
 
 def parts_of(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:
-    """The texts in this order, as many together as go through an encoder in one pass without gradients."""
+    """Split the texts, in this order, into parts for forward passes without gradients."""
     parts: list[list[int]] = []
     size = 0
     for i in order:
@@ -66,21 +66,21 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def measure_labels(logits: np.ndarray, has: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> dict[str, Any]:
-    """Mean binary cross-entropy and scores of logits [n, labels] against the labels that texts have, 0/1 [n, labels]."""
-    found = label_scores(has, _sigmoid(logits) >= np.array(thresholds))
-    by_label = dict(zip(names, found.pop("f1").tolist(), strict=True))
+    """Mean binary cross-entropy and scores of logits [n, labels] against labels 0/1 [n, labels]."""
+    row = label_scores(has, _sigmoid(logits) >= np.array(thresholds))
+    by_label = dict(zip(names, row.pop("f1").tolist(), strict=True))
     loss = float(np.logaddexp(0, np.where(has > 0, -logits, logits).astype(np.float64)).mean())
-    return {"loss": loss, **found, "f1_by_label": by_label, "thresholds": list(thresholds)}
+    return {"loss": loss, **row, "f1_by_label": by_label, "thresholds": list(thresholds)}
 
 
 def measured(
     logits: np.ndarray, split: Split, names: Sequence[str], how: str, thresholds: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Loss and scores on a split; of a multi-label task with these thresholds, or with those that are best on this very split."""
+    """Loss and scores on a split; in a multi-label task with these thresholds, or else with those that are best on this split."""
     if split.labels.ndim == 1:
         return measure(logits, split.labels)
-    given = thresholds if thresholds is not None else thresholds_of(how, split.labels, _sigmoid(logits))
-    return measure_labels(logits, split.labels, names, given)
+    thresholds = thresholds if thresholds is not None else thresholds_of(how, split.labels, _sigmoid(logits))
+    return measure_labels(logits, split.labels, names, thresholds)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def write_predictions(
     thresholds: Sequence[float] | None = None,
     pieces: np.ndarray | None = None,
 ) -> Path:
-    """Classes, or of a multi-label task labels from their thresholds on, of every example as parquet, with its length in pieces."""
+    """Write the predicted classes, or in a multi-label task labels, of every example as parquet, with its length in pieces."""
     if labels.ndim == 1:
         return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)), pieces)
     probabilities = _sigmoid(logits)

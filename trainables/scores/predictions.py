@@ -1,4 +1,4 @@
-"""What was predicted for each text, as a parquet file. Imports no torch."""
+"""Write predictions as a parquet file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 Array = np.ndarray[Any, Any]
 
 
-def write(path: Path, labels: Array, given: Array, probabilities: Array, pieces: Array | None = None) -> Path:
-    """One row per text: index, label, prediction, probabilities [classes], and where it is known pieces.
+def write(path: Path, labels: Array, predicted: Array, probabilities: Array, pieces: Array | None = None) -> Path:
+    """Write one row per text: index, label, prediction, probabilities [classes], and pieces if known.
 
-    `labels` and `given` are classes [n], or of a multi-label task 0/1 [n, labels]: label and prediction are then lists, the places
-    of the labels that a text has and is given. `pieces` [n] is the length of each text before any cut, special tokens included, as
-    `max_length` counts; of a pair that of both texts together. A bag of words has none: the column is then left out.
+    `labels` and `predicted` are classes [n], or in a multi-label task 0/1 [n, labels]: the columns are then lists of the indices of
+    a text's labels. `pieces` [n] is the length of the texts before truncation, special tokens included, as `max_length` counts; for
+    a pair, of both texts together. Without `pieces`, as for a bag of words, there is no such column.
     """
     columns: dict[str, Any] = {
         "index": np.arange(len(labels)),
         "label": pa.array(_places(labels)),
-        "prediction": pa.array(_places(given)),
+        "prediction": pa.array(_places(predicted)),
         "probabilities": list(probabilities.astype(np.float32)),
     }
     if pieces is not None:

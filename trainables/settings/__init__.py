@@ -1,4 +1,4 @@
-"""Settings: what a trial is made of, as pydantic models, and how faulty input is answered.
+"""Settings of a trial as pydantic models, and the exception for wrong input.
 
-Knows no torch and reads no data. Start with `stages.py`; `errors.py` holds the one exception for wrong input.
+Imports no torch and reads no data. Start with `stages.py`; `errors.py` holds the exception.
 """

@@ -1,4 +1,4 @@
-"""What all settings have in common."""
+"""Base class and types of all settings."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 _TEXT: dict[str, bool] = {}
-"""{name of a field of any settings: whether it holds text, a list of texts or null wherever it has a value of its own}."""
+"""{name of a field of any settings: whether its type is text, a list of texts or null in all settings with this field}."""
 
 
 def holds_text(path: str) -> bool:
-    """Whether what stands at a path is text by the models: at `tasks.mine.labels`, or at the choices of such a field."""
-    found = False
+    """Whether the value at a path is of type text, such as `tasks.mine.labels` or the choices of such a field."""
+    is_text = False
     for part in path.split("."):
-        found = found if part.isdigit() else _TEXT.get(part, False) or (found and part == "choice")
-    return found
+        is_text = is_text if part.isdigit() else _TEXT.get(part, False) or (is_text and part == "choice")
+    return is_text
 
 
 def _of_text(annotation: Any) -> bool | None:
-    """Whether a type is text alone; None for mappings, which have no value of their own."""
+    """Whether a type is text only; None for mappings, whose values have types of their own."""
     if get_origin(annotation) is Annotated:
         return _of_text(get_args(annotation)[0])
     if (isinstance(annotation, type) and issubclass(annotation, BaseModel | dict)) or get_origin(annotation) is dict:
@@ -38,7 +38,7 @@ def _of_text(annotation: Any) -> bool | None:
     return None if None in kinds else all(kinds)
 
 
-class Model(BaseModel):
+class Settings(BaseModel):
     """Base of all settings: immutable, hashable, no unknown fields, no silent conversion of types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)

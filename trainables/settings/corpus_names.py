@@ -1,6 +1,6 @@
-"""What the entries of a corpus mean: names of tasks, words for unions of tasks, text files. Imports nothing heavy.
+"""Resolve the entries of a corpus: names of tasks, keywords for unions of tasks, text files. Imports nothing heavy.
 
-The words are the corpora of Sun et al. 2019, section 5.4: within-task (ITPT), in-domain (IDPT), cross-domain (CDPT).
+The keywords are the corpora of Sun et al. 2019, section 5.4: within-task (ITPT), in-domain (IDPT), cross-domain (CDPT).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def is_local(entry: str) -> bool:
 
 
 def short(entry: str) -> str:
-    """An entry in a table: of a file its own name."""
+    """An entry for display: for a file, its name without the folder."""
     return PurePath(entry).name if is_file(entry) else entry
 
 
 def members(corpus: Collection[str], target: str, tasks: Mapping[str, Task]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(tasks, files) whose texts a corpus holds, each once, in order of their names. An empty corpus is the target's own."""
+    """(tasks, files) of a corpus, without repetition, sorted. An empty corpus is the target task's own."""
     names: set[str] = set()
     for entry in corpus or (WITHIN_TASK,):
         if entry == WITHIN_TASK:
@@ -43,12 +43,12 @@ def members(corpus: Collection[str], target: str, tasks: Mapping[str, Task]) -> 
 
 
 def unknown(corpus: Iterable[str], tasks: Collection[str]) -> list[str]:
-    """Entries that are no task, no word and no text file."""
+    """Entries that are neither a task, a keyword nor a text file."""
     return [entry for entry in corpus if not (entry in tasks or entry in WORDS or is_file(entry))]
 
 
 def domain_fault(corpus: Collection[str], target: str, tasks: Mapping[str, Task]) -> str | None:
-    """Why there is no in-domain corpus where one is asked for, with the ways out."""
+    """Why a requested in-domain corpus does not exist, with the ways out; None if there is no fault."""
     if IN_DOMAIN not in corpus or target not in tasks:
         return None
     domain = tasks[target].domain
@@ -60,7 +60,7 @@ def domain_fault(corpus: Collection[str], target: str, tasks: Mapping[str, Task]
 
 
 def name_faults(tasks: Iterable[str]) -> Iterator[str]:
-    """Tasks whose names a corpus could not tell from its words and from text files."""
+    """Faults for tasks whose names are also keywords or names of text files."""
     for name in tasks:
         if name in WORDS or is_file(name):
             meant = "is a word for corpora" if name in WORDS else "reads as a text file"

@@ -1,4 +1,4 @@
-"""How a file of rows is written: what divides its columns, what quotes mean, what its bytes mean. Imports nothing heavy."""
+"""Dialect of a file with rows: delimiter, quoting and encoding. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 
 @dataclass(frozen=True)
 class Dialect:
-    """What the user says of a file; None where it is told by the file itself."""
+    """The user's settings for a file; None: determined from the file itself."""
 
     delimiter: str | None = None
     quoting: Quoting | None = None
     encoding: str | None = None
     settable: bool = True
-    """Whether there is a place to say so."""
+    """Whether the user can set a dialect for this file; messages suggest it only then."""
 
     @classmethod
-    def of(cls, **given: str | None) -> Dialect:
-        """From options of the command line. Raises ConfigError with all faults of theirs."""
+    def of(cls, **options: str | None) -> Dialect:
+        """Create it from command-line options. Raises ConfigError with all their faults."""
         faults = []
         for name, check in (("delimiter", delimiter_of), ("encoding", encoding_of)):
             try:
-                given[name] = None if given.get(name) is None else check(str(given[name]))
+                options[name] = None if options.get(name) is None else check(str(options[name]))
             except ValueError as error:
                 faults.append(f"--{name}: {error}")
         if faults:
             raise ConfigError(faults)
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**options)  # type: ignore[arg-type]
 
     def way(self, field: str, value: str) -> str:
-        """The way out of a fault, for a message."""
+        """Advice for a message: set a field, or another way out if it cannot be set."""
         if self.settable:
             return f"set `{field}: {value}`"
         return "save the file as UTF-8" if field == "encoding" else "save the file as jsonl, where no character is in doubt"
 
 
 def options_said(fault: str) -> str:
-    """A fault of a file that stands on the command line: the way out is an option there."""
+    """Rewrite a fault of a file on the command line: its advice names options instead of fields."""
     for field in ("delimiter", "quoting", "encoding"):
         head, *parts = fault.split(f"set `{field}: ")
         fault = head + "".join(f"give `--{field} {part}" for part in parts)
     return fault
 
 
-def delimiter_of(given: str) -> str:
-    """The character; a tab may be written as `\\t`. Raises ValueError for what cannot divide columns."""
-    given = {"\\t": "\t", "tab": "\t"}.get(given, given)
-    if len(given) != 1 or not given.isascii() or given in '"\\\r\n\0' or given.isalnum():
-        raise ValueError(f"{given!r} is not one ASCII character such as ',', ';', '|' or '\\t', and no letter or quote")
-    return given
+def delimiter_of(text: str) -> str:
+    """The delimiter as a character; a tab may be written as `\\t`. Raises ValueError for characters that cannot be delimiters."""
+    text = {"\\t": "\t", "tab": "\t"}.get(text, text)
+    if len(text) != 1 or not text.isascii() or text in '"\\\r\n\0' or text.isalnum():
+        raise ValueError(f"{text!r} is not one ASCII character such as ',', ';', '|' or '\\t', and no letter or quote")
+    return text
 
 
-def encoding_of(given: str) -> str:
-    """The name of a text encoding as Python spells it. Raises ValueError with the near miss for an unknown one."""
+def encoding_of(name: str) -> str:
+    """Python's name of a text encoding. Raises ValueError with the near miss for an unknown one."""
     try:
-        found = codecs.lookup(given)
+        codec = codecs.lookup(name)
     except (LookupError, ValueError):
-        hint = near(given.lower(), _encodings())
+        hint = near(name.lower(), _encodings())
         hint = hint if "did you mean" in hint else "; Python's codecs are allowed, such as utf-8, utf-16, cp1252, latin-1"
-        raise ValueError(f"{given!r} is not known{hint}") from None
-    if not getattr(found, "_is_text_encoding", True) or found.name in ("undefined", "idna", "punycode", "unicode_escape"):
-        raise ValueError(f"{given!r} is no encoding of text files; allowed: utf-8, utf-16, cp1252, latin-1, ...")
-    return found.name
+        raise ValueError(f"{name!r} is not known{hint}") from None
+    if not getattr(codec, "_is_text_encoding", True) or codec.name in ("undefined", "idna", "punycode", "unicode_escape"):
+        raise ValueError(f"{name!r} is no encoding of text files; allowed: utf-8, utf-16, cp1252, latin-1, ...")
+    return codec.name
 
 
 def _encodings() -> set[str]:
@@ -78,15 +78,15 @@ def _encodings() -> set[str]:
     return known | {name.replace("_", "-") for name in known} | {"utf-8-sig"}
 
 
-def dialect_faults(given: Dialect, formats: list[str]) -> list[str]:
-    """Fields that have no meaning for any of the formats that a task's files have; none of files of an unknown format."""
+def dialect_faults(dialect: Dialect, formats: list[str]) -> list[str]:
+    """Faults for fields that do not apply to any of a task's file formats."""
     wanted = {
-        "delimiter": (given.delimiter, ("csv", "tsv")),
-        "quoting": (given.quoting, ("csv", "tsv")),
-        "encoding": (given.encoding, ("csv", "tsv", "jsonl", "ndjson", "json", "txt")),
+        "delimiter": (dialect.delimiter, ("csv", "tsv")),
+        "quoting": (dialect.quoting, ("csv", "tsv")),
+        "encoding": (dialect.encoding, ("csv", "tsv", "jsonl", "ndjson", "json", "txt")),
     }
     return [
-        f"{field}: {value!r} given, but it is of {' and '.join(meant[:3])} files, and there is none"
+        f"{field}: {value!r} given, but it applies only to {' and '.join(meant[:3])} files, and there is none"
         for field, (value, meant) in wanted.items()
-        if value is not None and not any(each in (*meant, "zip") for each in formats)
+        if value is not None and not any(kind in (*meant, "zip") for kind in formats)
     ]

@@ -1,4 +1,4 @@
-"""The settings of an encoder: where its files are, or the configuration of a new one."""
+"""Settings of an encoder: the source of its files, or the configuration of a new one."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 
 
-class Encoder(Model):
+class Encoder(Settings):
     """A transformers encoder: one of `hub`, `folder`, `package`, `config`."""
 
     hub: str | None = None
@@ -17,26 +17,26 @@ class Encoder(Model):
     revision: str | None = None
     """Commit or tag on the hub."""
     folder: str | None = None
-    """A local folder that `save_pretrained` made; inside `package` where that is given."""
+    """A local folder written by `save_pretrained`; with `package`, a folder inside it."""
     package: str | None = None
-    """An installed Python package that carries the encoder in `folder`."""
+    """An installed Python package that contains the encoder in `folder`."""
     config: dict[str, Any] | None = None
-    """A small encoder trained from scratch: `model_type` and the fields of its transformers configuration."""
+    """An encoder trained from scratch: `model_type` and the fields of its transformers configuration."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer for `config`. Without it a WordPiece vocabulary is trained on the training texts."""
     vocabulary: Annotated[int, Field(ge=100)] = 8000
-    """Size of that trained vocabulary, in pieces."""
+    """Size of the trained vocabulary, in pieces."""
     sha256: str | None = None
-    """Expected digest of the weights file; another one is refused."""
+    """Expected digest of the weights file; another digest is refused."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Encoder:
-        given = [n for n in ("hub", "package", "config") if getattr(self, n) is not None]
+        sources = [n for n in ("hub", "package", "config") if getattr(self, n) is not None]
         if self.folder is not None and self.package is None:
-            given.append("folder")
-        if len(given) != 1:
+            sources.append("folder")
+        if len(sources) != 1:
             raise ValueError(
-                f"an encoder needs exactly one of hub, folder, package (with folder), config; given: {', '.join(given) or 'none'}"
+                f"an encoder needs exactly one of hub, folder, package (with folder), config; given: {', '.join(sources) or 'none'}"
             )
         if self.package is not None and self.folder is None:
             raise ValueError(f"package {self.package!r} needs `folder`: the folder inside the package that holds the encoder")

@@ -1,6 +1,6 @@
-"""How faulty input is answered: every fault at once, with its place, the value, what is allowed and the near miss.
+"""The exception for wrong input, and near misses for its messages. Imports no torch.
 
-Imports no torch.
+All faults are reported together, each with its place, the value, the allowed values and the near miss.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """Faults of the user's input, all of them, each a line that names the place, the value and what is allowed."""
+    """All faults of the user's input, one line per fault with place, value and allowed values."""
 
     def __init__(self, faults: Iterable[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:
-        return type(self), (self.faults,)  # another process is to read the same lines
+        return type(self), (self.faults,)  # keeps the faults when pickled to another process
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -29,6 +29,6 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def closest(name: object, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely misspells; swapped letters count as the smallest slip."""
+    """The known name closest to `name`, swapped letters first; None if none is close."""
     close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.6)
     return min(close, key=lambda candidate: sorted(candidate) != sorted(str(name)), default=None)

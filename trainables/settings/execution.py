@@ -1,4 +1,4 @@
-"""How a trial is computed: device, threads, memory. Nothing here changes a result."""
+"""Execution of a trial: device, threads, memory. None of these settings changes a result."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
-class Execution(Model):
-    """How a trial is computed. Nothing here changes its result, so nothing here enters the identity of a stage."""
+class Execution(Settings):
+    """Execution of a trial. None of these settings changes its result, so they are excluded from the ids of stages."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; auto takes a GPU where there is one."""
+    """Device; auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """CPU threads of one trial; 0 leaves PyTorch's choice."""
+    """CPU threads of one trial; 0: PyTorch's default."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Sequences per forward pass; 0 takes the whole batch. Halved by itself when memory runs out."""
+    """Sequences per forward pass; 0: the whole batch. Halved automatically if memory runs out."""
     gradient_checkpointing: bool = False
-    """Compute what a block of the encoder keeps for the backward pass once more there: less memory for one more forward pass."""
+    """Recompute the activations of the encoder's blocks in the backward pass: less memory, at the cost of one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
-    """Save the state for a resume also every so many steps; 0: at every evaluation only."""
+    """Save the state for a resume after every this many steps, too; 0: only at evaluations."""
     whole_gpu: bool = True
-    """Whether a process has its GPU to itself: only then is the GPU's energy its own, and recorded."""
+    """Whether a process uses its GPU alone: only then is the GPU's energy recorded."""
     keep_weights: bool = True
-    """Keep the fine-tuned weights in the artifact; without them it holds metrics and predictions."""
+    """Keep the fine-tuned weights in the artifact; otherwise it holds only metrics and predictions."""

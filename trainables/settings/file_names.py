@@ -1,4 +1,4 @@
-"""What the name of a file says: its format and its compression."""
+"""Format and compression of a file by its name."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _PLAIN = re.compile(rf"\.txt{_END}", re.IGNORECASE)
 
 
 def is_file(entry: str) -> bool:
-    """Whether an entry is a text file or its URL: told by how it ends."""
+    """Whether an entry is a text file or its URL, by its suffix."""
     return _FILE.search(entry) is not None
 
 
 def is_plain_text(entry: str) -> bool:
-    """Whether a file holds plain text, which has no columns."""
+    """Whether a file is plain text without columns."""
     return _PLAIN.search(entry) is not None
 
 
 def is_local(url: str) -> bool:
-    """Whether it is a path of this machine, whatever signs are in it, and no fsspec URL."""
+    """Whether it is a path on this machine and not an fsspec URL."""
     return "://" not in url
 
 
 def suffix(url: str) -> str:
-    """How the file's name ends, compression left out."""
+    """Suffix of the file's name without the compression."""
     parts = own_name(url).lower().split(".")
     return parts[-2] if parts[-1] in COMPRESSIONS and len(parts) > 2 else parts[-1]
 
 
 def own_name(url: str) -> str:
-    """The file's own name. In a local path `?` means nothing, as it does in a URL."""
+    """The file's name without its folder. `?` begins a query only in a URL, not in a local path."""
     return os.path.basename(url if is_local(url) else url.split("?")[0])

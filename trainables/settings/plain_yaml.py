@@ -1,4 +1,4 @@
-"""YAML as plain data: texts stay as they are written, and tags, anchors and duplicate keys are refused."""
+"""Read YAML as plain data: text fields stay as written; tags, anchors and duplicate keys are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.settings.errors import ConfigError
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only: no tags, no anchors (an alias bomb stays small on disk and huge in memory), no doubled keys."""
+    """Loader for plain data: no tags, no anchors (an alias bomb is small on disk and huge in memory), no duplicate keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -29,14 +29,14 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError([f"line {key.start_mark.line + 1}: a list or mapping stands as the name of a field"])
+                raise ConfigError([f"line {key.start_mark.line + 1}: the name of a field is a list or mapping"])
             if key.value in seen:
                 raise ConfigError([f"line {key.start_mark.line + 1}: {key.value!r} is given twice"])
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 2e-5 as a string; everybody who writes it means a number.
+# YAML 1.1 reads 2e-5 as a string, but it is always meant as a number.
 FLOAT = re.compile(r"^[-+]?(\d[\d_]*)(\.[\d_]*)?[eE][-+]?\d+$")
 
 
@@ -47,9 +47,9 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+01234567
 
 
 def _as_written(node: yaml.Node | None, path: str, in_list: bool = False) -> None:
-    """Take what stands for text as it is written, where YAML 1.1 reads no, 012, 1_000 and 2020-01-01 as something else.
+    """Keep text as written, where YAML 1.1 would convert no, 012, 1_000 and 2020-01-01.
 
-    Names of fields, and values of the fields that hold text; null stays null but in a list of names.
+    Applies to names of fields and values of text fields; null stays null except in a list of names.
     """
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -57,17 +57,19 @@ def _as_written(node: yaml.Node | None, path: str, in_list: bool = False) -> Non
                 key.tag = _STR
                 _as_written(value, f"{path}.{key.value}")
     elif isinstance(node, yaml.SequenceNode):
-        for each in node.value:
-            _as_written(each, path, in_list=True)
+        for item in node.value:
+            _as_written(item, path, in_list=True)
     elif isinstance(node, yaml.ScalarNode) and holds_text(path) and (node.tag != _NULL or (in_list and node.value)):
         node.tag = _STR
     elif isinstance(node, yaml.ScalarNode) and node.tag in _NUMBERS and _OTHER_BASE.match(node.value):
         where = f"line {node.start_mark.line + 1}"
-        raise ConfigError([f"{where}: {node.value} is no decimal number; YAML 1.1 would read it to another base: write it plainly"])
+        raise ConfigError(
+            [f"{where}: {node.value} is not a decimal number; YAML 1.1 would read it in another base: write it in decimal"]
+        )
 
 
 def parse_yaml(text: str, source: str = "input", path: str = "") -> Any:
-    """YAML as plain data, `path` the place that it is the value of. Raises ConfigError for anything else."""
+    """Parse YAML to plain data; `path` is the place of the value in the study file. Raises ConfigError for anything else."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()

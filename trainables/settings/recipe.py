@@ -1,7 +1,7 @@
-"""What a trial is made of: tasks, an encoder, a recipe, and how it is computed.
+"""Settings of a whole trial: tasks, an encoder and stages.
 
-Every setting is a field of a frozen pydantic model with its meaning, unit and default: the paper's (Sun et al. 2019, section 5.1)
-where it has one. The same models validate study files, document them and give the identity of a stage. Imports no torch.
+Every setting is a field of a frozen pydantic model with meaning, unit and default, which is the paper's (Sun et al. 2019, section
+5.1) if it has one. The same models validate study files, document them and define the ids of stages. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from trainables.settings import corpus_names
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import near
 from trainables.settings.execution import Precision
@@ -18,21 +18,21 @@ from trainables.settings.stages import Finetune, Multitask, Stage
 from trainables.settings.task import Task
 
 
-class Recipe(Model):
-    """The stages of one trial in order, with all that they need: what `python -m trainables` runs."""
+class Recipe(Settings):
+    """The stages of one trial in order, with tasks and encoder: the input of `python -m trainables`."""
 
     tasks: dict[str, Task]
     """Every task that the stages name."""
     task: str
     """The target task."""
     encoder: Encoder
-    """Where training starts."""
+    """The encoder from which training starts."""
     stages: tuple[Stage, ...]
     """Stages in order; the last one is `finetune`."""
     seed: int = 0
     """Seed of the fine-tuning stages: head, order and dropout."""
     precision: Precision = "auto"
-    """Arithmetic of matrix products: weights stay float32. auto takes bfloat16 where it is faster."""
+    """Precision of matrix products; weights stay float32. auto: bfloat16 if it is faster."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

@@ -1,6 +1,6 @@
 """Settings of the stages of a trial.
 
-Every default is the paper's (Sun et al. 2019, section 5.1) where it has one. Imports no torch.
+Defaults are those of the paper (Sun et al. 2019, section 5.1) if it states one. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import Field, model_validator
 
 from trainables.settings import corpus_names
-from trainables.settings.base import Model, Positive, Share
+from trainables.settings.base import Positive, Settings, Share
 
 
-class Optimisation(Model):
-    """What every training stage sets: AdamW with decoupled weight decay, and the course of the learning rate."""
+class Optimisation(Settings):
+    """Settings of every training stage: AdamW with decoupled weight decay, and the learning rate schedule."""
 
     coupled: ClassVar[tuple[str, ...]] = ()
     """Fields that are checked against each other: only their combinations can be invalid where each value is valid."""
@@ -29,9 +29,9 @@ class Optimisation(Model):
     batch_size: Annotated[int, Field(ge=1)] = 24
     """Sequences per optimizer step, over all micro-batches and workers."""
     warmup: Share = 0.1
-    """Share of the steps over which the rate climbs from 0 to its peak."""
+    """Share of the steps in which the rate rises from 0 to its peak."""
     schedule: Literal["linear", "slanted", "cosine", "constant"] = "linear"
-    """After the climb: linear to 0; slanted, ULMFiT's triangle, which ends and begins at 1/32; half a cosine to 0; constant."""
+    """After the warm-up: linear to 0; slanted: ULMFiT's triangle, from 1/32 and back to 1/32; half a cosine to 0; constant."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay of all weights except biases and LayerNorm."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -41,7 +41,7 @@ class Optimisation(Model):
     epsilon: Positive = 1e-6
     """Adam's epsilon, BERT's value."""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    """Largest norm of the whole gradient; 0 does not clip."""
+    """Largest norm of the whole gradient; 0: no clipping."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout of hidden states, attention probabilities and the head."""
 
@@ -62,34 +62,34 @@ class Pretrain(Optimisation):
     kind: Literal["pretrain"] = "pretrain"
     """Kind of stage."""
     corpus: tuple[str, ...] = ()
-    """What to read: `within-task` (the target's own training texts; also the meaning of an empty list), `in-domain` (those of all
-    tasks that share the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
+    """Texts to train on: `within-task` (the target's own training texts; also the meaning of an empty list), `in-domain` (those of
+    all tasks with the target's `domain`), `cross-domain` (those of all tasks), names of tasks, and text files: local paths or
     fsspec URLs. A .txt file has one document per line, or documents between blank lines if it has any; csv, tsv, jsonl and parquet
-    have a column `text`. Near copies of any task's validation or test texts are taken out, also where they are lines, sentences or
-    paragraphs of a longer text; single words as whole lines only."""
+    files need a column `text`. Near copies of validation and test texts of all tasks are removed, also if they are lines, sentences
+    or paragraphs of a longer text; single words only as whole lines."""
     select: Literal["all", "nearest", "random"] = "all"
-    """What of the corpus is read (Gururangan et al. 2020, section 5.2): all of it; of the texts that are not the target's own those
-    that are nearest to the target's training texts; or as many of them as that, drawn at random by `seed`, as control. The
-    target's own texts are read beside the selected ones where the corpus names them, such as `[within-task, pool.txt]`."""
+    """Selection from the corpus (Gururangan et al. 2020, section 5.2): all texts; the texts nearest to the target's training texts;
+    or, as control, the same number of random texts, drawn by `seed`. Only texts that are not the target's own are selected; the
+    target's own are added if the corpus names them, as in `[within-task, pool.txt]`."""
     neighbours: Annotated[int, Field(ge=1)] = 50
-    """How many nearest texts each training text of the target selects, by cosine; the union is read. The paper has 50, 150, 500.
-    What has nothing in common with a training text, such as no word, is not selected for it."""
+    """Number of nearest texts by cosine that every training text of the target selects; the union is used. The paper has 50, 150,
+    500. A text with a cosine of 0, such as without a common word, is not selected."""
     embeddings: Literal["tfidf", "encoder"] = "tfidf"
-    """Vectors that are compared: TF-IDF of words; or the mean over a text's pieces of the last layer of the encoder that the
-    recipe starts from, which also serves languages without spaces."""
+    """Vectors for the comparison: TF-IDF of words; or the mean over a text's pieces of the last layer of the recipe's encoder,
+    which also suits languages without spaces."""
     objective: Literal["mlm", "mlm+nsp"] = "mlm"
-    """mlm: masked language modelling. mlm+nsp: next-sentence prediction beside it, as BERT was pre-trained, and the loss the sum
-    of both; where nearly all texts are single sentences it is off, with a notice."""
+    """mlm: masked language modelling. mlm+nsp: with next-sentence prediction, as BERT was pre-trained; the loss is the sum of both.
+    If nearly all texts are single sentences, next-sentence prediction is off, with a notice."""
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] = "en"
-    """Code of the language whose abbreviations tell where sentences end, for mlm+nsp; `en` serves Chinese as well."""
+    """Language code for splitting into sentences, for mlm+nsp; `en` suits Chinese as well."""
     steps: Annotated[int, Field(ge=0)] = 100_000
-    """How far to go along the trajectory, in optimizer steps; 0 leaves the encoder as it is."""
+    """Length of the training, in optimizer steps; 0 leaves the encoder unchanged."""
     schedule_steps: Annotated[int, Field(ge=1)] = 100_000
-    """Length of the schedule, in optimizer steps. All values of `steps` are milestones of this one trajectory."""
+    """Length of the schedule, in optimizer steps. All values of `steps` are milestones of the same trajectory."""
     epochs: Positive | None = None
-    """Passes over the corpus, in place of `steps` and `schedule_steps`: as many steps as such passes take with a sequence a text
-    and a short last batch each. Texts that are cut into several sequences make it fewer passes, a corpus smaller than a batch more,
-    since batches are always full. Each value is a trajectory of its own. null: `steps` counts."""
+    """Passes over the corpus, instead of `steps` and `schedule_steps`. The number of steps is computed for one sequence per text
+    and a short last batch per pass. Texts that are cut into several sequences give fewer passes, a corpus smaller than a batch
+    more, since batches are always full. Every value is a trajectory of its own. null: `steps` applies."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-5
     """Peak learning rate."""
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -97,15 +97,15 @@ class Pretrain(Optimisation):
     max_length: Annotated[int, Field(ge=8)] = 128
     """Longest sequence, in pieces, special tokens included; longer texts are cut into several sequences."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the pieces that are predicted: 80 % become [MASK], 10 % a random piece, 10 % stay."""
+    """Share of the pieces to predict: 80 % become [MASK], 10 % a random piece, 10 % stay."""
     whole_word: bool = False
-    """Draw whole words instead of single pieces."""
+    """Mask whole words instead of single pieces."""
     masking: Literal["random", "selective", "matched"] = "random"
-    """random: random pieces are predicted. selective: those that the `marks` stage before this one marks (Gu et al. 2020); of more
-    than `mask_share` of a sequence those with the largest logits, but at least one. matched: the control, as many random pieces of
-    each sequence. Under both, sequences without a marked piece are left out."""
+    """random: random pieces are predicted. selective: the pieces marked by the `marks` stage before this one (Gu et al. 2020), at
+    most `mask_share` of a sequence, those with the largest logits, but at least one. matched: control, the same number of random
+    pieces per sequence. With selective and matched, sequences without a marked piece are skipped."""
     seed: int = 0
-    """Seed of masks, order and dropout. The trial's own seed does not enter, so that all seeds share the trajectory."""
+    """Seed of masks, order and dropout. It is independent of the trial's seed, so that all seeds share the trajectory."""
 
     @property
     def switched_off(self) -> tuple[str, ...]:
@@ -117,11 +117,11 @@ class Pretrain(Optimisation):
 
     @property
     def trains(self) -> bool:
-        """Whether there is a step to take."""
+        """Whether the stage has any training step."""
         return self.epochs is not None or self.steps > 0
 
     def counted(self, texts: int) -> Pretrain:
-        """The stage with its steps in place of `epochs`, on a corpus of so many texts."""
+        """The stage with steps instead of `epochs`, for a corpus of this many texts."""
         if self.epochs is None:
             return self
         steps = max(1, round(-(-texts // self.batch_size) * self.epochs))
@@ -134,8 +134,8 @@ class Pretrain(Optimisation):
                 raise ValueError(f"steps is {self.steps}, but schedule_steps, the length of the schedule, is {self.schedule_steps}")
             return self
         for name in ("steps", "schedule_steps"):
-            if (given := getattr(self, name)) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is {given}, but epochs, {self.epochs:g}, stands in its place; for steps set epochs: null")
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is {value}, but epochs, {self.epochs:g}, replaces it; to use steps, set epochs: null")
         return self
 
     @model_validator(mode="after")
@@ -149,7 +149,7 @@ class Pretrain(Optimisation):
             )
         if set(self.corpus) <= {corpus_names.WITHIN_TASK}:
             raise ValueError(
-                f"select is {self.select}, but the corpus holds the target's own texts alone: name what to select from, such as"
+                f"select is {self.select}, but the corpus has only the target's own texts: name what to select from, such as"
                 " corpus: [within-task, pool.txt]"
             )
         return self
@@ -160,7 +160,7 @@ class Pretrain(Optimisation):
             return self
         if self.objective != "mlm":
             raise ValueError(
-                f"masking {self.masking} goes with objective mlm alone: marks are those of whole texts, not of pairs of chunks"
+                f"masking {self.masking} supports only objective mlm: marks are those of whole texts, not of pairs of chunks"
             )
         if self.whole_word:
             raise ValueError(f"whole_word draws words, but masking {self.masking} takes pieces by their marks: give one of them")
@@ -168,9 +168,9 @@ class Pretrain(Optimisation):
 
 
 class Marks(Optimisation):
-    """Which words matter to the task, for selective masking (Gu et al. 2020). It leaves marks, not weights: what follows starts
-    from where this stage itself started. A scorer is fine-tuned on the task and scores the words of its training texts, then a
-    marker, which classifies pieces, learns which of them are important."""
+    """Mark the words that matter to the task, for selective masking (Gu et al. 2020). A scorer is fine-tuned on the task and scores
+    the words of its training texts; then a marker, which classifies pieces, learns the important ones. The result is marks, not
+    weights: the next stage starts from the weights from which this stage started."""
 
     scored = ("mark_f1",)
 
@@ -179,33 +179,33 @@ class Marks(Optimisation):
     kind: Literal["marks"] = "marks"
     """Kind of stage."""
     scorer_epochs: Annotated[int, Field(ge=1)] = 4
-    """Passes of the scorer over all training texts of the task, whatever `train_share` a later stage has."""
+    """Passes of the scorer over all training texts of the task, independent of a later stage's `train_share`."""
     scorer_learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
     """Peak learning rate of the scorer."""
     threshold: Annotated[float, Field(gt=-1, le=1)] = 0.05
-    """The paper's delta: a word is important if the text's class loses less than this in probability where only the words before it
-    that are not important, and itself, are left of the text. The paper has .05, its scripts .01."""
+    """The paper's delta: a word is important if the probability of the text's class drops by less than this when the text is
+    reduced to this word and the unimportant words before it. The paper has .05, its scripts .01."""
     scored_texts: Annotated[int, Field(ge=2)] | None = None
-    """Number of training texts that are scored, drawn by `seed`; null: all."""
+    """Number of training texts to score, drawn by `seed`; null: all."""
     stop_words: Literal["english", "none"] = "english"
     """Words that are never important: scikit-learn's list for English, or none."""
     max_length: Annotated[int, Field(ge=4)] = 256
-    """Longest sequence, in pieces, special tokens included: scorer and marker see the beginning of a longer text."""
+    """Longest sequence, in pieces, special tokens included: scorer and marker read the beginning of a longer text."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-5
     """Peak learning rate of the marker."""
     epochs: Annotated[int, Field(ge=1)] = 10
-    """Passes of the marker over as many texts as are scored and not held out; it learns from those alone that the scorer
-    classifies correctly. Of the weights after each pass those with the best F1 of important pieces on the held-out texts stay."""
+    """Epochs of the marker, each as long as a pass over the scored texts that are not held out; it learns only from those that the
+    scorer classifies correctly. The weights of the epoch with the best F1 of important pieces on the held-out texts are kept."""
     held_out_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of those texts that is held out to choose these weights, drawn by `seed`."""
+    """Share of the scored texts that is held out to choose these weights, drawn by `seed`."""
     mark_weight: Positive = 3.0
-    """What an important piece counts in the marker's loss; another counts 1."""
+    """Weight of an important piece in the marker's loss; other pieces have weight 1."""
     seed: int = 0
-    """Seed of scorer, marker and draws. The trial's own seed does not enter, so that all seeds share the stage."""
+    """Seed of scorer, marker and draws. It is independent of the trial's seed, so that all seeds share the stage."""
 
     @property
     def scorer(self) -> Finetune:
-        """The fine-tuning stage that leaves the scorer: what is not the marker's own, as this stage has it."""
+        """The fine-tuning stage of the scorer; shared settings are those of this stage."""
         own = {name: getattr(self, name) for name in Optimisation.model_fields}
         changed = {"learning_rate": self.scorer_learning_rate, "epochs": self.scorer_epochs, "max_length": self.max_length}
         return Finetune(**own | changed | {"name": f"{self.name}.scorer", "truncation": "head"})
@@ -225,82 +225,81 @@ class Finetune(Optimisation):
     kind: Literal["finetune"] = "finetune"
     """Kind of stage."""
     epochs: Annotated[int, Field(ge=1)] = 4
-    """Passes over the training split; validated after each."""
+    """Passes over the training split, with a validation after each."""
     evaluations_per_epoch: Annotated[int, Field(ge=1)] = 1
-    """How often an epoch is validated, at even distances, the last time at its end: curves with points between the epochs (Sun et
-    al. 2019, figure 2). Above 1 the error on training texts is measured too, on as many as are validated. The weights do not
-    depend on it."""
+    """Validations per epoch, at even distances, the last at its end: for curves with points within epochs (Sun et al. 2019, figure
+    2). Above 1 the error on training texts is measured too, on as many texts as the validation split has. The weights do not depend
+    on it."""
     max_length: Annotated[int, Field(ge=4)] = 512
     """Longest sequence, in pieces, special tokens included."""
     truncation: Literal["head", "tail", "head+tail", "hier-mean", "hier-max", "hier-attention"] = "head+tail"
-    """What is kept of a text over the budget: its first pieces, its last, both ends; or all, in fractions that are encoded each by
-    itself, and whose vectors are joined by their mean, maximum, or self-attention. Of a pair of texts the longer loses pieces
-    until both fit, and each is cut so; hier-* takes single texts only."""
+    """Truncation of a text that is too long: its first pieces are kept, its last, or both ends; hier-*: all pieces, in fractions
+    that are encoded separately, and whose vectors are joined by mean, maximum or self-attention. In a pair the longer text loses
+    pieces until both fit; hier-* supports only single texts."""
     max_fractions: Annotated[int, Field(ge=1)] = 95
-    """Most fractions of a text under hier-*; what lies behind them is cut off, and counted."""
+    """Largest number of fractions of a text with hier-*; the rest is cut off and counted."""
     head_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. null: the paper's proportion, 128
-    of 510, of what `max_length` leaves beside two special tokens, rounded. Of a pair of texts each that is cut keeps so many, or
-    all but one of its share."""
+    """Pieces kept from the beginning with head+tail; the others come from the end. null: the paper's proportion, 128 of 510, of
+    `max_length` less two special tokens, rounded. In a pair every text that is cut keeps this many, or all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
+    """Layer-wise decay factor: a layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
-    """consistent: embeddings one step below the lowest layers. published: embeddings undecayed, as in the paper's code."""
+    """consistent: embeddings one step below the lowest layer. published: embeddings undecayed, as in the paper's code."""
     layer_rates: Literal["decay", "thirds"] = "decay"
-    """decay: each layer by `xi`. thirds: lower, middle and upper layers have the rate divided by, as, and times `thirds_factor`."""
+    """decay: decay by `xi` per layer. thirds: the rate divided by `thirds_factor` in the lower third of the layers, unchanged in
+    the middle, multiplied in the upper."""
     thirds_factor: Annotated[float, Field(ge=1)] = 2.6
-    """Between the thirds (Howard and Ruder 2018, section 3.2)."""
+    """Factor between the rates of the thirds (Howard and Ruder 2018, section 3.2)."""
     head_learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate of the head; null: that of the top layer."""
     freeze: Literal["none", "embeddings", "encoder"] | Annotated[int, Field(ge=1)] = "none"
-    """What is not trained: nothing, the embeddings, the whole encoder, or the embeddings and so many of the lowest layers."""
+    """Frozen parts: none, the embeddings, the whole encoder, or the embeddings and this number of the lowest layers."""
     unfreeze_layers: Annotated[int, Field(ge=0)] = 0
-    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the first epoch trains the head, each later one so many layers more
-    from the top, at last the embeddings. 0 trains all from the start."""
+    """Gradual unfreezing (Howard and Ruder 2018, section 3.3): the first epoch trains only the head, every later one this number of
+    further layers from the top, and finally the embeddings. 0: everything is trained from the start."""
     reinit_layers: Annotated[int, Field(ge=0)] = 0
-    """Topmost layers that begin with new random weights (Zhang et al. 2021, section 5)."""
+    """Number of topmost layers that start from new random weights (Zhang et al. 2021, section 5)."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of low-rank adapters (Hu et al. 2021), which are then trained in place of the encoder's weights, beside the head, and
-    are merged into these at the end; 0 trains the weights themselves. Rates are larger than usual, such as 2e-4. Needs the extra
-    `lora`."""
+    """Rank of low-rank adapters (Hu et al. 2021), which are trained instead of the encoder's weights and merged into them at the
+    end; the head is trained as usual. 0: no adapters. Use larger learning rates, such as 2e-4. Needs the extra `lora`."""
     lora_alpha: Positive = 16.0
-    """What an adapter adds is multiplied by this and divided by `lora_rank`."""
+    """An adapter's output is multiplied by this and divided by `lora_rank`."""
     lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of the linear layers in each block that get adapters, such as query and value; null: the queries and values of
-    attention where peft knows their names, else all linear layers of the blocks. A notice tells which."""
+    """Names of the linear layers in a block that get adapters, such as query and value; null: queries and values of attention if
+    peft knows their names, else all linear layers of the blocks. A notice names them."""
     pooling: Literal["pooled", "cls", "mean", "bilstm"] = "pooled"
-    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], the mean over the pieces, or what a biLSTM with
-    self-attention reads in all pieces, special tokens included (Lin et al. 2017). With `freeze: encoder` bilstm is BERT-Feat."""
+    """Text vector: [CLS] after the encoder's dense tanh pooler, raw [CLS], the mean over the pieces, or the output of a biLSTM with
+    self-attention over all pieces, special tokens included (Lin et al. 2017). bilstm with `freeze: encoder` is BERT-Feat."""
     lstm_width: Annotated[int, Field(ge=1)] = 300
     """Units of the biLSTM in each direction: u of Lin et al. 2017, section 4."""
     attention_width: Annotated[int, Field(ge=1)] = 350
     """Units within the biLSTM's self-attention: d_a of Lin et al."""
     attention_hops: Annotated[int, Field(ge=1)] = 30
-    """Weighted sums of a text's pieces that stand side by side in its vector: r of Lin et al."""
+    """Number of weighted sums of a text's pieces that are concatenated to its vector: r of Lin et al."""
     attention_penalty: Annotated[float, Field(ge=0)] = 0.0
-    """Weight in the loss of each text's ||A A' - I||^2, which keeps the hops apart (Lin et al., section 2.2)."""
+    """Weight of the penalty ||A A' - I||^2 per text, which keeps the hops different (Lin et al., section 2.2)."""
     layers: Annotated[tuple[int, ...], Field(min_length=1)] = (-1,)
-    """Layers whose vectors make up the text vector: 0 is the output of the first block, -1 that of the last."""
+    """Layers that form the text vector: 0 is the output of the first block, -1 that of the last."""
     combine: Literal["concat", "mean", "max"] = "concat"
     """How several layers are joined."""
     head: Literal["linear", "mlp"] = "linear"
-    """What makes logits of the text vector: a linear layer, or two with ReLU and dropout between."""
+    """Head on the text vector: a linear layer, or two with ReLU and dropout between."""
     head_width: Annotated[int, Field(ge=1)] = 50
     """Units between the two layers of the head mlp."""
     head_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout in the head; null: that of `dropout`."""
+    """Dropout in the head; null: that in `dropout`."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all classes, or over yes and no of each label of a multi-label task."""
+    """Share of the target that is spread evenly over all classes, or in a multi-label task over yes and no of each label."""
     class_weights: Literal["none", "balanced"] = "none"
-    """balanced: texts count in inverse proportion to the size of their class in the training split; in a multi-label task the
-    texts with a label weigh as much as those without."""
+    """balanced: texts are weighted in inverse proportion to the size of their class in the training split; in a multi-label task
+    the texts with a label have the same total weight as those without."""
     thresholds: Literal["half", "one", "per-label"] = "one"
-    """From which probability on a label of a multi-label task is given: from .5, or from what makes the F1 on the validation split
-    largest, micro-averaged with one threshold for all, or of each label with its own."""
+    """Least probability for the prediction of a label in a multi-label task. half: .5. one: one threshold that maximises micro-F1
+    on the validation split. per-label: a threshold per label that maximises its F1."""
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the training texts that is used: stratified, drawn by the trial's seed, smaller shares within larger ones."""
+    """Share of the training texts to use: stratified, drawn by the trial's seed; a smaller share is part of a larger one."""
     train_examples: Annotated[int, Field(ge=2)] | None = None
-    """Number of training texts that are used, drawn like `train_share`; null: all."""
+    """Number of training texts to use, drawn like `train_share`; null: all."""
 
     @property
     def switched_off(self) -> tuple[str, ...]:
@@ -319,16 +318,16 @@ class Finetune(Optimisation):
 
     @property
     def fractions(self) -> str | None:
-        """How the vectors of a text's fractions are joined: mean, max, attention; None where texts are cut."""
+        """How the vectors of a text's fractions are joined: mean, max, attention; None if texts are truncated."""
         return self.truncation.removeprefix("hier-") if self.truncation.startswith("hier-") else None
 
     @property
     def fixed_encoder(self) -> bool:
-        """Whether the encoder says the same in every epoch and trial: none of it is trained or drawn at random."""
+        """Whether the encoder's outputs are the same in every epoch and trial: nothing in it is trained or reinitialised."""
         return self.freeze == "encoder" and not self.reinit_layers
 
     def layer_faults(self, blocks: int) -> list[str]:
-        """What of these settings an encoder of so many blocks lacks, each fault beginning with the field."""
+        """Faults for layers that an encoder with this number of blocks does not have; they begin with the field."""
         wrong = [layer for layer in self.layers if not -blocks <= layer < blocks]
         if wrong:
             allowed = f"0 to {blocks - 1}, or from -1, the last, to {-blocks}, the first"
@@ -371,10 +370,10 @@ class Finetune(Optimisation):
     def _adapters_alone(self) -> Finetune:
         others = {"freeze": self.freeze != "none", "unfreeze_layers": self.unfreeze_layers, "reinit_layers": self.reinit_layers}
         if self.lora_rank and any(others.values()):
-            given = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
+            set_too = " and ".join(f"{name} {getattr(self, name)}" for name, value in others.items() if value)
             raise ValueError(
                 f"lora_rank is {self.lora_rank}, which freezes the encoder's own weights and trains adapters in all its layers, but"
-                f" {given} given: take one or the other"
+                f" {set_too} given: take one or the other"
             )
         return self
 
@@ -391,7 +390,7 @@ class Finetune(Optimisation):
 
 
 class Multitask(Optimisation):
-    """Fine-tuning on several tasks at once: a shared encoder, a linear head for each (Sun et al. 2019, sections 3.3 and 5.5)."""
+    """Fine-tuning on several tasks at once: a shared encoder, a linear head per task (Sun et al. 2019, sections 3.3 and 5.5)."""
 
     coupled = ("max_length", "truncation", "head_tokens")
     not_identity = ("name", "tasks")
@@ -402,29 +401,28 @@ class Multitask(Optimisation):
     kind: Literal["multitask"] = "multitask"
     """Kind of stage."""
     tasks: tuple[str, ...] = ()
-    """Names of tasks: all their training texts, less copies of any task's validation or test texts, whatever `train_share` a later
-    stage has. Empty: all tasks."""
+    """Names of tasks, whose training texts are used without copies of any task's validation or test texts, independent of a later
+    stage's `train_share`. Empty: all tasks."""
     sampling: Literal["proportional", "sqrt", "even"] = "proportional"
-    """Every batch is of one task, drawn in proportion to its number of training texts, to the root of that, or each alike."""
+    """A batch is of one task, which is drawn in proportion to its number of training texts, to the square root of it, or evenly."""
     epochs: Annotated[int, Field(ge=1)] = 4
-    """So many times as many steps as one pass over the training texts of all tasks together takes; validated after each."""
+    """Number of epochs. One has as many steps as a pass over the training texts of all tasks, with a validation at its end."""
     max_length: Annotated[int, Field(ge=4)] = 512
     """Longest sequence, in pieces, special tokens included."""
     truncation: Literal["head", "tail", "head+tail"] = "head+tail"
-    """What is kept of a text over the budget: its first pieces, its last, both ends. Of a pair of texts the longer loses pieces
-    until both fit, and each is cut so."""
+    """Truncation of a text that is too long: its first pieces are kept, its last, or both ends. In a pair the longer text loses
+    pieces until both fit."""
     head_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Pieces kept from the beginning under head+tail; the rest of the budget comes from the end. null: the paper's proportion, 128
-    of 510, of what `max_length` leaves beside two special tokens, rounded. Of a pair of texts each that is cut keeps so many, or
-    all but one of its share."""
+    """Pieces kept from the beginning with head+tail; the others come from the end. null: the paper's proportion, 128 of 510, of
+    `max_length` less two special tokens, rounded. In a pair every text that is cut keeps this many, or all but one of its share."""
     xi: Annotated[float, Field(gt=0, le=1)] = 0.95
-    """Layer-wise decay factor: each layer's rate is xi times that of the layer above."""
+    """Layer-wise decay factor: a layer's rate is xi times that of the layer above."""
     xi_variant: Literal["consistent", "published"] = "consistent"
-    """consistent: embeddings one step below the lowest layers. published: embeddings undecayed, as in the paper's code."""
+    """consistent: embeddings one step below the lowest layer. published: embeddings undecayed, as in the paper's code."""
     pooling: Literal["pooled", "cls", "mean"] = "pooled"
-    """Text vector: [CLS] through the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
+    """Text vector: [CLS] after the encoder's dense tanh pooler, raw [CLS], or the mean over the pieces."""
     seed: int = 0
-    """Seed of heads, tasks, order and dropout. The trial's own seed does not enter, so that all seeds share the stage."""
+    """Seed of heads, tasks, order and dropout. It is independent of the trial's seed, so that all seeds share the stage."""
 
     @property
     def switched_off(self) -> tuple[str, ...]:
@@ -439,13 +437,13 @@ class Multitask(Optimisation):
 
 def head_in_proportion(max_length: int) -> int:
     """Pieces from the beginning of a text in the paper's proportion: 128 of 510 (Sun et al. 2019, section 5.3.1), at least one."""
-    return max(1, (2 * 128 * (max_length - 2) + 510) // (2 * 510))  # in whole numbers: any length is answered
+    return max(1, (2 * 128 * (max_length - 2) + 510) // (2 * 510))  # in integers, which cannot overflow
 
 
 def _check_head(stage: Finetune | Multitask) -> None:
-    """Puts in a `head_tokens` that is left open. Raises ValueError where head+tail has no room for the end of a text."""
+    """Fill in a missing `head_tokens`. Raises ValueError if head+tail has no room for the end of a text."""
     if stage.head_tokens is None:
-        object.__setattr__(stage, "head_tokens", head_in_proportion(stage.max_length))  # frozen, but not yet in anybody's hands
+        object.__setattr__(stage, "head_tokens", head_in_proportion(stage.max_length))  # frozen, but still under construction
     budget = stage.max_length - 2
     if stage.truncation == "head+tail" and (stage.head_tokens or 0) >= budget:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The settings of a task: where its splits lie, what its columns mean, how its files are read."""
+"""Settings of a task: sources of its splits, columns, and dialect of its files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from trainables.settings.base import Model
+from trainables.settings.base import Settings
 from trainables.settings.dialect import Dialect, Quoting, delimiter_of, dialect_faults, encoding_of
 from trainables.settings.file_names import suffix
 
@@ -34,66 +34,66 @@ METRICS = {
 """By the name that a task gives."""
 
 
-class Task(Model):
-    """A labelled data set: where its splits lie and what its columns mean. Give files, `folder` or `hub`."""
+class Task(Settings):
+    """A labelled data set: sources of its splits and meaning of its columns. Give files, `folder` or `hub`."""
 
     train: str | None = None
     """csv, tsv, jsonl or parquet file with the training split: a local path or any fsspec URL."""
     validation: str | None = None
-    """File with the validation split. Without it one is carved from the training split."""
+    """File with the validation split. Without it, a part of the training split is used."""
     test: str | None = None
     """File with the test split."""
     folder: str | None = None
-    """A folder that `datasets` saved (`save_to_disk`)."""
+    """A folder saved by `datasets` (`save_to_disk`)."""
     hub: str | None = None
     """Name of a data set on the hub, such as `stanfordnlp/imdb`."""
     hub_config: str | None = None
-    """Configuration of the hub data set, where it has several."""
+    """Configuration of the hub data set, if it has several."""
     revision: str | None = None
     """Commit or tag of the hub data set."""
     train_split: str = "train"
     """Name of the training split in `folder` or `hub`."""
     validation_split: str | None = None
-    """Name of the validation split in `folder` or `hub`; none carves one from the training split."""
+    """Name of the validation split in `folder` or `hub`; null: a part of the training split is used."""
     test_split: str = "test"
     """Name of the test split in `folder` or `hub`."""
     delimiter: str | None = None
-    """What divides the columns of csv and tsv files, one character such as `;` or `"\\t"`. null: a comma, of tsv files a tab."""
+    """Delimiter of csv and tsv files, one character such as `;` or `"\\t"`. null: a comma, in tsv files a tab."""
     quoting: Quoting | None = None
-    """What a quote (") means in csv and tsv files. double: it encloses a field, and is written twice inside of one; backslash:
-    inside it stands behind a backslash; none: every quote belongs to a text, and every line is a row. null: double, but rows that a
-    lone quote seems to swallow are refused, and tsv files whose quotes cannot enclose fields are read as none, with a notice."""
+    """Meaning of quotes (") in csv and tsv files. double: they enclose fields, and are doubled within them; backslash: within
+    fields they are escaped by a backslash; none: every quote belongs to a text, and every line is a row. null: double, but rows
+    that a lone quote seems to swallow are refused, and tsv files whose quotes cannot enclose fields are read as none, with a
+    notice."""
     encoding: str | None = None
-    """What the files' bytes mean, a codec of Python such as `cp1252`. null: UTF-8, or UTF-16 and UTF-32 with a byte-order mark."""
+    """Encoding of the files, a Python codec such as `cp1252`. null: UTF-8, or UTF-16 and UTF-32 with a byte-order mark."""
     text: str | tuple[str, ...] = "text"
-    """Column with the text; several are joined by a space."""
+    """Column with the text; several columns are joined by a space."""
     text_pair: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Column with the second text of a task on pairs of texts, such as question and answer; several are joined by a space. null:
-    single texts. Corpora and the bag of words read both as one text."""
+    """Column with the second text of a pair, such as question and answer; several columns are joined by a space. null: single
+    texts. Corpora and the bag of words read a pair as one text."""
     label: str | Annotated[tuple[str, ...], Field(min_length=1)] = "label"
-    """Column with the label. Of a multi-label task also several columns of 0 and 1, or of true and false, whose names are
+    """Column with the label. In a multi-label task, also several columns of 0 and 1, or of true and false, which are named after
     the labels."""
     labels: tuple[str, ...] | None = None
-    """All labels in their order, as they are written: `[no, yes]` and `[0, 1]` are text. Without it: the sorted labels of the
-    training split."""
+    """All labels in order, exactly as written: `[no, yes]` and `[0, 1]` are text. null: the sorted labels of the training split."""
     missing_labels: Literal["refuse", "drop"] = "refuse"
     """Rows whose label is missing, empty, null, or a word for it such as nan, None, NULL, N/A or `\\N` that is not among `labels`:
-    refused, or left out and counted."""
+    they are refused, or dropped with a notice."""
     multi_label: bool = False
     """A text may have any number of labels, none included; the column holds lists, also as text (`['a', 'b']`), names joined by
     `label_separator`, or vectors of 0 and 1 in the order of `labels`."""
     label_separator: Annotated[str, Field(min_length=1)] = "|"
-    """What stands between the labels of a text of a multi-label task."""
+    """Separator between the labels of a text in a multi-label task."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training split that becomes the validation split where there is none: stratified, seeded."""
+    """Share of the training split that is used for validation if there is no validation split: stratified, seeded."""
     split_seed: int = 0
-    """Seed of that carving."""
+    """Seed of this split."""
     domain: str | None = None
     """Domain of the texts: sentiment, question, topic, ..."""
     metric: Literal[*METRICS] | None = None  # type: ignore[valid-type]
     """What the search compares trials by, on validation, and what tables show: `error_rate` or `accuracy` over texts,
     `subset_accuracy` (texts whose set of labels is exactly right), `macro_f1` (mean over classes or labels), `micro_f1` (over all
-    decisions), `mcc` (Matthews' coefficient). All in percent. null: error_rate, of a multi-label task micro_f1."""
+    decisions), `mcc` (Matthews' coefficient). All in percent. null: error_rate, in a multi-label task micro_f1."""
 
     @property
     def measured_by(self) -> str:
@@ -109,20 +109,20 @@ class Task(Model):
 
     @model_validator(mode="after")
     def _one_source(self) -> Task:
-        given = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
+        sources = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(sources) or 'none'}")
         return self
 
     @field_validator("delimiter")
     @classmethod
-    def _one_character(cls, given: str | None) -> str | None:
-        return None if given is None else delimiter_of(given)
+    def _one_character(cls, value: str | None) -> str | None:
+        return None if value is None else delimiter_of(value)
 
     @field_validator("encoding")
     @classmethod
-    def _known_encoding(cls, given: str | None) -> str | None:
-        return None if given is None else encoding_of(given)
+    def _known_encoding(cls, value: str | None) -> str | None:
+        return None if value is None else encoding_of(value)
 
     @model_validator(mode="after")
     def _dialect_of_files(self) -> Task:
@@ -149,25 +149,25 @@ class Task(Model):
 
     @property
     def label_columns(self) -> tuple[str, ...]:
-        """The column with the label, or those whose names are labels."""
+        """The column with the label, or the columns that are named after labels."""
         return (self.label,) if isinstance(self.label, str) else self.label
 
     @property
     def several_columns(self) -> bool:
-        """Whether each label has a column of its own."""
+        """Whether every label has its own column."""
         return not isinstance(self.label, str)
 
     @property
     def dialect(self) -> Dialect:
-        """How its csv and tsv files are written."""
+        """Dialect of its csv and tsv files."""
         return Dialect(self.delimiter, self.quoting, self.encoding)
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """Columns of the text, of a pair the first one."""
+        """Columns of the text; in a pair, of the first text."""
         return (self.text,) if isinstance(self.text, str) else self.text
 
     @property
     def second_columns(self) -> tuple[str, ...]:
-        """Columns of the second text of a pair; none for single texts."""
+        """Columns of the second text of a pair; empty for single texts."""
         return (self.text_pair,) if isinstance(self.text_pair, str) else self.text_pair or ()

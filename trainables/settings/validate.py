@@ -1,4 +1,4 @@
-"""Pydantic's errors as faults: the place, the value given, what is allowed and the near miss."""
+"""Validate plain data by pydantic models; errors become faults with place, value, allowed values and near miss."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def validate(model: type[M], data: Any, place: str = "") -> M:
-    """`model` from plain data. Raises ConfigError with every fault: its path, the value, what is allowed, the near miss."""
+    """Create a `model` from plain data. Raises ConfigError with every fault: path, value, allowed values, near miss."""
     try:
-        # Through JSON: strict, so that "3" is no number, yet a YAML list is a tuple.
+        # By JSON: strict, so that "3" is not a number, but a list is accepted as a tuple.
         return model.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         raise ConfigError(_describe(model, fault, place) for fault in error.errors()) from None
 
 
 def _describe(model: type[BaseModel], fault: Any, place: str) -> str:
-    """One line for one fault that pydantic found."""
+    """One line for one of pydantic's faults."""
     path = ".".join([place] * bool(place) + [str(part) for part in fault["loc"]])
     value, context = fault["input"], fault.get("ctx", {})
     shown = repr(value) if len(repr(value)) <= 80 else repr(value)[:77] + "..."
@@ -44,7 +44,7 @@ def _describe(model: type[BaseModel], fault: Any, place: str) -> str:
 
 
 def _model_at(model: Any, loc: tuple[Any, ...]) -> type[BaseModel] | None:
-    """The settings model that stands at the place `loc`, for naming its fields."""
+    """The settings model at the place `loc`, for the names of its fields."""
     for part in loc:
         if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
             model = model.model_fields[part].annotation
@@ -54,8 +54,8 @@ def _model_at(model: Any, loc: tuple[Any, ...]) -> type[BaseModel] | None:
             if kind is not None and kind.default == part:
                 model = inner
                 break
-    found = _models_in(model)
-    return found[0] if found else None
+    models = _models_in(model)
+    return models[0] if models else None
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

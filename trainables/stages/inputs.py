@@ -12,7 +12,7 @@ import numpy as np
 
 from trainables.data.corpus import Corpus, load_corpus
 from trainables.data.splits import Labels, Split, TaskData, load_task, taken, turns
-from trainables.data.task_mixture import Members, load_members
+from trainables.data.task_mixture import TaskMixture, load_mixture
 from trainables.encoder import checkpoint
 from trainables.settings.corpus_names import members
 from trainables.settings.encoder import Encoder
@@ -51,10 +51,10 @@ class Reader:
         key = ("corpus", frozenset(names), frozenset(tasks.items()), frozenset(files))
         return self._once(key, partial(load_corpus, names, tasks, files, load=self.task))
 
-    def members(self, names: Sequence[str], tasks: Mapping[str, Task]) -> Members:
-        """Tasks that are trained together (`load_members`)."""
+    def members(self, names: Sequence[str], tasks: Mapping[str, Task]) -> TaskMixture:
+        """Tasks that are trained together (`load_mixture`)."""
         key = ("members", frozenset(names), frozenset(tasks.items()))
-        return self._once(key, partial(load_members, names, tasks, load=self.task))
+        return self._once(key, partial(load_mixture, names, tasks, load=self.task))
 
     def pool(self, corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
         """What there is to select from, for a target task."""
@@ -121,7 +121,7 @@ class Inputs:
         names, _ = members(stage.corpus, self.recipe.task, self.recipe.tasks)
         return self.reader.pool(self.corpus(stage), self.target, self.recipe.task in names)
 
-    def members(self, stage: Multitask) -> Members:
+    def members(self, stage: Multitask) -> TaskMixture:
         """The tasks that a multi-task stage is trained on."""
         return self.reader.members(tuple(stage.tasks or self.recipe.tasks), self.recipe.tasks)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainables.batches.pack import Example
 from trainables.batches.tokenise import Pieces
-from trainables.data.task_mixture import Members
+from trainables.data.task_mixture import TaskMixture
 from trainables.encoder.load import Base, load_encoder_weights
 from trainables.encoder.occurring_embedding import train_occurring
 from trainables.heads.classifier import Classifier, classifier
@@ -58,7 +58,7 @@ class Heads(nn.Module):
         return logits
 
 
-def model_of(stage: Multitask, base: Base, members: Members) -> tuple[Classifier, Heads]:
+def model_of(stage: Multitask, base: Base, members: TaskMixture) -> tuple[Classifier, Heads]:
     """(the model before training, its heads); what is new in it is drawn from the stage's seed, over all tasks together."""
     classes = {key: len(data.labels) for key, data in members.tasks.items()}
     model = classifier(base, sum(classes.values()), stage.pooling, stage.dropout, stage.seed)
@@ -84,7 +84,7 @@ def job(
     stage: Multitask,
     base: Base,
     parent: Path | None,
-    members: Members,
+    members: TaskMixture,
     pieces: Mapping[str, Mapping[str, Pieces]],
     runtime: Runtime,
 ) -> Job:
@@ -154,7 +154,7 @@ def job(
     )
 
 
-def told(row: Row, members: Members, target: str) -> Row:
+def told(row: Row, members: TaskMixture, target: str) -> Row:
     """A row of the loop as a recipe tells it: tasks by their names, and of the whole the scores of the target task.
 
     `target` is the key of its head. Where it is not among the tasks, error rate and loss are the means over the tasks. An artifact

@@ -40,7 +40,7 @@ class Pool:
     """Places of the candidates."""
     queries: tuple[str, ...]
     """The task's training texts, each once, sorted."""
-    _shared: dict[int, similarity.Shared] = field(default_factory=dict, init=False)
+    _shared: dict[int, similarity.SharedWords] = field(default_factory=dict, init=False)
     """By the number of neighbours, once asked for."""
 
     @cached_property
@@ -78,7 +78,7 @@ class Pool:
         shared = self._shares(neighbours) if embeddings == "tfidf" else None
         return ("by shared words",) if shared and (shared.scarce or not shared.same_words) else ()
 
-    def _shares(self, neighbours: int) -> similarity.Shared:
+    def _shares(self, neighbours: int) -> similarity.SharedWords:
         if neighbours not in self._shared:
             self._shared[neighbours] = similarity.shared_words(self.candidates, self.queries, neighbours)
         return self._shared[neighbours]

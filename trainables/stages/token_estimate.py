@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.task_mixture import Members
+from trainables.data.task_mixture import TaskMixture
 from trainables.settings.stages import Finetune, Multitask, Pretrain
 
 PIECES_PER_WORD = 1.35
@@ -28,7 +28,7 @@ def finetune_tokens(stage: Finetune, words: Counts) -> int:
     return passes * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())
 
 
-def multitask_tokens(stage: Multitask, members: Members, steps: int) -> int:
+def multitask_tokens(stage: Multitask, members: TaskMixture, steps: int) -> int:
     """Of so many steps, each on a task drawn by the stage's sampling."""
     each = [np.minimum(pieces_of(data.train.words), stage.max_length - 2).mean() + 2 for data in members.tasks.values()]
     return round(steps * stage.batch_size * float(members.probabilities(stage.sampling) @ each))

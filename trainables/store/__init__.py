@@ -1,5 +1,5 @@
-"""The store: results of stages by name, on any file system, shared by all processes that know its address.
+"""The store: results of stages by name, on any file system, shared by all processes that use its address.
 
-Artifacts appear atomically and are verified when they are read. Knows files, digests and leases, and nothing of training. Start
-with `store.py`.
+Artifacts appear atomically and are verified when they are read. This wing handles files, digests and leases and never imports
+torch. Start with `store.py`.
 """

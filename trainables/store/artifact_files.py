@@ -1,4 +1,4 @@
-"""What a folder of the store holds: names, sizes, digests, and the marker that says so and is written last."""
+"""Files of an artifact and its marker: names, sizes and digests. The marker lists them and is written last."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from trainables.store.files import Files, LocalFiles, explained, sha256
 from trainables.store.local_files import NotPlain, is_name
 
 FORMAT_VERSION = 3
-"""Raise it when what a stage leaves, or the meaning of its settings, changes: every stage then has a new name."""
+"""Increase it when the files of a stage, or the meaning of its settings, change: every stage then has a new id."""
 SUFFIXES = (".safetensors", ".json", ".parquet")
-"""Nothing else is kept, so that nothing has to be unpickled."""
+"""The only file types of a store: none of them needs unpickling."""
 WEIGHTS, PREDICTIONS = "model.safetensors", "predictions-test.parquet"
-"""What stages leave: a model's parameters; a fine-tuned one's logits on the test split."""
+"""Files of finished stages: parameters of a model; logits of a fine-tuned model on the test split."""
 FEATURES = "features.safetensors"
-"""What a frozen encoder says of texts; can be made again, so it goes when nobody has used it for long."""
+"""Cached outputs of a frozen encoder; they can be recomputed, so garbage collection removes them when they are unused for long."""
 MARKS, CHOSEN = "marks.parquet", "chosen.parquet"
-"""Words of the task's texts with scores and marks; words of a corpus with what selective masking chose."""
+"""Words of the task's texts with scores and marks; words of a corpus with the choice of selective masking."""
 USED, DAMAGED = "USED.json", "DAMAGED.json"
-"""Written beside files that can be made again whenever they are used; beside those of an artifact that was set aside."""
+"""USED is rewritten at every use of recomputable files; DAMAGED lies beside the files of an artifact that was set aside."""
 MARKERS = ("COMPLETE.json", "STATE.json", USED, DAMAGED)
 Facts = Mapping[str, Any]
 """`size` in bytes and `sha256` of a file."""
 STAGE = ATTEMPT = re.compile(r"[0-9a-f]{32}")
-"""Names that a store gives to stages, and to attempts at leaving an artifact."""
+"""Names of stages, and of attempts to publish an artifact."""
 
 DEEPEST = 64
-"""Levels of a marker that may lie in each other."""
+"""Largest nesting depth of a marker."""
 
 
 class ArtifactMarker(TypedDict):
-    """What COMPLETE.json says."""
+    """Content of COMPLETE.json."""
 
     stage_id: str
     attempt: str
@@ -49,7 +49,7 @@ class ArtifactMarker(TypedDict):
 
 
 class StateMarker(TypedDict):
-    """What STATE.json says."""
+    """Content of STATE.json."""
 
     stage_id: str
     step: int
@@ -58,19 +58,19 @@ class StateMarker(TypedDict):
 
 
 class Damage(Exception):
-    """What is wrong with a file."""
+    """A file is missing, altered or unreadable; the message says which."""
 
 
 def stage_id(kind: str, determines: Mapping[str, Any]) -> str:
-    """Name of a stage: 32 hex digits of the sha256 of all that determines its result, the same on every machine.
+    """Id of a stage: 32 hex digits of the sha256 of everything that determines its result, the same on every machine.
 
-    Raises ValueError for NaN and TypeError for what is no plain data.
+    Raises ValueError for NaN and TypeError for values that are not plain data.
     """
     return hashlib.sha256(canonical({"format": FORMAT_VERSION, "kind": kind, "determines": determines}).encode()).hexdigest()[:32]
 
 
 def canonical(value: Any) -> str:
-    """Plain data as JSON that depends on its content alone: keys sorted, no spaces, floats by repr, no NaN."""
+    """Plain data as canonical JSON: keys sorted, no spaces, floats by repr, no NaN."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -83,48 +83,48 @@ def _plain(value: Any) -> Any:
 
 
 def checked(name: str) -> str:
-    """A name that is a file name on any file system and no way out of its folder. Raises ValueError."""
+    """Return the name if it is a file name on any file system and cannot leave its folder. Raises ValueError."""
     if not is_name(name):
         raise ValueError(f"{name!r} is no name: up to 128 letters, digits, '_', '-' and single dots inside")
     return name
 
 
 def checked_files(files: Mapping[str, Path | bytes]) -> list[str]:
-    """Names of files that may be kept. Raises ValueError."""
+    """Return the names of the files if a store may hold them. Raises ValueError."""
     for name in files:
         if not checked(name).endswith(SUFFIXES):
             raise ValueError(f"{name!r}: a store holds {', '.join(SUFFIXES)} only")
         if name.casefold() in map(str.casefold, MARKERS):
             raise ValueError(f"{name!r} is the store's own name")
     if len({name.casefold() for name in files}) < len(files):
-        raise ValueError(f"{', '.join(sorted(files))}: some disks do not tell capitals from small letters")
+        raise ValueError(f"{', '.join(sorted(files))}: some disks ignore the case of names, and these differ only in case")
     return list(files)
 
 
 def marker_bytes(marker: Mapping[str, Any]) -> bytes:
-    """A marker as it is stored, with a digest of itself."""
+    """Serialise a marker, with a digest of itself."""
     whole = {"format": FORMAT_VERSION, **marker}
     return json.dumps({**whole, "sha256": _own_digest(whole)}, indent=1).encode()
 
 
 def artifact_marker(data: bytes, stage_id: str) -> ArtifactMarker | None:
-    """The marker of this stage's artifact; None if it is cut, altered, another's, or says what no store writes."""
+    """Parse the marker of this stage's artifact; None if it is truncated, altered, of another stage, or not written by a store."""
     marker = _whole(data, stage_id)
-    attempt, said = marker.get("attempt"), marker.get("manifest")
+    attempt, content = marker.get("attempt"), marker.get("manifest")
     sound = isinstance(attempt, str) and ATTEMPT.fullmatch(attempt) and _are_files(marker.get("files"))
-    sound = sound and _are_names(marker.get("pruned")) and isinstance(said, dict) and not manifest.fault_of(said)
+    sound = sound and _are_names(marker.get("pruned")) and isinstance(content, dict) and not manifest.fault_of(content)
     return cast(ArtifactMarker, marker) if sound else None
 
 
 def state_marker(data: bytes, stage_id: str) -> StateMarker | None:
-    """The marker of a state of this stage; None if it is cut, altered, another's, or says what no store writes."""
+    """Parse the marker of a state of this stage; None if it is truncated, altered, of another stage, or not written by a store."""
     marker = _whole(data, stage_id)
     sound = _is_count(marker.get("step")) and _are_files(marker.get("files")) and isinstance(marker.get("meta"), dict)
     return cast(StateMarker, marker) if sound else None
 
 
 def _whole(data: bytes, stage_id: str) -> dict[str, Any]:
-    """A marker of this stage that is whole, unaltered and of this format; else an empty one."""
+    """Parse a marker of this stage; empty if it is truncated, altered or of another format."""
     try:
         marker = json.loads(data, object_pairs_hook=_undoubled)
         digest = marker.pop("sha256")
@@ -142,10 +142,10 @@ def _nests_at_most(levels: int, value: Any) -> bool:
 
 
 def _undoubled(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is there twice")
-    return found
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return table
 
 
 def _are_names(names: Any) -> bool:
@@ -156,7 +156,7 @@ def _are_names(names: Any) -> bool:
 
 
 def _are_files(files: Any) -> bool:
-    """Whether these are names and facts of files as a store keeps them: anybody can make a marker with the right digest."""
+    """Whether these are valid names and facts of files: any writer can produce a marker with a correct digest."""
     try:
         return len(checked_files(files)) == sum(map(_are_facts, files.values()))
     except (ValueError, TypeError, AttributeError):
@@ -179,7 +179,7 @@ def _own_digest(marker: Mapping[str, Any]) -> str:
 
 
 def put_all(files: Files, folder: str, sources: Mapping[str, Path | bytes], move: bool, durable: bool) -> dict[str, Facts]:
-    """Bring files in and see that all have arrived: their facts. Raises OSError."""
+    """Copy or move files into a folder and check that all arrived. Returns their facts. Raises OSError."""
     facts: dict[str, Facts] = {}
     for name, source in sources.items():
         size, digest = files.put(f"{folder}/{name}", source, move, durable)
@@ -189,16 +189,16 @@ def put_all(files: Files, folder: str, sources: Mapping[str, Path | bytes], move
     return facts
 
 
-def wrong_size(found: Mapping[str, int], facts: Mapping[str, Facts]) -> tuple[str, str] | None:
-    """(name, what is wrong) of the first file that is gone or has another size."""
+def wrong_size(sizes: Mapping[str, int], facts: Mapping[str, Facts]) -> tuple[str, str] | None:
+    """(name, fault) of the first file that is missing or has another size; None if all agree."""
     for name, fact in facts.items():
-        if (size := found.get(name)) != fact["size"]:
+        if (size := sizes.get(name)) != fact["size"]:
             return name, f"{name} is gone" if size is None else f"{name} has {size} of {fact['size']} bytes"
     return None
 
 
 def fetched(files: Files, folder: str, name: str, facts: Facts, cache: Callable[[str], Path]) -> Path:
-    """A verified file on this machine; of a remote store, a copy in `cache("fetched")`. Raises Damage if it is not so."""
+    """Path of a verified file on this machine; for a remote store, of a copy in `cache("fetched")`. Raises Damage."""
     if isinstance(files, LocalFiles):
         try:
             return _verified(files.local(f"{folder}/{name}"), facts)
@@ -223,7 +223,7 @@ def _verified(path: Path, facts: Facts) -> Path:
     try:
         stat = path.lstat()
         if not S_ISREG(stat.st_mode):
-            raise Damage(f"{path.name} is no file")
+            raise Damage(f"{path.name} is not a file")
         size, digest = stat.st_size, sha256(path)
     except FileNotFoundError:
         raise Damage(f"{path.name} is gone") from None

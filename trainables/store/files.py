@@ -1,4 +1,4 @@
-"""The files of a store, by its address: a local path or any fsspec URL. And what to say when they cannot be used."""
+"""Open the files of a store by its address (a local path or any fsspec URL), and explain why they cannot be used."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ __all__ = ["Files", "LocalFiles", "RemoteFiles", "StoreError", "explained", "ope
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_WRITABLE = {errno.EROFS, errno.EACCES, errno.EPERM}
 NO_KEYS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}
-"""What botocore raises for keys of S3 that are not there, or half of them."""
+"""Exceptions of botocore for missing or incomplete S3 keys."""
 Files = LocalFiles | RemoteFiles
 
 
 class StoreError(ConfigError):
-    """The store cannot be used: disk full, not writable, no such protocol. Says the place, the reason and what to do."""
+    """The store cannot be used: disk full, not writable, unknown protocol. The message names place, reason and way out."""
 
 
 def open_files(url: str | os.PathLike[str]) -> Files:
-    """The files below a local path or an fsspec URL; touches nothing. Raises StoreError: protocol unknown, driver missing."""
+    """Open the files below a local path or an fsspec URL, without any access yet.
+
+    Raises StoreError for an unknown protocol or a missing driver.
+    """
     text = os.fspath(url)
     if is_local(text):
         return LocalFiles(Path(os.path.abspath(os.path.expanduser(text))))
@@ -45,16 +48,14 @@ def open_files(url: str | os.PathLike[str]) -> Files:
         close = closest(protocol, fsspec.available_protocols())
         raise StoreError([f"store {text!r}: {error}{f'; did you mean {close!r}?' if close else ''}"]) from None
     if signs := sorted(set("*?[") & set(root)):
-        raise StoreError(
-            [f"store {text.rpartition('@')[2]!r}: {signs[0]} stands for other names in a URL; name a folder without it"]
-        )
+        raise StoreError([f"store {text.rpartition('@')[2]!r}: {signs[0]} is a wildcard in a URL; name a folder without it"])
     if protocol in ("s3", "s3a") and (fault := _s3_fault(root)):
         raise StoreError([f"store {protocol}://{root.rpartition('@')[2]}: {fault}"])
     return RemoteFiles(fs, root, text.rstrip("/"))
 
 
 def _s3_fault(root: str) -> str:
-    """What is wrong with `bucket/path`, empty for nothing: s3fs says so only when it writes."""
+    """Fault of `bucket/path`, empty if there is none: s3fs would report it only when it writes."""
     bucket = root.partition("/")[0]
     if "@" in bucket:
         return "keys in the address are not read; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
@@ -63,14 +64,14 @@ def _s3_fault(root: str) -> str:
 
 @contextlib.contextmanager
 def explained(url: str, doing: str = "write") -> Iterator[None]:
-    """Turns what the file system, or the driver of a remote one, says into a StoreError: place, reason and what to do."""
+    """Turn errors of a file system or its driver into a StoreError with place, reason and way out."""
     try:
         yield
     except ConfigError:
         raise
     except Exception as error:
         if not isinstance(error, OSError) and type(error).__module__.split(".")[0] in ("builtins", "trainables"):
-            raise  # no driver's, but ours
+            raise  # our own error, not a driver's
         raise StoreError([f"store {url}: cannot {doing} {_reason(error, url)}"]) from error
 
 
@@ -89,5 +90,5 @@ def _reason(error: Exception, url: str) -> str:
     else:
         advice = "see that it can be reached"
     place = str(getattr(error, "filename", None) or url)
-    said = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return f"{place}: {said}; {advice}, or choose another store (--store, FINETUNE_STUDY_STORE)"
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+    return f"{place}: {reason}; {advice}, or choose another store (--store, FINETUNE_STUDY_STORE)"

@@ -1,4 +1,4 @@
-"""Removing from a store what nobody will read any more."""
+"""Garbage collection: remove unused artifacts, states, leases and scratch files from a store."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from trainables.store.files import Files, LocalFiles
 from trainables.store.local_files import NotPlain
 
 SCRATCH = ("writing", "fetched")
-"""Local folders whose entries belong to one process, or can be fetched again."""
+"""Local folders whose entries belong to one process or can be fetched again."""
 MARKER = "COMPLETE.json"
 RAY = "ray"
-"""Folder of the store where Ray Train on several nodes keeps its books, in one folder for each sitting."""
+"""Folder of the store for Ray Train's files on several nodes, with one folder per session."""
 
 
 @dataclass
 class CollectReport:
-    """What was removed."""
+    """Number of removed items, and the space they freed."""
 
     attempts: int = 0
-    """Artifacts half-written, replaced or damaged, and features that nobody uses any more."""
+    """Half-written, replaced or damaged artifacts, and unused features."""
     leases: int = 0
-    """Leases whose owners are gone."""
+    """Leases of dead owners."""
     states: int = 0
-    """States of stages that nobody went on with, and half-written ones."""
+    """Old states of unfinished stages, and half-written ones."""
     scratch: int = 0
-    """Entries of scratch folders, and of Ray's, that their makers left behind."""
+    """Abandoned entries of scratch folders and of Ray's folder."""
     bytes: int = 0
-    """Space that this gave back."""
+    """Freed space."""
 
 
 def used(files: Files, folder: str) -> None:
-    """Note that what lies in the folder is in use, where the store may be written."""
+    """Record that the folder's files are in use, if the store is writable."""
     with contextlib.suppress(Exception):
         files.write(f"{folder}/{USED}", b"{}")
 
 
 def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> CollectReport:
-    """Remove garbage that was not touched for so long, and dead leases. Nothing of a stage whose lease lives.
+    """Remove garbage that is older than `older_than_s`, and dead leases. Stages with a live lease are left alone.
 
-    What has no name that a store gives is somebody else's and stays.
+    Files whose names a store would not write are foreign and stay.
     """
     report = CollectReport()
 
@@ -82,7 +82,7 @@ def collect(files: Files, cache: Callable[[str], Path], older_than_s: float) -> 
 
 
 def _marker(files: Files, name: str) -> ArtifactMarker | None:
-    """The marker that readers see."""
+    """Marker of the artifact; None if there is no readable one."""
     try:
         return artifact_marker(files.read(f"artifacts/{name}/{MARKER}"), name)
     except (FileNotFoundError, NotPlain):
@@ -90,13 +90,13 @@ def _marker(files: Files, name: str) -> ArtifactMarker | None:
 
 
 def _leases(files: Files, report: CollectReport) -> set[str]:
-    """Remove dead leases; the names of stages whose lease lives."""
+    """Remove dead leases. Returns the names of stages whose lease is alive."""
     held = set()
     for name in filter(STAGE.fullmatch, files.names("leases")):
         folder = f"leases/{name}"
         last = max(lease.generations(files, folder), default=0)
-        found = lease.read(files, folder, last)
-        if found is not None and not lease.Watch().dead(found):
+        content = lease.read(files, folder, last)
+        if content is not None and not lease.Watch().dead(content):
             held.add(name)
             continue
         lease.remove(files, folder, last)

@@ -1,13 +1,13 @@
-"""Who computes what: leases on a file system that several machines share, without a server.
+"""Leases: one process computes a stage, the others wait. They need only a shared file system, no server.
 
-A lease is the file `leases/<id>/<generation>.json`, created exclusively; the highest generation owns. Its owner renews it from a
-thread. Whoever finds it dead creates the next generation, which only one can. Dead means: its process is gone, where that can be
-seen (same machine, boot and process table; start times tell a recycled pid apart); else, it was not renewed for its `ttl_s`. On one
-machine that is read off the monotonic clock, which all processes share and which stands still while the machine sleeps. Between
-machines, whose clocks may differ, the waiter watches the file for `ttl_s` by its own clock, and believes at once only in a lease
-that expired long ago.
+A lease is the file `leases/<id>/<generation>.json`, created exclusively; the highest generation is the owner. The owner renews it
+from a thread. A process that sees a dead lease creates the next generation, which only one process can. A lease is dead if its
+process has ended, where that can be checked (same machine, boot and process table; the start time detects a recycled pid), or else
+if it was not renewed for its `ttl_s`. On one machine the monotonic clock decides: all processes share it, and it stops while the
+machine sleeps. Between machines, whose clocks may differ, the waiter watches the file for `ttl_s` by its own clock; only a lease
+that expired long ago counts as dead at once.
 
-No lease is needed for correct results: artifacts appear whole, and two owners leave the same one. It saves work.
+Leases save work; results are correct without them, since artifacts appear atomically and two owners produce the same one.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from trainables.store.local_files import NotPlain
 
 log = logging.getLogger(__name__)
 TTL_S = 60.0
-"""How long a lease holds without being renewed."""
+"""How long a lease is valid without renewal."""
 SKEW_S = 600.0
-"""Difference between two machines' clocks that is still believed to be an accident."""
+"""Largest tolerated difference between the clocks of two machines."""
 LONGEST_TTL_S = 3600.0
-"""A lease that claims to hold for longer, without being renewed, was not written by a store."""
+"""Longest validity without renewal; a longer one was not written by a store."""
 LAST = 10**15
-"""Generations are counted up to here, then from 1 again."""
+"""Largest generation; after it, counting restarts at 1."""
 RETREAT_S = 0.02
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process among all of a cluster."""
+    """A process on any machine of a cluster."""
 
     host: str
     pid: int
     system: str
-    """Boot and process table in which the pid means something; empty where the machine does not tell."""
+    """Boot and process table that the pid belongs to; empty if unknown."""
     started: int | None
-    """Clock ticks from boot to its start: two processes with one pid differ in it."""
+    """Start time in clock ticks since boot: it differs between two processes with the same pid."""
 
     def alive(self) -> bool | None:
-        """Whether it runs; None when that cannot be seen from here."""
+        """Whether it is running; None if that cannot be checked from here."""
         here = this_process()
         if (self.host, self.system) != (here.host, here.system):
             return None
@@ -63,7 +63,7 @@ class Process:
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # somebody else's, so it exists
+        except PermissionError:  # another user's process, so it exists
             pass
         started = _started(self.pid)
         return started is None or self.started is None or started == self.started
@@ -73,7 +73,7 @@ class Process:
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """The current process."""
     return _process(os.getpid())
 
 
@@ -81,18 +81,18 @@ def this_process() -> Process:
 def _process(pid: int) -> Process:
     system = ""
     with contextlib.suppress(OSError):
-        # Containers of one machine share its boot id and maybe its name, but have process tables of their own.
+        # Containers on one machine share its boot id and maybe its name, but have separate process tables.
         system = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return Process(socket.gethostname(), pid, system, _started(pid))
 
 
 def _started(pid: int) -> int | None:
-    """Start time of a process in clock ticks since boot; -1 when only its remains are left, None when nobody tells."""
+    """Start time of a process in clock ticks since boot; -1 for a zombie, None if unknown."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    fields = stat.rpartition(")")[2].split()  # the name before it may contain any character
     return -1 if fields[0] in "ZXx" else int(fields[19])
 
 
@@ -107,16 +107,16 @@ class Claim:
 
     @property
     def lost(self) -> bool:
-        """Whether someone else has taken over, because this process seemed dead. Going on is harmless, and wasted."""
+        """Whether another process took over because this one seemed dead. Continuing is harmless but wasted."""
         return self._lost.is_set()
 
     def content(self) -> bytes:
-        """The lease file as it is now."""
+        """Content of the lease file, valid from now."""
         now = {"expires": time.time() + self._ttl_s, "expires_monotonic": time.monotonic() + self._ttl_s, "ttl_s": self._ttl_s}
         return json.dumps({**asdict(self._owner), **now, "token": self.token}).encode()
 
     def start(self) -> Claim:
-        """Begin to renew."""
+        """Start the thread that renews the lease."""
         self._heart.start()
         return self
 
@@ -124,30 +124,30 @@ class Claim:
         while not self._released.wait(self._ttl_s / 4):
             try:
                 self.renew()
-            except Exception as error:  # a full disk or a dropped connection may pass; the next beat tries again
+            except Exception as error:  # a full disk or a dropped connection may recover; the next beat tries again
                 log.warning("lease %s could not be renewed: %s", self._folder, error)
             if self.lost:
                 return
 
     def renew(self) -> None:
-        """Prolong by the whole time to live, unless someone took over."""
+        """Extend by the whole time to live, unless another process took over."""
         if self.holds() and not self._released.is_set():
             self._files.write(_file(self._folder, self.generation), self.content())
 
     def holds(self) -> bool:
-        """Whether nobody has taken over, by what is in the store now. Raises OSError."""
+        """Whether the store still names this process as owner. Raises OSError."""
         if not self.lost and (not self._mine() or max(generations(self._files, self._folder), default=0) > self.generation):
             self._lost.set()
             log.warning("lease %s was taken over: %s seemed dead", self._folder, self._owner)
         return not self.lost
 
     def _mine(self) -> bool:
-        """Whether the lease file is still ours: whoever took over may have finished, and another begun the count anew."""
-        found = read(self._files, self._folder, self.generation)
-        return found is not None and found["token"] == self.token
+        """Whether the lease file is still ours: another owner may have finished since, and a third restarted the count."""
+        lease = read(self._files, self._folder, self.generation)
+        return lease is not None and lease["token"] == self.token
 
     def release(self) -> None:
-        """Let go: this generation and all before it are removed."""
+        """Release the lease: remove this generation and all before it."""
         if os.getpid() != self._owner.pid:  # a fork of the owner owns nothing
             return
         self._released.set()
@@ -159,13 +159,13 @@ class Claim:
 
 
 class Watch:
-    """What a waiter remembers of the leases it saw, to tell one that is renewed from one that is not."""
+    """Leases that a waiter saw, and when: it detects leases that are not renewed."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, float], float] = {}
 
     def dead(self, lease: dict[str, Any]) -> bool:
-        """Whether the owner is gone, or did not renew for its time to live."""
+        """Whether the owner has ended, or did not renew for its time to live."""
         alive = owner(lease).alive()
         if alive is None:
             first = self._seen.setdefault((lease["token"], lease["expires"]), time.monotonic())
@@ -180,11 +180,11 @@ def owner(lease: dict[str, Any]) -> Process:
 
 
 def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Process:
-    """Try once to get the lease: a claim, not yet renewed by itself, or who holds it. Raises OSError."""
+    """Try once to get the lease. Returns a claim whose renewal has not started, or the holder. Raises OSError."""
     while True:
         last = max(generations(files, folder), default=0)
         held = read(files, folder, last) if last else None
-        if last and held is None:  # released while we looked
+        if last and held is None:  # released since we listed the generations
             continue
         if held is not None and not watch.dead(held):
             return owner(held)
@@ -194,22 +194,22 @@ def attempt(files: Files, folder: str, ttl_s: float, watch: Watch) -> Claim | Pr
         claim = Claim(files, folder, last + 1, ttl_s)
         if not files.create(_file(folder, claim.generation), claim.content()):
             continue
-        # Between looking and creating, the predecessor may have been released and the count begun anew. Each of two in this race
-        # sees the other in what it looks at now, and at least the later one retreats.
+        # Between the listing and the creation, the predecessor may have been released and the count restarted. Both processes of
+        # this race see the other one in this second listing, and at least the later one retreats.
         now = read(files, folder, last) if last else None
         if (now or {}).get("token") == (held or {}).get("token") and max(generations(files, folder), default=0) == claim.generation:
             return claim
         files.remove(_file(folder, claim.generation))
-        time.sleep(random.uniform(0, RETREAT_S))  # two that always met would go on meeting
+        time.sleep(random.uniform(0, RETREAT_S))  # without randomness two processes could collide forever
 
 
 def generations(files: Files, folder: str) -> list[int]:
-    """Generations whose files exist."""
+    """Generations of the lease files that exist."""
     return [int(name[:-5]) for name in files.names(folder) if re.fullmatch(r"[1-9]\d{0,15}\.json", name)]
 
 
 def read(files: Files, folder: str, generation: int) -> dict[str, Any] | None:
-    """Content of a lease file; None when it is gone. One that nobody can read is as good as one of an unknown, silent owner."""
+    """Content of a lease file; None if it does not exist. An invalid one counts as the lease of an unknown, silent owner."""
     try:
         data = files.read(_file(folder, generation))
     except FileNotFoundError:
@@ -224,7 +224,7 @@ def read(files: Files, folder: str, generation: int) -> dict[str, Any] | None:
 
 
 def _sound(lease: dict[str, Any]) -> bool:
-    """Whether an owner may have written it. Raises KeyError, TypeError and OverflowError where it is of another shape."""
+    """Whether a store may have written it. Raises KeyError, TypeError or OverflowError if its structure is different."""
     times = [float(lease[key]) for key in ("ttl_s", "expires", "expires_monotonic")]
     numbers = [lease["pid"], lease["ttl_s"], lease["expires"], lease["expires_monotonic"], lease["started"] or 0]
     texts = [lease["host"], lease["system"], lease["token"]]
@@ -245,7 +245,7 @@ def _unknown(data: bytes) -> dict[str, Any]:
 
 
 def remove(files: Files, folder: str, last: int) -> None:
-    """Remove the generations up to `last`, and the folder with the last of them."""
+    """Remove the generations up to `last`, and the folder if it is empty then."""
     for generation in generations(files, folder):
         if generation <= last:
             files.remove(_file(folder, generation))

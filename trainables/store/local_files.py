@@ -1,7 +1,7 @@
-"""The few file operations a store needs, on a local disk or NFS. `remote.py` has the same for other file systems.
+"""File operations of a store on a local disk or NFS. `remote_files.py` has the same for other file systems.
 
-A small file that is written appears whole or not at all: it is written aside, synced and renamed. `create` succeeds for one of many
-that try at once.
+Small files appear atomically: they are written to a temporary file, synced and renamed. Of several concurrent calls of `create`,
+exactly one succeeds.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from uuid import uuid4
 T = TypeVar("T")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 LARGEST = 64 * 2**20
-"""Bytes of a marker or a lease at most: what is larger was not written by a store, and is not read into memory."""
+"""Largest size of a marker or a lease in bytes: a larger file was not written by a store and is not read into memory."""
 
 
 class NotPlain(OSError):
-    """What stands there is no file of a store: a link, a folder, a device, or far too large."""
+    """The path is not a file of a store: a link, a folder, a device, or far too large."""
 
 
 def is_name(name: object) -> bool:
-    """Whether it is a file name on any file system and no way out of its folder."""
+    """Whether it is a file name on any file system and cannot leave its folder."""
     return isinstance(name, str) and NAME.fullmatch(name) is not None and ".." not in name
 
 
 class LocalFiles:
-    """Files below a folder. What has no name of a store's own, such as a write in progress, is not listed.
+    """Files below a folder. Listings skip names that a store would not write, and writes in progress.
 
-    A store holds no symbolic links. What one leads to is never read, written or removed: one below the top folders is as good as
-    nothing there and is replaced by what is written; a top folder that is one is refused with OSError.
+    A store holds no symbolic links, and their targets are never read, written or removed: a link below the top folders counts as
+    missing and is replaced by a write; a top folder that is a link is refused with OSError.
     """
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
 
     def local(self, path: str, replace: bool = False) -> Path:
-        """Where the file lies. Raises NotPlain for a link on the way, unless it is to `replace` it; OSError for one at the top."""
+        """Path of a file. Raises NotPlain for a link on the way, unless `replace` removes it; OSError for a link at the top."""
         place = self.root
         for depth, part in enumerate(Path(path).parts):
             place /= part
             if not place.is_symlink():
                 continue
             if depth == 0:
-                raise OSError(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+                raise OSError(errno.ELOOP, "a symbolic link, which a store must not contain", str(place))
             if not replace:
-                raise NotPlain(errno.ELOOP, "a symbolic link, of which a store holds none", str(place))
+                raise NotPlain(errno.ELOOP, "a symbolic link, which a store must not contain", str(place))
             place.unlink(missing_ok=True)
         return place
 
     def read(self, path: str) -> bytes:
-        """Content of a small file. Raises FileNotFoundError, and NotPlain for what no store wrote."""
+        """Content of a small file. Raises FileNotFoundError, and NotPlain for files that no store wrote."""
         place = self.local(path)
         try:
             handle = os.open(place, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for its writer
@@ -76,16 +76,16 @@ class LocalFiles:
             os.close(handle)
 
     def write(self, path: str, data: bytes) -> None:
-        """Write or replace a small file at once."""
+        """Write or replace a small file atomically."""
         target = self.local(path, replace=True)
         _beside(target, data, lambda aside: os.replace(aside, target))
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder
             _sync(target.parent)
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a file unless it exists: True for exactly one of several that try at once. It appears with its content.
+        """Write a file unless it exists: True for exactly one of several concurrent calls. It appears with its content.
 
-        Not synced: what is created so (leases) need not outlive a power cut.
+        Not synced: leases need not survive a power cut.
         """
         target = self.local(path, replace=True)
         try:
@@ -95,9 +95,9 @@ class LocalFiles:
         return True
 
     def put(self, path: str, source: Path | bytes, move: bool = False, durable: bool = True) -> tuple[int, str]:
-        """Copy or move a file in, or write bytes: (its size in bytes, its sha256), of what is on the disk now.
+        """Copy or move a file in, or write bytes. Returns (size in bytes, sha256) of the file on disk.
 
-        `durable` waits until the disk has it. Raises OSError, also when the copy differs from the source.
+        `durable` syncs the file. Raises OSError, also if the copy differs from the source.
         """
         target = self.local(path, replace=True)
         _with_parent(target, lambda: _place(source, target, move))
@@ -109,22 +109,22 @@ class LocalFiles:
         return size, digest
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Name and bytes of the files in a folder; empty where there is none."""
-        found: dict[str, int] = {}
+        """{name: bytes} of the files in a folder; empty if there is no folder."""
+        sizes: dict[str, int] = {}
         for name in self.names(path):
-            with contextlib.suppress(FileNotFoundError):  # removed while we look; the others are there
+            with contextlib.suppress(FileNotFoundError):  # removed since the listing; the others still exist
                 stat = (self.root / path / name).lstat()
-                found |= {name: stat.st_size} if S_ISREG(stat.st_mode) else {}
-        return found
+                sizes |= {name: stat.st_size} if S_ISREG(stat.st_mode) else {}
+        return sizes
 
     def names(self, path: str) -> list[str]:
-        """Names of files and folders in a folder, sorted; empty where there is none."""
+        """Names of files and folders in a folder, sorted; empty if there is no folder."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotPlain):
             return sorted(filter(is_name, os.listdir(self.local(path))))
         return []
 
     def remove(self, path: str) -> None:
-        """Remove a file, a link, or a folder with all it holds; none is fine."""
+        """Remove a file, a link, or a folder with its content, if it exists."""
         folder, _, name = path.rpartition("/")
         try:
             target = self.local(folder) / name
@@ -140,12 +140,12 @@ class LocalFiles:
             shutil.rmtree(target, ignore_errors=True)
 
     def prune(self, path: str) -> None:
-        """Remove a folder if nothing is in it."""
+        """Remove a folder if it is empty."""
         with contextlib.suppress(OSError):
             self.local(path).rmdir()
 
     def age_s(self, path: str) -> float:
-        """Seconds since anything at or below the path was changed, by this machine's clock."""
+        """Seconds since the last change at or below the path, by this machine's clock."""
         return time.time() - max((stat.st_mtime for stat in self._stats(path)), default=time.time())
 
     def bytes_in(self, path: str) -> int:
@@ -153,7 +153,7 @@ class LocalFiles:
         return sum(stat.st_size for stat in self._stats(path) if S_ISREG(stat.st_mode))
 
     def _stats(self, path: str) -> Iterator[os.stat_result]:
-        """Of all that is at or below the path; what others remove meanwhile is left out."""
+        """Stats of everything at or below the path, except files that are removed meanwhile."""
         first = str(self.root / path)
         walk = [] if os.path.islink(first) else os.walk(first)
         places = [first, *(os.path.join(top, name) for top, folders, files in walk for name in (*folders, *files))]
@@ -163,7 +163,7 @@ class LocalFiles:
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file's content. Read once per process as long as its size, time and inode stay. Raises OSError."""
+    """Digest of a file's content, cached per process while size, time and inode stay the same. Raises OSError."""
     stat = path.stat()
     return _sha256(str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -181,7 +181,7 @@ def measure(source: Path | bytes) -> tuple[int, str]:
 
 
 def _beside(target: Path, data: bytes, finish: Callable[[Path], None], durable: bool = True) -> None:
-    """Write a file in the target's folder, wait until the disk has it, and let `finish` give it its name."""
+    """Write a temporary file in the target's folder, sync it, and call `finish` to give it its name."""
 
     def attempt() -> None:
         aside = target.parent / f".{uuid4().hex}"
@@ -199,12 +199,12 @@ def _beside(target: Path, data: bytes, finish: Callable[[Path], None], durable: 
 
 
 def _with_parent(target: Path, action: Callable[[], T]) -> T:
-    """Do it with the parent folder there."""
+    """Create the parent folder, then run `action`."""
     return persist(lambda: target.parent.mkdir(parents=True, exist_ok=True), action)
 
 
 def persist(prepare: Callable[[], None], action: Callable[[], T]) -> T:
-    """Do it in a folder that `prepare` makes. Others may remove an empty folder between the two: then again."""
+    """Run `action` in a folder that `prepare` creates. Repeat if another process removes the empty folder in between."""
     for _ in range(100):
         with contextlib.suppress(FileNotFoundError):
             prepare()
@@ -219,7 +219,7 @@ def _link(aside: Path, target: Path, data: bytes) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK):
             raise
-        with open(target, "xb") as file:  # a file system without hard links: exclusive too, but a moment empty
+        with open(target, "xb") as file:  # a file system without hard links: exclusive too, but empty for a moment
             file.write(data)
 
 
@@ -227,7 +227,7 @@ def _place(source: Path | bytes, target: Path, move: bool) -> None:
     if isinstance(source, bytes):
         target.write_bytes(source)
     elif move and not source.is_symlink():
-        shutil.move(source, target)  # renames where it can
+        shutil.move(source, target)  # renames if possible
     else:
         shutil.copyfile(source, target)
         if move:
@@ -235,7 +235,7 @@ def _place(source: Path | bytes, target: Path, move: bool) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Make a file's content, or the names in a folder, outlive a power cut."""
+    """Sync a file's content, or the names in a folder, so that they survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

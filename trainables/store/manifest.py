@@ -1,4 +1,4 @@
-"""What a stage says of itself, held against what readers take for granted: whoever writes to a shared store may write anything."""
+"""Validation of manifests and saved positions: other writers of a shared store may write anything, readers rely on their form."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _count(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable()  # what is shown on a terminal must not steer it
+    return isinstance(value, str) and value.isprintable()  # text on a terminal must not contain control characters
 
 
 def _plain(value: Any) -> bool:
-    """Scores as they come: numbers, texts, null, and lists and tables of these."""
+    """Whether it is plain data: numbers, texts, null, and lists and tables of these."""
     if isinstance(value, list):
         return all(map(_plain, value))
     if isinstance(value, dict):
@@ -55,43 +55,43 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
     "thresholds": _list_of(_number),
     "by_task": _table_of(_table_of(_plain)),
 }
-"""Fields of a row that readers compute with, and what they hold; any other field holds plain data."""
+"""{field of a row that readers compute with: check of its value}; all other fields hold plain data."""
 
 
 def fault_of(manifest: Mapping[str, Any]) -> str | None:
-    """What is wrong with the manifest of a stage that has rows; None where nothing is, or where it is of another kind."""
+    """Fault of the manifest of a stage with rows; None if there is none, or if the kind has no rows."""
     kind = manifest.get("kind")
     if not (isinstance(kind, str) and kind in KINDS):
         return None
     if kind in TRAINED and not isinstance(manifest.get("settings"), dict):
-        return "its settings are none"
+        return "its settings are not a table"
     if kind in TRAINED and not (_count(manifest.get("tokens")) and _number(manifest.get("seconds"))):
-        return "its tokens and seconds are no numbers"
+        return "its tokens and seconds are not numbers"
     return fault_of_rows(kind, manifest.get("rows")) if manifest.get("rows") else "it has no rows"
 
 
 def fault_of_rows(kind: str, rows: Any) -> str | None:
-    """What is wrong with the rows of a stage of this kind, of which there may be none yet."""
+    """Fault of the rows of a stage of this kind, which may be empty; None if there is none."""
     needed = (*LOOP, *KINDS[kind]) if kind in TRAINED else KINDS[kind]
     if not isinstance(rows, list):
-        return "its rows are no list"
+        return "its rows are not a list"
     return next((fault for row in rows if (fault := _fault_of_row(row, needed))), None)
 
 
 def fault_of_position(kind: str, position: Mapping[str, Any]) -> str | None:
-    """What is wrong with where an unfinished stage of this kind stands, beside its step."""
+    """Fault of the saved position of an unfinished stage of this kind, apart from its step; None if there is none."""
     numbers = {"seconds": _number, "tokens": _count, "loss_sum": _number, "loss_weight": _number}
     wrong = [name for name, sound in numbers.items() if not sound(position.get(name))]
     wrong += [] if FIELDS["energy_j"](position.get("energy_j")) else ["energy_j"]
     if wrong:
-        return f"{wrong[0]} of its position is no number"
+        return f"{wrong[0]} of its position is not a number"
     return fault_of_rows(kind, position.get("rows"))
 
 
 def _fault_of_row(row: Any, needed: tuple[str, ...]) -> str | None:
     if not isinstance(row, dict):
-        return "a row is no table"
+        return "a row is not a table"
     if lacks := [name for name in needed if row.get(name) is None]:
         return f"a row has no {lacks[0]}"
     wrong = [name for name, value in row.items() if not FIELDS.get(name, _plain)(value)]
-    return f"a row's {wrong[0]!r} is not what it should be" if wrong else None
+    return f"a row has a wrong value of {wrong[0]!r}" if wrong else None

@@ -1,7 +1,7 @@
-"""The few file operations a store needs, on any fsspec file system. `disk.py` has the same for a local disk.
+"""File operations of a store on any fsspec file system. `local_files.py` has the same for a local disk.
 
-A small file that is written appears whole or not at all: it is one PUT, or written aside and renamed. `create` succeeds for one of
-many that try at once.
+Small files appear atomically: by one PUT, or by a temporary file that is renamed. Of several concurrent calls of `create`, exactly
+one succeeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from uuid import uuid4
 from trainables.store.local_files import LARGEST, NotPlain, is_name, measure, persist
 
 OBJECT_STORES = {"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "adl", "az", "oci", "oss"}
-"""Protocols that know no folders: nothing has to be made before a file is written."""
+"""Protocols without folders: none has to be created before a file is written."""
 
 
 class RemoteFiles:
     """Files below an fsspec URL.
 
-    `create` is exclusive where the file system is: s3:// (by a conditional PUT), gs:// (by a generation match), memory://, and all
-    that open with mode `xb`. Listings are never cached, or an owner that lives would look dead.
+    `create` is exclusive if the file system supports it: s3:// (conditional PUT), gs:// (generation match), memory://, and all that
+    open with mode `xb`. Listings are never cached; otherwise a live owner of a lease would look dead.
     """
 
     def __init__(self, fs: Any, root: str, url: str) -> None:
@@ -38,7 +38,7 @@ class RemoteFiles:
         return f"{self.root}/{path}"
 
     def _within_parent(self, path: str, action: Callable[[str], None]) -> None:
-        """Do it with the parent folder there, where there are folders."""
+        """Create the parent folder if the protocol has folders, then run `action`."""
         target = self._at(path)
         if self._folders:
             persist(lambda: self.fs.makedirs(target.rpartition("/")[0], exist_ok=True), lambda: action(target))
@@ -46,15 +46,15 @@ class RemoteFiles:
             action(target)
 
     def read(self, path: str) -> bytes:
-        """Content of a small file. Raises FileNotFoundError, and NotPlain for what no store wrote."""
+        """Content of a small file. Raises FileNotFoundError, and NotPlain for files that no store wrote."""
         self.fs.invalidate_cache()
-        found = self.fs.info(self._at(path))
-        if found["type"] != "file" or found.get("islink") or int(found["size"] or 0) > LARGEST:
+        info = self.fs.info(self._at(path))
+        if info["type"] != "file" or info.get("islink") or int(info["size"] or 0) > LARGEST:
             raise NotPlain(errno.EINVAL, "no small file", f"{self.url}/{path}")
         return bytes(self.fs.cat_file(self._at(path)))
 
     def write(self, path: str, data: bytes) -> None:
-        """Write or replace a small file: with one PUT, or where there are folders aside and renamed."""
+        """Write or replace a small file: with one PUT, or with a temporary file that is renamed."""
         self._within_parent(path, lambda target: self._write(target, data))
 
     def _write(self, target: str, data: bytes) -> None:
@@ -71,7 +71,7 @@ class RemoteFiles:
             raise
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write a file unless it exists: True for exactly one of several that try at once."""
+        """Write a file unless it exists: True for exactly one of several concurrent calls."""
         try:
             self._within_parent(path, lambda target: self._create(target, data))
         except FileExistsError:
@@ -88,11 +88,11 @@ class RemoteFiles:
         if not self._folders:
             self.fs.pipe_file(target, data, mode="create")
             return
-        with self.fs.open(target, "xb") as file:  # fsspec's own `create` looks first and then writes
+        with self.fs.open(target, "xb") as file:  # fsspec's own `create` checks first and then writes, which is not atomic
             file.write(data)
 
     def put(self, path: str, source: Path | bytes, move: bool = False, durable: bool = True) -> tuple[int, str]:
-        """Upload a file or bytes: (its size in bytes, its sha256). Raises OSError, also when the size that arrived differs."""
+        """Upload a file or bytes. Returns (size in bytes, sha256). Raises OSError, also if the uploaded size differs."""
         size, digest = measure(source)
         if isinstance(source, bytes):
             self._within_parent(path, lambda target: self.fs.pipe_file(target, source))
@@ -106,7 +106,7 @@ class RemoteFiles:
         return size, digest
 
     def fetch(self, path: str, target: Path) -> None:
-        """Download to a local file, aside, then renamed."""
+        """Download to a local file, atomically."""
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.parent / f".{uuid4().hex}"
         try:
@@ -122,35 +122,35 @@ class RemoteFiles:
                 entries = self.fs.ls(self._at(path), detail=True)
                 break
             except (FileNotFoundError, NotADirectoryError):
-                # Some list by looking at each name, and one of them was removed meanwhile: the others are there.
+                # Some file systems stat every name, and one of them was removed meanwhile: list again.
                 if not self.fs.isdir(self._at(path)):
                     return []
-        itself = self._at(path)  # an object store may hold a mark of the folder
-        found = [entry for entry in entries if entry["name"].rstrip("/") != itself and is_name(_last(entry["name"]))]
-        return [entry for entry in found if not entry.get("islink") and entry["type"] != "link"]
+        itself = self._at(path)  # an object store may hold a placeholder of the folder
+        named = [entry for entry in entries if entry["name"].rstrip("/") != itself and is_name(_last(entry["name"]))]
+        return [entry for entry in named if not entry.get("islink") and entry["type"] != "link"]
 
     def sizes(self, path: str) -> dict[str, int]:
-        """Name and bytes of the files in a folder; empty where there is none."""
+        """{name: bytes} of the files in a folder; empty if there is no folder."""
         return {_last(entry["name"]): int(entry["size"]) for entry in self._list(path) if entry["type"] == "file"}
 
     def names(self, path: str) -> list[str]:
-        """Names of files and folders in a folder, sorted; empty where there is none."""
+        """Names of files and folders in a folder, sorted; empty if there is no folder."""
         return sorted(_last(entry["name"]) for entry in self._list(path))
 
     def remove(self, path: str) -> None:
-        """Remove a file or a folder with all it holds; none is fine."""
+        """Remove a file, or a folder with its content, if it exists."""
         self.fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self._at(path), recursive=True)
 
     def prune(self, path: str) -> None:
-        """Remove a folder if nothing is in it; an object store has no empty ones."""
+        """Remove a folder if it is empty; an object store has no empty folders."""
         if self._folders and not self._list(path):
             with contextlib.suppress(OSError):
                 self.fs.rmdir(self._at(path))
 
     def age_s(self, path: str) -> float:
-        """Seconds since anything below the path was changed, as far as the file system tells; 0 where it does not."""
+        """Seconds since the last change below the path; 0 if the file system has no times."""
         self.fs.invalidate_cache()
         try:
             times = [self.fs.modified(name).timestamp() for name in self.fs.find(self._at(path))]
@@ -167,7 +167,7 @@ class RemoteFiles:
 
 
 class _OneAtATime:
-    """memory:// as threads can use it: alone it looks and then writes, and its readers share one position in a file."""
+    """Thread-safe memory://: on its own, it checks before it writes without a lock, and its readers share a file position."""
 
     _turn = threading.RLock()
 

@@ -1,6 +1,6 @@
-"""Where an unfinished stage stands: one state on the disk, two while it is replaced, one more if somebody went further before.
+"""Saved states of unfinished stages: `states/<id>/<step>-<token>/<file>`, with STATE.json written last.
 
-states/<id>/<step>-<token>/<file>, STATE.json last
+A stage has one state, two while it is replaced, and one more if another owner had trained further.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from trainables.store.local_files import NotPlain
 
 MARKER = "STATE.json"
 STATE = re.compile(r"(\d{12,19})-[0-9a-f]{12}")
-"""Names that a store gives to states; what has another name is not its own."""
+"""Names of states; entries with other names are foreign."""
 
 
 @dataclass(frozen=True)
 class State:
-    """Where an unfinished stage stands."""
+    """Saved state of an unfinished stage."""
 
     step: int
     meta: dict[str, Any]
     _paths: Mapping[str, Path] = field(repr=False)
 
     def path(self, name: str) -> Path:
-        """A file of the state on this machine. Raises FileNotFoundError."""
+        """Path of a file of the state on this machine. Raises FileNotFoundError."""
         if name not in self._paths:
             raise FileNotFoundError(
                 f"the state of step {self.step} has no {name!r}: {', '.join(sorted(self._paths)) or 'no files'}"
@@ -52,7 +52,7 @@ class State:
 
 
 def folder_of(stage_id: str) -> str:
-    """Where the states of a stage lie."""
+    """Folder of a stage's states."""
     return f"states/{checked(stage_id)}"
 
 
@@ -65,9 +65,9 @@ def save(
     move: bool,
     owns: Callable[[], bool],
 ) -> None:
-    """Save a state; those before it go when it is whole, all but the furthest. Nothing to do when this step is saved.
+    """Save a state, then remove the earlier ones except the furthest. Does nothing if this step is saved already.
 
-    Who lost the stage to another owner, and does not own it any more, saves and removes nothing but what is its own.
+    A process that lost the stage to another owner saves nothing, and removes nothing but its own files.
     """
     text, folder = json.dumps(meta), folder_of(stage_id)
     checked_files(sources)
@@ -78,13 +78,13 @@ def save(
         return
     name = f"{step:012d}-{uuid4().hex[:12]}"
     try:
-        # Not waiting for the disk: digests tell, when it is loaded, whether a power cut hurt it.
+        # Without a sync: the digests detect damage by a power cut when the state is loaded.
         facts = put_all(files, f"{folder}/{name}", sources, move, durable=False)
         marker = StateMarker(stage_id=stage_id, step=step, files=facts, meta=json.loads(text))
         files.write(f"{folder}/{name}/{MARKER}", marker_bytes(marker))
     except BaseException as error:
         _forget(files, folder, name)
-        if isinstance(error, Exception) and not owns():  # the new owner took it for something left behind
+        if isinstance(error, Exception) and not owns():  # the new owner removed it as abandoned
             return
         raise
     if not owns():
@@ -94,7 +94,7 @@ def save(
 
 
 def _clear(files: Files, folder: str, kept: set[str], complete: Collection[str]) -> None:
-    """Remove other states. One that is not whole may be the work of an owner that seems dead and is not, so a young one stays."""
+    """Remove other states. A young incomplete one stays: an owner that only seemed dead may be writing it."""
     for name in states_in(files, folder):
         if name not in kept and (name in complete or files.age_s(f"{folder}/{name}") > TTL_S):
             files.remove(f"{folder}/{name}")
@@ -103,7 +103,7 @@ def _clear(files: Files, folder: str, kept: set[str], complete: Collection[str])
 def load(
     files: Files, stage_id: str, cache: Callable[[str], Path], notice: Callable[[str], None], at_most: int | None = None
 ) -> State | None:
-    """The furthest whole state up to step `at_most`, verified; a damaged one is removed and the one before it taken."""
+    """Load the furthest complete state up to step `at_most`, verified. A damaged one is removed and the one before it used."""
     folder = folder_of(stage_id)
     for _ in range(3):  # its owner may replace the state while we read it
         complete = _complete(files, stage_id)
@@ -125,24 +125,24 @@ def load(
 
 
 def states_in(files: Files, folder: str) -> list[str]:
-    """Names of the states in the folder of a stage, the furthest first, whole or not."""
+    """Names of the states in the folder of a stage, the furthest first, complete or not."""
     return sorted(filter(STATE.fullmatch, files.names(folder)), key=lambda name: int(name.partition("-")[0]), reverse=True)
 
 
 def _complete(files: Files, stage_id: str) -> dict[str, StateMarker]:
-    """Name and marker of the complete states whose files have the right size, the furthest first."""
-    found, folder = {}, folder_of(stage_id)
+    """{name: marker} of the complete states whose files have the right sizes, the furthest first."""
+    states, folder = {}, folder_of(stage_id)
     for name in states_in(files, folder):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError, NotPlain):
             marker = state_marker(files.read(f"{folder}/{name}/{MARKER}"), stage_id)
             if marker is None or marker["step"] != int(name.partition("-")[0]):
                 continue
             if not wrong_size(files.sizes(f"{folder}/{name}"), marker["files"]):
-                found[name] = marker
-    return found
+                states[name] = marker
+    return states
 
 
 def _forget(files: Files, folder: str, name: str) -> None:
-    with contextlib.suppress(Exception):  # a store that we may only read, or a failure on top of another
+    with contextlib.suppress(Exception):  # the store may be read-only, or an earlier failure is being raised
         files.remove(f"{folder}/{name}")
         files.prune(folder)

@@ -1,4 +1,4 @@
-"""Files as tables: csv, tsv, jsonl, parquet and plain text on any file system, where no row is lost or changed in silence.
+"""Read csv, tsv, jsonl, parquet and plain text files on any file system as tables; no row is lost or changed silently.
 
-Knows bytes and columns, and nothing of labels. Start with `table_files.py`.
+Handles bytes and columns, independent of labels. Start with `table_files.py`.
 """

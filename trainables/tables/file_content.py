@@ -1,4 +1,4 @@
-"""The bytes of a file, on any file system, unpacked, and as UTF-8; what is not what its name says is refused by its kind."""
+"""Read a file from any file system, decompress it and convert it to UTF-8. A file of another kind than its name is refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainables.tables.encodings import CONTROLS, mostly_utf8, utf16, western
 from trainables.tables.free_memory import check_fits
 
 BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-"""First bytes that tell an encoding; the longer ones first, for one begins as another."""
+"""{byte-order mark: encoding}; the longer ones first, since they begin with shorter ones."""
 KINDS = (
     (rb"PK\x03\x04[\s\S]*(xl/workbook|\[Content_Types\]\.xml)", "an Excel workbook; save it as csv there"),
     (rb"\xd0\xcf\x11\xe0", "an old Excel workbook; save it as csv there"),
@@ -37,24 +37,24 @@ KINDS = (
     (rb"(?i)\s*(<!doctype html|<html)", "a page of HTML, perhaps what a server answered in place of the file"),
     (rb"\s*<\?xml", "an XML file"),
 )
-"""How a file begins, and what it is then."""
+"""(pattern of the first bytes, kind of file and way out)."""
 PIECE = 1 << 26
-"""Bytes that are unpacked at a time."""
+"""Bytes decompressed at a time."""
 FOLDER = "is a folder; give a file, or as `folder` what `datasets` saved"
 PROSE = ("a page of HTML", "an XML file")
-"""Kinds that plain text may be."""
+"""Kinds that are also valid plain text."""
 
 
 def read_content(url: str, formats: Sequence[str] = FORMATS) -> tuple[str, bytes]:
-    """(format, bytes without any compression) of a file; of a zip those of the one file of these formats in it.
+    """(format, decompressed bytes) of a file; for a zip, of the only file with one of these formats in it.
 
     Raises ConfigError that names the file.
     """
     if is_local(url) and os.path.isdir(os.path.expanduser(url)):
         raise ConfigError([f"{url}: {FOLDER}"])
-    found = suffix(url)
-    if found != "zip" and found not in formats:
-        raise ConfigError([f"{url}: {_not_a_format(os.path.basename(url), found, formats)}"])
+    ending = suffix(url)
+    if ending != "zip" and ending not in formats:
+        raise ConfigError([f"{url}: {_not_a_format(os.path.basename(url), ending, formats)}"])
     try:
         kind, raw = _unpacked(own_name(url), _fetched(url), formats)
     except ConfigError as error:
@@ -62,8 +62,8 @@ def read_content(url: str, formats: Sequence[str] = FORMATS) -> tuple[str, bytes
     return kind, raw
 
 
-def _not_a_format(name: str, found: str, formats: Sequence[str]) -> str:
-    shown = "." + found if "." in name else found
+def _not_a_format(name: str, ending: str, formats: Sequence[str]) -> str:
+    shown = "." + ending if "." in name else ending
     return f"the format {shown!r} is not one of {', '.join(formats)}"
 
 
@@ -71,7 +71,7 @@ def _fetched(url: str) -> bytes:
     import fsspec
 
     try:
-        if is_local(url):  # where `*`, `?`, `#` and `::` mean nothing
+        if is_local(url):  # `*`, `?`, `#` and `::` have no special meaning in local paths
             return Path(os.path.expanduser(url)).read_bytes()
         with fsspec.open(url, "rb") as file:
             return bytes(file.read())
@@ -79,7 +79,7 @@ def _fetched(url: str) -> bytes:
         raise ConfigError([f"there is no such file{_sibling(url)}"]) from None
     except IsADirectoryError:
         raise ConfigError([FOLDER]) from None
-    except Exception as error:  # whatever the file system's own library raises: rights, network, a missing package
+    except Exception as error:  # file systems raise many types: permissions, network, a missing package
         raise ConfigError([_unreadable(error)]) from None
 
 
@@ -89,14 +89,14 @@ def _unreadable(error: Exception) -> str:
 
 
 def _sibling(url: str) -> str:
-    """`; did you mean 'x'?` for a file beside the missing one."""
+    """`; did you mean 'x'?` with a file in the same folder whose name is close; empty if there is none."""
     folder = Path(os.path.expanduser(url)).parent
     close = closest(Path(url).name, os.listdir(folder)) if folder.is_dir() else None
     return f"; did you mean {close!r}?" if close else ""
 
 
 def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
-    """(format, bytes) of a file of that name: compression by compression, as its name ends."""
+    """(format, bytes) of a file with this name; removes one compression after the other."""
     stem, _, last = name.lower().rpartition(".")
     if last == "zip":
         return _member(stem, raw, formats)
@@ -105,7 +105,7 @@ def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes
             raw = _decompressed(raw, last)
         except ConfigError:
             raise
-        except Exception as error:  # each library of compression has errors of its own
+        except Exception as error:  # every compression library raises errors of its own
             raise ConfigError([_unreadable(error)]) from None
         return _unpacked(stem, raw, formats)
     if last not in formats:
@@ -114,7 +114,7 @@ def _unpacked(name: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes
 
 
 def _decompressed(raw: bytes, last: str) -> bytes:
-    if last == "zst":  # for which fsspec needs a package of its own
+    if last == "zst":  # fsspec would need another package for it
         import pyarrow as pa
 
         return _whole(pa.CompressedInputStream(pa.BufferReader(raw), "zstd"))
@@ -125,7 +125,7 @@ def _decompressed(raw: bytes, last: str) -> bytes:
 
 
 def _whole(file: Any) -> bytes:
-    """What a stream holds. Raises ConfigError as soon as that is more than memory takes."""
+    """Content of a stream. Raises ConfigError as soon as it exceeds the free memory."""
     parts, size = [], 0
     while part := file.read(PIECE):
         check_fits(size := size + len(part))
@@ -134,16 +134,16 @@ def _whole(file: Any) -> bytes:
 
 
 def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
-    """What a zip holds. Raises ConfigError where that is not one file of these formats, with the names of those in it."""
+    """(format, bytes) of the only file in a zip. Raises ConfigError if it does not hold exactly one file of these formats."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(raw))
     except zipfile.BadZipFile as error:
         raise ConfigError([f"not a zip archive, or a damaged one: {error}"]) from None
     outer = suffix(stem)
-    members = [each for each in archive.infolist() if not each.is_dir() and not _of_a_system(each.filename)]
-    mine = [each for each in members if suffix(each.filename) in (("txt",) if outer == "txt" else FORMATS)]
-    mine = mine or [each for each in members if suffix(each.filename) in formats] or members[: len(members) == 1]
-    names = ", ".join(each.filename for each in members[:8]) + ", ..." * (len(members) > 8)
+    members = [entry for entry in archive.infolist() if not entry.is_dir() and not _of_a_system(entry.filename)]
+    mine = [entry for entry in members if suffix(entry.filename) in (("txt",) if outer == "txt" else FORMATS)]
+    mine = mine or [entry for entry in members if suffix(entry.filename) in formats] or members[: len(members) == 1]
+    names = ", ".join(entry.filename for entry in members[:8]) + ", ..." * (len(members) > 8)
     if len(mine) != 1:
         held = f"{len(mine)} files of texts ({names})" if mine else f"none of {', '.join(formats)} ({names or 'it is empty'})"
         raise ConfigError([f"the zip holds {held}, but one is read; unpack it, and give the file that is meant"])
@@ -163,13 +163,13 @@ def _member(stem: str, raw: bytes, formats: Sequence[str]) -> tuple[str, bytes]:
 
 
 def _of_a_system(name: str) -> bool:
-    """Whether a member of a zip is what an operating system leaves there for itself."""
+    """Whether a member of a zip is a hidden file or metadata of an operating system."""
     parts = name.split("/")
     return "__MACOSX" in parts or parts[-1].startswith(".") or parts[-1].lower() in ("thumbs.db", "desktop.ini")
 
 
 def check_kind(raw: bytes, kind: str) -> None:
-    """Raises ConfigError for a file that is something else than its name says."""
+    """Raise ConfigError for a file of another kind than its name."""
     for begins, what in KINDS:
         if (kind == "parquet" and begins == rb"PAR1") or (kind == "txt" and what.startswith(PROSE)):
             continue
@@ -178,7 +178,7 @@ def check_kind(raw: bytes, kind: str) -> None:
 
 
 def as_utf8(raw: bytes, dialect: Dialect) -> bytes:
-    """The characters of a text file in UTF-8, without a byte-order mark. Raises ConfigError where they cannot be told."""
+    """Convert a text file to UTF-8 without a byte-order mark. Raises ConfigError if it cannot be decoded reliably."""
     encoding = dialect.encoding or next((name for mark, name in BOMS.items() if raw.startswith(mark)), "utf-8")
     try:
         text = raw.decode(encoding)
@@ -191,12 +191,12 @@ def as_utf8(raw: bytes, dialect: Dialect) -> bytes:
         line = text.count("\n", 0, control.start()) + 1
         meant = f"; {dialect.way('encoding', 'cp1252')}" if western(raw) else "; is another `encoding` meant?"
         raise ConfigError([f"line {line}: as {encoding} it holds the control character {control[0]!r}, which no text has{meant}"])
-    found = raw.removeprefix(codecs.BOM_UTF8) if plain else text.removeprefix("\ufeff").encode(errors="surrogatepass")
-    if (place := found.find(b"\0")) >= 0:
-        line = found.count(b"\n", 0, place) + 1
+    converted = raw.removeprefix(codecs.BOM_UTF8) if plain else text.removeprefix("\ufeff").encode(errors="surrogatepass")
+    if (place := converted.find(b"\0")) >= 0:
+        line = converted.count(b"\n", 0, place) + 1
         more = f"; is it UTF-16? Then {dialect.way('encoding', wide)}" if (wide := utf16(raw)) and plain else ""
         raise ConfigError([f"line {line} holds a NUL character, which no text has: the file is damaged, or no text{more}"])
-    return found
+    return converted
 
 
 def _undecodable(raw: bytes, error: UnicodeError, encoding: str, dialect: Dialect) -> str:
@@ -222,7 +222,7 @@ def _encoding_meant(raw: bytes) -> str:
 
 
 def _taken_for(raw: bytes, encoding: str) -> bool:
-    """Whether the encoding takes bytes of UTF-8 without an error, as something else."""
+    """Whether the encoding decodes UTF-8 bytes without an error, to other characters."""
     if encoding.startswith(("utf-16", "utf-32")):
         return b"\0" not in raw
     return encoding.startswith(("cp125", "iso8859", "mac", "koi8", "cp437", "cp85")) and not raw.isascii()

@@ -1,4 +1,4 @@
-"""How much memory is free here, and whether a file fits into it."""
+"""Free memory of this process, and whether a file fits into it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def available() -> tuple[int, int] | None:
-    """(free, all) bytes of memory for this process, by the system and its container; None where nobody tells."""
+    """(free, total) bytes of memory for this process, by the limits of system and container; None if unknown."""
     fields = {}
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -28,7 +28,7 @@ def available() -> tuple[int, int] | None:
 
 
 def check_fits(size: int) -> None:
-    """Raises ConfigError for a file that is so many bytes large when it is unpacked, which memory does not hold."""
-    if (found := available()) is not None and size > found[0]:
-        there = f"{size / GIB:,.1f} GiB, but {found[0] / GIB:,.1f} GiB of memory are free"
+    """Raise ConfigError if a decompressed file of `size` bytes does not fit into memory."""
+    if (memory := available()) is not None and size > memory[0]:
+        there = f"{size / GIB:,.1f} GiB, but {memory[0] / GIB:,.1f} GiB of memory are free"
         raise ConfigError([f"unpacked it is at least {there}: is it damaged? Else keep only the columns and rows that are needed"])

@@ -1,7 +1,7 @@
-"""Rows that a lone quote swallowed: a quoted text, well-formed by chance, whose lines read as rows of their own.
+"""Detect rows that a lone quote swallowed: a quoted text, well-formed by chance, whose lines look like rows.
 
-A genuine text of several lines may hold delimiters too. What tells them apart: rows have the header's number of delimiters in every
-line, no space behind them, and in one column values that other rows have there as well, as labels are.
+A genuine text of several lines may contain delimiters too. Swallowed rows differ from it: every line has the header's number of
+delimiters, without spaces after them, and in one column, such as that of the label, values that also occur in other rows.
 """
 
 from __future__ import annotations
@@ -12,45 +12,46 @@ from typing import Any, NamedTuple
 import numpy as np
 
 ENOUGH = 6
-"""Lines of one text from which on values that recur among them are evidence by themselves."""
+"""Least number of lines of a text for which recurring values are sufficient evidence."""
 
 
 class Swallowed(NamedTuple):
-    """A quoted text whose lines read as rows of their own."""
+    """A quoted text whose lines look like rows."""
 
     row: int
     """Its row in the table, counted from 0."""
     lines: int
     sure: bool
-    """Whether they have values of other rows, too."""
+    """Whether the lines also have values of other rows."""
 
 
 class Lines(NamedTuple):
-    """The lines of a text, divided at delimiters as if no quotes were round them."""
+    """The lines of a text, split at delimiters as if it were not quoted."""
 
     row: int
     place: int
     """Column of the text."""
     cells: list[list[str]]
-    """Of every line that is not empty; of the first only those from the text on, of the last those up to its end."""
+    """Cells of every non-empty line: of the first line from the text on, of the last line up to the end of the text."""
 
 
 def swallowed(table: Any, delimiter: str, end: str, prose: bool) -> Swallowed | None:
-    """The first such text of a table whose lines end with `end`; one that is sure goes before others.
+    """The first suspicious text of a table whose lines end with `end`, preferably one that is sure; None if there is none.
 
-    `prose`: spaces behind delimiters speak against it. In a table of one column any text of several lines is one, and none is sure.
+    `prose`: spaces after delimiters indicate prose, not rows. In a table with one column every text of several lines is suspicious,
+    and none is sure.
     """
     if table.num_columns == 1:
         return _of_one_column(table, end)
     texts = [lines for place in range(table.num_columns) for lines in _texts_of_rows(table, place, delimiter, end)]
-    texts = [each for each in texts if not (prose and _is_prose(each.cells))]
+    texts = [text for text in texts if not (prose and _is_prose(text.cells))]
     sure = _values_of_other_rows(texts, table)
-    found = [Swallowed(each.row, len(each.cells), is_so) for each, is_so in zip(texts, sure, strict=True)]
-    return min(found, key=lambda each: (not each.sure, each.row), default=None)
+    suspects = [Swallowed(text.row, len(text.cells), is_sure) for text, is_sure in zip(texts, sure, strict=True)]
+    return min(suspects, key=lambda suspect: (not suspect.sure, suspect.row), default=None)
 
 
 def _of_one_column(table: Any, end: str) -> Swallowed | None:
-    """The first text of several lines."""
+    """The first text with several lines; None if there is none."""
     import pyarrow as pa
 
     kind = table.schema.field(0).type
@@ -62,7 +63,7 @@ def _of_one_column(table: Any, end: str) -> Swallowed | None:
 
 
 def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lines]:
-    """Texts of a column whose lines have the header's number of delimiters each."""
+    """Texts of a column in which every line has the header's number of delimiters."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -73,25 +74,25 @@ def _texts_of_rows(table: Any, place: int, delimiter: str, end: str) -> list[Lin
     if not len(several):  # pyarrow 21 crashes in `indices_nonzero` of no chunks
         return []
     column = column.take(pa.array(several))
-    # All lines together have as many as their number asks for; nobody need look at the others.
+    # Quick filter: the total number of delimiters must fit the number of lines.
     counts = pc.count_substring(column, delimiter)
     breaks = pc.count_substring(column, end)
     chosen = pc.indices_nonzero(pc.and_(pc.greater(counts, 0), pc.greater_equal(pc.multiply(breaks, most), counts))).to_pylist()
-    found = []
+    candidates = []
     for i, text in zip(chosen, column.take(pa.array(chosen, pa.int64())).to_pylist(), strict=True):
-        # Most genuine texts differ in their first line already, which spares dividing them.
+        # Most genuine texts differ in their first or last line already, so they need not be split.
         if text.count(delimiter, 0, text.index(end)) != most - place or text.count(delimiter, text.rindex(end)) != place:
             continue
         first, *more = text.split(end)
         lines = [first, *filter(lambda line: line.strip("\r"), more[:-1]), *more[-1:]]
-        asked = [most - place, *[most] * (len(lines) - 2), place]
-        if all(line.count(delimiter) == count for line, count in zip(lines, asked, strict=True)):
-            found.append(Lines(int(several[i]), place, [line.rstrip("\r").split(delimiter) for line in lines]))
-    return found
+        expected = [most - place, *[most] * (len(lines) - 2), place]
+        if all(line.count(delimiter) == count for line, count in zip(lines, expected, strict=True)):
+            candidates.append(Lines(int(several[i]), place, [line.rstrip("\r").split(delimiter) for line in lines]))
+    return candidates
 
 
 def _rows_with(column: Any, character: str) -> Any:
-    """Rows of a text column in which an ASCII character stands, by its bytes, for speed."""
+    """Indices of the rows of a text column that contain an ASCII character; works on bytes, for speed."""
     import pyarrow as pa
 
     rows, first = [np.empty(0, dtype=np.int64)], 0
@@ -107,33 +108,33 @@ def _rows_with(column: Any, character: str) -> Any:
 
 
 def _is_prose(lines: list[list[str]]) -> bool:
-    """Whether a space or the end of the line follows a delimiter in half of the lines."""
+    """Whether in half of the lines a delimiter is followed by a space or the end of the line."""
     spaced = [any(cell.startswith(" ") for cell in line[1:]) for line in lines]
     ended = [len(line) > 1 and not line[-1] for line in lines[:-1]]
     return 2 * (sum(spaced) + sum(ended)) >= sum(len(line) > 1 for line in lines)
 
 
 def _values_of_other_rows(texts: list[Lines], table: Any) -> list[bool]:
-    """Whether lines have in one column values of the table's, or such that recur."""
-    found = [False] * len(texts)
+    """For every text, whether its lines have in some column values that occur in the table or recur among them."""
+    sure = [False] * len(texts)
     for column in range(table.num_columns if texts else 0):
-        # Behind the text's own column the last line's value is the row's and tells nothing, before it the first line's.
+        # Values of the row itself are no evidence: after the text's column those of the last line, before it those of the first.
         values = [
-            [line[column - each.place] for line in each.cells[:1] if column > each.place]
-            + [line[column] for line in each.cells[1:-1] if column != each.place]
-            + [line[column] for line in each.cells[-1:] if column < each.place]
-            for each in texts
+            [line[column - text.place] for line in text.cells[:1] if column > text.place]
+            + [line[column] for line in text.cells[1:-1] if column != text.place]
+            + [line[column] for line in text.cells[-1:] if column < text.place]
+            for text in texts
         ]
-        known = iter(_known([value for each in values for value in each], table.column(column)))
-        for i, each in enumerate(values):
-            told = list(islice(known, len(each)))
-            recur = len(each) >= ENOUGH and 2 * len(set(each)) <= len(each)
-            found[i] |= bool(each) and all(each) and (recur or 2 * sum(told) >= len(told))
-    return found
+        known = iter(_known([value for own in values for value in own], table.column(column)))
+        for i, own in enumerate(values):
+            occurs = list(islice(known, len(own)))
+            recur = len(own) >= ENOUGH and 2 * len(set(own)) <= len(own)
+            sure[i] |= bool(own) and all(own) and (recur or 2 * sum(occurs) >= len(occurs))
+    return sure
 
 
 def _known(values: list[str], column: Any) -> list[bool]:
-    """Whether each occurs in a column or, in one of numbers that are all different, is a number that is left out there."""
+    """For every value, whether it occurs in the column or, if the column numbers its rows, is a number missing there."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

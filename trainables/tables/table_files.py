@@ -1,6 +1,6 @@
-"""One file as a table: csv, tsv, jsonl and parquet on any file system, compressed or not; plain text as documents.
+"""Read a file as a table (csv, tsv, jsonl, parquet) or as documents (plain text), on any file system, compressed or not.
 
-Readers are pyarrow's own. Whatever is wrong with the user's files is a ConfigError that names the file.
+pyarrow's readers are used. Every fault of the user's files is a ConfigError that names the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NAN = "NaN (write null where a value is missing)"
 
 
 def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) -> tuple[Table, tuple[str, ...]]:
-    """(table, notices) of a csv, tsv, jsonl or parquet file, compressed or not; `columns` are those that hold text.
+    """(table, notices) of a csv, tsv, jsonl or parquet file, compressed or not; `columns` are read as text.
 
     Raises ConfigError that names the file.
     """
@@ -44,10 +44,10 @@ def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) 
 def read_documents(
     url: str, columns: Sequence[str] = ("text",), dialect: Dialect | None = None
 ) -> tuple[list[str], str, tuple[str, ...]]:
-    """(texts without labels, how they were told apart, notices) of a file: the columns of a table joined by a space, or plain text.
+    """(texts without labels, how they are separated, notices) of a file: joined columns of a table, or plain text.
 
-    Plain text holds one document per line, or documents between blank lines if it has any: their lines stay lines. Without
-    a dialect there is no place to give one. Raises ConfigError that names the file.
+    Plain text has one document per line, or documents between blank lines if it has any; their lines stay separate. Without a
+    dialect, messages do not suggest to set one. Raises ConfigError that names the file.
     """
     dialect = dialect or Dialect(settable=False)
     kind, raw = read_content(url, (*TABLES, "txt"))
@@ -60,21 +60,21 @@ def read_documents(
         check_kind(raw, kind)
         raw = as_utf8(raw, dialect)
         text = raw.decode()
-        told = tuple(doubts(raw) + table_in_text(text))
+        remarks = tuple(doubts(raw) + table_in_text(text))
     except ConfigError as error:
         raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
     documents = [list(block) for filled, block in groupby(_lines(text.strip()), key=bool) if filled]
     if not documents:
         raise ConfigError([f"{url}: the file is empty"])
     if len(documents) == 1:
-        return documents[0], "one a line", told
+        return documents[0], "one a line", remarks
     longest = max(map(len, documents))
     hint = f", of up to {longest} lines; if each line is a text, remove the blank lines" if longest > 1 else ""
-    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}", told
+    return ["\n".join(lines) for lines in documents], f"separated by blank lines{hint}", remarks
 
 
 def _lines(text: str) -> list[str]:
-    """Lines without white space round them. A file without any \\n has other line ends: \\r, or those of Unicode."""
+    """Stripped lines. A file without any \\n has other line ends: \\r, or those of Unicode."""
     lines = text.split("\n") if "\n" in text else text.splitlines()
     return [line.strip() for line in lines]
 
@@ -91,18 +91,18 @@ def _parse(raw: bytes, kind: str, columns: Sequence[str], dialect: Dialect) -> t
             raise ConfigError([f"is JSON lines, not {kind}; let its name end in .jsonl"])
         table, notices = read_delimited(raw, columns, DELIMITERS[kind], dialect)
         return table, notices + doubts(raw)
-    table, told = _json_lines(raw, kind, columns), doubts(raw)
-    return table, told or (_doubts_of(table, columns) if b"\\u" in raw else [])  # which may spell such a character
+    table, remarks = _json_lines(raw, kind, columns), doubts(raw)
+    return table, remarks or (_doubts_of(table, columns) if b"\\u" in raw else [])  # \u may encode such a character
 
 
 def _doubts_of(table: Table, columns: Sequence[str]) -> list[str]:
-    """What in the texts of these columns speaks of characters that were lost or misread."""
-    told: list[str] = []
+    """Notices on lost or misread characters in these columns."""
+    notices: list[str] = []
     for name in dict.fromkeys(columns):
         if table.schema.names.count(name) == 1 and _is_text(table.schema.field(name).type):
             rows = "\n".join(" ".join(text.splitlines()) for text in _texts(table.column(name), name))
-            told += [f"the column {name!r}: {each}" for each in doubts(rows.encode(errors="surrogatepass"), "row")]
-    return told
+            notices += [f"the column {name!r}: {doubt}" for doubt in doubts(rows.encode(errors="surrogatepass"), "row")]
+    return notices
 
 
 def _parquet(raw: bytes) -> Table:
@@ -110,9 +110,11 @@ def _parquet(raw: bytes) -> Table:
     from pyarrow import parquet
 
     try:
-        about = parquet.read_metadata(io.BytesIO(raw))
-        # Of texts that are all the same the file holds one, memory at least the place of each.
-        check_fits(sum(max((group := about.row_group(i)).total_byte_size, 4 * group.num_rows) for i in range(about.num_row_groups)))
+        metadata = parquet.read_metadata(io.BytesIO(raw))
+        # The file may store repeated texts once, but memory needs at least an offset for every row.
+        check_fits(
+            sum(max((group := metadata.row_group(i)).total_byte_size, 4 * group.num_rows) for i in range(metadata.num_row_groups))
+        )
         return parquet.read_table(io.BytesIO(raw))
     except (pa.ArrowException, OSError) as error:
         raise ConfigError([f"not parquet, or a damaged file: {_short(str(error))}"]) from None
@@ -123,45 +125,45 @@ def _json_lines(raw: bytes, kind: str, columns: Sequence[str]) -> Table:
     from pyarrow import json as arrow
 
     def parsed(schema: Any = None) -> Table:
-        # One block for the whole file: a value may be longer than any block size one would choose.
+        # One block for the whole file: a value may be longer than any fixed block size.
         block = min(len(raw) + 1024, 2**31 - 1)
         options = arrow.ParseOptions(explicit_schema=schema)
         return arrow.read_json(io.BytesIO(raw), arrow.ReadOptions(block_size=block, use_threads=False), options)
 
     try:
         table = parsed()
-        # Arrow takes strings that look like a moment for one; they are read again as the text that they are.
-        found = table.schema.names
-        if line := _rounded(raw, [name for name in columns if name in found and _is_rounded(table.column(name))]):
+        # Arrow converts strings that look like timestamps; these columns are read again as text.
+        names = table.schema.names
+        if line := _rounded(raw, [name for name in columns if name in names and _is_rounded(table.column(name))]):
             raise ConfigError([line])
-        moments = [name for name in columns if name in found and _of_moments(table.schema.field(name).type)]
+        moments = [name for name in columns if name in names and _of_moments(table.schema.field(name).type)]
         return parsed(pa.schema([(name, _as_text(table.schema.field(name).type)) for name in moments])) if moments else table
     except pa.ArrowException as error:
-        said = _short(str(error))
+        reason = _short(str(error))
     if raw.lstrip().startswith(b"["):
-        said = "the file is one array; write each object on a line of its own"
+        reason = "the file is one array; write each object on a line of its own"
     elif line := _faulty_line(raw):
-        said = f"{line}; {said}"
-    raise ConfigError([f"not {kind}: {said}; it needs one JSON object a line"])
+        reason = f"{line}; {reason}"
+    raise ConfigError([f"not {kind}: {reason}; it needs one JSON object a line"])
 
 
 def _faulty_line(raw: bytes) -> str:
-    """The first line that is not a JSON object by itself, or holds half of a pair of surrogates, or is of another type."""
+    """Message on the first line that is not a JSON object, has a lone surrogate, or has a value of another type; else empty."""
     types: dict[str, tuple[str, int]] = {}
     for number, line in enumerate(raw.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
-            json.dumps(found, ensure_ascii=False).encode()
+            content = json.loads(line)
+            json.dumps(content, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return f"line {number} holds half of a character (a lone surrogate such as \\ud800)"
         except ValueError as error:
             return f"line {number}: {error}"
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             return f"line {number} is no object"
-        lists = [(f"{key}[]", each) for key, value in found.items() if isinstance(value, list) for each in value]
-        for key, value in [*found.items(), *lists]:
+        lists = [(f"{key}[]", item) for key, value in content.items() if isinstance(value, list) for item in value]
+        for key, value in [*content.items(), *lists]:
             kind = _NAN if value != value else "number" if type(value) in (int, float) else type(value).__name__
             before, first = types.setdefault(key, (kind, number)) if value is not None else (kind, number)
             if before != kind and {before, kind} != {_NAN, "number"}:
@@ -170,7 +172,7 @@ def _faulty_line(raw: bytes) -> str:
 
 
 def _is_rounded(column: Any) -> bool:
-    """Whether a column, or its lists, may hold whole numbers that Arrow has rounded to floats."""
+    """Whether a column, or its lists, may contain whole numbers that Arrow rounded to floats."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -181,15 +183,15 @@ def _is_rounded(column: Any) -> bool:
 
 
 def _rounded(raw: bytes, columns: Sequence[str]) -> str:
-    """The first number in these columns that a float cannot hold, with its line and the way out; empty text for none."""
+    """Message on the first number in these columns that a float cannot represent exactly; else empty."""
     for number, line in enumerate(raw.split(b"\n") if columns else (), start=1):
         row = json.loads(line, parse_int=Decimal, parse_float=Decimal) if line.strip() else {}
         for name in columns:
             value = row.get(name)
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, Decimal) and abs(each) >= 2**53 and Decimal(float(each)) != each:
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Decimal) and abs(item) >= 2**53 and Decimal(float(item)) != item:
                     return (
-                        f"line {number}: {name!r} is {each}, too large to be read exactly as a number: write it in quotes, as text"
+                        f"line {number}: {name!r} is {item}, too large to be read exactly as a number: write it in quotes, as text"
                     )
     return ""
 
@@ -206,13 +208,13 @@ def _as_text(kind: Any) -> Any:
     return pa.list_(pa.string()) if pa.types.is_list(kind) else pa.string()
 
 
-def _short(said: str) -> str:
-    said = " ".join(said.split())
-    return said if len(said) <= 200 else said[:197] + "..."
+def _short(message: str) -> str:
+    message = " ".join(message.split())
+    return message if len(message) <= 200 else message[:197] + "..."
 
 
 def column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
-    """Columns that are missing, with the near miss or those that are there, and such as occur several times."""
+    """Faults for missing columns, with the near miss or the existing columns, and for duplicate ones."""
     there = _short(", ".join(names))
     hints = {c: f"did you mean {close!r}?" if (close := closest(c, names)) else f"there are: {there}" for c in wanted}
     missing = [f"there is no column {c!r}; {hints[c]}" for c in wanted if c not in names]
@@ -220,7 +222,7 @@ def column_faults(names: list[str], wanted: Sequence[str]) -> list[str]:
 
 
 def joined_texts(table: Table, columns: Sequence[str]) -> list[str]:
-    """The text columns as one text per row."""
+    """The text columns joined to one text per row. Raises ConfigError for missing columns and columns of another type."""
     if faults := column_faults(table.schema.names, columns):
         raise ConfigError(faults)
     parts = [_texts(table.column(c), c) for c in columns]

@@ -1,4 +1,4 @@
-"""Tables whose name says that they are something else: JSON, and columns in plain text. Imports nothing heavy."""
+"""Detect files with a wrong suffix: JSON, and tables in plain text. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from trainables.settings.dialect import NAMES
 from trainables.settings.errors import ConfigError
 
 HEAD = 1 << 20
-"""Characters in which the first lines are looked at."""
+"""Number of characters from which the first lines are taken."""
 LINES, ROWS = 20, 3
-"""So many first lines are looked at; at least so many make a table."""
+"""Number of first lines examined; least number of rows of a table."""
 _NAME = re.compile(r"\w[\w.#-]*( [\w.#-]+){0,2}")
 
 
 def is_json_lines(head: str) -> bool:
-    """Whether each of the first lines is a JSON object."""
+    """Whether all of the first lines are JSON objects."""
     lines = [line for line in head.split("\n")[: -1 if len(head) >= HEAD else None] if line.strip()][:LINES]
     return bool(lines) and all(line.lstrip("\ufeff \t").startswith("{") and isinstance(_json(line), dict) for line in lines)
 
@@ -31,7 +31,7 @@ def _json(text: str) -> object:
 
 
 def table_in_text(text: str) -> list[str]:
-    """Notices of plain text that looks like columns with a header. Raises ConfigError for what is JSON beyond doubt."""
+    """A notice if plain text looks like a table with a header. Raises ConfigError if it is certainly JSON."""
     if is_json_lines(text[:HEAD]):
         raise ConfigError(["is JSON lines, not plain text; let its name end in .jsonl"])
     begin, end = text[:64].lstrip("\ufeff \t\r\n")[:1], text[-64:].rstrip()[-1:]

@@ -1,4 +1,4 @@
-"""The training loop, with optimizer, schedules, precision and the processes that train together.
+"""The training loop, with optimizer, schedules, precision and distributed training.
 
-Knows no task and no store beyond the state that it saves. Start with `loop.py`.
+Independent of tasks, and of the store beyond the state that it saves. Start with `loop.py`.
 """

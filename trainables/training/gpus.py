@@ -1,4 +1,4 @@
-"""Which GPUs really answer here: counting device files or variables does not tell, a small computation does."""
+"""Detect the GPUs that work, by a small computation on each: device files and environment variables are not proof."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 
 
 def answering() -> tuple[list[str], str]:
-    """(names of the visible GPUs that compute, why others or all do not; empty where all do)."""
+    """(names of the visible GPUs that work, why the others do not; empty if all work)."""
     import torch
 
     if not (torch.version.cuda or torch.version.hip):
-        return [], f"torch {torch.__version__} was built for CPUs alone"
+        return [], f"torch {torch.__version__} was built only for CPUs"
     names, faults = [], []
     try:
         if not torch.cuda.device_count():
-            torch.cuda.init()  # says why
+            torch.cuda.init()  # raises the reason
         for index in range(torch.cuda.device_count()):
             try:
                 (torch.ones(2, device=f"cuda:{index}") * 2).sum().item()

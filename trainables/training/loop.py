@@ -1,8 +1,8 @@
-"""THE training loop: accumulate, clip, step, evaluate, save, yield.
+"""The training loop: accumulate, clip, step, evaluate, save, yield.
 
-Everything random is a function of the seed and the step: which texts make a batch, what is masked, the bits of dropout. So a
-resume needs the weights, Adam's moments and the step, nothing else, and may start in the middle of an epoch; and splitting a
-batch into micro-batches or over workers changes no random number.
+Everything random is a function of the seed and the step: the texts of a batch, the masked tokens, the bits of dropout. So a resume
+needs only the weights, Adam's moments and the step, and may start in the middle of an epoch; and splitting a batch into
+micro-batches or over workers changes no random number.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Row = dict[str, Any]
 
 
 class Diverged(ArithmeticError):
-    """A loss or gradient norm that is not finite: the step that would have used it was not taken."""
+    """The gradient norm of a step is not finite; the step was not taken."""
 
     def __init__(self, step: int, value: float) -> None:
         self.step = step
@@ -42,7 +42,7 @@ class Diverged(ArithmeticError):
 
 @dataclass
 class Job:
-    """What a stage hands to the loop: `pretrain`, `multitask`, `marker` and `finetune` differ in nothing else."""
+    """Everything that the loop needs from a stage: `pretrain`, `multitask`, `marker` and `finetune` differ in nothing else."""
 
     base: Base
     model: Classifier | MaskedLM | PairedLM | Marker
@@ -54,7 +54,7 @@ class Job:
     examples: Callable[[int], Sequence[Example]]
     """The global batch of a step."""
     loss: Callable[[nn.Module, Batch], torch.Tensor]
-    """Loss of a micro-batch, summed over what `weight` counts."""
+    """Loss of a micro-batch, summed over the units that `weight` counts."""
     weight: Callable[[Sequence[Example]], float]
     """Number of texts (fine-tuning; weighted by class) or of predicted pieces (pre-training): the loss is a mean over them."""
     evaluate_at: frozenset[int]
@@ -64,33 +64,32 @@ class Job:
     clip_norm: float
     seed: int
     thaw: Callable[[int], None] = lambda step: None
-    """Before a step: makes trainable what is to be trained from then on."""
+    """Called before a step: makes the parameters trainable that are trained from then on."""
     artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
-    """Writes what belongs into the artifact beside weights, such as predictions, into a folder: {name: file}."""
+    """Writes further files of the artifact, such as predictions, into a folder: {name: file}."""
     best: str | None = None
-    """Score of the rows by which the artifact's weights are chosen: those after the first evaluation where it is largest; None: the
-    last."""
+    """Score in the rows that selects the artifact's weights: those of the first evaluation with the largest score; None: the last
+    weights."""
 
 
 @dataclass
 class Position:
-    """Where a run stands, beside weights and moments: what a resume restores."""
+    """Progress of a run that a resume restores, in addition to weights and moments."""
 
     step: int = 0
     rows: list[Row] = field(default_factory=list)
     seconds: float = 0.0
     energy_j: float | None = 0.0
-    """Of the GPUs of all ranks, validation included; None from the moment on at which one does not tell."""
+    """Energy of the GPUs of all ranks, validation included; None from the first time that a GPU does not report it."""
     tokens: int = 0
     loss_sum: float = 0.0
     loss_weight: float = 0
 
 
 def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
-    """Go from the position `at` to step `until`; yield a row after every evaluation, once its state is saved.
+    """Train from the position `at` to step `until`; yield a row after every evaluation, once its state is saved.
 
-    `at` moves along in place. Stopping early is not asking for the next row. Raises Diverged
-    before a step whose gradient is not finite.
+    `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite.
     """
     world = runtime.world
     peaks = [group["lr"] for group in job.optimizer.param_groups]
@@ -105,7 +104,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
         job.thaw(step)
         parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
 
-        # Accumulate. Where memory runs out on any rank, all begin the step again with half the micro-batch: the sums are the same.
+        # Accumulate. If memory runs out on any rank, all ranks repeat the step with half the micro-batch: the sums are the same.
         while True:
             job.optimizer.zero_grad(set_to_none=True)
             total, short = _accumulate(job, runtime, step, batch, weight, micro)
@@ -113,11 +112,11 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             if not short:
                 break
             micro = _smaller(micro, len(world.share(batch)[1]))
-        # What no text of any rank reached has no gradient, rather than one of zeros, by which decay and momentum would move it.
+        # A parameter that no text of any rank reached has no gradient: with a gradient of zeros, decay and momentum would move it.
         world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
 
-        # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads. It skips a step whose norm is
-        # not finite by itself, so a GPU is not waited for.
+        # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a
+        # step whose norm is not finite, so no synchronisation with the GPU is needed.
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         job.optimizer.grad_scale = ((norm + 1e-6) / (job.clip_norm or math.inf)).clamp(min=1.0)  # type: ignore[attr-defined]
         job.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
@@ -127,7 +126,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             _check(step + 1, norm)
         job.optimizer.step()
         norms.append((step + 1, norm.to("cpu", non_blocking=True) if runtime.device.type == "cuda" else norm))
-        while len(norms) > 1:  # read one step late: by then it is there
+        while len(norms) > 1:  # read one step late, when the copy has arrived
             _check(*norms.popleft())
 
         losses += total
@@ -166,7 +165,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
 def _accumulate(
     job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int
 ) -> tuple[torch.Tensor, bool]:
-    """Gradients of this rank's share of the batch: (its loss sum, whether memory ran out)."""
+    """Accumulate gradients of this rank's share of the batch. Returns (its loss sum, whether memory ran out)."""
     first, share = runtime.world.share(batch)
     total = torch.zeros((), dtype=torch.float64, device=runtime.device)
     try:
@@ -190,14 +189,14 @@ def _accumulate(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or on the CPU."""
+    """Whether an exception means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _smaller(micro: int, share: int) -> int:
-    """Half the micro-batch, and give back what the failed attempt held."""
+    """Half the micro-batch size. Also frees the memory of the failed attempt."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return max(1, (micro or share) // 2)
@@ -210,7 +209,7 @@ def _check(step: int, norm: torch.Tensor) -> None:
 
 
 def _ahead(examples: Callable[[int], Sequence[Example]], steps: range) -> Iterator[tuple[int, Sequence[Example]]]:
-    """(step, batch) for every step; the next batch is made while this one is computed."""
+    """Yield (step, batch) for every step; the next batch is prepared while this one is computed."""
     with ThreadPoolExecutor(1) as worker:
         coming = worker.submit(examples, steps[0]) if steps else None
         for step in steps:

@@ -1,7 +1,7 @@
-"""Parameter groups with layer-wise rates, what is frozen, and schedules as functions of the step.
+"""AdamW with layer-wise learning rates.
 
-Sun et al. 2019, section 5.3.3: eta^(k-1) = xi * eta^k, so layer i of n has the rate lr * xi^(n-1-i). The paper leaves open what
-the embeddings and the head get: 'consistent' puts the embeddings one step below the first layer, 'published' leaves them
+Sun et al. 2019, section 5.3.3: eta^(k-1) = xi * eta^k, so layer i of n has the rate lr * xi^(n-1-i). The paper does not define the
+rates of the embeddings and the head: 'consistent' puts the embeddings one step below the first layer, 'published' leaves them
 undecayed as the authors' code does; the head has the base rate in both.
 """
 
@@ -29,9 +29,9 @@ def parameter_groups(
     head_rate: float | None = None,
     weight_decay: float = 0.01,
 ) -> list[dict[str, object]]:
-    """AdamW groups of a model whose part `encoder` has `layers` blocks: every parameter to be trained in exactly one group.
+    """AdamW groups of a model whose `encoder` has `layers` blocks: every trainable parameter is in exactly one group.
 
-    The layers' rates follow from `xi`, or from the factor between `thirds`. Each group has `name` (embeddings, layer i, head), `lr`
+    The layers' rates follow from `xi`, or from the factor between `thirds`. A group has `name` (embeddings, layer i, head), `lr`
     (its peak rate) and `weight_decay` (0 for biases and norms).
     """
     places = places_of(encoder, layers)
@@ -60,7 +60,7 @@ def parameter_groups(
 
 
 def rates(groups: list[dict[str, object]]) -> dict[str, float]:
-    """Peak learning rate of each place, from the embeddings up: what is printed and recorded at the start of a stage."""
+    """{place: peak learning rate}, from the embeddings up: printed and recorded at the start of a stage."""
     return {str(group["name"]): float(group["lr"]) for group in groups}  # type: ignore[arg-type]
 
 
@@ -70,7 +70,7 @@ def adamw(groups: list[dict[str, object]], *, beta1: float, beta2: float, epsilo
 
 
 def for_job(stage: Optimisation, groups: list[dict[str, object]], steps: int) -> dict[str, Any]:
-    """What a loop's job takes of a stage's settings: the optimizer of these groups, its schedule over `steps`, clipping."""
+    """Arguments of `Job` from a stage's settings: the optimizer of these groups, its schedule over `steps`, clipping."""
     schedule = SCHEDULES[stage.schedule]
     return {
         "optimizer": adamw(groups, beta1=stage.beta1, beta2=stage.beta2, epsilon=stage.epsilon),

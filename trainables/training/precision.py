@@ -1,4 +1,4 @@
-"""Which arithmetic the matrix products use."""
+"""Choose the device and the precision of matrix products."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainables.settings.execution import Precision
 
 
 def resolve(precision: Precision, device: str = "auto") -> Precision:
-    """`auto` as bfloat16 on a GPU that has it or a CPU measured to multiply it clearly faster, else as float32."""
+    """Resolve `auto`: bfloat16 on a GPU that supports it or on a CPU that is measurably faster with it, else float32."""
     if precision != "auto":
         return precision
     if pick_device(device).type == "cuda":
@@ -20,15 +20,15 @@ def resolve(precision: Precision, device: str = "auto") -> Precision:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here."""
+    """The device for `auto`, `cpu` or `cuda` on this machine."""
     return torch.device("cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 @lru_cache(maxsize=1)  # all trials of a process must have the same precision
 def cpu_speedup(size: int = 512, tries: int = 15) -> float:
-    """How many times faster this CPU multiplies two `size` x `size` matrices in bfloat16 than in float32, measured once.
+    """Speedup of this CPU for products of `size` x `size` matrices in bfloat16 over float32, measured once.
 
-    Best of `tries` each, taken in turn: what else the machine does then slows neither down for good.
+    The best of `tries` counts, in alternation, so that other load on the machine does not favour one of them.
     """
     pairs = {dtype: torch.ones(size, size, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
     best = dict.fromkeys(pairs, float("inf"))

@@ -1,4 +1,4 @@
-"""Where and in which precision a stage is computed."""
+"""Device, precision and processes for the computation of a stage."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainables.training.world import World
 
 @dataclass
 class Runtime:
-    """Where and how to compute; nothing here changes the result."""
+    """Device and execution options; none of them changes the result."""
 
     device: torch.device
     world: World
     autocast: bool
     """bfloat16 matrix products; weights, sums and the optimizer stay float32."""
     micro_batch: int = 0
-    """Sequences per forward pass; 0 takes a rank's whole share."""
+    """Sequences per forward pass; 0: a rank's whole share."""
     save_at: Callable[[int], bool] = lambda step: False
     """Steps after which to save without evaluating."""
     joules: energy.Counter = energy.silent
-    """Counter of this process's own GPU."""
+    """Energy counter of this process's GPU."""

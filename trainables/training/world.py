@@ -1,6 +1,6 @@
-"""The processes that train one stage together: one, or the ranks of an initialised torch.distributed group.
+"""The processes that train one stage together: a single process, or the ranks of an initialised torch.distributed group.
 
-The global batch is the same whatever their number: every rank takes its share of it, gradients are summed once per step.
+The global batch does not depend on their number: every rank takes its share of it, and gradients are summed once per step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """Rank and number of the processes, and the group over which they exchange host-side facts."""
+    """Rank and number of the processes, and the group over which they exchange host-side values."""
 
     rank: int = 0
     size: int = 1
@@ -33,7 +33,7 @@ class World:
         return self.rank == 0
 
     def share(self, batch: Sequence[T]) -> tuple[int, Sequence[T]]:
-        """This rank's contiguous part of a global batch, and the offset where it begins."""
+        """(offset, texts) of this rank's contiguous part of a global batch."""
         bounds = [len(batch) * rank // self.size for rank in (self.rank, self.rank + 1)]
         return bounds[0], batch[bounds[0] : bounds[1]]
 
@@ -54,7 +54,7 @@ class World:
         return box
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether each flag is up on any rank. Asked on the host: no accelerator waits for it."""
+        """For every flag, whether it is set on any rank. Exchanged on the host, without waiting for an accelerator."""
         if self.size == 1:
             return list(flags)
         values = torch.tensor(flags, dtype=torch.float32)
@@ -63,7 +63,7 @@ class World:
 
     @contextmanager
     def claimed(self, store: Store, name: str, needs: Sequence[str] = ()) -> Iterator[bool]:
-        """Rank 0 claims a stage for all ranks; False when someone else finished it meanwhile, with the files that it `needs`."""
+        """Rank 0 claims a stage for all ranks. Yields False if another process has finished it, with the files in `needs`."""
         if not self.leads:
             yield self.broadcast(False)
             return
@@ -71,12 +71,12 @@ class World:
             yield self.broadcast(claim is not None)
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Sum gradients over the ranks, in flat buckets of about `bucket` elements: of parameters that have one on some rank."""
+        """Sum the gradients of these parameters over the ranks, in flat buckets of about `bucket` elements."""
         if self.size == 1:
             return
         pending: list[torch.Tensor] = []
         for parameter in parameters:
-            if parameter.grad is None:  # the ranks agree on what is summed, also where one had no text
+            if parameter.grad is None:  # all ranks must sum the same parameters, even a rank without a text
                 parameter.grad = torch.zeros_like(parameter)
             pending.append(parameter.grad)
             if sum(gradient.numel() for gradient in pending) >= bucket:

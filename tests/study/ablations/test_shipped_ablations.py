@@ -17,9 +17,9 @@ from analysis.results.read_ablation import FILE, ledger
 from study.ablations import grid_plan
 from study.ablations.ablation_file import FOLDER, Loaded, load, parse
 from study.ablations.grid import Grid, grid
-from study.ablations.studies import Part
+from study.ablations.studies import AblationStudy
 from study.cluster.machine import Machine
-from study.cluster.work import Layout, Work, ended, here, read_test
+from study.cluster.work import Placement, Work, ended, here, read_test
 from study.definition.models import STAGE_KINDS
 from study.planning import plan
 from study.planning.check import check
@@ -75,14 +75,14 @@ def _less(data: Any, encoder: dict[str, Any], name: str = "") -> Any:
     return 1 if name == "epochs" and data else data
 
 
-def carry_out(part: Part, folder: Path, store: Store) -> Iterator[Row]:
+def carry_out(part: AblationStudy, folder: Path, store: Store) -> Iterator[Row]:
     """Run a study as its parts do, without Ray: shared stages, every cell, its test split. Yields what the loop tells."""
     study = part.study
     check(study)
     folder.mkdir(parents=True)
     screen = Screen(io.StringIO(), study.name, study.metric)
     scribe = Scribe(Records(folder / "records.jsonl", study.name), screen, [], study.metric)
-    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Layout(1, 1, 0, False, ""), None)
+    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Placement(1, 1, 0, False, ""), None)
     scribe.write("study", status="started")
     for shared in plan.trajectories(study):
         for row in here(Work(shared.name, shared.recipe, store.url, Execution(), shared.name, shared.milestones)):

@@ -10,7 +10,7 @@ import pytest
 
 from study.cluster.trial import persistent, resources
 from study.cluster.tune_adapters import InTurn
-from study.cluster.work import Ended, Layout, Work, ended, here
+from study.cluster.work import Ended, Placement, Work, ended, here
 from tests.helpers import tiny_recipe
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
@@ -87,8 +87,8 @@ def test_rows_of_a_real_recipe_computed_here(tmp_path: Path) -> None:
     assert Store(work.store).get(rows[-1]["stage_id"]) is not None
 
 
-def layout(**changes: Any) -> Layout:
-    return Layout(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
+def layout(**changes: Any) -> Placement:
+    return Placement(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
 
 
 def test_the_driver_of_a_nested_trial_takes_no_cpu() -> None:

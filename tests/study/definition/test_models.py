@@ -15,7 +15,7 @@ from study.definition.models import STAGE_KINDS, Study
 from study.definition.reference import EXAMPLES
 from study.definition.study_file import load_study
 from tests.study.tiny import inside
-from trainables.settings.base import Model, holds_text
+from trainables.settings.base import Settings, holds_text
 from trainables.settings.plain_yaml import parse_yaml
 from trainables.settings.stages import KINDS
 from trainables.stages.jobs import JOBS
@@ -74,7 +74,7 @@ settings: [{row: 1.0}, {row: no, column: yes, set: {finetune.epochs: 2}}]
     assert [setting.label for setting in made.settings] == ["1.0", "no | yes"]
 
 
-def models(of: type[Model] = Model) -> Iterator[type[Model]]:
+def models(of: type[Settings] = Settings) -> Iterator[type[Settings]]:
     for model in of.__subclasses__():
         yield model
         yield from models(model)

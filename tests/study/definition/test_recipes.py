@@ -207,8 +207,8 @@ UNSET = {"tapt.steps": 100_000, "tapt.schedule_steps": 100_000}
         ({"TAPT": {"tapt.epoch": 3}}, "recipe.TAPT.tapt.epoch: unknown field; did you mean 'epochs'?"),
         ({"TAPT": {"tapt.name": "x"}}, "recipe.TAPT.tapt.name: unknown field"),
         ({"TAPT": {"tapt.epochs": "many"}}, "epochs: 'many' given"),
-        ({"TAPT": {"tapt.steps": 10}}, "steps is 10, but epochs, 100, stands in its place; for steps set epochs: null"),
-        ({"kNN-TAPT": {"tapt.corpus": ["within-task"]}}, "select is nearest, but the corpus holds the target's own texts alone"),
+        ({"TAPT": {"tapt.steps": 10}}, "steps is 10, but epochs, 100, replaces it; to use steps, set epochs: null"),
+        ({"kNN-TAPT": {"tapt.corpus": ["within-task"]}}, "select is nearest, but the corpus has only the target's own texts"),
         ({"kNN-TAPT": {"tapt.corpus": ["domain.txt"], "tapt.epochs": 3} | UNSET}, "give steps and schedule_steps"),
         (3, "recipe: 3 given"),
     ],
@@ -228,7 +228,7 @@ def test_faults_come_with_all_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("space", "fault"),
     [
-        ({"tapt.steps": {"choice": [1, 2]}}, "steps is 1, but epochs, 100, stands in its place"),
+        ({"tapt.steps": {"choice": [1, 2]}}, "steps is 1, but epochs, 100, replaces it"),
         ({"tapt.select": {"choice": ["all", "nearest"]}}, "tapt.select nearest"),
         ({"tapt.epochs": {"choice": [50, 100]}, "tapt.neighbours": {"choice": [0, 50]}}, "neighbours: 0 given"),
     ],

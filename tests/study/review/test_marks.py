@@ -61,14 +61,14 @@ def random(**more: Any) -> list[dict[str, Any]]:
     ("changes", "fault"),
     [
         ({"recipe": without(0)}, "recipe.pretrain: masking by marks needs a stage that marks: put {marks: {}} before it, or use"),
-        ({"recipe": without(1)}, "recipe.marks: nothing uses these marks: give a pretrain stage behind it masking selective or"),
+        ({"recipe": without(1)}, "recipe.marks: nothing uses these marks: give a later pretrain stage masking selective or"),
         ({"recipe": random()}, "recipe.marks: nothing uses these marks"),
         ({"recipe": random()[1:], "space": MASKINGS}, "recipe.pretrain: masking by marks needs a stage that marks"),
         (
             {"recipe": random(), "space": MASKINGS | {"pretrain.whole_word": {"choice": [True, False]}}},
             "space: pretrain.masking matched, pretrain.whole_word true: whole_word draws words",
         ),
-        ({"recipe": random(objective="mlm+nsp"), "space": MASKINGS}, "masking selective goes with objective mlm alone"),
+        ({"recipe": random(objective="mlm+nsp"), "space": MASKINGS}, "masking selective supports only objective mlm"),
         ({"recipe": [{"marks": {"treshold": 0.1}}, *RECIPE[1:]]}, "treshold: unknown field; did you mean 'threshold'?"),
         ({"recipe": RECIPE, "space": {"marks.stop_words": {"choice": ["german"]}}}, "'german' is not one of english, none"),
         ({"recipe": [{"mark": {}}, *RECIPE[1:]]}, "no kind of stage is called 'mark'; did you mean 'marks'?"),

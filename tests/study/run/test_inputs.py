@@ -21,7 +21,7 @@ from study.definition.study_file import load_study
 from study.review.trace import trace
 from study.run import finals, inputs, launch
 from study.run.screen import Screen
-from study.run.scribe import Scribe, Trial, trial_of
+from study.run.scribe import Scribe, TrialSpec, trial_of
 from study.run.session import Session
 from tests.helpers import TINY_BERT, documents_file, reviews, write_csv
 from tests.study.conftest import Run
@@ -50,11 +50,11 @@ def scribe_of(found: Study, run: Path) -> Scribe:
     return Scribe(Records(run / "records.jsonl", found.name), Screen(io.StringIO(), found.name), rows, found.metric, written)
 
 
-def trial(found: Study, name: str = "t000", phase: str = "search", params: dict[str, Any] = PARAMS, seed: int = 0) -> Trial:
+def trial(found: Study, name: str = "t000", phase: str = "search", params: dict[str, Any] = PARAMS, seed: int = 0) -> TrialSpec:
     return trial_of(found, name, phase, params, seed, "it", Reader())
 
 
-def complete(scribe: Scribe, ended: Trial, **test: Any) -> None:
+def complete(scribe: Scribe, ended: TrialSpec, **test: Any) -> None:
     """A trial as a session leaves it."""
     scribe.starts(ended)
     about = {"stage": "finetune", "stage_name": "finetune", "stage_id": ended.stage_ids[-1], "seed": ended.seed, "loss": 0.5}

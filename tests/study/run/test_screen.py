@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from study.run.screen import Part, Screen, duration
+from study.run.screen import PartProgress, Screen, duration
 
 ROW = {"stage": "finetune", "epoch": 1.0, "loss": 0.6931, "error_rate_percent": 12.5, "tokens_per_s": 123456.7}
 PARAMS = {"finetune.learning_rate": 3.2e-5, "finetune.truncation": "head+tail", "finetune.head_tokens": 6, "pretrain.steps": 100}
@@ -104,7 +104,7 @@ def test_time_left_follows_the_pace_of_this_session() -> None:
 
 
 def test_nothing_is_left_of_a_part_that_is_done() -> None:
-    assert Part(total=3, done=3).left() == 0
+    assert PartProgress(total=3, done=3).left() == 0
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])

@@ -186,9 +186,9 @@ def _stub(made: Any) -> Session:
     from unittest.mock import MagicMock
 
     from study.cluster.machine import Machine
-    from study.cluster.work import Layout
+    from study.cluster.work import Placement
 
-    return Session(made, Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Layout(1, 1, 0, False, ""), None)
+    return Session(made, Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Placement(1, 1, 0, False, ""), None)
 
 
 def test_an_ablation_stops_too_and_names_its_own_command(

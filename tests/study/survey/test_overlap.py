@@ -48,7 +48,7 @@ def test_how_files_are_written_is_an_option(tmp_path: Path, sources: list[str], 
     code, _, err = inside(capsys, "overlap", sources[0], sources[0], "--delimiter", ";;", "--encoding", "utf9")
     assert (code, "--delimiter: ';;' is not one" in err, "--encoding: 'utf9' is not known" in err) == (2, True, True)
     code, _, err = inside(capsys, "overlap", sources[0], sources[0], "--delimiter", ";")
-    assert (code, "--delimiter: ';' given, but it is of csv and tsv files, and there is none" in err) == (2, True)
+    assert (code, "--delimiter: ';' given, but it applies only to csv and tsv files, and there is none" in err) == (2, True)
 
 
 def test_tasks_give_their_training_texts(capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,7 +124,7 @@ def test_attention_against_the_textbook(
     monkeypatch.setattr(attention, "AT_ONCE", at_once)
     q, k, v, weight = (torch.randn(total, heads, 8, dtype=torch.float64) for _ in range(4))
     tensors = [x.requires_grad_() for x in (q, k, v)]
-    layout = attention.Layout(lengths)
+    layout = attention.PackedLayout(lengths)
     stream = stream_of(lengths, seed) if p else None
     factor = scale(p) if p else 1.0
     out = attention._Attention.apply(q, k, v, layout, 8**-0.5, window, p, stream)
@@ -151,13 +151,13 @@ def stream_of(lengths: Sequence[int], seed: int, offsets: Offsets | None = None)
 
 def test_arguments_of_the_varlen_kernel() -> None:
     """The kernel itself needs a GPU; its signature, and what a text sees through its window, are checked here."""
-    layout = attention.Layout([3, 1, 5])
+    layout = attention.PackedLayout([3, 1, 5])
     arguments = attention.varlen_arguments(layout, 0.25, None)
     assert arguments["cu_seq_q"].tolist() == arguments["cu_seq_k"].tolist() == [0, 3, 4, 9]
     assert arguments["cu_seq_q"].dtype == torch.int32
     assert (arguments["max_q"], arguments["max_k"], arguments["scale"], arguments["window_size"]) == (5, 5, 0.25, (-1, -1))
     inspect.signature(attention.varlen.varlen_attn).bind(None, None, None, **arguments)
-    alone = attention.Layout([5])
+    alone = attention.PackedLayout([5])
     left, right = attention.varlen_arguments(alone, 0.25, 3)["window_size"]
     place = torch.arange(5)
     inclusive = (place[:, None] - place <= left) & (place - place[:, None] <= right)
@@ -258,7 +258,7 @@ def test_mean_of_dropout_is_the_answer_without(bert: Base) -> None:
     torch.manual_seed(0)
     lengths = [7, 12]
     q, k, v = (torch.randn(19, 2, 4) for _ in range(3))
-    layout = attention.Layout(lengths)
+    layout = attention.PackedLayout(lengths)
     plain = attention._Attention.apply(q, k, v, layout, 0.5, None, 0.0, None)
     total = torch.zeros_like(plain)
     for seed in range(600):

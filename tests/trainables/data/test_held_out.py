@@ -15,7 +15,7 @@ from trainables.data.corpus import load_corpus
 from trainables.data.held_out import LINES, HeldOut, bare, boundaries
 from trainables.data.scripts import SPACELESS
 from trainables.data.splits import digest_of, load_task
-from trainables.data.task_mixture import load_members
+from trainables.data.task_mixture import load_mixture
 from trainables.settings.task import Task
 from trainables.stages.selection import pool
 
@@ -286,7 +286,7 @@ def test_labelled_texts_that_hold_one_are_left_out_whole(tmp_path: Path) -> None
         ),
         "two": task_of(tmp_path / "two", [(f"other {i}", "ab"[i % 2]) for i in range(4)]),
     }
-    found = load_members(tasks, tasks)
+    found = load_mixture(tasks, tasks)
     kept = {text for data in found.tasks.values() for text in data.train.texts}
     assert kept == {*(text for text, _ in TRAIN), "A start.\ngood\nAn end.", *(f"other {i}" for i in range(4))}
     told = "hold a text of a validation or test split as a line or sentence and were removed"

@@ -69,7 +69,7 @@ WORDS = ["nan", "NaN", "None", "NULL", "null", "N/A", "n/a", "NA", "<NA>", "#N/A
 def test_a_missing_label_is_refused_or_dropped_by_choice(kind: str, word: str, tmp_path: Path) -> None:
     kinds = (kind, kind)
     task = task_of(tmp_path, ["a", "b"] * 5 + [word, word], ["a", "b", word], kinds)
-    there = f", there stands {word!r}" if word.strip() else ""
+    there = f", the cells contain {word!r}" if word.strip() else ""
     way = ", or list it as one of `labels` if it is a class" if word.strip() else ""
     counted = "(counted from 1, without the header)"
     assert faults_of(task).splitlines() == [
@@ -262,7 +262,7 @@ def test_numbers_of_classes(tmp_path: Path) -> None:
     task = Task(train=train, test=floats, missing_labels="drop")
     assert load_task("t", task).test.labels.tolist() == [0, 1], "a class whose name the file notes is no missing label"
     unlabelled = named(tmp_path, "unlabelled.parquet", [-1, -1], ["sad", "None"])
-    assert "no label in any of 2 rows, there stands '-1'" in faults_of(Task(train=train, test=unlabelled))
+    assert "no label in any of 2 rows, the cells contain '-1'" in faults_of(Task(train=train, test=unlabelled))
     wrong = named(tmp_path, "wrong.parquet", [0, 7], ["sad", "None"])
     assert "row 2 holds 7, which is no number of the 2 classes that the file names" in faults_of(Task(train=train, test=wrong))
     swapped = named(tmp_path, "swapped.parquet", [0, 1], ["None", "sad"])
@@ -319,7 +319,9 @@ def test_faults_of_columns_of_labels(tmp_path: Path) -> None:
     allowed = "a column of `label` among several holds 0 or 1, true or false"
     assert f"tasks.t.train: the column 'rude' holds 'yes' in row 1 and 5 rows more; {allowed}" in faults_of(task)
     empty = Task(train=hot(tmp_path, "csv", HOT | {"toxic": odd["toxic"]}), label=("toxic", "rude"), multi_label=True)
-    lacks = "a label is missing beside others in rows 1, 3, 5, 7, 9 and 1 more (counted from 1, without the header), there stands"
+    lacks = (
+        "a label is missing among others in rows 1, 3, 5, 7, 9 and 1 more (counted from 1, without the header), the cells contain"
+    )
     assert f"{lacks} 'toxic: nan', 'toxic: nothing'" in faults_of(empty)
     dropped = load_task("t", empty.model_copy(update={"missing_labels": "drop"}), needs_test=False)
     assert len(dropped.train) + len(dropped.validation) == 6

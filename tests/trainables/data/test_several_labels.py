@@ -72,7 +72,7 @@ def test_items_of_a_list(cell: str, items: tuple[str, ...] | None) -> None:
         (
             ["a,b", "b", "a"],
             {},
-            '`label_separator` \'|\' stands nowhere: set `label_separator: ","`, or `"|"` if',
+            '`label_separator` \'|\' does not occur: set `label_separator: ","`, or `"|"` if',
         ),
         (["a; b", "b; c", "c"], {}, 'set `label_separator: ";"`'),
         (["a b", "b", "a"], {}, 'set `label_separator: " "`'),
@@ -87,11 +87,11 @@ def test_items_of_a_list(cell: str, items: tuple[str, ...] | None) -> None:
         (
             ["a|nan", "b"],
             {},
-            "a label is missing beside others in row 1 (counted from 1, without the header), there stands 'nan' in 'a|nan'",
+            "a label is missing among others in row 1 (counted from 1, without the header), the cells contain 'nan' in 'a|nan'",
         ),
         (["[0, 1]", "[1, 0]"], {"labels": ("0", "1")}, "[0, 1] and [1, 0]: vectors of 0 and 1, or the labels 0 and 1 by name"),
-        (["['a', None]", "['b']"], {}, "a label is missing beside others in row 1 (counted from 1, without"),
-        (["nan", "a|b", "a"], {}, "no label in row 1 (counted from 1, without the header), there stands 'nan'"),
+        (["['a', None]", "['b']"], {}, "a label is missing among others in row 1 (counted from 1, without"),
+        (["nan", "a|b", "a"], {}, "no label in row 1 (counted from 1, without the header), the cells contain 'nan'"),
     ],
 )
 def test_what_is_not_beyond_doubt_is_refused(train: list[str], fields: dict[str, Any], fault: str, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_what_is_not_beyond_doubt_is_refused(train: list[str], fields: dict[str,
             {"label_separator": "|"},
             "every text has one label at most; 1 of 3 hold ',', such as 'a,b'",
         ),
-        (["a", "b", ""], {}, "`label_separator` '|' stands nowhere in the column 'label': every text has one label at most"),
+        (["a", "b", ""], {}, "`label_separator` '|' does not occur in the column 'label': every text has one label at most"),
         (["news, local", "sport", ""], {}, "one label at most; 1 of 2 hold ',', such as 'news, local'"),
         (
             ["a;b|c", "a|b", "c"],
@@ -145,7 +145,7 @@ def test_lists_of_their_own(tmp_path: Path) -> None:
     numbers = rows_of(Task(train=split(tmp_path, "b.jsonl", [[1, 2], [2], [10]]), multi_label=True))["train"]
     assert numbers.several == [("1", "2"), ("2",), ("10",)]
     null = Task(train=split(tmp_path, "c.jsonl", [["a", None], ["b"], ["a"]]), multi_label=True)
-    assert "tasks.t.train: a label is missing beside others in row 1 (counted" in faults_of(null)
+    assert "tasks.t.train: a label is missing among others in row 1 (counted" in faults_of(null)
     nested = Task(train=split(tmp_path, "d.jsonl", [[["a"]], [["b"]]]), multi_label=True)
     assert "holds list<item: list<item: string>>; a label is one of text, numbers or lists of them" in faults_of(nested)
 
@@ -180,7 +180,7 @@ def test_a_label_that_is_missing_beside_others(kind: str, labels: list[Any], tmp
     task = task.model_copy(update={"test": split(tmp_path, "test.jsonl", [["joy"], ["sad"]])})
     first, second = faults_of(task).splitlines()
     assert first.startswith("tasks.t.train: no label in rows 2, 6 (")
-    assert second.startswith("tasks.t.train: a label is missing beside others in rows 1, 5 (")
+    assert second.startswith("tasks.t.train: a label is missing among others in rows 1, 5 (")
     data = load_task("t", task.model_copy(update={"missing_labels": "drop"}))
     assert [notice for notice in data.notices if "dropped" in notice] == [
         "tasks.t.train: 2 of 8 rows have no label and were dropped",
@@ -191,7 +191,7 @@ def test_a_label_that_is_missing_beside_others(kind: str, labels: list[Any], tmp
 @pytest.mark.parametrize("labels", [["nan|joy", "nan"], ["nan|joy", "nan|sad"]])
 def test_a_split_without_a_whole_label(labels: list[str], tmp_path: Path) -> None:
     task = task_of(tmp_path, labels * 3, ["joy"], multi_label=True, missing_labels="drop")
-    assert "tasks.t.train: a label is missing in each of 6 rows, there stands 'nan' in 'nan|joy'" in faults_of(task)
+    assert "tasks.t.train: a label is missing in each of 6 rows, the cells contain 'nan' in 'nan|joy'" in faults_of(task)
 
 
 @pytest.mark.parametrize("labels", [[[""], ["a"], ["b"]], ["['']", "['a']", "['b']"], [["a", " "], ["a"], ["b"]]])

@@ -9,16 +9,16 @@ import pytest
 
 from tests.helpers import reviews, tiny_task, write_csv
 from trainables.data.splits import Split, TaskData, load_task
-from trainables.data.task_mixture import Members, load_members
+from trainables.data.task_mixture import TaskMixture, load_mixture
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task
 from trainables.stages.multitask import drawn_tasks
 
 
-def of_sizes(*sizes: int) -> Members:
+def of_sizes(*sizes: int) -> TaskMixture:
     splits = [Split(tuple(map(str, range(size))), np.zeros(size, dtype=np.int64)) for size in sizes]
     tasks = [TaskData(str(len(split)), Task(train="t.csv"), ("a", "b"), split, split, split, ()) for split in splits]
-    return Members({data.name: data for data in tasks}, ())
+    return TaskMixture({data.name: data for data in tasks}, ())
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_texts_that_another_task_is_judged_on_are_removed_and_counted(tasks: dic
     inside = sum(text.casefold().strip() in held_out for text in before.train.texts)
     assert inside > 2
     for names in (["reviews", "places"], ["reviews"]):  # also of a task that is not trained on
-        members = load_members(names, tasks)
+        members = load_mixture(names, tasks)
         (kept,) = [data for data in members.tasks.values() if data.name == "reviews"]
         assert not held_out & {text.casefold().strip() for text in kept.train.texts}
         assert len(kept.train) == len(before.train) - inside == len(kept.train.labels)
@@ -66,7 +66,7 @@ def test_texts_that_another_task_is_judged_on_are_removed_and_counted(tasks: dic
 
 def test_names_and_their_order_do_not_matter(tasks: dict[str, Task]) -> None:
     renamed = {"z": tasks["reviews"], "a": tasks["places"]}
-    found, other = load_members(tasks, tasks), load_members(["z", "a", "z"], renamed)
+    found, other = load_mixture(tasks, tasks), load_mixture(["z", "a", "z"], renamed)
     assert found.digests() == other.digests()
     assert list(found.tasks) == list(other.tasks) == sorted(found.tasks)
     assert not any(name in key for key in found.tasks for name in tasks)
@@ -76,19 +76,19 @@ def test_a_task_without_training_texts(tasks: dict[str, Task], tmp_path: Path) -
     test = write_csv(tmp_path / "all.csv", reviews(limit=60))
     tasks["places"] = tasks["places"].model_copy(update={"test": test})
     with pytest.raises(ConfigError, match="no training text of reviews is left: all 45 occur"):
-        load_members(tasks, tasks)
+        load_mixture(tasks, tasks)
 
 
 def test_the_same_data_under_two_names(tasks: dict[str, Task]) -> None:
     tasks["films"] = tasks["reviews"]
     with pytest.raises(ConfigError, match="the tasks 'films' and 'reviews' hold the same data"):
-        load_members(tasks, tasks)
-    assert len(load_members(["films", "places"], tasks).tasks) == 2
+        load_mixture(tasks, tasks)
+    assert len(load_mixture(["films", "places"], tasks).tasks) == 2
 
 
 def test_faults_of_all_tasks_at_once(tasks: dict[str, Task], tmp_path: Path) -> None:
     tasks["gone"] = Task(train=str(tmp_path / "gone.csv"))
     with pytest.raises(ConfigError) as error:
-        load_members(["reviews", "palces"], tasks)
+        load_mixture(["reviews", "palces"], tasks)
     assert "did you mean 'places'?" in str(error.value)
     assert "gone.csv" in str(error.value)

@@ -250,14 +250,14 @@ CASES: dict[str, tuple[Callable[[State], State], dict[str, Any], str]] = {
     ),
     "a field of another type": (dict, {"vocab_size": "many"}, "config.json: bert refuses it: "),
     "an unknown kind": (dict, {"model_type": "brt"}, "model_type 'brt' is not known to transformers; did you mean 'bert'?"),
-    "a decoder's mask": (dict, {"is_decoder": True}, "config.json says is_decoder: pieces would not see those behind them"),
+    "a decoder's mask": (dict, {"is_decoder": True}, "config.json says is_decoder: pieces would not attend to later ones"),
     "a decoder": (
         dict,
         {"model_type": "gpt2"},
-        "gpt2 is a decoder, in which no piece sees those behind it: give an encoder such as",
+        "gpt2 is a decoder, in which no piece attends to later ones: give an encoder such as",
     ),
-    "an encoder with a decoder": (dict, {"model_type": "t5"}, "t5 is an encoder with a decoder, made to generate: give an encoder"),
-    "bart": (dict, {"model_type": "bart"}, "bart is an encoder with a decoder"),
+    "an encoder with a decoder": (dict, {"model_type": "t5"}, "t5 is an encoder-decoder for generation: give an encoder"),
+    "bart": (dict, {"model_type": "bart"}, "bart is an encoder-decoder"),
     "pictures": (dict, {"model_type": "vit"}, "vit is no encoder of texts"),
 }
 
@@ -279,7 +279,7 @@ def test_weights_that_are_there_twice_and_the_same_are_read(folder: Path) -> Non
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert", "albert"])
 def test_a_pooler_that_is_missing_is_told_where_it_is_asked_for(kind: str, tmp_path: Path) -> None:
-    expected = ["no pooler in the checkpoint; a new dense tanh layer stands in its place, for pooling pooled"]
+    expected = ["no pooler in the checkpoint; a new dense tanh layer is used, for pooling pooled"]
     assert check_weights(checkpoint(kind), pooled=True) == expected
     assert check_weights(checkpoint(kind)) == []
     if kind != "distilbert":

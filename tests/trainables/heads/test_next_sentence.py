@@ -147,7 +147,7 @@ def test_a_checkpoints_own_head_is_taken_and_a_new_one_is_told(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["distilbert", "modernbert", "deberta-v2", "mpnet", "xlnet"])
 def test_encoders_without_pairs_are_refused(kind: str) -> None:
-    assert "mlm+nsp needs an encoder that tells the two texts of a pair apart" in str(pair_fault({"model_type": kind}))
+    assert "mlm+nsp needs an encoder with two token types for the texts of a pair" in str(pair_fault({"model_type": kind}))
     with pytest.raises(ConfigError, match=f"but this {kind} has 0 token types; use mlm, or an encoder such as BERT"):
         paired_lm(tiny_base(kind), 0.1, seed=0)
 

@@ -20,9 +20,9 @@ from trainables.settings.plain_yaml import parse_yaml, read_yaml
         ("a: [1", "not YAML"),
         ("[" * 5000, "not YAML|nested too deeply"),
         ("a: 2026-13-45", "not YAML"),
-        ("budget:\n  trials: 010", "line 2: 010 is no decimal number"),
-        ("hours: 1:30", "line 1: 1:30 is no decimal number"),
-        ("steps: 0x1F", "line 1: 0x1F is no decimal number"),
+        ("budget:\n  trials: 010", "line 2: 010 is not a decimal number"),
+        ("hours: 1:30", "line 1: 1:30 is not a decimal number"),
+        ("steps: 0x1F", "line 1: 0x1F is not a decimal number"),
     ],
 )
 def test_refused_yaml(text: str, message: str) -> None:
@@ -75,5 +75,5 @@ def test_fields_that_hold_text_and_others() -> None:
 def test_names_of_fields_are_text() -> None:
     with pytest.raises(ConfigError, match="line 1: '1' is given twice"):
         parse_yaml("{1: a, '1': b}")
-    with pytest.raises(ConfigError, match="line 2: a list or mapping stands as the name of a field"):
+    with pytest.raises(ConfigError, match="line 2: the name of a field is a list or mapping"):
         parse_yaml("a: 1\n? [b]\n: 2")

@@ -54,7 +54,7 @@ def test_what_no_stage_asks_for_is_not_read(tmp_path: Path, monkeypatch: pytest.
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError
 
-    for name in ("load_corpus", "load_members", "pool", "turns"):
+    for name in ("load_corpus", "load_mixture", "pool", "turns"):
         monkeypatch.setattr(inputs, name, refuse)
     recipe = tiny_recipe(tmp_path, {"steps": 4})
     nodes(Inputs(recipe.model_copy(update={"stages": recipe.stages[-1:]})))
@@ -89,7 +89,7 @@ def test_pieces_are_those_of_each_text_rounded(words: list[int]) -> None:
     assert token_estimate.pieces_of(np.array(words)).tolist() == expected
 
 
-@pytest.mark.parametrize("load", [corpus.load_corpus, inputs.load_members])
+@pytest.mark.parametrize("load", [corpus.load_corpus, inputs.load_mixture])
 def test_without_a_reader_data_are_read_anew(load: Callable[..., Any], tmp_path: Path, read: list[str | None]) -> None:
     recipe = tiny_recipe(tmp_path, {"steps": 4})
     one, other = (load(list(recipe.tasks)[:1], recipe.tasks) for _ in range(2))

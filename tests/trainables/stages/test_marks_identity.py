@@ -174,7 +174,7 @@ def test_the_scorer_has_the_settings_of_its_stage() -> None:
     [
         ((1, 2), "pretrain: masking by marks needs a stage that marks: put {marks: {}} before it, or use masking random"),
         ((1, 0, 2), "pretrain: masking by marks needs a stage that marks"),
-        ((0, 2), "marks: nothing uses these marks: give a pretrain stage behind it masking selective or matched, or leave it out"),
+        ((0, 2), "marks: nothing uses these marks: give a later pretrain stage masking selective or matched, or leave it out"),
         ((1, 0, 2), "marks: nothing uses these marks"),
     ],
 )
@@ -189,7 +189,7 @@ def test_marks_and_masking_go_together(recipe: Recipe, stages: tuple[int, ...], 
 @pytest.mark.parametrize(
     ("fields", "fault"),
     [
-        ({"objective": "mlm+nsp"}, "masking selective goes with objective mlm alone"),
+        ({"objective": "mlm+nsp"}, "masking selective supports only objective mlm"),
         ({"whole_word": True}, "whole_word draws words, but masking selective takes pieces by their marks: give one of them"),
     ],
 )

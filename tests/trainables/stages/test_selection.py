@@ -201,7 +201,7 @@ def test_held_out_texts_are_never_selected(
 
 def test_nothing_to_select_from(tmp_path: Path) -> None:
     for corpus in ((), ("within-task",)):
-        with pytest.raises(ConfigError, match=r"the corpus holds the target's own texts alone.*corpus: \[within-task, pool.txt\]"):
+        with pytest.raises(ConfigError, match=r"the corpus has only the target's own texts.*corpus: \[within-task, pool.txt\]"):
             validate(Pretrain, {"select": "nearest", "corpus": corpus})
     recipe = recipe_with(tmp_path, corpus=("cross-domain",))  # there is no other task
     with pytest.raises(ConfigError, match=r"nothing to select from: all \d+ texts are those of 'reviews'; name another task"):
@@ -213,7 +213,7 @@ def test_settings_that_contradict_each_other() -> None:
         ({"select": "nearest", "corpus": ["a.txt"], "epochs": 3}, "epochs is 3, but how many texts select nearest leaves"),
         ({"select": "nearest", "corpus": ["a.txt"], "neighbours": 0}, "neighbours: 0 given"),
         ({"select": "neares", "corpus": ["a.txt"]}, "did you mean 'nearest'?"),
-        ({"epochs": 3, "steps": 10}, "steps is 10, but epochs, 3, stands in its place; for steps set epochs: null"),
+        ({"epochs": 3, "steps": 10}, "steps is 10, but epochs, 3, replaces it; to use steps, set epochs: null"),
         ({"epochs": 3, "schedule_steps": 10}, "schedule_steps is 10, but epochs"),
         ({"epochs": 0}, "epochs: 0 given"),
     ):

@@ -81,9 +81,9 @@ def test_a_bucket_that_is_not_there(bucket: str) -> None:
     [
         ("s3://key:secret@bucket/store", "keys in the address are not read; give them as AWS_ACCESS_KEY_ID"),
         ("s3a://key@bucket", "keys in the address are not read"),
-        ("s3://bucket/store?versionId=3", "? stands for other names in a URL; name a folder without it"),
-        ("s3://bucket/mine*", "* stands for other names"),  # removing below it would remove below others
-        ("memory://mine[ab]", "[ stands for other names"),
+        ("s3://bucket/store?versionId=3", "? is a wildcard in a URL; name a folder without it"),
+        ("s3://bucket/mine*", "* is a wildcard"),  # removing below it would remove below others
+        ("memory://mine[ab]", "[ is a wildcard"),
         ("s3://", "no bucket is named; write s3://BUCKET/FOLDER"),
         ("s3:///store", "no bucket is named"),
     ],

@@ -72,7 +72,7 @@ def test_lines_that_look_like_rows_without_a_known_label_are_told(tmp_path: Path
     url = written(tmp_path, "a.csv", 'text,label\nfine,pos\n"it,was\nso bad",neg\n')
     table, notices = read_file(url, ("text", "label"))
     assert table["text"].to_pylist() == ["fine", "it,was\nso bad"]
-    said = "line 3: a quote opens a text of 2 lines, each of which reads as a row of its own"
+    said = "line 3: a quote opens a text of 2 lines, each of which looks like a row"
     assert notices == (f"{url}: {said}; set `quoting: none` if they are rows",)
 
 
@@ -190,7 +190,7 @@ def test_a_tsv_in_doubt_is_refused_or_told(tmp_path: Path) -> None:
     mixed = written(tmp_path, "a.tsv", 'text\tlabel\n"said ""no"" twice"\tpos\n"so it\tneg\n')
     assert "line 3: the quote before 'so it neg' is never closed" in fault(mixed)
     lines = written(tmp_path, "b.tsv", 'text\tlabel\n"one\ttwo\nthree"\tneg\nfine\tpos\n')
-    assert "each of which reads as a row of its own" in fault(lines)
+    assert "each of which looks like a row" in fault(lines)
     assert rows(lines, quoting="double") == [("one\ttwo\nthree", "neg"), ("fine", "pos")]
     needless = written(tmp_path, "c.tsv", 'text\tlabel\n"Great"\tpos\nfine\tpos\nbad\tneg\n')
     assert rows(needless)[0] == ("Great", "pos")
@@ -223,7 +223,7 @@ def test_line_ends_that_a_database_spelt_out_are_told(suffix: str, tmp_path: Pat
     delimiter = "," if suffix == "csv" else "\t"
     url = written(tmp_path, f"a.{suffix}", "text,label\nfine,pos\none\\ntwo\\n,neg\n".replace(",", delimiter))
     (notice,) = read_file(url, ("text", "label"))[1]
-    assert "not for a line end or a tab (2 in all, first \\n on line 3)" in notice
+    assert "not as a line end or a tab (2 in all, first \\n on line 3)" in notice
     assert rows(url)[1] == ("one\\ntwo\\n", "neg")
     assert "(2 in all, first" in read_documents(url)[2][0]
     task = Task(train=write_csv(tmp_path / "more.csv", [("a\\tb", "x"), ("c", "y"), ("d", "x"), ("e", "y")] * 2))
@@ -311,7 +311,7 @@ def test_carriage_returns_that_end_rows_among_line_feeds_are_told(tmp_path: Path
     table, notices = read_file(url, ("text",))
     assert table.num_rows == 3
     assert notices == (
-        f"{url}: 1 carriage returns without a line feed end rows, first on line 2; if they stand in texts, quote these texts",
+        f"{url}: 1 carriage returns without a line feed end rows, first on line 2; if they are part of texts, quote these texts",
     )
 
 

@@ -34,11 +34,14 @@ from trainables.tables.table_files import read_file
         ({"encoding": "utf9"}, "encoding: 'utf9' is not known; did you mean 'utf"),
         ({"encoding": "cp1253x"}, "encoding: 'cp1253x' is not known; did you mean 'cp1253'?"),
         ({"encoding": "rot13"}, "encoding: 'rot13' is no encoding of text files"),
-        ({"train": "a.parquet", "encoding": "cp1252"}, "encoding: 'cp1252' given, but it is of csv and tsv and jsonl files"),
-        ({"train": "a.jsonl", "quoting": "none"}, "quoting: 'none' given, but it is of csv and tsv files"),
+        (
+            {"train": "a.parquet", "encoding": "cp1252"},
+            "encoding: 'cp1252' given, but it applies only to csv and tsv and jsonl files",
+        ),
+        ({"train": "a.jsonl", "quoting": "none"}, "quoting: 'none' given, but it applies only to csv and tsv files"),
         (
             {"train": None, "hub": "x/y", "delimiter": ";"},
-            "delimiter: ';' given, but it is of csv and tsv files, and there is none",
+            "delimiter: ';' given, but it applies only to csv and tsv files, and there is none",
         ),
     ],
 )
