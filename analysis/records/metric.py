@@ -1,7 +1,7 @@
-"""What a task is measured by: the one table that search, screen, tables and figures read. Standard library only.
+"""The metrics that a task can be evaluated by: the one table for search, screen, tables and figures. Standard library only.
 
-All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them. What the search makes small is a loss
-in percent: the error itself, or 100 less a score of which more is better.
+All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them. The search minimises a loss in percent:
+the error itself, or 100 minus a score where higher is better.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """One line of the table."""
+    """One metric."""
 
     name: str
-    """As `metric` of a task names it."""
+    """Its name in a task's setting `metric`."""
     label: str
-    """What it is called, as in `validation error` and `test macro-F1`."""
+    """Its name in reports, as in `validation error` and `test macro-F1`."""
     short: str
-    """Head of a narrow column."""
+    """Its name as the head of a narrow column."""
     field: str
-    """The field of the records that it is made of."""
+    """The field of the records that it is computed from."""
     higher: bool = True
-    """Whether more is better."""
+    """Whether higher is better."""
 
     @property
     def share(self) -> bool:
-        """Whether it is a share of the texts: binomial."""
+        """Whether it is a share of the texts, hence binomial."""
         return self.field == ERROR
 
     @property
     def least(self) -> float:
-        """The smallest score that is possible, percent."""
+        """The smallest possible score, percent."""
         return -100.0 if self.name == "mcc" else 0.0
 
     def loss(self, row: Mapping[str, Any]) -> float | None:
-        """What the search makes small, percent, from a record's scores; None where they lack it."""
+        """The loss that the search minimises, percent, from a record's scores; None if the record lacks the field."""
         value = row.get(self.field)
         return None if value is None else float(value) if self.share else 100 - 100 * float(value)
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """What is shown, percent, from a record's scores; None where they lack it."""
+        """The score that is shown, percent, from a record's scores; None if the record lacks the field."""
         value = row.get(self.field)
         return None if value is None else self.turned(float(value)) if self.share else 100 * float(value)
 
     def turned(self, percent: float) -> float:
-        """A loss as a score, or a score as a loss."""
+        """Convert a loss to a score, or a score to a loss; both in percent."""
         return 100 - percent if self.higher else percent
 
 
@@ -61,17 +61,17 @@ METRICS = {
         Metric("mcc", "MCC", "MCC %", "mcc"),
     )
 }
-"""By the name that a task gives."""
+"""{name in a task's setting `metric`: metric}"""
 ERROR_RATE = METRICS["error_rate"]
 
 
 def of_run(rows: Sequence[Mapping[str, Any]]) -> Metric:
-    """What the trials of a run are compared by, as its last plan says; the error rate where records are older than that."""
+    """The metric that a run's trials are compared by, from its last plan record; the error rate if old records have none."""
     named = (str(row["metric"]) for row in reversed(rows) if row.get("event") == "plan" and row.get("metric"))
     return METRICS.get(next(named, ""), ERROR_RATE)
 
 
 def objective(trial: Mapping[str, Any]) -> float | None:
-    """What the search makes small, of a trial's record: in older ones the error rate."""
+    """The loss that the search minimises, percent, from a trial's record; the error rate in old records; None without one."""
     value = trial.get("objective_percent" if trial.get("metric") else ERROR)
     return None if value is None else float(value)

@@ -1,4 +1,4 @@
-"""What a setting of an ablation changes in a study: tasks, encoders, values."""
+"""List the differences between an ablation as published and as run: tasks, encoders, values, settings, seeds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from study.definition.models import STAGE_KINDS
 from study.definition.space import shown
 from study.planning.estimate import encoder_name
 
-# What it changes -----------------------------------------------------------------------------------------------------------------
+# Differences -----------------------------------------------------------------------------------------------------------------
 
 
 def changes_of(published: Ablation, made: Ablation) -> Iterator[str]:
-    """What is not as published, a line each."""
+    """Yield a line for every difference from the published ablation."""
     yield from _task_changes(published, made)
     yield from _encoder_changes(published, made)
     values: dict[str, list[str]] = {}
@@ -59,7 +59,7 @@ def _encoder_changes(published: Ablation, made: Ablation) -> Iterator[str]:
 
 
 def _value_changes(published: Ablation, made: Ablation) -> Iterator[tuple[str, Any, Any]]:
-    """(path, old, new) of every value of a stage that some setting has otherwise than published."""
+    """(path, old, new) of every value of a stage in which some setting differs from the published one."""
     renamed = renaming(made.canonical(), published)
     olds = {setting.label: setting for setting in published.settings}
     for setting in made.settings:
@@ -75,8 +75,8 @@ def _value_changes(published: Ablation, made: Ablation) -> Iterator[tuple[str, A
 
 
 def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
-    """{path: (kind of stage, value)} of everything that a setting's stages hold, defaults included."""
-    found: dict[str, tuple[str, Any]] = {}
+    """{path: (kind of stage, value)} of all fields of a setting's stages, defaults included."""
+    fields_by_path: dict[str, tuple[str, Any]] = {}
     recipe = ablation.recipe if setting.recipe is None else setting.recipe
     for kind, stage in ((kind, stage or {}) for entry in recipe for kind, stage in entry.items()):
         name = stage.get("name", kind)
@@ -84,5 +84,5 @@ def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
         values = {field: info.get_default() for field, info in fields.items()} | stage
         for field, value in values.items():
             path = f"{name}.{field}"
-            found[path] = (kind, json.loads(json.dumps(setting.set.get(path, value))))
-    return found
+            fields_by_path[path] = (kind, json.loads(json.dumps(setting.set.get(path, value))))
+    return fields_by_path

@@ -1,4 +1,4 @@
-"""The reference of the study file, written from the models that validate it."""
+"""Generate the reference of the study file from the models that validate it."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ difference.
 
 
 def document() -> str:
-    """Markdown reference of every field: its meaning with unit, what is allowed, the default."""
+    """Return the Markdown reference of every field: its meaning with unit, the allowed values, the default."""
     return "\n".join([HEAD, *(_section(*section) for section in SECTIONS), TAIL])
 
 
@@ -122,11 +122,11 @@ def _default(field: dict[str, Any], model: type[Model], name: str) -> str:
 
 def _allowed(field: dict[str, Any]) -> str:
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_allowed(each) for each in field["anyOf"] if each.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_allowed(option) for option in field["anyOf"] if option.get("type") != "null"))
     if "enum" in field or "const" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if "prefixItems" in field:
-        return f"[{', '.join(_allowed(each) for each in field['prefixItems'])}]"
+        return f"[{', '.join(_allowed(item) for item in field['prefixItems'])}]"
     match field.get("type"):
         case "array":
             return f"list of {_allowed(field['items'])}".replace("whole number", "whole numbers")
@@ -143,5 +143,5 @@ def _allowed(field: dict[str, Any]) -> str:
 
 def _bounds(field: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    given = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
-    return ",".join(f" {sign} {bound:g}" for sign, bound in given)
+    bounds = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
+    return ",".join(f" {sign} {bound:g}" for sign, bound in bounds)

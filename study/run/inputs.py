@@ -1,7 +1,7 @@
-"""What a study reads, by its content: recorded when it begins, compared whenever it is gone on with.
+"""Detect changed inputs: digests of the inputs are recorded when a study begins, and compared whenever it is resumed.
 
-Two witnesses: digests of data, corpora and encoder in the records, which name what has changed, and the names of the stages that
-trials went through, which are made of the same content and stand in older records too.
+There are two checks: the digests of data, corpora and encoder in the records, which name the changed input, and the ids of the
+stages that trials ran, which are hashed from the same content and exist in older records too.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from trainables.stages import identity
 Inputs = Mapping[str, Mapping[str, Any]]
 """{name in words: {digest, examples, revision}}"""
 CHEAP_BYTES = 64_000_000
-"""Size of local files up to which they are read in passing."""
+"""Total size of local files up to which `since` reads them."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The inputs of a study beside those of its earlier sittings."""
+    """The inputs of a study, compared with those of its earlier sessions."""
 
     now: Inputs
-    """Empty where they cannot be read."""
+    """Empty if they cannot be read."""
     before: Inputs
-    """Empty where the records tell of none."""
+    """Empty if the records hold none."""
     changed: tuple[str, ...] = ()
-    """What is not as it was, in words."""
+    """The differences, in words."""
     notices: tuple[str, ...] = ()
 
 
@@ -48,8 +48,8 @@ class Found:
 
 
 def of(study: Study) -> Inputs:
-    """All that a study reads. Raises ConfigError where it cannot be read."""
-    return {name: {key: value for key, value in each.items() if value is not None} for name, each in _each(study)}
+    """Return all inputs of a study. Raises ConfigError if one cannot be read."""
+    return {name: {key: value for key, value in entry.items() if value is not None} for name, entry in _each(study)}
 
 
 def _each(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -69,48 +69,48 @@ def _revision(encoder: Encoder) -> str | None:
 
 
 def _corpora(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text files, each by its own name; those of one name are numbered in the order of their paths."""
-    found: dict[str, tuple[str, int]] = {}
+    """Yield the files of corpora by name; files with the same name are numbered in the order of their paths."""
+    digests: dict[str, tuple[str, int]] = {}
     for entries in corpus_choices(study):
         names, files = corpus_names.members(entries, study.task, study.tasks)
-        found |= load_corpus(names, study.used_tasks, files).files
+        digests |= load_corpus(names, study.used_tasks, files).files
     taken: list[str] = []
-    for file in sorted(found):
+    for file in sorted(digests):
         taken.append(name := corpus_names.short(file.partition("?")[0]))
         number = f" ({taken.count(name)})" if taken.count(name) > 1 else ""
-        yield f"corpus {name}{number}", {"digest": found[file][0], "examples": found[file][1]}
+        yield f"corpus {name}{number}", {"digest": digests[file][0], "examples": digests[file][1]}
 
 
 # What has changed ----------------------------------------------------------------------------------------------------------------
 
 
 def known(rows: Sequence[Row]) -> Inputs:
-    """What the records say was read; empty where they are older than that."""
+    """Return the recorded inputs; empty if old records lack them."""
     return next((row["inputs"] for row in reversed(rows) if row["event"] == "inputs"), {})
 
 
 def changes(before: Inputs, now: Inputs) -> list[str]:
-    """A line for each input whose content is another one."""
+    """Return a line for every input whose content has changed."""
     return [
-        f"{name}: {_how(each, now.get(name, {}))}"
-        for name, each in before.items()
-        if each.get("digest") != now.get(name, {}).get("digest")
+        f"{name}: {_how(entry, now.get(name, {}))}"
+        for name, entry in before.items()
+        if entry.get("digest") != now.get(name, {}).get("digest")
     ]
 
 
 def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if not now:
         return "was there, and is not any more"
-    sizes, revisions = ([each.get(key) for each in (now, before)] for key in ("examples", "revision"))
+    sizes, revisions = ([entry.get(key) for entry in (now, before)] for key in ("examples", "revision"))
     if sizes[0] != sizes[1]:
-        said = f"{sizes[0]} texts, was {sizes[1]}"
+        change = f"{sizes[0]} texts, was {sizes[1]}"
     else:
-        said = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
-    return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
+        change = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
+    return change + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
 def renamed(study: Study, run_dir: Path, rows: list[Row]) -> list[str]:
-    """Trials of the records, one of each setting, whose stages have other names now, and finals with other test texts."""
+    """Return recorded trials, one per setting, whose stage ids have changed, and finals whose test texts have changed."""
     if study.precision == "auto":
         return []  # no trial has begun
     rows, _ = in_place(study, run_dir, rows)
@@ -124,7 +124,7 @@ def _is_renamed(study: Study, row: Row, test_id: str | None) -> bool:
     try:
         now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "").stage_ids
     except (ConfigError, ValueError):
-        return True  # a setting that these data do not allow any more
+        return True  # the data no longer allow this setting
     if now != tuple(row["stage_ids"]):
         return True
     recipe = study.recipe_for(row.get("params") or {}, row.get("seed") or 0)
@@ -135,10 +135,10 @@ def _is_renamed(study: Study, row: Row, test_id: str | None) -> bool:
 
 
 def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
-    """Compare what a study reads with what its run folder was computed from; `study` has the precision of that run.
+    """Compare the inputs of a study with those that its run folder was computed from; `study` has the precision of that run.
 
-    Raises ConfigError where it is not the same, unless that is accepted. Where it cannot be read, a notice says so: who computes
-    has read it. Of a folder without records nothing is found.
+    Raises ConfigError if they differ, unless that is accepted. If they cannot be read, a notice says so: a process that computes
+    reads them anyway. Without records the result is empty.
     """
     rows, _ = record.read(run_dir / "records.jsonl")
     if not rows:
@@ -179,7 +179,7 @@ def _of_stages(others: Sequence[str], before: Inputs) -> list[str]:
 
 
 def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
-    """Record what is read from now on. Where it has changed, all that was computed before counts no more."""
+    """Record the inputs read from now on. If they have changed, earlier results no longer count."""
     session = scribe.records.session
     if found.changed:
         _set_aside(run_dir, session)
@@ -192,14 +192,14 @@ def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
 
 
 def _set_aside(run_dir: Path, session: int) -> None:
-    """Predictions of trials that count no more would be taken for those of their successors, who have the same names."""
+    """Rename the folder of predictions: new trials have the same names as those that no longer count."""
     folder = run_dir / "predictions"
     if folder.is_dir():
         folder.rename(run_dir / f"predictions-before-session-{session}")
 
 
 def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
-    """What of the recorded inputs is another one now, where the study's files lie here and are small: a line each."""
+    """Return a line for every recorded input that has changed since, if the study's files are local and small."""
     from study.definition.study_file import load_study
 
     before = known(rows)
@@ -213,17 +213,17 @@ def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def _is_cheap(study: Study) -> bool:
-    """Whether all that a study reads lies in small files on this machine, so that no hub is asked."""
-    given = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
-    given += corpora(study.recipe, study.space)
+    """Whether all inputs of a study are small local files, so that no hub is contacted."""
+    sources = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
+    sources += corpora(study.recipe, study.space)
     hubs = [task.hub for task in study.used_tasks.values()] + [study.encoder.hub, study.encoder.tokenizer]
-    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in given)
+    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in sources)
     files = [file for path in map(Path, study.local_paths) for file in ([path] if path.is_file() else path.rglob("*"))]
     return not remote and sum(file.stat().st_size for file in files) <= CHEAP_BYTES
 
 
 def store_changes(rows: Sequence[Row], url: str) -> list[str]:
-    """A notice of a store that is not that of the last sitting; empty where it is the same."""
+    """Return a notice if the store differs from that of the last session; else an empty list."""
     before = next((row["store"] for row in reversed(rows) if row["event"] == "study" and row.get("store")), None)
     if before in (None, now := shareable(url)):
         return []
@@ -231,8 +231,8 @@ def store_changes(rows: Sequence[Row], url: str) -> list[str]:
 
 
 def library_changes(rows: Sequence[Row], now: Mapping[str, str]) -> list[str]:
-    """A notice of libraries whose versions are not those of the last sitting; empty where all are the same."""
-    told = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
-    before: Mapping[str, str] = next(told, {})
+    """Return a notice if library versions differ from those of the last session; else an empty list."""
+    recorded = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
+    before: Mapping[str, str] = next(recorded, {})
     other = [f"{name} {before[name]}, now {version}" for name, version in now.items() if before.get(name, version) != version]
     return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not come out again"] * bool(other)

@@ -156,7 +156,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     enrich(folder)
     page = study_page.write(folder, tmp_path / "out")
     text = text_of(page)
-    assert "good error % papers' setting error % bag of words error % good less papers' setting, points" in text
+    assert "good error % papers' setting error % bag of words error % good minus papers' setting, points" in text
     assert "papers' setting F1 % bag of words F1 %" in text
     assert "good 3 " in text
     Outline(page.read_text(encoding="utf-8"))
