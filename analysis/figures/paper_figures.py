@@ -78,7 +78,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
     description = "; ".join([*(_tip(cell) for cell in cells if cell.finished), *map(_lost, lost)])
     name = ledger.task_name(task)
     caption = f"{name}: mean over seeds (filled), their range (band), and the paper's points (hollow, dotted)."
-    caption += " Points are evenly spaced; under our value is the paper's where the two differ."
+    caption += " Points are evenly spaced; the paper's value is printed below ours if they differ."
     if lost:
         caption += f" A cross at the {'lower' if higher else 'upper'} edge: seeds that diverged and are in no mean ("
         caption += f"{'; '.join(_lost(cell) for cell in lost)})."

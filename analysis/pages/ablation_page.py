@@ -52,7 +52,7 @@ def read(run_folder: Path) -> output.Report:
         "tex": {"table.tex": lambda: forms.latex(result, table, judged)},
         "csv": {"cells.csv": lambda: forms.csv(result, table)}
         | details.csv_files(
-            ("task", "row", "column", "seeds"), lambda: [(_about(cell), details_) for cell, details_ in described()]
+            ("task", "row", "column", "seeds"), lambda: [(_place_of(cell), details_) for cell, details_ in described()]
         ),
         "json": {"report.json": lambda: forms.as_json(result, table, judged, sentence, lacking)},
         "txt": {"table.txt": lambda: forms.text(result, table, judged)},
@@ -82,7 +82,7 @@ def look(ledger: Ledger) -> list[Detail]:
     return [detail for detail in compared if detail is not None]
 
 
-def _about(cell: Cell) -> dict[str, Any]:
+def _place_of(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
 
 

@@ -168,7 +168,7 @@ def page(entries: Sequence[Entry], lost: Sequence[str]) -> str:
 def markdown(entries: Sequence[Entry], lost: Sequence[str]) -> str:
     """Format the report as Markdown, such as for a GitHub comment."""
     parts = [f"# {md(headline(entries))}", md(sentence(entries))]
-    parts.append("\n".join(f"- **{md(e.name)}** ({md(e.kind)}, {e.state}): {md(_said(e))}" for e in entries))
+    parts.append("\n".join(f"- **{md(e.name)}** ({md(e.kind)}, {e.state}): {md(_summary(e))}" for e in entries))
     if shared := matrix(entries):
         body = [[md(label), *map(md, cells)] for label, cells in shared.rows]
         parts.append(_md_table(["", *map(md, shared.head)], body, 1))
@@ -177,7 +177,7 @@ def markdown(entries: Sequence[Entry], lost: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _said(entry: Entry) -> str:
+def _summary(entry: Entry) -> str:
     return " ".join([f"{entry.report.headline.rstrip('.')}. {entry.report.sentence}", *entry.report.missing])
 
 
@@ -248,7 +248,7 @@ def text(entries: Sequence[Entry], lost: Sequence[str]) -> str:
     all_rows = rows(entries)
     parts = [wrapped(plain(f"{headline(entries)}. {sentence(entries)}"))]
     for entry in entries:
-        answer = "\n".join([wrapped(plain(f"{entry.name} ({entry.kind}, {entry.state})")), wrapped(plain(_said(entry)))])
+        answer = "\n".join([wrapped(plain(f"{entry.name} ({entry.kind}, {entry.state})")), wrapped(plain(_summary(entry)))])
         mine = [row for row in all_rows if row.run == entry.name]
         lines = [[plain(row.setting, 26), plain(row.task, 20), plain(row.ours, 18), plain(row.paper or DASH, 8)] for row in mine]
         metrics = " or ".join(dict.fromkeys(row.metric for row in mine))

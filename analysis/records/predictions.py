@@ -91,10 +91,10 @@ class Predictions:
         return float(f1), (2 * right - f1 * both) / both.mean()
 
     def _macro(self) -> tuple[float, Array]:
-        right, has, given = self.counts()
-        there = has + given > 0
-        weight = np.where(there, len(self.has) / np.maximum(has + given, 1), 0.0)  # 1 over a class's mean of has + given
-        f1 = 2 * right / np.maximum(has + given, 1)
+        right, has, predicted = self.counts()
+        there = has + predicted > 0
+        weight = np.where(there, len(self.has) / np.maximum(has + predicted, 1), 0.0)  # 1 over a class's mean of has + predicted
+        f1 = 2 * right / np.maximum(has + predicted, 1)
         if self.several:
             moved = 2.0 * (self.has & self.given) - f1 * (self.has.astype(int) + self.given)
             return float(f1.mean()), (moved * weight).sum(axis=1) / self.classes
@@ -102,8 +102,8 @@ class Predictions:
         return float(f1.sum() / there.sum()), moved / there.sum()
 
     def _mcc(self) -> tuple[float, Array]:
-        _, has, given = self.counts()
-        p, q = has / len(self.has), given / len(self.has)
+        _, has, predicted = self.counts()
+        p, q = has / len(self.has), predicted / len(self.has)
         above, u, v = self.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
         if not u * v:
             return 0.0, np.zeros(len(self.has))
@@ -164,19 +164,19 @@ def read(path: Path, classes: int = 0) -> Predictions:
             if min(ends, default=0) < 0:
                 raise ValueError("a label is below 0")
             classes = max(classes, 1 + max(ends, default=0))
-            has, given = (_matrix(columns[name], classes) for name in ("label", "prediction"))
+            has, predicted = (_matrix(columns[name], classes) for name in ("label", "prediction"))
         else:
-            has, given = (np.array(columns[name], dtype=np.int64) for name in ("label", "prediction"))
-            if min(has.min(), given.min()) < 0:
+            has, predicted = (np.array(columns[name], dtype=np.int64) for name in ("label", "prediction"))
+            if min(has.min(), predicted.min()) < 0:
                 raise ValueError("a class is below 0")
-            classes = max(classes, 1 + int(max(has.max(), given.max())))
+            classes = max(classes, 1 + int(max(has.max(), predicted.max())))
         known = lengths and None not in columns["pieces"]
         pieces = np.array(columns["pieces"], dtype=np.int64)[order] if known else None
         if pieces is not None and pieces.min() < 0:
             raise ValueError("a length is below 0")
     except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path.name}: {error}") from None
-    return Predictions(has[order], given[order], classes, pieces)
+    return Predictions(has[order], predicted[order], classes, pieces)
 
 
 def probabilities(run: Path, name: str, of: Predictions) -> Array | None:

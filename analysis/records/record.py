@@ -75,7 +75,7 @@ def starts_again(row: Mapping[str, Any]) -> bool:
 def accepted(row: Mapping[str, Any]) -> str:
     """Describe such a record in words."""
     when = f"inputs changed before session {row.get('session') or 0}, which was accepted"
-    return f"{when}: {'; '.join(map(str, row['changed']))}. What was computed before counts no more"
+    return f"{when}: {'; '.join(map(str, row['changed']))}. Earlier results no longer count"
 
 
 def counting(rows: Sequence[Row]) -> list[Row]:

@@ -47,7 +47,7 @@ _SCORED = {
     "loss": Field(float, "mean cross-entropy on the split, nats"),
     "by_task": Field(
         dict,
-        "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, where"
+        "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, if"
         " that is not among them, the means of error rate and loss",
     ),
     "train_error_rate_percent": Field(
@@ -63,7 +63,7 @@ _SCORED = {
     "micro_batch": Field(int, "sequences per forward pass; 0: the whole batch"),
     "wall_s": Field(float, "seconds of training so far"),
     "energy_j": Field(
-        float, "joules of the GPUs so far, this validation included; null where a trial has no whole GPU, or no counter can be read"
+        float, "joules of the GPUs so far, this validation included; null if a trial has no whole GPU, or no counter can be read"
     ),
     "tokens_per_s": Field(float, "pieces trained on per second"),
     "device": Field(str, "cpu, or the name of the GPU"),
@@ -90,7 +90,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     },
     "notice": {
         "text": Field(str, "message to the user", required=True),
-        "source": Field(str, "where it comes from"),
+        "source": Field(str, "its origin"),
     },
     "inputs": {
         "inputs": Field(
@@ -127,17 +127,15 @@ FIELDS: dict[str, dict[str, Field]] = {
         "reason": Field(str, "why it failed"),
     },
     "trial": {
-        "trial": Field(str, "t000, t001, ... in the order asked; f00, f01, ... for finals", required=True),
+        "trial": Field(str, "t000, t001, ... in the order proposed; f00, f01, ... for finals", required=True),
         "phase": Field(str, "search or final"),
         "params": Field(dict, "searched settings, path: value"),
         "setting": Field(str, "hash of params, 8 hex digits"),
         "label": Field(str, "name of the setting in tables"),
         "seed": Field(int, "seed of the trial"),
         "stage_ids": Field(list, "identities of its stages in order"),
-        "status": Field(
-            str, "started, complete, stopped (early), diverged, failed, unfinished (a resume asks for it)", required=True
-        ),
-        "reason": Field(str, "why it stopped, diverged, failed or is unfinished; (stage NAME) says in which stage"),
+        "status": Field(str, "started, complete, stopped (early), diverged, failed, unfinished (a resume runs it)", required=True),
+        "reason": Field(str, "why it stopped, diverged, failed or is unfinished; (stage NAME) names the stage"),
         "where": Field(str, "line of code at which it diverged or failed"),
         "epochs": Field(float, "epochs run"),
         "error_rate_percent": Field(float, "last validation error, percent"),

@@ -105,7 +105,7 @@ class Run:
 
     @property
     def search(self) -> list[Trial]:
-        """Trials of the search in the order asked."""
+        """Trials of the search in the order proposed."""
         return [trial for trial in self.trials if trial.phase == "search"]
 
     @property

@@ -282,11 +282,11 @@ def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
 
 def said(verdict: Verdict) -> str:
     """Put a verdict into words: the difference, its uncertainty, and what would decide the claim."""
-    parts = [_found(verdict), _seeds_needed(verdict), _paper(verdict), _aside(verdict)]
+    parts = [_difference(verdict), _seeds_needed(verdict), _paper(verdict), _details(verdict)]
     return f"{KINDS[verdict.kind]}: {' '.join(part for part in parts if part)}"
 
 
-def _found(verdict: Verdict) -> str:
+def _difference(verdict: Verdict) -> str:
     if verdict.estimate is None:
         return _without_number(verdict)
     estimate = verdict.estimate
@@ -295,7 +295,7 @@ def _found(verdict: Verdict) -> str:
     if estimate.interval is None:
         single = next((task.single for task in verdict.tasks if task.single is not None), None)
         test = (
-            f"; McNemar's test of these two runs: {p_text(single)}, which says nothing of other seeds" if single is not None else ""
+            f"; McNemar's test of these two runs: {p_text(single)}, which does not cover other seeds" if single is not None else ""
         )
         return f"{text}, in one seed only, so that its spread is unknown{test}; {_basis(verdict)}."
     bounds = f"95 % interval {signed(estimate.interval[0], 2)} to {signed(estimate.interval[1], 2)}"
@@ -338,7 +338,7 @@ def _paper(verdict: Verdict) -> str:
     return "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
 
 
-def _aside(verdict: Verdict) -> str:
+def _details(verdict: Verdict) -> str:
     """The difference on every task, and the cells left out."""
     compared = [task for task in verdict.tasks if task.estimate is not None]
     apart = ""

@@ -142,7 +142,7 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
     if one.texts != other.texts:
         return Pair(key, one, other, None, "tested on other texts: number or labels differ")
     if one.test and other.test and one.test != other.test:
-        return Pair(key, one, other, None, "tested on other texts: the test splits differ, by the records of what was read")
+        return Pair(key, one, other, None, "tested on other texts: the test splits differ, by their recorded digests")
     estimate, how = paired(one.metric, other.losses, one.losses)
     return Pair(key, one, other, estimate, how, estimate.p_value)
 

@@ -168,13 +168,13 @@ def _time(accounts: Sequence[Account]) -> list[str]:
     return [took, f"{counted} ended before its first validation is left out."]
 
 
-def _sharing(saved: Saved | None, each: str) -> list[str]:
+def _sharing(saved: Saved | None, unit: str) -> list[str]:
     if saved is None:
         return []
     less = saved.unshared - saved.shared
-    text = f"With {each} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
+    text = f"With {unit} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
     text += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
-    return [text if less > 0 else f"Sharing saved nothing: {each} needs stages of its own, {count(saved.unshared)} tokens."]
+    return [text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count(saved.unshared)} tokens."]
 
 
 def _energy(accounts: Sequence[Account], total: Part) -> list[str]:

@@ -65,10 +65,10 @@ def ledger(folder: str | Path) -> Ledger:
     return result
 
 
-def _planned(about: Mapping[str, Any]) -> dict[str, set[int]] | None:
+def _planned(ablation: Mapping[str, Any]) -> dict[str, set[int]] | None:
     """{task: indices of the settings run on it}, since a row may lack some tasks; None if the file does not list them."""
     settings: dict[str, set[int]] = {}
-    for study in map(as_dict, listed(about.get("studies"))):
+    for study in map(as_dict, listed(ablation.get("studies"))):
         settings.setdefault(str(study.get("task")), set()).update(i for i in listed(study.get("settings")) if isinstance(i, int))
     return settings if any(settings.values()) else None
 

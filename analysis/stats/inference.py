@@ -130,7 +130,7 @@ def pooled(estimates: Sequence[Estimate]) -> Estimate:
 def against_best(one: Array, others: Sequence[Array], draws: int = 1000, seed: int = 0) -> Estimate:
     """Estimate the mean of `one` minus that of the best of `others`, all [seeds, texts] on the same texts.
 
-    The best of several looks better than it is. Bootstrap draws that choose the best anew show by how much: their bias is
+    The best of several looks better than it is. Bootstrap draws that choose the best again show by how much: their bias is
     subtracted from the value, and their variance is used unless that of the plain difference is larger.
     """
     one, others = _filled(one), [_filled(other) for other in others]

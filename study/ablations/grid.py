@@ -42,14 +42,14 @@ class Grid:
         del data["scales"], data["resources"]
         for name, task in self.ablation.tasks.items():
             data["tasks"][name] = task.model_dump(mode="json", exclude_defaults=True) | {"target": task.target}
-        data["encoder"], data["encoders"] = _given(data["encoder"]), {k: _given(v) for k, v in data["encoders"].items()}
-        data["settings"] = [_given(setting | {"encoder": _given(setting["encoder"])}) for setting in data["settings"]]
+        data["encoder"], data["encoders"] = _non_empty(data["encoder"]), {k: _non_empty(v) for k, v in data["encoders"].items()}
+        data["settings"] = [_non_empty(setting | {"encoder": _non_empty(setting["encoder"])}) for setting in data["settings"]]
         data |= {"scale": self.scale, "says": self.says, "changes": list(self.changes)}
         data["studies"] = [{"folder": p.folder, "task": p.task, "settings": list(p.settings)} for p in self.parts]
         return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _given(data: Data | None) -> Data:
+def _non_empty(data: Data | None) -> Data:
     return {key: value for key, value in (data or {}).items() if value not in (None, {}, [])}
 
 
@@ -85,9 +85,9 @@ def grid(
     _fitting_claims(data)
     if faults:
         raise ConfigError(faults)
-    made = ablation_of(data)
-    parts = tuple(parts_of(made, loaded.folder, placeholders))
-    return Grid(made, scale, chosen.says, tuple(changes_of(published, made)), parts)
+    resolved = ablation_of(data)
+    parts = tuple(parts_of(resolved, loaded.folder, placeholders))
+    return Grid(resolved, scale, chosen.says, tuple(changes_of(published, resolved)), parts)
 
 
 # The scale -----------------------------------------------------------------------------------------------------------------------

@@ -202,10 +202,10 @@ def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
 
 def listing() -> str:
     """List the shipped ablations, 80 columns wide."""
-    return "\n".join(line for name in ablation_file.shipped() for line in _about(ablation_file.load(name).ablation))
+    return "\n".join(line for name in ablation_file.shipped() for line in _entry(ablation_file.load(name).ablation))
 
 
-def _about(ablation: Ablation) -> Iterator[str]:
+def _entry(ablation: Ablation) -> Iterator[str]:
     where = f"{ablation.source.paper}, {ablation.source.table}" if ablation.source else "no published numbers"
     what = f"{len(ablation.settings)} settings" if ablation.settings else "statistics"
     scales = ", ".join(["paper", *(scale for scale in ablation_file.SCALES[1:] if scale in ablation.scales)])

@@ -68,11 +68,11 @@ def _of_amd() -> int:
 
 def answering() -> tuple[list[str], str]:
     """Return (names of the GPUs on which torch can compute, why others cannot), tested once in a process of its own."""
-    return _asked(tuple(os.environ.get(name) for name in VARIABLES))
+    return _answering(tuple(os.environ.get(name) for name in VARIABLES))
 
 
 @lru_cache
-def _asked(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
+def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
     command = [sys.executable, "-m", "trainables.training.gpus"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_WITHIN_S, check=False)
@@ -81,7 +81,7 @@ def _asked(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
         return [], f"the GPU did not answer within {ANSWER_WITHIN_S:.0f} s"
     except (OSError, ValueError, IndexError):
         errors = [line.strip() for line in done.stderr.splitlines() if line.strip()] if "done" in locals() else []
-        return [], f"torch cannot be asked: {errors[-1] if errors else 'its process ended without an answer'}"
+        return [], f"torch cannot be run: {errors[-1] if errors else 'its process ended without an answer'}"
     return names, why
 
 

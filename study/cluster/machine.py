@@ -71,10 +71,10 @@ def check_resources(resources: Any, machine: Machine, where: str = "this machine
         if amount * resources.workers > there:
             request = f"{resources.workers} workers with {amount:g} each" if resources.workers > 1 else f"{amount:g}"
             why = f" that answer ({machine.lacks}); 0 runs on CPUs" if name == "gpus" and machine.lacks else ""
-            faults.append(f"resources.{name}: {request} asked for a trial, but {where} has {there:g} {unit}{why}")
+            faults.append(f"resources.{name}: {request} requested for a trial, but {where} has {there:g} {unit}{why}")
     if not faults and machine.places(resources.cpus, resources.gpus) < resources.workers:
         nodes = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machine.nodes)
         request = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
-        faults.append(f"resources.workers: {request} asked for a trial, but the nodes of {where} have {nodes}")
+        faults.append(f"resources.workers: {request} requested for a trial, but the nodes of {where} have {nodes}")
     if faults:
         raise ConfigError(faults)

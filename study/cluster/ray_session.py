@@ -59,7 +59,7 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
 
             stack.callback(ray.shutdown)
             if resources.wait_minutes:
-                stack.enter_context(_asked_for(ray, resources))
+                stack.enter_context(_requested(ray, resources))
             machine = _cluster(ray)
             hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
             check_resources(resources, machine, f"the cluster at {address}{hint}")
@@ -162,7 +162,7 @@ def _auto() -> str:
 
 
 @contextlib.contextmanager
-def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
+def _requested(ray: Any, resources: Any) -> Iterator[None]:
     """Request resources for `concurrent` trials from an autoscaler and wait up to `wait_minutes`; release them afterwards."""
     from ray.autoscaler.sdk import request_resources
 

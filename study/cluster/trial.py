@@ -33,7 +33,7 @@ def start(work: Work, layout: Layout, board: Any) -> Rows:
 
 
 def is_done(work: Work) -> bool:
-    """Whether the store holds every stage of the work's recipe."""
+    """Whether the work runs a whole recipe and the store holds all its stages."""
     from trainables.stages.identity import nodes
     from trainables.store.store import Store
 

@@ -131,10 +131,10 @@ def stages_of(recipe: str | dict[str, Any]) -> tuple[str | None, list[Entry], li
 
     If no recipe has the name, it is None and the stages are those of the simplest recipe.
     """
-    name, settings = _asked(recipe)
+    name, settings = _name_and_settings(recipe)
     if name not in RECIPES:
         kinds = ", ".join(STAGE_KINDS)
-        stage = f"; a stage stands in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else _near(str(name))
+        stage = f"; stages must be in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else _near(str(name))
         what = (
             f"no recipe is called {name!r}{stage}" if name else f"{recipe!r:.80} given; it should be one name, or a list of {kinds}"
         )
@@ -153,7 +153,7 @@ def _near(name: str) -> str:
     return f"; did you mean {folded[close]!r}?" if close else f"; allowed: {', '.join(RECIPES)}"
 
 
-def _asked(recipe: str | dict[str, Any]) -> tuple[str | None, Any]:
+def _name_and_settings(recipe: str | dict[str, Any]) -> tuple[str | None, Any]:
     if isinstance(recipe, str):
         return recipe, None
     if len(recipe) != 1:
@@ -224,8 +224,8 @@ def _line(name: str) -> str:
 
 HEAD = """# Named recipes
 
-Written by `make docs` from `study/definition/recipes.py`; `study recipes` lists them. In a study file a name stands
-in the place of the stages:
+Written by `make docs` from `study/definition/recipes.py`; `study recipes` lists them. In a study file a name replaces the
+stages:
 
 ```yaml
 recipe: BERT-ITPT-FiT

@@ -22,7 +22,7 @@ reported at once. `study run FILE --set path=value` overrides a field: `--set bu
 out of the space).
 Relative paths are relative to the file.
 
-What stands for text is taken as it is written, without quotes too: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
+Text is taken as written, also without quotes: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
 stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
 
 Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
@@ -84,11 +84,10 @@ SECTIONS: tuple[tuple[str, type[Model], str], ...] = (
     ("resources", Resources, ""),
 )
 
-TAIL = """## What may change when a run goes on
+TAIL = """## What may change when a run is resumed
 
 `name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
-folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no
-difference.
+folder of its own; the message says where it differs. The folders of data files, and tasks that no stage reads, make no difference.
 """
 
 

@@ -276,13 +276,13 @@ def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Mo
                 yield f"search.sampler: grid needs choice and int dimensions only, but space.{path} is a range; use tpe or random"
     if search.sampler == "given":
         if not search.first:
-            yield "search.first: empty, but the sampler given tries the points that stand there"
+            yield "search.first: empty, but the sampler given needs points there"
         if search.labels and len(search.labels) != len(search.first):
             yield f"search.labels: {len(search.labels)} given for {len(search.first)} points of search.first"
         twice = sorted({label for label in search.labels if search.labels.count(label) > 1})
         yield from (f"search.labels: {label!r} is given twice" for label in twice)
     elif search.labels:
-        yield f"search.labels: they name given points, but the sampler is {search.sampler}; use given"
+        yield f"search.labels: they name listed points, but the sampler is {search.sampler}; use given"
     if stages is not None:
         fixed = fixed_values(stages)
         for index, point in enumerate(search.first):

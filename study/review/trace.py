@@ -61,7 +61,7 @@ class Traced:
         at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
         words = "it came out again" if self.again else "it did NOT come out again"
         if self.differs:
-            words = "no second try at the same number, since its inputs are others"
+            words = "not comparable, since the inputs have changed"
         text = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
         if self.changed is not None:
             compared = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
@@ -88,7 +88,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
 
     finals = sources(run)
     if finals and not any(cell in (final.label, final.trial) for final in finals) and (state := _without(run, cell)):
-        raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
+        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; it is {state}"])
     source = _chosen(finals, cell, task, seed)
     study = load_study(source.study / "study.yaml")
     rows, _ = record.read(source.study / "records.jsonl")
@@ -104,7 +104,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)
-        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _lent(shared, fresh, node.stage_id)]
+        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _copied(shared, fresh, node.stage_id)]
         again = work.Work(source.trial, recipe, fresh.url, execution)
         for _ in work.here(again):
             pass
@@ -118,12 +118,12 @@ def _differs(source: Source, stage_id: str, test_id: str) -> str:
     if source.stage_id and source.stage_id != stage_id:
         return (
             f"the fine-tuning was {source.stage_id[:12]} and is {stage_id[:12]} now, so that training or validation texts,"
-            " a corpus, the encoder, the precision or the version of the package are others"
+            " a corpus, the encoder, the precision or the version of the package have changed"
         )
-    return "the test texts are others" if source.test_id and source.test_id != test_id else ""
+    return "the test texts have changed" if source.test_id and source.test_id != test_id else ""
 
 
-def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
+def _copied(shared: Store, fresh: Store, stage_id: str) -> bool:
     """Copy an artifact with all its files; False if it or some of its files are gone."""
     artifact = shared.get(stage_id)
     if artifact is None or artifact.pruned:
@@ -203,7 +203,7 @@ def _chosen(finals: Sequence[Source], cell: str, task: str | None, seed: int | N
         raise ConfigError(["the run has no number yet: no final's test split was read"])
     named = [final for final in finals if cell in (final.label, final.trial)]
     if not named:
-        raise ConfigError([f"CELL {cell!r}: there is none{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
+        raise ConfigError([f"CELL {cell!r}: no such cell{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
     tasks = list(dict.fromkeys(final.task for final in named))
     if task is None and len(tasks) > 1:
         raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])

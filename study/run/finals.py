@@ -144,7 +144,7 @@ def copy_predictions(s: Session) -> None:
         target = folder / f"{name}-test.parquet"
         artifact = None if target.exists() else s.store.get(stage_id)
         if artifact is None and not target.exists():
-            s.scribe.note(f"no test predictions of {name} in the run folder: the store {s.store.url} does not hold them (any more)")
+            s.scribe.note(f"no test predictions of {name} in the run folder: the store {s.store.url} does not hold them")
         if artifact is not None:
             shutil.copyfile(artifact.path(PREDICTIONS), target.with_suffix(".new"))
             target.with_suffix(".new").replace(target)

@@ -49,10 +49,10 @@ class Found:
 
 def of(study: Study) -> Inputs:
     """Return all inputs of a study. Raises ConfigError if one cannot be read."""
-    return {name: {key: value for key, value in entry.items() if value is not None} for name, entry in _each(study)}
+    return {name: {key: value for key, value in entry.items() if value is not None} for name, entry in _digests(study)}
 
 
-def _each(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
+def _digests(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, task in study.used_tasks.items():
         data = load_task(name, task, needs_test=False)
         revision = checkpoint.hub_commit("datasets", task.hub, task.revision) if task.hub else None
@@ -100,12 +100,12 @@ def changes(before: Inputs, now: Inputs) -> list[str]:
 
 def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if not now:
-        return "was there, and is not any more"
+        return "no longer exists"
     sizes, revisions = ([entry.get(key) for entry in (now, before)] for key in ("examples", "revision"))
     if sizes[0] != sizes[1]:
         change = f"{sizes[0]} texts, was {sizes[1]}"
     else:
-        change = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
+        change = "same number of texts, but other texts, order or labels" if sizes[0] else "other content"
     return change + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
@@ -148,7 +148,7 @@ def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
         now = of(study)
         changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows), before)
     except ConfigError as error:
-        unread = f"whether inputs have changed is not known, since they cannot be read: {error.faults[0]}"
+        unread = f"whether inputs have changed is unknown, since they cannot be read: {error.faults[0]}"
         return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())
     if changed and not accept:
         raise ConfigError([f"--out {run_dir}: {MIXED}", *(f"  {line}" for line in changed), WAYS_OUT])
@@ -156,13 +156,13 @@ def look(study: Study, run_dir: Path, accept: bool = False) -> Found:
     return Found(now, before, tuple(changed), (UNRECORDED,) if old and not changed else ())
 
 
-MIXED = "inputs have changed since this was computed, and results of both must not stand in one table:"
+MIXED = "inputs have changed since this was computed, and results of both must not be mixed in one table:"
 WAYS_OUT = (
-    "  ways out: another run folder (--out), or the earlier inputs put back, or --accept-changed-inputs, which starts again what"
-    " was computed from them; the old records stay in the file and count no more"
+    "  ways out: give another run folder (--out), restore the earlier inputs, or pass --accept-changed-inputs, which repeats what"
+    " was computed from them; the old records stay in the file and no longer count"
 )
 UNRECORDED = (
-    "this run folder does not say what its earlier sessions read; the stages of its trials have the same names now, so data,"
+    "this run folder does not record the inputs of its earlier sessions; the ids of its trials' stages are unchanged, so data,"
     " corpora and encoder are the same as far as these stages read them"
 )
 
@@ -172,10 +172,10 @@ def _of_stages(others: Sequence[str], before: Inputs) -> list[str]:
         return []
     named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     if before:
-        why = "though data, corpora and encoder are the same, so that the version of finetune-study gives other results"
+        why = "although data, corpora and encoder are the same: the version of finetune-study gives other results"
     else:
-        why = "so that data, a corpus, the encoder or the version of finetune-study is another one (which is not recorded here)"
-    return [f"stages of {named} have other names now, {why}"]
+        why = "so that data, a corpus, the encoder or the version of finetune-study differs (which one is not recorded here)"
+    return [f"ids of the stages of {named} have changed, {why}"]
 
 
 def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
@@ -227,7 +227,7 @@ def store_changes(rows: Sequence[Row], url: str) -> list[str]:
     before = next((row["store"] for row in reversed(rows) if row["event"] == "study" and row.get("store")), None)
     if before in (None, now := shareable(url)):
         return []
-    return [f"the store was {before} and is {now} now: what is needed of the earlier one and is not there is computed again"]
+    return [f"the store was {before} and is {now} now: artifacts that are needed and missing there are computed again"]
 
 
 def library_changes(rows: Sequence[Row], now: Mapping[str, str]) -> list[str]:
@@ -235,4 +235,6 @@ def library_changes(rows: Sequence[Row], now: Mapping[str, str]) -> list[str]:
     recorded = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
     before: Mapping[str, str] = next(recorded, {})
     other = [f"{name} {before[name]}, now {version}" for name, version in now.items() if before.get(name, version) != version]
-    return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not come out again"] * bool(other)
+    return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not be reproduced exactly"] * bool(
+        other
+    )

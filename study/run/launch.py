@@ -112,10 +112,10 @@ def run(
             elif text := _failed_text(rows):
                 screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, cpus, compared, [*notices, *problems])
+            return _run_session(study, run_dir, artifacts, scribe, session, interrupts, cpus, compared, [*notices, *problems])
 
 
-def _sitting(
+def _run_session(
     study: Study,
     run_dir: Path,
     store: Store,
@@ -252,7 +252,7 @@ def _can_retry(run_dir: Path, study: Study) -> bool:
 def _begin_again(scribe: Scribe) -> None:
     """Record failed trials as unfinished: the search then runs them first, with their numbers and settings."""
     for row in failed(scribe.rows):
-        scribe.reopens(row, f"failed before and is begun again: {row.get('reason')}")
+        scribe.reopens(row, f"failed before and is restarted: {row.get('reason')}")
 
 
 def _failed_text(rows: list[Row]) -> str:

@@ -171,7 +171,7 @@ def _trials(s: Session) -> None:
     concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
     proposed: dict[str, Trial] = {}
-    searcher = TuneSearcher(search, stopping, partial(_asked, s, proposed), concurrent, partial(_out_of_time, limit))
+    searcher = TuneSearcher(search, stopping, partial(_configuration, s, proposed), concurrent, partial(_out_of_time, limit))
     s.scribe.screen.parts["search"].done = sum(trial.state is not None for trial in past)
     for row in ranking(s.rows):
         s.scribe.screen.found(objective(row) or 0.0, row["trial"], row["params"])
@@ -180,13 +180,13 @@ def _trials(s: Session) -> None:
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, proposed))
 
 
-def _asked(s: Session, asked: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration of a trial that the search proposes; the trial is added to `asked`."""
+def _configuration(s: Session, trials: dict[str, Trial], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration of a trial that the search proposes; the trial is added to `trials`."""
     from study.search.history import trial_name
 
     name = trial_name(number)
     label = s.study.label_of(dict(params)) or space.describe(dict(params))
-    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, label)
+    trials[name] = trial_of(s.study, name, "search", params, s.study.seed, label)
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 

@@ -104,7 +104,7 @@ class Scribe:
         """Record that the trial's process died and the trial restarts in another one."""
         if name in self.running:  # else it had not begun
             self.running[name].attempt += 1
-        self.screen.say(f"{name}: its process died; it goes on in another one")
+        self.screen.say(f"{name}: its process died; it continues in another one")
 
     def shared(self, row: Row) -> None:
         """Record an evaluation of a shared stage."""

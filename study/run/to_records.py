@@ -79,5 +79,5 @@ def _stop_if_alike(s: Session) -> None:
         s.scribe.reopens(row, row["reason"])
     if same:
         names = " and ".join(row["trial"] for row in same)
-        reason = f"{names} failed alike at their beginning, and no trial has come to a validation yet: {same[0]['reason']}"
+        reason = f"{names} failed alike at their beginning, and no trial has been validated yet: {same[0]['reason']}"
         raise StudyStopped(reason, f"the whole traceback is in {s.run_dir / 'study.log'}")

@@ -186,13 +186,13 @@ def _folders(store: str | None) -> Iterator[Finding]:
         )
 
 
-def _store(given: str | None) -> Iterator[Finding]:
+def _store(url: str | None) -> Iterator[Finding]:
     """Whether results can be stored: a small file is written, read and removed; a missing folder is not created."""
     from trainables.store.store import Store
 
     notices: list[str] = []
     try:
-        store = Store(given, notices.append) if given else Store.default(notices.append)
+        store = Store(url, notices.append) if url else Store.default(notices.append)
         folder = None if "://" in store.url else Path(store.url)
         if folder is None or folder.is_dir():
             store.check_writable()

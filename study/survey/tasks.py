@@ -119,7 +119,7 @@ def document() -> str:
     lines = [
         "# Tasks",
         "",
-        "Written by `make docs` from `known_tasks.py`. A known task may stand in a study file by its name alone:",
+        "Written by `make docs` from `known_tasks.py`. A study file may name a known task without further fields:",
         "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are sets without a copy on the hub that is known to be the",
         "paper's own: for these, the message says what to fetch and what to write instead.",
         "",
@@ -132,7 +132,7 @@ def document() -> str:
         "study overlap sls_imdb sls_yelp sls_amazon --out overlap.svg",
         "```",
         "",
-        "A bar stands between the two texts of a pair.",
+        "A bar separates the two texts of a pair.",
         "",
         "| set | where | text → label | classes | domain | metric | papers | licence |",
         "|---|---|---|---|---|---|---|---|",
@@ -226,16 +226,16 @@ def measured(
         try:
             task = entry.task or validate(Task, {"train": entry.file, **own})
             measured_one = statistics(entry.name, task, with_ruler, limit)
-            notices = tuple(_about_file(notice, entry) for notice in measured_one.notices)
+            notices = tuple(_of_file(notice, entry) for notice in measured_one.notices)
             results.append(dataclasses.replace(measured_one, notices=notices))
         except ConfigError as error:
-            faults += [_about_file(fault, entry) for fault in error.faults]
+            faults += [_of_file(fault, entry) for fault in error.faults]
     if faults:
         raise ConfigError(faults)
     return results
 
 
-def _about_file(fault: str, entry: Named) -> str:
+def _of_file(fault: str, entry: Named) -> str:
     """Rewrite a fault to name the file instead of a split, for a file of the user's."""
     if entry.file is None:
         return f"tasks.{fault}"

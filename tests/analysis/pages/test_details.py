@@ -136,7 +136,7 @@ def test_probabilities_that_are_none_are_refused_by_the_name_of_their_file(tmp_p
 def test_predictions_from_before_lengths_were_kept(tmp_path: Path) -> None:
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     text = text_of(ablation_page.write_report(folder, tmp_path / "out"))
-    assert "The test predictions do not hold the lengths of the texts: they are older than that." in text
+    assert "The test predictions are old and lack the lengths of the texts." in text
     assert "The test predictions hold no probabilities that can be used." in text
     assert rows(tmp_path / "out" / "lengths.csv") == rows(tmp_path / "out" / "calibration.csv") == []
     assert len(rows(tmp_path / "out" / "labels.csv")) == 8
