@@ -79,16 +79,13 @@ class Told:
     @property
     def scores(self) -> list[tuple[str, float | None]]:
         """(text, number) of its calibration in the columns SCORES; dashes if probabilities are not stored."""
-        calibration = self.calibration
-        if calibration is None:
+        own = self.calibration
+        if own is None:
             return [(DASH, None)] * len(SCORES)
-        digits = zip(
-            (getattr(calibration, name) for name in ("by_chance", "ece_equal_mass", "brier", "log_loss", "confidence", "right")),
-            (2, 2, 3, 3, 1, 1),
-            strict=True,
-        )
+        digits = zip((own.by_chance, own.ece_equal_mass, own.brier, own.log_loss, own.confidence, own.right),
+                     (2, 2, 3, 3, 1, 1), strict=True)  # fmt: skip
         rest = [(number(numbers.mean(values), places), numbers.mean(values)) for values, places in digits]
-        return [(str(self.seeds), self.seeds), (spread(calibration.ece), numbers.mean(calibration.ece)), *rest]
+        return [(str(self.seeds), self.seeds), (spread(own.ece), numbers.mean(own.ece)), *rest]
 
 
 def facts(settings: Iterable[Told]) -> tuple[str, ...]:
@@ -101,23 +98,13 @@ def told(side: Side, pieces: Array | None = None) -> Told:
     """Return the details of one side. `pieces` are the lengths of the texts used for bins, by default the side's own."""
     pieces = side.pieces if pieces is None else pieces
     own = pieces if side.pieces is None else side.pieces  # encoders differ in pieces per text
-    length_errors = []
+    bins = []
     for part in lengths.bins(pieces) if side.seeds and pieces is not None else ():
         longer = None if side.cut is None or own is None else 100 * float((own[part.texts] > side.cut.max_length).mean())
-        length_errors.append(Length(part.low, part.high, int(part.texts.sum()), longer, lengths.error(side.seeds, part)))
+        bins.append(Length(part.low, part.high, int(part.texts.sum()), longer, lengths.error(side.seeds, part)))
     several = bool(side.seeds) and side.seeds[0].several
     return Told(
-        *(
-            side.label,
-            several,
-            side.labels,
-            side.confusions,
-            length_errors,
-            side.calibration,
-            side.cut,
-            len(side.seeds),
-            side.problems,
-        )
+        *(side.label, several, side.labels, side.confusions, bins, side.calibration, side.cut, len(side.seeds), side.problems)
     )
 
 

@@ -213,9 +213,11 @@ def _table(table: Mapping[str, Field]) -> str:
 
 
 def identity_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of an evaluation's IDENTITY fields."""
     return tuple(row.get(name) for name in IDENTITY)
 
 
 def near_miss(name: str, known: Mapping[str, Any]) -> str:
+    """End of an error message: the closest known name, else all of them."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"

@@ -104,7 +104,7 @@ def test_a_gpu_counts_where_it_answers(torch_says: Any, monkeypatch: pytest.Monk
     assert machine_for(Resources(gpus=0.5)).gpus == 1
     assert made.asked == 1, "once for a process"
     check_resources(Resources(gpus=1), machine_for(Resources(gpus=1)))
-    with pytest.raises(ConfigError, match=r"2 asked .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
+    with pytest.raises(ConfigError, match=r"2 requested .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
         check_resources(Resources(gpus=2), machine_for(Resources(gpus=2)))
 
 
