@@ -151,7 +151,7 @@ def test_changed_inputs_are_refused_and_named(
     forget()
     before = (run / "records.jsonl").read_bytes()
     told = refused(capsys, "run", path, "--out", run)
-    for line in said if recorded else ["other names now", "not recorded here"]:
+    for line in said if recorded else ["have changed, so that", "not recorded here"]:
         assert line in told
     assert "--accept-changed-inputs" in told
     assert "another run folder" in told
