@@ -1,4 +1,4 @@
-"""Figures as SVG: the same bytes for the same records, colours that follow the page.
+"""Draw figures as SVG: the same bytes for the same records, in the colours of the page.
 
 Start with `study_figures.py`.
 """

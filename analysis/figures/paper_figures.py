@@ -1,7 +1,7 @@
-"""The papers' figures with ours: error against one setting (Sun et al. 2019, Figures 3 and 4), learning curves (Figure 2).
+"""Reproduce the papers' figures: error against one setting (Sun et al. 2019, Figures 3 and 4), learning curves (Figure 2).
 
-A scale may change the very setting that is on the axis, so points stand side by side in the order of the rows, each at its own
-place, whatever their distance; under our value stands the paper's row where the two differ.
+A scale may change the setting on the axis, so points are evenly spaced in the order of the rows; the paper's row is printed under
+our value if the two differ.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from analysis.text.plain import plain, shown
 
 
 def figures(ledger: Ledger) -> list[Figure]:
-    """What the layout asks for; nothing for a table."""
+    """Return the figures of the ledger's layout; empty for a table."""
     if ledger.about.get("layout") != "curve":
         return []
-    made = (
+    drawn = (
         [against(ledger, task) for task in ledger.tasks] if ledger.about.get("x") else [learning(ledger, t) for t in ledger.tasks]
     )
-    return [each for each in made if each is not None]
+    return [figure for figure in drawn if figure is not None]
 
 
 def against(ledger: Ledger, task: str) -> Figure | None:
-    """Test score against the setting `x`: mean and range over seeds, and the paper's points."""
+    """Draw the test score against the setting `x`: mean and range over seeds, and the paper's points."""
     cells = [cell for cell in ledger.cells if cell.task == task]
     if not any(cell.finished or cell.lost("diverged") for cell in cells):
         return None
@@ -60,7 +60,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
                 tips[f"paper-{number}"] = [f"{cell.row}: the paper's {cell.published.shown} %" for cell in known if cell.published]
         if lost:
             tips["lost"] = [_lost(cell) for cell in lost]
-            edge = [0.03 if higher else 0.97] * len(lost)  # where the worst is
+            edge = [0.03 if higher else 0.97] * len(lost)  # the edge with the worst scores
             axes.scatter([rows.index(cell.row) for cell in lost], edge, marker="X", s=30, color=COLOURS["warm"], linewidths=0,
                          transform=axes.get_xaxis_transform(), gid="lost", zorder=4)  # fmt: skip
         names = [_tick(ledger, task, row) for row in rows]
@@ -75,32 +75,32 @@ def against(ledger: Ledger, task: str) -> Figure | None:
         legend.append((f"{name}, ours" if name else "ours", line(colour, 1.8, marker, style)))
         if any(cell.published for cell in cells if cell.column == column):
             legend.append((f"{name}, paper" if name else "paper", _hollow(colour, marker)))
-    said = "; ".join([*(_tip(cell) for cell in cells if cell.finished), *map(_lost, lost)])
+    description = "; ".join([*(_tip(cell) for cell in cells if cell.finished), *map(_lost, lost)])
     name = ledger.task_name(task)
     caption = f"{name}: mean over seeds (filled), their range (band), and the paper's points (hollow, dotted)."
-    caption += " Points are evenly spaced; under our value is the paper's where the two differ."
+    caption += " Points are evenly spaced; the paper's value is printed below ours if they differ."
     if lost:
         caption += f" A cross at the {'lower' if higher else 'upper'} edge: seeds that diverged and are in no mean ("
         caption += f"{'; '.join(_lost(cell) for cell in lost)})."
-    return figure(f"against-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", said, caption, draw, tips, legend)
+    return figure(f"against-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", description, caption, draw, tips, legend)
 
 
 def learning(ledger: Ledger, task: str) -> Figure | None:
-    """Validation score by epoch of every setting: mean and range over seeds; at the right edge the paper's, where it has one."""
+    """Draw the validation score by epoch of every setting: mean and range over seeds; at the right edge the paper's number."""
     cells = [cell for cell in ledger.cells if cell.task == task]
     metric = ledger.validated.get(task, cells[0].metric)
     curves = {cell.setting: [run.trial.curve for run in cell.runs if run.trial.curve] for cell in cells}
     lost = [(cell, run.trial) for cell in cells for run in cell.runs if run.trial.status == "diverged"]
     if not lost and not any(curves.values()):
         return None
-    trained = {} if metric.score({ERROR: 0.0}) is None else ledger.training  # of training texts the error alone is known
-    # No published error among scores of F1.
+    trained = {} if metric.score({ERROR: 0.0}) is None else ledger.training  # training texts have only an error
+    # A published error is not shown among F1 scores.
     printed = {cell.setting: cell.published.percent for cell in cells if cell.published and cell.metric == metric}
     tips: dict[str, list[str]] = {}
     legend: list[tuple[str, Any]] = []
 
     def draw(axes: Any) -> None:
-        last = max((epoch for each in curves.values() for curve in each for epoch, _ in curve), default=1.0)
+        last = max((epoch for group in curves.values() for curve in group for epoch, _ in curve), default=1.0)
         for number, cell in enumerate(cells):
             colour, marker, style = SERIES[number % len(SERIES)]
             mine = curves[cell.setting]
@@ -108,7 +108,7 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
             scores = [[score for curve in mine for at, score in curve if at == epoch] for epoch in epochs]
             low, high = list(map(min, scores)), list(map(max, scores))
             axes.fill_between(epochs, low, high, color=COLOURS[colour], alpha=0.13, linewidth=0)
-            means = [statistics.fmean(each) for each in scores]
+            means = [statistics.fmean(values) for values in scores]
             axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
             for run in cell.runs:
                 points = [(epoch, metric.score({ERROR: error})) for epoch, error in trained.get((run.study, run.trial.name), [])]
@@ -127,14 +127,14 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
     for number, cell in enumerate(cells):
         legend.append((plain(cell.row, 24), line(SERIES[number % len(SERIES)][0], 1.8, *SERIES[number % len(SERIES)][1:])))
     ends = [(cell.label, [curve[-1][1] for curve in curves[cell.setting]]) for cell in cells if curves[cell.setting]]
-    said = [f"{plain(label)} ends at {statistics.fmean(scores):.2f} %" for label, scores in ends]
-    said += [f"{plain(cell.label)}, seed {trial.seed}, {_end(trial)}" for cell, trial in lost]
+    parts = [f"{plain(label)} ends at {statistics.fmean(scores):.2f} %" for label, scores in ends]
+    parts += [f"{plain(cell.label)}, seed {trial.seed}, {_end(trial)}" for cell, trial in lost]
     name = ledger.task_name(task)
     caption = f"{name}: validation {metric.label} after each epoch, mean over seeds (line) and their range (band)."
-    about = next((cell.published for cell in cells if cell.published and printed.get(cell.setting) is not None), None)
-    if about is not None:
-        caption += f" Hollow marks at the right edge: the paper's {plain(about.metric)}, {plain(about.column)}"
-        caption += f" ({plain(about.source)})." if about.source else "."
+    printed_number = next((cell.published for cell in cells if cell.published and printed.get(cell.setting) is not None), None)
+    if printed_number is not None:
+        caption += f" Hollow marks at the right edge: the paper's {plain(printed_number.metric)}, {plain(printed_number.column)}"
+        caption += f" ({plain(printed_number.source)})." if printed_number.source else "."
     if lost:
         caption += " A cross: a run diverged and ends there; from there on the line is of the others."
     if any(not trial.curve for _, trial in lost):
@@ -142,36 +142,36 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
     on = metric.label if metric.higher else "errors"
     caption += f" Thin lines: {on} on training texts, seed by seed." if trained else ""
     title = f"{ledger.title}: {name}"
-    return figure(f"learning-{ledger.tasks.index(task)}", title, "; ".join(said), caption, draw, tips, legend)
+    return figure(f"learning-{ledger.tasks.index(task)}", title, "; ".join(parts), caption, draw, tips, legend)
 
 
 def _crosses(axes: Any, lost: Sequence[tuple[Cell, Trial]], last: float, worst: float) -> dict[str, list[str]]:
-    """Mark the ends of runs that diverged: without any validation where the worst is, side by side. Returns what they say."""
+    """Mark the ends of diverged runs; those without a validation lie side by side at the worst edge. Returns their tool tips."""
     look = {"marker": "X", "s": 55, "color": COLOURS["warm"], "linewidths": 0, "clip_on": False, "zorder": 4}
     ended = [(trial.curve[-1], cell, trial) for cell, trial in lost if trial.curve]
     never = [(cell, trial) for cell, trial in lost if not trial.curve]
     aside = [((0.03 * last * place, worst), cell, trial) for place, (cell, trial) in enumerate(never)]
     tips = {}
-    for gid, found, where in (("ended", ended, axes.transData), ("never", aside, axes.get_xaxis_transform())):
-        if found:
-            axes.scatter(*zip(*(at for at, _, _ in found), strict=True), transform=where, gid=gid, **look)
-            tips[gid] = [f"{cell.label}, seed {trial.seed}: {_end(trial)}" for _, cell, trial in found]
+    for gid, ends, where in (("ended", ended, axes.transData), ("never", aside, axes.get_xaxis_transform())):
+        if ends:
+            axes.scatter(*zip(*(at for at, _, _ in ends), strict=True), transform=where, gid=gid, **look)
+            tips[gid] = [f"{cell.label}, seed {trial.seed}: {_end(trial)}" for _, cell, trial in ends]
     return tips
 
 
 def _end(trial: Trial) -> str:
-    """How a run that diverged ended."""
+    """Text on when a run diverged."""
     return f"diverged after epoch {trial.curve[-1][0]:g}" if trial.curve else "diverged before its first validation"
 
 
 def _lost(cell: Cell) -> str:
-    """How many seeds of a cell diverged."""
+    """Text on how many seeds of a cell diverged."""
     count = cell.lost("diverged")
     return f"{cell.label}: {count} of {cell.wanted} seed{'s' * (cell.wanted != 1)} diverged"
 
 
 def _tick(ledger: Ledger, task: str, row: str) -> str:
-    """Our value of x, and the paper's row under it where that says another."""
+    """Tick label: our value of x, and the paper's row under it if that differs."""
     cells = [cell for cell in ledger.cells if cell.task == task and cell.row == row]
     value = _value(ledger, cells)
     words = row.split()
@@ -184,16 +184,16 @@ def _tick(ledger: Ledger, task: str, row: str) -> str:
 def _value(ledger: Ledger, cells: Sequence[Cell]) -> Any:
     path = str(ledger.about["x"])
     for cell in cells:
-        found = ledger.params.get((cell.task, cell.setting), {}).get(path)
-        if found is not None:
-            return found
+        value = ledger.params.get((cell.task, cell.setting), {}).get(path)
+        if value is not None:
+            return value
     settings = ledger.about.get("settings") or []
     changed = settings[cells[0].setting].get("set") if isinstance(settings[cells[0].setting], dict) else None
     return changed.get(path) if isinstance(changed, dict) else None
 
 
 def _thousands(name: str) -> float | None:
-    """`100K further ...` as 100,000."""
+    """Number at the start of a name: 100,000 for `100K further ...`; None without one."""
     word = name.split()[0] if name.split() else ""
     scale = 1000 if word[-1:] in ("K", "k") else 1
     try:

@@ -1,7 +1,6 @@
-"""Figures as SVG: the same bytes for the same records, colours that follow the page, ids that do not collide on one page.
+"""Draw the figures of a study: result, learning curves, search history, budget, importance and single dimensions.
 
-Files of their own keep plain colours, so that every program opens them; on the page the colours become CSS variables. Whatever a
-colour says is also said by a shape or a line style.
+Colours never carry information alone: a shape or a line style shows the same. `svg.py` makes the files.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from analysis.text.numbers import number
 from analysis.text.plain import plain, shown
 
 SERIES = (("accent", "o", "-"), ("warm", "s", "--"), ("green", "D", "-."), ("violet", "^", ":"))
-"""Colour, marker and line style of each final setting."""
+"""(colour, marker, line style) of the final settings, in turn."""
 MARKS = {
     "complete": ("accent", "o", True, "complete"),
     "stopped": ("muted", "v", False, "stopped early"),
@@ -33,18 +32,18 @@ MARKS = {
     "failed": ("warm", "s", False, "failed"),
     "running": ("green", "D", False, "not finished"),
 }
-"""Colour, marker, whether it is filled, and name of each status."""
-NOT_DRAWN = {"tpe": "the sampler learns", "random": "", "grid": "a grid was gone through", "given": "the settings were given"}
-"""Why the trials of each sampler are not drawn independently; empty where they are."""
+"""{status: (colour, marker, whether it is filled, name)}"""
+NOT_DRAWN = {"tpe": "the sampler learns", "random": "", "grid": "they are a grid", "given": "the study file lists them"}
+"""{sampler: why its trials are not drawn independently; empty if they are}"""
 
 POINTS = 20_000
-"""Points of learning curves on a page, of all trials together, so that it stays small."""
+"""Limit of the points of all learning curves on a page, so that it stays small."""
 MANY = 60
-"""From so many trials on lines are fainter, and an axis of trials is logarithmic."""
+"""Number of trials from which on lines are fainter and an axis of trials is logarithmic."""
 
 
 def result(found: Finals) -> Figure | None:
-    """Test score of each final setting with its seeds and intervals, and the bag of words."""
+    """Draw the test score of every final setting with its seeds and intervals, and the bag of words; None without test scores."""
     run, settings = found.run, found.tested
     baseline, label = run.metric.score(run.baseline.get("test", {})), run.metric.label
     if not settings:
@@ -76,15 +75,17 @@ def result(found: Finals) -> Figure | None:
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["fg"])
         axes.set_xlabel(f"test {label}, %")
 
-    said = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
-    said += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
+    description = "; ".join(f"{plain(s.label)} {statistics.fmean(s.test):.2f} %" for s in settings)
+    description += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
     caption = f"Test {label}: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds and texts (band) and"
     caption += " over texts alone (line)."
-    return figure("result", f"Test {label} of the final settings", said, caption, draw, tips, height=0.75 + 0.42 * len(names))
+    return figure(
+        "result", f"Test {label} of the final settings", description, caption, draw, tips, height=0.75 + 0.42 * len(names)
+    )
 
 
 def curves(run: Run) -> Figure | None:
-    """Validation score per epoch, one line per trial of the search."""
+    """Draw the validation score by epoch, one line per trial of the search; None without curves."""
     trials = [trial for trial in run.search if trial.curve]
     if not trials:
         return None
@@ -92,7 +93,7 @@ def curves(run: Run) -> Figure | None:
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
-        for trial in sorted(trials, key=lambda each: each is best):
+        for trial in sorted(trials, key=lambda trial: trial is best):
             colour = MARKS[trial.status][0]
             style: dict[str, Any] = {"color": COLOURS[colour], "gid": f"line-{trial.name}"}
             style |= {"linewidth": 2.4} if trial is best else {"linewidth": 1, "alpha": 0.65 if len(trials) < MANY else 0.35}
@@ -110,20 +111,20 @@ def curves(run: Run) -> Figure | None:
         for status in MARKS
         if any(t.status == status for t in trials)
     ]
-    said = f"Validation {run.metric.label} by epoch of {len(trials)} trials: {', '.join(counts)}."
-    said += f" The best, {best.name}, ends at {number(best.score)} %." if best is not None else ""
+    description = f"Validation {run.metric.label} by epoch of {len(trials)} trials: {', '.join(counts)}."
+    description += f" The best, {best.name}, ends at {number(best.score)} %." if best is not None else ""
     legend = [("best", line("accent", 2.4)), ("complete", line("accent", 1))][: 2 if best else 0] + _legend(
         trials, leave=("complete",)
     )
     caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
     caption += " ended."
-    caption += f" Of each curve {most} points are drawn." if max(len(trial.curve) for trial in trials) > most else ""
-    return figure("curves", "Learning curves of the search", said, caption, draw, tips, legend)
+    caption += f" Curves are thinned to {most} points." if max(len(trial.curve) for trial in trials) > most else ""
+    return figure("curves", "Learning curves of the search", description, caption, draw, tips, legend)
 
 
 def finals(found: Finals) -> Figure | None:
-    """Validation score per epoch of the final settings: mean over seeds, with the range."""
-    run, settings = found.run, [each for each in found.settings if any(trial.curve for trial in each.trials)]
+    """Draw the validation score by epoch of the final settings: mean over seeds and range; None without curves."""
+    run, settings = found.run, [setting for setting in found.settings if any(trial.curve for trial in setting.trials)]
     if not settings:
         return None
     legend = []
@@ -136,7 +137,7 @@ def finals(found: Finals) -> Figure | None:
             axes.fill_between(
                 epochs, list(map(min, scores)), list(map(max, scores)), color=COLOURS[colour], alpha=0.13, linewidth=0
             )
-            means = [statistics.fmean(each) for each in scores]
+            means = [statistics.fmean(values) for values in scores]
             axes.plot(epochs, means, color=COLOURS[colour], marker=marker, linestyle=style, markersize=4.5, linewidth=1.8)
         _epochs(axes, [trial for setting in settings for trial in setting.trials], run.metric.label)
 
@@ -144,14 +145,14 @@ def finals(found: Finals) -> Figure | None:
         colour, marker, style = SERIES[index % len(SERIES)]
         legend.append((plain(setting.label, 24), line(colour, 1.8, marker, style)))
     seeds = max(len(setting.validation) for setting in settings)
-    said = "; ".join(f"{plain(s.label)} ends at {number(numbers.mean(s.validation))} %" for s in settings)
+    description = "; ".join(f"{plain(s.label)} ends at {number(numbers.mean(s.validation))} %" for s in settings)
     caption = f"Finals: validation {run.metric.label} after each epoch, "
     caption += f"mean over {seeds} seeds (line) and their range (band)." if seeds > 1 else "one seed."
-    return figure("finals", "Learning curves of the finals", said, caption, draw, {}, legend)
+    return figure("finals", "Learning curves of the finals", description, caption, draw, {}, legend)
 
 
 def history(run: Run) -> Figure | None:
-    """Validation score by order of the trials, with the best so far."""
+    """Draw the validation score of the trials in order, with the best so far; None without scores."""
     trials = run.search
     known = [trial.score for trial in trials if trial.score is not None]
     if not known:
@@ -176,20 +177,22 @@ def history(run: Run) -> Figure | None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(-0.7, len(trials) - 0.3)
 
-    said = f"{len(trials)} trials." + (
+    description = f"{len(trials)} trials." + (
         f" Best validation {run.metric.label} so far goes from {steps[0][1]:.2f} to {steps[-1][1]:.2f} %." if steps else ""
     )
     lost, side = len(trials) - len(known), "lower" if run.metric.higher else "upper"
-    caption = f"Search history: last validation {run.metric.label} of each trial in the order asked, and the best complete one so"
+    caption = (
+        f"Search history: last validation {run.metric.label} of each trial in the order proposed, and the best complete one so"
+    )
     caption += " far (line)."
     caption += f" One without any value lies at the {side} edge." if lost == 1 else ""
     caption += f" {lost} without any value lie at the {side} edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", line("green", 1.6))] if steps else [])
-    return figure("history", "Search history", said, caption, draw, tips, legend)
+    return figure("history", "Search history", description, caption, draw, tips, legend)
 
 
 def budget(run: Run) -> Figure | None:
-    """Expected best validation score of so many trials (Dodge et al. 2019, section 3.1)."""
+    """Draw the expected best validation score against the number of trials (Dodge et al. 2019, section 3.1)."""
     known = [trial for trial in run.search if trial.score is not None and trial.status in ("complete", "stopped")]
     if len(known) < 2 or all(trial.status == "stopped" for trial in known):
         return None
@@ -197,7 +200,7 @@ def budget(run: Run) -> Figure | None:
     budgets = sorted({round(len(known) ** (i / 99)) for i in range(100)})
     expected, spread = inference.expected_best(losses, budgets)
     edges = np.clip([expected - spread, expected + spread], min(losses), max(losses))
-    means, low, high = ([run.metric.turned(float(loss)) for loss in each] for each in (expected, *edges))
+    means, low, high = ([run.metric.turned(float(loss)) for loss in values] for values in (expected, *edges))
 
     def draw(axes: Any) -> None:
         axes.fill_between(budgets, low, high, color=COLOURS["accent"], alpha=0.16, linewidth=0)
@@ -209,33 +212,35 @@ def budget(run: Run) -> Figure | None:
         else:
             axes.xaxis.get_major_locator().set_params(integer=True)
 
-    said = f"Of one trial {means[0]:.2f} %, of {len(known)} the best has {means[-1]:.2f} %."
-    caption = f"Budget: expected best validation {label} of so many of these trials, drawn at random with replacement"
+    description = f"One trial: {means[0]:.2f} %; best of {len(known)} trials: {means[-1]:.2f} %."
+    caption = f"Budget: expected best validation {label} by number of these trials, drawn at random with replacement"
     caption += " (Dodge et al. 2019), and one standard deviation of it (band)."
     legend = [("expected best", line("accent", 1.8))]
-    return figure("budget", "What more trials bring", said, " ".join([caption, *_caveats(run, known)]), draw, {}, legend)
+    return figure("budget", "What more trials bring", description, " ".join([caption, *_caveats(run, known)]), draw, {}, legend)
 
 
 def _caveats(run: Run, known: Sequence[Trial]) -> list[str]:
-    """Why the curve of budgets is not quite that of a search."""
-    said, search = [], run.config.get("search")
+    """Sentences on why the curve of budgets may differ from that of a new search."""
+    sentences, search = [], run.config.get("search")
     sampler = search.get("sampler") if isinstance(search, dict) else None
     if why := NOT_DRAWN.get(str(sampler), "the sampler may learn"):
-        said.append(f"Trials were not drawn independently ({why}): it describes these trials and foretells no other search.")
+        sentences.append(
+            f"Trials were not drawn independently ({why}): the curve describes these trials and predicts no other search."
+        )
     if stopped := sum(trial.status == "stopped" for trial in known):
         count = "One was stopped early and counts" if stopped == 1 else f"{stopped} were stopped early and count"
-        said.append(f"{count} with the last value before that: at full length it might be better.")
+        sentences.append(f"{count} with the last value before that: at full length it might be better.")
     if lost := sum(trial.status in ("diverged", "failed") for trial in run.search):
-        said.append(f"{lost} without a result {'is' if lost == 1 else 'are'} left out.")
-    return said
+        sentences.append(f"{lost} without a result {'is' if lost == 1 else 'are'} left out.")
+    return sentences
 
 
-def importances(run: Run, found: Importance) -> Figure | None:
-    """Share of each dimension in what the settings explain."""
-    if not found.shares:
+def importances(run: Run, importance: Importance) -> Figure | None:
+    """Draw the share of every dimension in the explained variance; None without shares."""
+    if not importance.shares:
         return None
     names = {dimension.path: dimension.name for dimension in run.space}
-    order = sorted(found.shares.items(), key=lambda pair: pair[1])
+    order = sorted(importance.shares.items(), key=lambda pair: pair[1])
 
     def draw(axes: Any) -> None:
         bars = axes.barh(range(len(order)), [100 * share for _, share in order], color=COLOURS["accent"], alpha=0.85, height=0.6)
@@ -244,55 +249,55 @@ def importances(run: Run, found: Importance) -> Figure | None:
         axes.set_xlim(0, 115 * order[-1][1])
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0, labelcolor=COLOURS["fg"])
-        axes.set_xlabel("share of what the settings explain, %")
+        axes.set_xlabel("share of the explained variance, %")
 
-    said = ", ".join(f"{names[path]} {100 * share:.0f} %" for path, share in reversed(order))
-    where = "" if found.epoch is None else f" at epoch {found.epoch:g}, the last that all of them reached"
-    caption = f"Importance: permutation importance of a random forest on {found.trials} trials{where}; it explains "
-    caption += f"{100 * found.explained:.0f} % of the variance between trials it has not seen."
-    caption += " So few trials give a hint, no more." if found.few else ""
-    return figure("importance", "Importance of each dimension", said, caption, draw, {}, height=0.8 + 0.38 * len(order))
+    description = ", ".join(f"{names[path]} {100 * share:.0f} %" for path, share in reversed(order))
+    where = "" if importance.epoch is None else f" at epoch {importance.epoch:g}, the last that all of them reached"
+    caption = f"Importance: permutation importance of a random forest on {importance.trials} trials{where}; it explains "
+    caption += f"{100 * importance.explained:.0f} % of the variance between trials it was not fitted on."
+    caption += " With so few trials it is only a hint." if importance.few else ""
+    return figure("importance", "Importance of each dimension", description, caption, draw, {}, height=0.8 + 0.38 * len(order))
 
 
 def dimension(run: Run, index: int) -> Figure | None:
-    """Validation score against one dimension, for trials that have it and a value."""
-    about = run.space[index]
-    spots = [(trial, position(about, trial.params.get(about.path))) for trial in run.search if trial.score is not None]
+    """Draw the validation score against one dimension, for trials with a score that have it; None without any."""
+    axis = run.space[index]
+    spots = [(trial, position(axis, trial.params.get(axis.path))) for trial in run.search if trial.score is not None]
     placed = [(trial, at) for trial, at in spots if at is not None]
     if not placed:
         return None
     tips: dict[str, list[str]] = {}
-    category = about.kind == "category"
+    category = axis.kind == "category"
 
     def draw(axes: Any) -> None:
         for status in MARKS:
             some = [(trial, at) for trial, at in placed if trial.status == status]
             if some:
                 points = [
-                    ((_strip(trial, at) if category else 10**at if about.kind == "log" else at), trial.score or 0.0)
+                    ((_strip(trial, at) if category else 10**at if axis.kind == "log" else at), trial.score or 0.0)
                     for trial, at in some
                 ]
                 _mark(axes, points, status, gid=f"status-{status}")
                 tips[f"status-{status}"] = [tip(trial, run.space) for trial, _ in some]
         if category:
-            _strips(axes, about, placed)
-        elif about.kind == "log":
+            _strips(axes, axis, placed)
+        elif axis.kind == "log":
             _log_axis(axes)
-        axes.set_xlabel(about.name + (" (log axis)" if about.kind == "log" else ""))
+        axes.set_xlabel(axis.name + (" (log axis)" if axis.kind == "log" else ""))
         axes.set_ylabel(f"validation {run.metric.label}, %")
 
     without = len(spots) - len(placed)
-    caption = f"{about.name[:1].upper()}{about.name[1:]}: last validation {run.metric.label} of each trial against it."
+    caption = f"{axis.name[:1].upper()}{axis.name[1:]}: last validation {run.metric.label} of each trial against it."
     caption += " The bar is the median of complete trials." if category else ""
     caption += f" {without} trials do not have it." if without > 1 else " One trial does not have it." if without else ""
     best = _best(run, [trial for trial, _ in placed])
-    said = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[about.path])}." if best else "")
-    title = f"{run.metric.label[:1].upper()}{run.metric.label[1:]} against {about.name}"
-    return figure(f"dimension-{index}", title, said, caption, draw, tips, _legend([t for t, _ in placed]))
+    description = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[axis.path])}." if best else "")
+    title = f"{run.metric.label[:1].upper()}{run.metric.label[1:]} against {axis.name}"
+    return figure(f"dimension-{index}", title, description, caption, draw, tips, _legend([t for t, _ in placed]))
 
 
 def tip(trial: Trial, space: Sequence[Dimension]) -> str:
-    """What a mark says when the pointer rests on it."""
+    """Text of the tool tip on a trial's mark."""
     status = MARKS[trial.status][3] + (f": {trial.reason}" if trial.status in ("diverged", "failed") and trial.reason else "")
     score = f"{trial.score:.2f} %, " if trial.score is not None else ""
     return f"{trial.name}: {score}{status}; {settings_text(trial.params, space)}"
@@ -307,7 +312,7 @@ def _best(run: Run, trials: Iterable[Trial]) -> Trial | None:
 
 
 def _thinned(curve: Sequence[tuple[float, float]], most: int) -> Sequence[tuple[float, float]]:
-    """At most so many of its points, evenly, the first and the last among them."""
+    """At most `most` evenly spaced points of a curve, the first and the last included."""
     return [curve[round(i * (len(curve) - 1) / (most - 1))] for i in range(most)] if len(curve) > most else curve
 
 
@@ -329,6 +334,7 @@ def _mark(axes: Any, points: Sequence[tuple[float, float]], status: str, size: f
 
 
 def line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
+    """Return a line for a legend."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=COLOURS[colour], linewidth=width, marker=marker, linestyle=style, markersize=4.5)
@@ -337,7 +343,7 @@ def line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
 def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[str, Any]]:
     from matplotlib.lines import Line2D
 
-    there, made = {trial.status for trial in trials} - set(leave), []
+    there, entries = {trial.status for trial in trials} - set(leave), []
     for status, (colour, marker, filled, name) in MARKS.items():
         if status in there:
             face = COLOURS[colour] if filled else "none"
@@ -347,8 +353,8 @@ def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[st
                 "markersize": 5.5,
                 "markeredgewidth": 0 if filled else 1.2,
             }
-            made.append((name, Line2D([], [], linestyle="", marker=marker, **style)))
-    return made
+            entries.append((name, Line2D([], [], linestyle="", marker=marker, **style)))
+    return entries
 
 
 def _epochs(axes: Any, trials: Sequence[Trial], label: str) -> None:
@@ -360,17 +366,17 @@ def _epochs(axes: Any, trials: Sequence[Trial], label: str) -> None:
 
 
 def _strip(trial: Trial, at: float) -> float:
-    """Side by side rather than on top of each other: the trial's own number decides where in the strip."""
+    """Spread the trials of a category, so that marks do not overlap: the trial's number sets its place in the strip."""
     digits = int(re.sub(r"\D", "", trial.name)[-9:] or 0)
     return at + ((digits * 0.618034) % 1 - 0.5) * 0.44
 
 
-def _strips(axes: Any, about: Dimension, placed: Sequence[tuple[Trial, float]]) -> None:
-    for index in range(len(about.values)):
+def _strips(axes: Any, axis: Dimension, placed: Sequence[tuple[Trial, float]]) -> None:
+    for index in range(len(axis.values)):
         scores = [t.score for t, at in placed if at == index and t.status == "complete" and t.score is not None]
         if scores:
             axes.plot([index - 0.3, index + 0.3], [statistics.median(scores)] * 2, color=COLOURS["fg"], linewidth=1.4, zorder=2)
-    names = [plain(value, 14 if len(about.values) < 5 else 8) for value in about.values]
+    names = [plain(value, 14 if len(axis.values) < 5 else 8) for value in axis.values]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
     axes.grid(axis="x", visible=False)

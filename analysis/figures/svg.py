@@ -1,4 +1,4 @@
-"""From a drawing function to SVG, for a file and for the page: the same bytes each time, ids and styles that keep to themselves."""
+"""Turn a drawing function into SVG for a file and for the page: reproducible bytes, unique ids, no styles beyond the figure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS = {
     "green": "#17754a",
     "violet": "#7446b0",
 }
-"""Names of the page's CSS variables and their colours in a light scheme; nothing else draws in these very colours."""
+"""{CSS variable of the page: its colour in the light scheme}; no figure uses these colours for anything else."""
 WIDTH_IN, HEIGHT_IN = 4.5, 3.05
 RC = {
     "svg.fonttype": "none",
@@ -54,16 +54,16 @@ RC = {
 
 @dataclass
 class Figure:
-    """One figure: its name (also of its file), title, what it shows for those who do not see it, and its caption."""
+    """One figure: its name (also of its file), title, description for screen readers, and caption."""
 
     name: str
     title: str
     description: str
     caption: str
     svg: str
-    """A file of its own."""
+    """SVG for a file."""
     inline: str = field(default="", repr=False)
-    """For the page."""
+    """SVG to embed in the page."""
 
 
 def figure(
@@ -77,12 +77,12 @@ def figure(
     height: float = HEIGHT_IN,
     width: float = WIDTH_IN,
 ) -> Figure:
-    """Draw with matplotlib, then make the SVG fit for files and for the page."""
+    """Draw with matplotlib, then adapt the SVG for files and for the page."""
     import matplotlib
     from matplotlib.figure import Figure as Canvas
 
     with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of signs that the measuring font lacks: the reader's font draws them
+        warnings.simplefilter("ignore")  # about characters that matplotlib's font lacks: the reader's font has them
         canvas = Canvas(figsize=(width, height), layout="constrained")
         draw(canvas.add_subplot())
         if legend:
@@ -104,7 +104,7 @@ def figure(
 
 
 def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
-    """Names of its own, a title, tips, no style that reaches beyond the figure."""
+    """Make ids unique to the figure, add title and tool tips, remove styles that would affect other figures."""
     ElementTree.register_namespace("", SVG)
     ElementTree.register_namespace("xlink", XLINK)
     root = ElementTree.fromstring(svg)
@@ -146,7 +146,7 @@ def _own_file(svg: str) -> str:
 
 
 def _for_page(svg: str) -> str:
-    """Colours as CSS variables, the page's font."""
+    """Replace colours by CSS variables and fonts by the page's."""
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
     return re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

@@ -1,4 +1,4 @@
-"""The reports of studies, of ablations and of several runs: a page each, with all its files.
+"""Write the reports of studies, ablations and several runs: an HTML page with all its files.
 
 Start with `reports.py`.
 """

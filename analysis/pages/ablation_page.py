@@ -1,4 +1,4 @@
-"""The report of an ablation: tables beside the published ones, verdicts on the claims, figures, provenance. From records alone."""
+"""Write the report of an ablation from its records: tables beside the published ones, verdicts on claims, figures, provenance."""
 
 from __future__ import annotations
 
@@ -23,143 +23,151 @@ from analysis.text.numbers import DASH, NARROW, count, duration, interval, numbe
 from analysis.text.plain import plain
 
 REFUSED = 20
-"""Files of predictions that the page says could not be used."""
+"""Largest number of unusable files of predictions that the page lists."""
 
 
 def read(run_folder: Path) -> output.Report:
     """The report of an ablation's run folder, before it is written.
 
-    Raises ValueError for a file that is no ablation, FileNotFoundError without one.
+    Raises ValueError for a damaged `ablation.yaml`, FileNotFoundError without one.
     """
-    found = ledger(run_folder)
-    table, judged, drawn = grid(found), verdicts(found), figures(found)
-    told, close = cache(partial(tell, found)), look(found)  # page and csv files alone need what is told of every cell
-    said, lacking = answer(found, judged), missing(found)
-    every = [*drawn, *(figure for each in close for figure in each.figures.values())]
+    result = ledger(run_folder)
+    table, judged, drawn = grid(result), verdicts(result), figures(result)
+    described, close = cache(partial(tell, result)), look(result)  # only page and csv files need the details of every cell
+    sentence, lacking = answer(result, judged), missing(result)
+    every = [*drawn, *(figure for detail in close for figure in detail.figures.values())]
     files: output.Files = {
-        "html": {"report.html": lambda: page(found, table, judged, drawn, told(), close)},
-        "md": {"table.md": lambda: forms.markdown(found, table, judged)},
-        "tex": {"table.tex": lambda: forms.latex(found, table, judged)},
-        "csv": {"cells.csv": lambda: forms.csv(found, table)}
-        | details.csv_files(("task", "row", "column", "seeds"), lambda: [(_about(cell), each) for cell, each in told()]),
-        "json": {"report.json": lambda: forms.as_json(found, table, judged, said, lacking)},
-        "txt": {"table.txt": lambda: forms.text(found, table, judged)},
-        "": {"provenance.csv": lambda: forms.provenance_csv(found)}
+        "html": {"report.html": lambda: page(result, table, judged, drawn, described(), close)},
+        "md": {"table.md": lambda: forms.markdown(result, table, judged)},
+        "tex": {"table.tex": lambda: forms.latex(result, table, judged)},
+        "csv": {"cells.csv": lambda: forms.csv(result, table)}
+        | details.csv_files(
+            ("task", "row", "column", "seeds"), lambda: [(_place_of(cell), details_) for cell, details_ in described()]
+        ),
+        "json": {"report.json": lambda: forms.as_json(result, table, judged, sentence, lacking)},
+        "txt": {"table.txt": lambda: forms.text(result, table, judged)},
+        "": {"provenance.csv": lambda: forms.provenance_csv(result)}
         | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
     }
-    return output.Report(found, table, *said, lacking, files)
+    return output.Report(result, table, *sentence, lacking, files)
 
 
 def text(run_folder: Path) -> str:
-    """Verdicts and table for a terminal. Raises as `read` does."""
-    found = ledger(run_folder)
-    return forms.text(found, grid(found), verdicts(found))
+    """Format verdicts and table for a terminal. Raises as `read` does."""
+    result = ledger(run_folder)
+    return forms.text(result, grid(result), verdicts(result))
 
 
-def tell(found: Ledger) -> list[tuple[Cell, Told]]:
-    """Classes, lengths and calibration of every cell that has a number."""
-    return [(cell, details.told(sides.of_cell(found, cell))) for cell in found.cells if cell.finished]
+def tell(ledger: Ledger) -> list[tuple[Cell, Told]]:
+    """Return classes, lengths and calibration of every cell that has a number."""
+    return [(cell, details.told(sides.of_cell(ledger, cell))) for cell in ledger.cells if cell.finished]
 
 
-def look(found: Ledger) -> list[Detail]:
-    """Of every task two settings side by side."""
-    made = []
-    for place, task in enumerate(found.tasks):
-        pair = [sides.of_cell(found, cell) for cell in claims.sides(found, task)]
-        made.append(details.detail(found.task_name(task), str(place), pair))
-    return [each for each in made if each is not None]
+def look(ledger: Ledger) -> list[Detail]:
+    """Return a comparison of two settings for every task."""
+    compared = []
+    for place, task in enumerate(ledger.tasks):
+        pair = [sides.of_cell(ledger, cell) for cell in claims.sides(ledger, task)]
+        compared.append(details.detail(ledger.task_name(task), str(place), pair))
+    return [detail for detail in compared if detail is not None]
 
 
-def _about(cell: Cell) -> dict[str, Any]:
+def _place_of(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
 
 
-def cost_text(found: Ledger) -> str:
-    """What an ablation has cost, for a terminal; empty before anything has trained."""
-    made = spent(found)
-    if made is None:
+def cost_text(ledger: Ledger) -> str:
+    """Format the cost of an ablation for a terminal; empty before anything has trained."""
+    total = spent(ledger)
+    if total is None:
         return ""
-    _, _, tokens, time, *_ = made.total.cells
-    said = [f"Trained here on {tokens} tokens in {time} of training, runs at the same time added up.", *made.sharing, *made.energy]
-    return "\n".join(map(wrapped, said)).replace(NARROW, " ")
+    _, _, tokens, time, *_ = total.total.cells
+    sentences = [
+        f"Trained here on {tokens} tokens in {time} of training, summed over parallel runs.",
+        *total.sharing,
+        *total.energy,
+    ]
+    return "\n".join(map(wrapped, sentences)).replace(NARROW, " ")
 
 
-def spent(found: Ledger) -> cost.Cost | None:
-    """What an ablation has cost; None before anything has trained."""
-    return cost.together(found.accounts, [run.trial for cell in found.cells for run in cell.runs], "every cell and seed")
+def spent(ledger: Ledger) -> cost.Cost | None:
+    """Return the cost of an ablation; None before anything has trained."""
+    return cost.together(ledger.accounts, [run.trial for cell in ledger.cells for run in cell.runs], "every cell and seed")
 
 
 def page(
-    found: Ledger,
+    ledger: Ledger,
     table: Grid,
     judged: Sequence[Verdict],
     drawn: Sequence[Any],
     told: Sequence[tuple[Cell, Told]],
     close: Sequence[Detail],
 ) -> str:
-    """The report as one HTML page that asks for nothing else."""
-    anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(found.cells)}
-    headline, sentence = answer(found, judged)
-    some = next((forms.again(cell, run) for cell in found.cells for run in cell.finished), None)
+    """Format the report as one HTML page without external files."""
+    anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(ledger.cells)}
+    headline, sentence = answer(ledger, judged)
+    example = next((forms.again(cell, run) for cell in ledger.cells for run in cell.finished), None)
     return render(
         "ablation.html",
-        ledger=found,
+        ledger=ledger,
         grid=table,
         headline=headline,
         sentence=sentence,
-        tiles=tiles(found, judged),
-        missing=missing(found),
+        tiles=tiles(ledger, judged),
+        missing=missing(ledger),
         verdicts=[{"kind": v.kind, "says": v.says, "because": _because(v)} for v in judged],
         kinds=KINDS,
         level=LEVEL,
         anchors=anchors,
         figures=drawn,
-        inline=inline({figure.name: figure for figure in [*drawn, *(f for each in close for f in each.figures.values())]}),
+        inline=inline({figure.name: figure for figure in [*drawn, *(f for detail in close for f in detail.figures.values())]}),
         errors=close,
-        calibrated=told if any(each.calibration for _, each in told) else (),
-        refused=[f"{found.task_name(cell.task)}, {cell.label}: {text}" for cell, each in told for text in each.problems][:REFUSED],
+        calibrated=told if any(cell_details.calibration for _, cell_details in told) else (),
+        refused=[
+            f"{ledger.task_name(cell.task)}, {cell.label}: {text}" for cell, cell_details in told for text in cell_details.problems
+        ][:REFUSED],
         score_heads=details.SCORES,
-        score_facts=details.facts(each for _, each in told),
+        score_facts=details.facts(cell_details for _, cell_details in told),
         number=number,
         spread=spread,
-        cost=spent(found),
+        cost=spent(ledger),
         cost_head=cost.HEAD,
-        details=[_detail(found, cell) for cell in found.cells],
-        runs=list(itertools.chain.from_iterable(_runs(found, cell, anchors) for cell in found.cells)),
+        details=[_detail(ledger, cell) for cell in ledger.cells],
+        runs=list(itertools.chain.from_iterable(_runs(ledger, cell, anchors) for cell in ledger.cells)),
         commands=[
-            (forms.command(found), "the same again; what the store holds is not computed again"),
+            (forms.command(ledger), "the same run; results in the store are reused"),
             ("study report RUN", "this report from the run folder RUN"),
-            *([(some, "one number again; each has its own line in provenance.csv")] if some else []),
+            *([(example, "recomputes one number; provenance.csv has the command for every number")] if example else []),
         ],
-        versions=sorted(found.versions.items()),
+        versions=sorted(ledger.versions.items()),
     )
 
 
-def answer(found: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
-    """(what came out, what was asked and how sure the answer is)."""
-    done = sum(bool(cell.finished) for cell in found.cells)
-    settings, tasks = len({cell.setting for cell in found.cells}), len(found.tasks)
-    seeds = max((cell.wanted for cell in found.cells), default=0)
+def answer(ledger: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
+    """Return (the result as a headline, a sentence on the question and the certainty)."""
+    done = sum(bool(cell.finished) for cell in ledger.cells)
+    settings, tasks = len({cell.setting for cell in ledger.cells}), len(ledger.tasks)
+    seeds = max((cell.wanted for cell in ledger.cells), default=0)
     parts = [f"{settings} settings", f"{tasks} task{'s' * (tasks != 1)}", f"{seeds} seed{'s' * (seeds != 1)}"]
-    asked = f"{found.title.rstrip('.')}: {' x '.join(parts)} at scale {found.scale}"
-    asked += f", beside {found.source}." if found.source else "."
-    if done < len(found.cells):
-        asked += f" {done} of {len(found.cells)} cells have a number."
+    sentence = f"{ledger.title.rstrip('.')}: {' x '.join(parts)} at scale {ledger.scale}"
+    sentence += f", beside {ledger.source}." if ledger.source else "."
+    if done < len(ledger.cells):
+        sentence += f" {done} of {len(ledger.cells)} cells have a number."
     if judged:
-        headline = tally(judged) if found.scale == "paper" else f"at scale {found.scale}: {tally(judged)}"
+        headline = tally(judged) if ledger.scale == "paper" else f"at scale {ledger.scale}: {tally(judged)}"
         headline = headline[:1].upper() + headline[1:]
-        asked += " Differences are paired over test texts and seeds."
-    elif found.about.get("statistics"):
-        return found.title, f"Statistics of {len(found.statistics)} data sets at scale {found.scale}, beside {found.source}."
+        sentence += " Differences are paired over test texts and seeds."
+    elif ledger.about.get("statistics"):
+        return ledger.title, f"Statistics of {len(ledger.statistics)} data sets at scale {ledger.scale}, beside {ledger.source}."
     else:
-        headline = _leader(found) or (f"{done} of {len(found.cells)} cells have a number" if done else "No result yet")
-    return headline, asked
+        headline = _leader(ledger) or (f"{done} of {len(ledger.cells)} cells have a number" if done else "No result yet")
+    return headline, sentence
 
 
-def _leader(found: Ledger) -> str:
-    """The best setting, where there is one task and one best."""
-    cells = [cell for cell in found.cells if cell.mean is not None]
-    if len(found.tasks) != 1 or not cells:
+def _leader(ledger: Ledger) -> str:
+    """Text on the best setting; empty for several tasks or a tie."""
+    cells = [cell for cell in ledger.cells if cell.mean is not None]
+    if len(ledger.tasks) != 1 or not cells:
         return ""
     order = sorted(cells, key=lambda cell: cell.metric.turned(cell.mean or 0.0))
     if len(order) > 1 and order[0].mean == order[1].mean:
@@ -167,28 +175,28 @@ def _leader(found: Ledger) -> str:
     return f"{order[0].label} leads with {order[0].mean:.2f} % {order[0].metric.label}"
 
 
-def tiles(found: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
-    """Numbers that stand out at the top."""
-    made = [
+def tiles(ledger: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
+    """Return the numbers shown at the top of the page."""
+    shown = [
         Tile(KINDS[kind], str(sum(v.kind == kind for v in judged)), f"of {len(judged)}", "claims")
         for kind in KINDS
         if any(v.kind == kind for v in judged)
     ]
-    done = sum(bool(cell.finished) for cell in found.cells)
-    seeds = [len(cell.finished) for cell in found.cells if cell.finished]
+    done = sum(bool(cell.finished) for cell in ledger.cells)
+    seeds = [len(cell.finished) for cell in ledger.cells if cell.finished]
     spread = f"{min(seeds)} to {max(seeds)} seeds each" if seeds and min(seeds) < max(seeds) else ""
     spread = spread or (f"{seeds[0]} seed{'s' * (seeds[0] != 1)} each" if seeds else "")
-    if found.cells:
-        made.append(Tile("cells with a number", str(done), f"of {len(found.cells)}", spread))
-    return made
+    if ledger.cells:
+        shown.append(Tile("cells with a number", str(done), f"of {len(ledger.cells)}", spread))
+    return shown
 
 
-def _because(found: Verdict) -> str:
-    """The verdict's words without its name, which stands before them."""
-    return found.text.removeprefix(f"{KINDS[found.kind]}: ")
+def _because(verdict: Verdict) -> str:
+    """The verdict's text without the name of the verdict."""
+    return verdict.text.removeprefix(f"{KINDS[verdict.kind]}: ")
 
 
-def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
+def _detail(ledger: Ledger, cell: Cell) -> dict[str, Any]:
     bounds, drawn = interval(cell.interval, 2), interval(cell.bootstrap, 2)
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
@@ -198,14 +206,14 @@ def _detail(found: Ledger, cell: Cell) -> dict[str, Any]:
     seeds = f"{len(cell.finished)} of {cell.wanted}"
     return {
         "label": cell.label,
-        "task": found.task_name(cell.task),
+        "task": ledger.task_name(cell.task),
         "state": cell.state,
         "numbers": [number(cell.mean), number(cell.sd), bounds, drawn, seeds, texts, *effort],
     }
 
 
-def _runs(found: Ledger, cell: Cell, anchors: dict[tuple[str, int], str]) -> list[dict[str, Any]]:
-    """Rows of the table of provenance; the first of a cell is what its number links to."""
+def _runs(ledger: Ledger, cell: Cell, anchors: dict[tuple[str, int], str]) -> list[dict[str, Any]]:
+    """Rows of the table of provenance; a number in the table links to the first row of its cell."""
     rows = []
     for place, run in enumerate(cell.runs):
         stages = [plain(stage, 80) for stage in run.trial.stage_ids]
@@ -213,7 +221,7 @@ def _runs(found: Ledger, cell: Cell, anchors: dict[tuple[str, int], str]) -> lis
             {
                 "anchor": anchors[cell.task, cell.setting] if place == 0 else "",
                 "label": cell.label,
-                "task": found.task_name(cell.task),
+                "task": ledger.task_name(cell.task),
                 "seed": run.trial.seed,
                 "score": run.score,
                 "shown": number(run.score),

@@ -1,4 +1,4 @@
-"""What every report is: a ledger, an answer, and files by format. Files are written so that no reader sees half of one."""
+"""The common form of all reports, a ledger, an answer and files by format; write the files atomically."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from analysis.text.write_whole import replace
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
 ALWAYS = ("txt", "")
-"""Formats that are always written; the last is of what has none: provenance and figures."""
+"""Formats that are always written; the empty one stands for provenance and figures."""
 Files = Mapping[str, Mapping[str, Callable[[], str | Iterable[str]]]]
-"""{format: {name of a file: what makes its text, or its parts}}"""
+"""{format: {name of a file: function that makes its text or the parts of it}}"""
 
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a run, before any of it is written."""
+    """The report of a run, before it is written."""
 
     ledger: Ledger
     grid: Grid
@@ -31,29 +31,29 @@ class Report:
 
 
 def check(formats: Sequence[str]) -> None:
-    """Raise ValueError for a format that there is not."""
+    """Raise ValueError for an unknown format."""
     if unknown := [name for name in formats if name not in ALL_FORMATS]:
         raise ValueError(f"format {', '.join(unknown)}: there are {', '.join(ALL_FORMATS)}")
 
 
 def write(folder: Path, files: Files, formats: Sequence[str]) -> Path:
-    """Write the files of these formats, all but the PDF. Returns the page, or the folder without one.
+    """Write the files of these formats except the PDF. Returns the path of the page, or the folder without one.
 
-    Raises ValueError for a format that there is not, OSError where the folder cannot be written.
+    Raises ValueError for an unknown format, OSError if the folder cannot be written.
     """
     check(formats)
     wanted = dict.fromkeys([*formats, *ALWAYS, *(["html"] if "pdf" in formats else [])])
-    texts = {name: make() for each in wanted for name, make in files.get(each, {}).items()}
+    texts = {name: make() for format_ in wanted for name, make in files.get(format_, {}).items()}
     for name, text in texts.items():
         replace(folder / name, text)
     for old in (folder / "figures").glob("*.svg"):
         if f"figures/{old.name}" not in texts:
-            old.unlink()  # of an earlier state of the run: a reader would take it for this one's
+            old.unlink()  # from an earlier state of the run
     return folder / "report.html" if "report.html" in texts else folder
 
 
 def print_pdf(folder: Path, formats: Sequence[str]) -> None:
-    """Print the page that lies in a folder, where that is asked for. Raises NoBrowser where there is none."""
+    """Print the page in a folder as PDF, if that is among the formats. Raises NoBrowser without a browser."""
     if "pdf" in formats:
         from analysis.pages.pdf import print_page
 

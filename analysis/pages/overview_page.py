@@ -1,4 +1,4 @@
-"""Several runs in one report: what each asked and found, all their cells in one table, and the way to each run's own report."""
+"""Write one report over several runs: the answer of every run, a table of all cells, and links to the runs' own reports."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ COMPARE = "study compare RUN_A RUN_B weighs two runs, setting by setting: paired
 
 @dataclass(frozen=True)
 class Entry:
-    """One run of several."""
+    """One of several runs."""
 
     name: str
-    """Folder of its own report."""
+    """Name of the folder with its own report."""
     report: output.Report
 
     @property
     def kind(self) -> str:
-        """study or ablation, and of the latter its scale."""
+        """`study`, or `ablation` with its scale."""
         ledger = self.report.ledger
         return ledger.kind if ledger.kind == "study" else f"{ledger.kind}, scale {ledger.scale}"
 
     @property
     def state(self) -> str:
-        """Whether it has finished."""
+        """`finished` or `unfinished`."""
         return "finished" if self.report.ledger.finished else "unfinished"
 
 
@@ -53,19 +53,19 @@ class Row:
     paper: str
     cell: Cell
     link: str
-    """Where its page tells which runs made it."""
+    """Link to its provenance on the run's page; empty without runs."""
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """Settings that several runs have, side by side."""
+    """Table of the settings that several runs have."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def files(entries: Sequence[Entry], lost: Sequence[str]) -> output.Files:
-    """All forms of the report of these runs; `lost` says which folders could not be used."""
+    """Return the report of these runs in all forms; `lost` holds sentences on folders that could not be used."""
     return {
         "html": {"report.html": lambda: page(entries, lost)},
         "md": {"table.md": lambda: markdown(entries, lost)},
@@ -78,7 +78,7 @@ def files(entries: Sequence[Entry], lost: Sequence[str]) -> output.Files:
 
 
 def rows(entries: Sequence[Entry]) -> list[Row]:
-    """Every cell of every run."""
+    """Return every cell of every run."""
     return [_row(entry, index, cell) for entry in entries for index, cell in enumerate(entry.report.ledger.cells)]
 
 
@@ -94,13 +94,13 @@ def _row(entry: Entry, index: int, cell: Cell) -> Row:
 
 
 def matrix(entries: Sequence[Entry]) -> Matrix | None:
-    """Settings that at least two runs have, by task and run; None where there is none."""
-    found: dict[str, dict[tuple[str, str, str], str]] = {}
+    """Return the settings that at least two runs have, by task and run; None without any."""
+    by_label: dict[str, dict[tuple[str, str, str], str]] = {}
     for entry in entries:
         for cell in entry.report.ledger.cells:
             key = (entry.report.ledger.known_name(cell.task), entry.name, cell.metric.label)
-            found.setdefault(cell.label, {}).setdefault(key, ours(cell))
-    shared = {label: cells for label, cells in found.items() if len({run for _, run, _ in cells}) > 1}
+            by_label.setdefault(cell.label, {}).setdefault(key, ours(cell))
+    shared = {label: cells for label, cells in by_label.items() if len({run for _, run, _ in cells}) > 1}
     keys = sorted({key for cells in shared.values() for key in cells}, key=lambda key: key[0])  # stable: runs in their order
     if not keys:
         return None
@@ -111,36 +111,38 @@ def matrix(entries: Sequence[Entry]) -> Matrix | None:
 
 
 def headline(entries: Sequence[Entry]) -> str:
-    """`2 studies, 1 ablation`."""
+    """Count the runs: `2 studies, 1 ablation`."""
     counts = [(kind, sum(e.report.ledger.kind == kind for e in entries)) for kind in ("study", "ablation")]
     plural = {"study": "studies", "ablation": "ablations"}
     return ", ".join(f"{count} {kind if count == 1 else plural[kind]}" for kind, count in counts if count)
 
 
 def sentence(entries: Sequence[Entry]) -> str:
-    """How many cells have a number, and of which tasks."""
+    """Return sentences on the number of cells with a number and unfinished runs."""
     cells = [cell for entry in entries for cell in entry.report.ledger.cells]
     tasks = list(dict.fromkeys(e.report.ledger.known_name(c.task) for e in entries for c in e.report.ledger.cells))
     done, open_ = sum(cell.mean is not None for cell in cells), sum(not e.report.ledger.finished for e in entries)
     few = ", ".join(tasks[:6]) + (f" and {len(tasks) - 6} more" if len(tasks) > 6 else "")
-    said = f"{done} of {len(cells)} cells have a number" + (f", on {few}." if tasks else ".")
-    return said + (f" {open_} of {len(entries)} runs {'has' if open_ == 1 else 'have'} not finished." if open_ else "")
+    text = f"{done} of {len(cells)} cells have a number" + (f", on {few}." if tasks else ".")
+    return text + (f" {open_} of {len(entries)} runs {'has' if open_ == 1 else 'have'} not finished." if open_ else "")
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """What one must know to read the tables."""
+    """Return the sentences that explain the tables."""
     cells = [cell for entry in entries for cell in entry.report.ledger.cells]
     intervals = "; 95 % over seeds and texts" if any(cell.interval for cell in cells) else ""
-    said = [f"Ours: test score in percent, {over_seeds(any(cell.sd is not None for cell in cells))}{intervals}."]
+    sentences = [f"Ours: test score in percent, {over_seeds(any(cell.sd is not None for cell in cells))}{intervals}."]
     if any(cell.published for cell in cells):
-        said.append(
-            "Published numbers are of the papers' own data, encoders and sizes; ours stand beside them, not in their place."
+        sentences.append(
+            "Published numbers are of the papers' own data, encoders and sizes; ours are shown beside them and do not replace them."
         )
     if statistics := [e.name for e in entries if not e.report.ledger.cells and e.report.ledger.about.get("statistics")]:
-        said.append(f"Statistics of texts are in the report of {', '.join(statistics)} alone.")
+        sentences.append(f"Statistics of texts are only in the report of {', '.join(statistics)}.")
     if matrix(entries) and any(entry.report.ledger.kind == "study" for entry in entries):
-        said.append("best 1, best 2 and so on are what each study chose: the label is the same, the setting is the study's own.")
-    return [*said, COMPARE]
+        sentences.append(
+            "best 1, best 2 and so on are settings that each study chose: the labels are the same, the settings may differ."
+        )
+    return [*sentences, COMPARE]
 
 
 # Forms ---------------------------------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ HEAD = ("run", "task", "setting", "metric", "ours", "95 %", "paper")
 
 
 def page(entries: Sequence[Entry], lost: Sequence[str]) -> str:
-    """As one HTML page, with links to the page of each run."""
+    """Format the report as one HTML page, with links to the pages of the runs."""
     return render(
         "overview.html",
         headline=headline(entries),
@@ -164,18 +166,18 @@ def page(entries: Sequence[Entry], lost: Sequence[str]) -> str:
 
 
 def markdown(entries: Sequence[Entry], lost: Sequence[str]) -> str:
-    """For a GitHub comment."""
+    """Format the report as Markdown, such as for a GitHub comment."""
     parts = [f"# {md(headline(entries))}", md(sentence(entries))]
-    parts.append("\n".join(f"- **{md(e.name)}** ({md(e.kind)}, {e.state}): {md(_said(e))}" for e in entries))
-    if found := matrix(entries):
-        body = [[md(label), *map(md, cells)] for label, cells in found.rows]
-        parts.append(_md_table(["", *map(md, found.head)], body, 1))
+    parts.append("\n".join(f"- **{md(e.name)}** ({md(e.kind)}, {e.state}): {md(_summary(e))}" for e in entries))
+    if shared := matrix(entries):
+        body = [[md(label), *map(md, cells)] for label, cells in shared.rows]
+        parts.append(_md_table(["", *map(md, shared.head)], body, 1))
     parts.append(_md_table(list(HEAD), [list(map(md, _texts(row))) for row in rows(entries)], 4))
-    parts.append("\n".join(f"- {md(each)}" for each in [*notes(entries), *lost]))
+    parts.append("\n".join(f"- {md(note)}" for note in [*notes(entries), *lost]))
     return "\n\n".join(parts) + "\n"
 
 
-def _said(entry: Entry) -> str:
+def _summary(entry: Entry) -> str:
     return " ".join([f"{entry.report.headline.rstrip('.')}. {entry.report.sentence}", *entry.report.missing])
 
 
@@ -189,37 +191,39 @@ def _md_table(head: Sequence[str], body: Sequence[Sequence[str]], left: int) -> 
 
 
 def latex(entries: Sequence[Entry], lost: Sequence[str]) -> str:
-    """The table of all cells."""
-    found = rows(entries)
-    columns = [Column(name, [[tex(_texts(row)[i])] for row in found], align="l" if i < 4 else "r") for i, name in enumerate(HEAD)]
-    said = [*notes(entries), *(f"{entry.name}: {text}" for entry in entries for text in entry.report.missing), *lost]
+    """Format the table of all cells as LaTeX."""
+    all_rows = rows(entries)
+    columns = [
+        Column(name, [[tex(_texts(row)[i])] for row in all_rows], align="l" if i < 4 else "r") for i, name in enumerate(HEAD)
+    ]
+    remarks = [*notes(entries), *(f"{entry.name}: {text}" for entry in entries for text in entry.report.missing), *lost]
     comments = [f"{entry.name}: {entry.report.headline}" for entry in entries]
-    labels = [row.setting for row in found]
+    labels = [row.setting for row in all_rows]
     return table(
-        labels, [columns[i] for i in (0, 1, 3, 4, 5, 6)], [f"{headline(entries)}.", sentence(entries)], said, comments, "setting"
+        labels, [columns[i] for i in (0, 1, 3, 4, 5, 6)], [f"{headline(entries)}.", sentence(entries)], remarks, comments, "setting"
     )
 
 
 def cells(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Every cell as plain data."""
+    """Return every cell as plain data."""
     return [{"run": e.name} | cell for e in entries for cell in forms.cells(e.report.ledger, e.report.grid)]
 
 
 def csv(entries: Sequence[Entry]) -> str:
-    """Tidy: one row a cell."""
+    """Format as tidy CSV: one row a cell."""
     return csv_text(("run", *forms.COLUMNS), cells(entries))
 
 
 def provenance_csv(entries: Sequence[Entry]) -> str:
-    """One row for each cell and seed of each run."""
-    made = [
+    """Format as CSV the origin of every number: one row for every run, cell and seed."""
+    table_rows = [
         {"run": e.name} | row for e in entries for cell in e.report.ledger.cells for row in forms.provenance(e.report.ledger, cell)
     ]
-    return csv_text(("run", *forms.PROVENANCE), made)
+    return csv_text(("run", *forms.PROVENANCE), table_rows)
 
 
 def as_json(entries: Sequence[Entry], lost: Sequence[str]) -> str:
-    """Everything as plain data; provenance is in the runs' own."""
+    """Format everything as JSON; provenance is in the runs' own files."""
     data = {
         "runs": [
             {
@@ -240,14 +244,14 @@ def as_json(entries: Sequence[Entry], lost: Sequence[str]) -> str:
 
 
 def text(entries: Sequence[Entry], lost: Sequence[str]) -> str:
-    """For a terminal, at most 80 columns: run after run, its answer and its cells."""
-    found = rows(entries)
+    """Format for a terminal, at most 80 columns: the answer and the cells of every run."""
+    all_rows = rows(entries)
     parts = [wrapped(plain(f"{headline(entries)}. {sentence(entries)}"))]
     for entry in entries:
-        said = "\n".join([wrapped(plain(f"{entry.name} ({entry.kind}, {entry.state})")), wrapped(plain(_said(entry)))])
-        mine = [row for row in found if row.run == entry.name]
+        answer = "\n".join([wrapped(plain(f"{entry.name} ({entry.kind}, {entry.state})")), wrapped(plain(_summary(entry)))])
+        mine = [row for row in all_rows if row.run == entry.name]
         lines = [[plain(row.setting, 26), plain(row.task, 20), plain(row.ours, 18), plain(row.paper or DASH, 8)] for row in mine]
         metrics = " or ".join(dict.fromkeys(row.metric for row in mine))
-        parts += [said, *([aligned([["", "task", plain(metrics, 18), "paper"], *lines])] if lines else [])]
-    parts.append("\n".join(wrapped(plain(each)) for each in [*notes(entries), *lost]))
+        parts += [answer, *([aligned([["", "task", plain(metrics, 18), "paper"], *lines])] if lines else [])]
+    parts.append("\n".join(wrapped(plain(note)) for note in [*notes(entries), *lost]))
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""The report of any run folder, a study's or, where `ablation.yaml` lies in it, an ablation's; and one of several together."""
+"""Write the report of any run folder, of a study or (with `ablation.yaml` in it) of an ablation, and one over several runs."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from analysis.results.read_ablation import is_ablation
 from analysis.text.plain import plain
 
 OUT = Path("report")
-"""Where the report of several runs goes without another word."""
+"""Default folder for the report of several runs."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What has been written."""
+    """A written report."""
 
     page: Path
     """The page, or the folder without one."""
     text: str
     """The result for a terminal."""
     lost: tuple[str, ...] = ()
-    """Folders that could not be used, and why."""
+    """Sentences on folders that could not be used."""
 
 
-def formats(given: str | None) -> tuple[str, ...]:
-    """Names that were given by comma. Raises ValueError for one that there is not."""
-    if given is None:
+def formats(text: str | None) -> tuple[str, ...]:
+    """Parse the names of formats, separated by commas. Raises ValueError for an unknown one."""
+    if text is None:
         return FORMATS
-    names = tuple(name for name in given.replace(" ", "").split(",") if name)
+    names = tuple(name for name in text.replace(" ", "").split(",") if name)
     if not names:
-        raise ValueError(f"format {given!r}: there are {', '.join(output.ALL_FORMATS)}")
+        raise ValueError(f"format {text!r}: there are {', '.join(output.ALL_FORMATS)}")
     output.check(names)
     return names
 
 
 def read(run: Path) -> Report:
-    """The report of a run folder. Raises FileNotFoundError where there is no run, ValueError where it cannot be read."""
+    """Read the report of a run folder. Raises FileNotFoundError if there is no run, ValueError if it cannot be read."""
     if not is_ablation(run) and not (run / "records.jsonl").exists():
         raise FileNotFoundError(f"{run}: no run folder (there is neither records.jsonl nor ablation.yaml in it)")
     try:
@@ -51,17 +51,17 @@ def read(run: Path) -> Report:
 def write(runs: Sequence[Path], out: Path | None = None, names: Sequence[str] = FORMATS) -> Written:
     """Write the report of a run folder, by default into its `report/`; of several one report, by default into `./report`.
 
-    In that, each run's own report lies in a folder of the run's name. A folder that is given twice counts once; of several, those
-    that cannot be used are named. Raises FileNotFoundError or ValueError where none can be used, OSError where `out` cannot be
-    written, and NoBrowser, after all else is written, where there is none for a PDF.
+    The latter holds the reports of the runs in folders of their names. A repeated folder counts once; of several, unusable ones
+    are listed. Raises FileNotFoundError or ValueError if none can be used, OSError if `out` cannot be written, and NoBrowser, after
+    all other files are written, if a PDF cannot be printed.
     """
     output.check(names)
     if len(runs) == 1:
-        found = read(runs[0])
+        report = read(runs[0])
         folder = out or runs[0] / "report"
-        page = output.write(folder, found.files, names)
+        page = output.write(folder, report.files, names)
         output.print_pdf(folder, names)
-        return Written(page, "".join(found.files["txt"]["table.txt"]()))
+        return Written(page, "".join(report.files["txt"]["table.txt"]()))
     folder = out or OUT
     used, lost = _usable(runs, folder)
     for entry in used:
@@ -74,7 +74,7 @@ def write(runs: Sequence[Path], out: Path | None = None, names: Sequence[str] = 
 
 
 def _usable(runs: Sequence[Path], folder: Path) -> tuple[list[overview_page.Entry], list[str]]:
-    """(runs under names of their own, what is wrong with the others)."""
+    """(runs under unique names, sentences on the others)."""
     used: dict[str, overview_page.Entry] = {}
     seen: set[Path] = set()
     lost: list[str] = []
@@ -92,12 +92,12 @@ def _usable(runs: Sequence[Path], folder: Path) -> tuple[list[overview_page.Entr
             lost.append(f"left out: {error}")
     if not used:
         raise ValueError("\n".join(lost))
-    left = sum(each.startswith("left out") for each in lost)
+    left = sum(text.startswith("left out") for text in lost)
     counted = [f"{left} of {len(seen)} folders could not be used."] if left else []
-    return list(used.values()), [*counted, *(plain(each, 300) + "." for each in lost)]
+    return list(used.values()), [*counted, *(plain(text, 300) + "." for text in lost)]
 
 
 def _free(name: str, taken: Sequence[str] | dict[str, overview_page.Entry]) -> str:
-    """The name, or `name-2` where it is taken."""
+    """The name, or `name-2` and so on if it is taken."""
     numbers = (f"{name}-{count}" for count in range(2, len(taken) + 3))
-    return name if name not in taken else next(each for each in numbers if each not in taken)
+    return name if name not in taken else next(other for other in numbers if other not in taken)

@@ -1,4 +1,4 @@
-"""The records of a run: the one truth about a study, an append-only file of JSON lines.
+"""The records of a run: an append-only file of JSON lines, from which everything about a study is read.
 
-The standard library, numpy and pyarrow. Start with `record_fields.py`, then `run_folder.py`.
+Needs the standard library, numpy and pyarrow. Start with `record_fields.py`, then `run_folder.py`.
 """

@@ -1,7 +1,7 @@
-"""Evaluations on validation, most of what a large run has recorded, as columns: a fraction of the time and memory of rows.
+"""Read the evaluations on validation, most of a large run's records, as columns: faster and smaller than rows.
 
-Lines with nothing but plain fields go through pyarrow's reader, block by block. Whatever it refuses is read line by line as
-`record.py` does, so that both ways find the same records and the same faults. Fields that it does not know are left out.
+Lines that hold plain fields only go through pyarrow's reader, block by block. Lines that it refuses are read one by one as
+`record.py` does, so that both ways give the same records and the same faults. Unknown fields are left out.
 """
 
 from __future__ import annotations
@@ -21,62 +21,62 @@ from analysis.records.predictions import Array
 
 Row = dict[str, Any]
 FROM = 16_000_000
-"""Bytes of records from which on they are read so: about 25,000 evaluations."""
+"""Size of a records file, in bytes, from which on it is read as columns: about 25,000 evaluations."""
 OUR_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$"
 BLOCK = 16_000_000
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Evaluations on validation as a table of pyarrow, texts as dictionaries; null where a record lacks a field."""
+    """Evaluations on validation as a pyarrow table, strings dictionary-encoded; null where a record lacks a field."""
 
     table: Any
     lines: Array
-    """Line of the file that each stands in."""
+    """[n]: line number of each evaluation in the file."""
     row_lines: list[int]
-    """Line of the file that each of the other records stands in."""
+    """Line number of each of the other records, which are read as rows."""
 
     def values(self, name: str) -> Array:
-        """[n] of a field, objects with None for what is missing; numbers with NaN."""
+        """Return one field as an array [n]: numbers with NaN, other values as objects with None, where it is missing."""
         return _values(self.table.column(name))
 
     def rows(self) -> Iterator[tuple[int, Row]]:
-        """(line, record) one by one."""
+        """Yield (line number, record) one by one."""
         for start in range(0, len(self.lines), 10_000):
             part = self.table.slice(start, 10_000).to_pylist()
             for line, row in zip(self.lines[start : start + 10_000].tolist(), part, strict=True):
                 yield line, {name: value for name, value in row.items() if value is not None}
 
     def distinct(self, names: Sequence[str]) -> dict[tuple[Any, ...], int]:
-        """{values of these fields: line where they stand last}"""
+        """Return {values of these fields: number of the last line that has them}."""
         import pandas as pd
 
         kept = pd.DataFrame({name: self.values(name) for name in names}).drop_duplicates(keep="last")
         return {
-            tuple(None if value != value else value for value in each): int(self.lines[at])
-            for at, each in zip(kept.index, kept.itertuples(index=False), strict=True)
+            tuple(None if value != value else value for value in values): int(self.lines[at])
+            for at, values in zip(kept.index, kept.itertuples(index=False), strict=True)
         }
 
     def by_trial(self, metric: Metric) -> dict[str, Told]:
-        """{trial: what its evaluations say, in order}"""
+        """Return {trial: its evaluations in the order of the records}."""
         import pandas as pd
 
         names, stage, value = self.values("trial"), self.values("stage"), self.values(metric.field)
         score = metric.percent(value)
-        counts = ~np.isnan(score) & np.array([each in (None, "finetune") for each in stage.tolist()], dtype=bool)
+        counts = ~np.isnan(score) & np.array([kind in (None, "finetune") for kind in stage.tolist()], dtype=bool)
         fields = {name: self.values(name) for name in ("setting", "seed", "epoch", "tokens", "wall_s")}
-        about = {"lines": self.lines, "score": score, "counts": counts, "error": self.values("error_rate_percent"), **fields}
-        phase, found = self.values("phase"), {}
+        columns = {"lines": self.lines, "score": score, "counts": counts, "error": self.values("error_rate_percent"), **fields}
+        phase, evaluations = self.values("phase"), {}
         codes, known = pd.factorize(names)  # -1 for none
         order = np.argsort(codes, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
             if len(part) and codes[part[0]] >= 0 and (name := known[codes[part[0]]]):
-                found[name] = Told(phase[part[0]], **{field: each[part] for field, each in about.items()})
-        return found
+                evaluations[name] = Told(phase[part[0]], **{field: values[part] for field, values in columns.items()})
+        return evaluations
 
     def ends(self) -> Iterator[tuple[Any, str]]:
-        """(session, time of writing) of the first and the last of each session, or of all where times are not as we write them."""
+        """Yield (session, time of writing) of the first and last evaluation of a session; of all if a time has another format."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -91,14 +91,14 @@ class Columns:
 
 @dataclass
 class Told:
-    """What the evaluations of a trial say, arrays [n] in the order of the records; NaN or None for what is missing."""
+    """The evaluations of a trial as arrays [n], in the order of the records; NaN or None where a value is missing."""
 
     phase: str | None
-    """That of the first."""
+    """Phase of the first evaluation."""
     lines: Array
     score: Array
     counts: Array
-    """Whether they are of fine-tuning, and have a score."""
+    """Whether an evaluation is of fine-tuning and has a score."""
     error: Array
     setting: Array
     seed: Array
@@ -106,11 +106,11 @@ class Told:
     tokens: Array
     wall_s: Array
     taken: int = 0
-    """How many have been looked at."""
+    """How many evaluations have been processed so far."""
 
 
 def read(path: Path) -> tuple[list[Row], list[str], Columns | None]:
-    """(records but for those that are columns, problems, columns), the same that `record.read` finds."""
+    """Return (records kept as rows, problems, evaluations kept as columns): together what `record.read` returns."""
     rows: list[tuple[int, Row]] = []
     problems: list[str] = []
     tables: list[Any] = []
@@ -123,18 +123,18 @@ def read(path: Path) -> tuple[list[Row], list[str], Columns | None]:
         else:
             tables.append(table)
             lines += compress(block, plain)
-        for number, found in record.parsed(compress(block.items(), map(not_, plain))):
-            if isinstance(found, str):
-                problems.append(found)
+        for number, parsed in record.parsed(compress(block.items(), map(not_, plain))):
+            if isinstance(parsed, str):
+                problems.append(parsed)
             else:
-                rows.append((number, found))
+                rows.append((number, parsed))
     rows, tables, at = _counting(rows, tables, np.array(lines, dtype=np.int64))
     rows, columns = _first_of_each(rows, tables, at)
     return [row for _, row in rows], problems, columns
 
 
 def _blocks(path: Path) -> Iterator[dict[int, bytes]]:
-    """Lines by number, those that are empty left out."""
+    """Yield blocks of lines by line number, without empty lines."""
     number = 1
     with open(path, "rb") as file:
         while lines := file.readlines(BLOCK):
@@ -143,7 +143,7 @@ def _blocks(path: Path) -> Iterator[dict[int, bytes]]:
 
 
 def _plain(line: bytes) -> bool:
-    """Whether a line says that it is an evaluation on validation, without lists, objects in it, escapes and what is not ASCII."""
+    """Whether a line is an evaluation on validation without lists, nested objects, escapes and characters beyond ASCII."""
     return (
         b'"split":"validation"' in line
         and b'"event":"evaluation"' in line
@@ -155,7 +155,7 @@ def _plain(line: bytes) -> bool:
 
 
 def _table(lines: Sequence[bytes]) -> Any:
-    """The lines as a table; None where pyarrow refuses any, or a number is none."""
+    """Parse lines into a table; None if pyarrow refuses a line or a number is not finite."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.json as pj
@@ -188,7 +188,7 @@ def _values(column: Any) -> Array:
 
 
 def _counting(rows: list[tuple[int, Row]], tables: list[Any], lines: Array) -> tuple[list[tuple[int, Row]], list[Any], Array]:
-    """What of both still counts: see `record.counting`."""
+    """Keep the records that still count, of rows and of tables: see `record.counting`."""
     import pyarrow as pa
 
     last = max((line for line, row in rows if record.starts_again(row)), default=0)
@@ -200,7 +200,7 @@ def _counting(rows: list[tuple[int, Row]], tables: list[Any], lines: Array) -> t
 
 
 def _first_of_each(rows: list[tuple[int, Row]], tables: list[Any], lines: Array) -> tuple[list[tuple[int, Row]], Columns | None]:
-    """Of several records of one evaluation the first."""
+    """Keep the first of several records of one evaluation."""
     import pandas as pd
     import pyarrow as pa
 

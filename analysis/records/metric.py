@@ -1,7 +1,7 @@
-"""What a task is measured by: the one table that search, screen, tables and figures read. Standard library only.
+"""The metrics that a task can be evaluated by: the one table for search, screen, tables and figures. Standard library only.
 
-All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them. What the search makes small is a loss
-in percent: the error itself, or 100 less a score of which more is better.
+All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them. The search minimises a loss in percent:
+the error itself, or 100 minus a score where higher is better.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
-    """One line of the table."""
+    """One metric."""
 
     name: str
-    """As `metric` of a task names it."""
+    """Its name in a task's setting `metric`."""
     label: str
-    """What it is called, as in `validation error` and `test macro-F1`."""
+    """Its name in reports, as in `validation error` and `test macro-F1`."""
     short: str
-    """Head of a narrow column."""
+    """Its name as the head of a narrow column."""
     field: str
-    """The field of the records that it is made of."""
+    """The field of the records that it is computed from."""
     recorded: str = ""
-    """What that field holds; empty where a metric above it is made of the same."""
+    """What that field holds; empty if an earlier metric is computed from the same field."""
     higher: bool = True
-    """Whether more is better."""
+    """Whether higher is better."""
     least: float = 0.0
-    """The smallest score that is possible, percent."""
+    """The smallest possible score, percent."""
     meaning: str = ""
-    """A sentence on it; empty where its label says all."""
+    """Its definition in a sentence; empty if its label needs none."""
     beside: bool = False
     """Whether tables show it beside the run's own metric."""
 
     @property
     def share(self) -> bool:
-        """Whether it is a share of the texts: binomial."""
+        """Whether it is a share of the texts, hence binomial."""
         return self.field == ERROR
 
     def loss(self, row: Mapping[str, Any]) -> float | None:
-        """What the search makes small, percent, from a record's scores; None where they lack it."""
+        """The loss that the search minimises, percent, from a record's scores; None if the record lacks the field."""
         value = row.get(self.field)
         return None if value is None else float(value) if self.share else 100 - 100 * float(value)
 
     def score(self, row: Mapping[str, Any]) -> float | None:
-        """What is shown, percent, from a record's scores; None where they lack it."""
+        """The score that is shown, percent, from a record's scores; None if the record lacks the field."""
         value = row.get(self.field)
         return None if value is None else float(self.percent(value))
 
@@ -52,7 +52,7 @@ class Metric(NamedTuple):
         return self.turned(value) if self.share else 100 * value
 
     def turned(self, percent: float) -> float:
-        """A loss as a score, or a score as a loss."""
+        """Convert a loss to a score, or a score to a loss; both in percent."""
         return 100 - percent if self.higher else percent
 
 
@@ -80,21 +80,21 @@ METRICS = {
         ),
     )
 }
-"""By the name that a task gives. How much a text moves each field stands in `MOVES` of `predictions.py`."""
+"""{name in a task's setting `metric`: metric}; `MOVES` in `predictions.py` has the influence of every text on each field."""
 SCORES = {metric.field: metric.recorded for metric in METRICS.values() if metric.recorded}
-"""The fields of the records that metrics are made of, with what they hold."""
+"""{field of the records that metrics are computed from: what it holds}"""
 BESIDE = tuple(metric for metric in METRICS.values() if metric.beside)
-"""What tables show beside a run's own metric, where that is another thing."""
+"""Metrics that tables show beside a run's own, if they use another field."""
 ERROR_RATE = METRICS["error_rate"]
 
 
 def of_run(rows: Sequence[Mapping[str, Any]]) -> Metric:
-    """What the trials of a run are compared by, as its last plan says; the error rate where records are older than that."""
+    """The metric that a run's trials are compared by, from its last plan record; the error rate if old records have none."""
     named = (str(row["metric"]) for row in reversed(rows) if row.get("event") == "plan" and row.get("metric"))
     return METRICS.get(next(named, ""), ERROR_RATE)
 
 
 def objective(trial: Mapping[str, Any]) -> float | None:
-    """What the search makes small, of a trial's record: in older ones the error rate."""
+    """The loss that the search minimises, percent, from a trial's record; the error rate in old records; None without one."""
     value = trial.get("objective_percent" if trial.get("metric") else ERROR)
     return None if value is None else float(value)

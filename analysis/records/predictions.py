@@ -1,9 +1,9 @@
-"""Test predictions of a final: what they say of each class, and how uncertain the few texts of a test split make a score.
+"""Test predictions of a final: counts by class, scores, and the loss of every text, from which the variance of a score follows.
 
-A score is a smooth function of means over texts; its influence function (Hampel's, the delta method) says how much each text moves
-it. The variance of that, divided by the number of texts, is the score's own; of a difference of two on the same texts it is the
-difference's. For a share of texts it is the usual binomial variance. So every score can be written as a mean of losses of texts,
-and what is said of error rates holds for F1 and Matthews' coefficient too.
+A score is a smooth function of means over texts; its influence function (Hampel's, the delta method) tells how much one text moves
+it. The variance of the influences divided by the number of texts is the variance of the score; the same holds for the difference of
+two scores on the same texts. For a share of texts it is the usual binomial variance. So every score can be written as a mean of
+losses of texts, and the statistics of error rates apply to F1 and Matthews' coefficient too.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Classes [n] of one label per text, or 0/1 [n, labels] of several, in the order of the texts."""
+    """True (`has`) and predicted (`given`) classes in the order of the texts: [n] for one label, 0/1 [n, labels] for several."""
 
     has: Array
     given: Array
     classes: int
     pieces: Array | None = None
-    """[n]: length of each text before any cut, in pieces; None where it is not kept."""
+    """[n]: length of each text before truncation, in pieces; None if not stored."""
 
     @property
     def several(self) -> bool:
@@ -41,18 +41,18 @@ class Predictions:
 
     @cached_property
     def digest(self) -> str:
-        """Of number and labels of the texts: equal where two runs were tested on the same."""
+        """Hash of the number of texts and their labels: equal if two runs were tested on the same texts."""
         labels = np.argwhere(self.has) if self.several else self.has
         return hashlib.sha256(f"{len(self.has)} ".encode() + labels.astype(np.int64).tobytes()).hexdigest()[:16]
 
     @property
     def right(self) -> Array:
-        """[n]: which texts are given just what they have."""
+        """[n]: which texts are classified correctly; with several labels, all of them."""
         same = self.has == self.given
         return np.asarray(same.all(axis=1) if self.several else same)
 
     def counts(self) -> tuple[Array, Array, Array]:
-        """[classes] each: texts that have a label and are given it, that have it, that are given it."""
+        """Return (true positives, true texts, predicted texts) of every class, [classes] each."""
         if self.several:
             return (self.has & self.given).sum(axis=0), self.has.sum(axis=0), self.given.sum(axis=0)
         right = self.has[self.has == self.given]
@@ -63,17 +63,17 @@ class Predictions:
         )
 
     def confusions(self) -> Counter[tuple[int, int]]:
-        """{(class of a text, class it was given instead): number of texts}, of one label per text."""
+        """Return {(true class, predicted class): number of misclassified texts}; for one label per text."""
         wrong = self.has != self.given
         return Counter(zip(self.has[wrong].tolist(), self.given[wrong].tolist(), strict=True))
 
     def score(self, metric: Metric) -> float:
-        """What all texts come to, percent."""
+        """The score over all texts, percent."""
         percent = 100 * MOVES[metric.field](self)[0]
         return percent if metric.higher else 100 - percent
 
     def losses(self, metric: Metric) -> Array:
-        """[n]: loss of every text in percent, with the mean 100 - score: 0 or 100 for shares of texts, else real numbers."""
+        """The loss of every text [n] in percent, whose mean is 100 - score: 0 or 100 for a share of texts, else real numbers."""
         value, moved = MOVES[metric.field](self)
         return np.asarray(100.0 * ~moved if moved.dtype == bool else 100 * (1 - value - moved + moved.mean()))
 
@@ -93,10 +93,10 @@ def _micro(of: Predictions) -> tuple[float, Array]:
 
 
 def _macro(of: Predictions) -> tuple[float, Array]:
-    right, has, given = of.counts()
-    there = has + given > 0
-    weight = np.where(there, len(of.has) / np.maximum(has + given, 1), 0.0)  # 1 over a class's mean of has + given
-    f1 = 2 * right / np.maximum(has + given, 1)
+    right, has, predicted = of.counts()
+    there = has + predicted > 0
+    weight = np.where(there, len(of.has) / np.maximum(has + predicted, 1), 0.0)  # 1 over a class's mean of has + predicted
+    f1 = 2 * right / np.maximum(has + predicted, 1)
     if of.several:
         moved = 2.0 * (of.has & of.given) - f1 * (of.has.astype(int) + of.given)
         return float(f1.mean()), (moved * weight).sum(axis=1) / of.classes
@@ -105,8 +105,8 @@ def _macro(of: Predictions) -> tuple[float, Array]:
 
 
 def _mcc(of: Predictions) -> tuple[float, Array]:
-    _, has, given = of.counts()
-    p, q = has / len(of.has), given / len(of.has)
+    _, has, predicted = of.counts()
+    p, q = has / len(of.has), predicted / len(of.has)
     above, u, v = of.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
     if not u * v:
         return 0.0, np.zeros(len(of.has))
@@ -121,13 +121,14 @@ MOVES: dict[str, Callable[[Predictions], tuple[float, Array]]] = {
     "micro_f1": _micro,
     "mcc": _mcc,
 }
-"""Field of the records: (score where more is better, of 1; how much each text moves it, up to a constant)."""
+"""{field of the records: function of predictions that returns (score, influence)}: the score where higher is better, at most 1; the
+influence of every text on it [n], up to a constant."""
 
 
 def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float, float] | None:
-    """An interval of losses as one of scores, within what is possible.
+    """Convert an interval of losses to one of scores, clipped to possible scores.
 
-    None for none, and for one without any width: it would claim a certainty that nobody has.
+    None for None, and for an interval of zero width, which would claim a certainty that the data do not support.
     """
     if bounds is None or bounds[0] == bounds[1]:
         return None
@@ -135,27 +136,27 @@ def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float
     return max(metric.least, low), min(100.0, high)
 
 
-def stacked(found: Sequence[Predictions], metric: Metric) -> tuple[Array | None, str]:
-    """(losses of seeds [seeds, texts] in percent, digest of their texts); None where they are of different texts."""
-    if len({each.digest for each in found}) != 1:
+def stacked(seeds: Sequence[Predictions], metric: Metric) -> tuple[Array | None, str]:
+    """(losses [seeds, texts] in percent, digest of the texts); None instead of losses if seeds were tested on different texts."""
+    if len({predictions.digest for predictions in seeds}) != 1:
         return None, ""
-    return np.stack([each.losses(metric).astype(np.float32) for each in found]), found[0].digest
+    return np.stack([predictions.losses(metric).astype(np.float32) for predictions in seeds]), seeds[0].digest
 
 
 def of_trial(run: Path, name: str, classes: int = 0) -> Predictions:
-    """The copy of a trial's test predictions in its run folder, for at least so many classes. Raises as `read` does."""
+    """Read the copy of a trial's test predictions in its run folder; `classes` is a lower bound. Raises as `read` does."""
     return read(file_of(run, name), classes)
 
 
 def file_of(run: Path, name: str) -> Path:
-    """Where the copy of a trial's test predictions lies in its run folder. Raises ValueError for what names no trial."""
+    """Path of the copy of a trial's test predictions in its run folder. Raises ValueError if `name` is not a trial's name."""
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"{name!r:.80}: not the name of a trial")
     return run / "predictions" / f"{name}-test.parquet"
 
 
 def read(path: Path, classes: int = 0) -> Predictions:
-    """The predictions in a file, for at least so many classes. Raises OSError or ValueError where there are none to be used."""
+    """Read a file of predictions; `classes` is a lower bound. Raises OSError or ValueError if it is missing or unusable."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -172,29 +173,29 @@ def read(path: Path, classes: int = 0) -> Predictions:
                 classes = max(classes, len(next(file.iter_batches(1, columns=["probabilities"]))["probabilities"][0]))
         if several:
             places = [column for name in ("label", "prediction") for column in columns[name]]
-            ends = [end for each in places if len(each) for end in (min(each), max(each))]
+            ends = [end for labels in places if len(labels) for end in (min(labels), max(labels))]
             if min(ends, default=0) < 0:
                 raise ValueError("a label is below 0")
             classes = max(classes, 1 + max(ends, default=0))
-            has, given = (_matrix(columns[name], classes) for name in ("label", "prediction"))
+            has, predicted = (_matrix(columns[name], classes) for name in ("label", "prediction"))
         else:
-            has, given = (np.array(columns[name], dtype=np.int64) for name in ("label", "prediction"))
-            if min(has.min(), given.min()) < 0:
+            has, predicted = (np.array(columns[name], dtype=np.int64) for name in ("label", "prediction"))
+            if min(has.min(), predicted.min()) < 0:
                 raise ValueError("a class is below 0")
-            classes = max(classes, 1 + int(max(has.max(), given.max())))
+            classes = max(classes, 1 + int(max(has.max(), predicted.max())))
         known = lengths and None not in columns["pieces"]
         pieces = np.array(columns["pieces"], dtype=np.int64)[order] if known else None
         if pieces is not None and pieces.min() < 0:
             raise ValueError("a length is below 0")
     except (pa.ArrowException, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path.name}: {error}") from None
-    return Predictions(has[order], given[order], classes, pieces)
+    return Predictions(has[order], predicted[order], classes, pieces)
 
 
 def probabilities(run: Path, name: str, of: Predictions) -> Array | None:
-    """[n, classes]: what a trial took each class, or label, of each text for, in the order of the texts; None where it is not kept.
+    """Read the probabilities [n, classes] of a trial's test texts, in the order of the texts; None if they are not stored.
 
-    `of` are the trial's predictions. Raises OSError or ValueError for what cannot be probabilities.
+    `of` are the trial's predictions. Raises OSError or ValueError for values that cannot be probabilities.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -207,20 +208,20 @@ def probabilities(run: Path, name: str, of: Predictions) -> Array | None:
             table = file.read(columns=["index", "probabilities"]).combine_chunks()
         order = np.argsort(table["index"].to_numpy(), kind="stable")
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-        found = flat.reshape(len(of.has), -1)[order]
-        if found.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.given.max())):
-            raise ValueError(f"there are probabilities of {found.shape[1]} classes only")
-        if not (np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1):
+        values = flat.reshape(len(of.has), -1)[order]
+        if values.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.given.max())):
+            raise ValueError(f"there are probabilities of {values.shape[1]} classes only")
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("some probabilities are no numbers from 0 to 1")
-        if not of.several and abs(found.sum(axis=1) - 1).max() > 1e-3:
+        if not of.several and abs(values.sum(axis=1) - 1).max() > 1e-3:
             raise ValueError("some probabilities do not add up to 1")
     except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name}: {error}") from None
-    return np.asarray(found)
+    return np.asarray(values)
 
 
 def _matrix(places: list[list[int]], classes: int) -> Array:
-    found = np.zeros((len(places), classes), dtype=bool)
+    matrix = np.zeros((len(places), classes), dtype=bool)
     for row, labels in enumerate(places):
-        found[row, labels] = True
-    return found
+        matrix[row, labels] = True
+    return matrix

@@ -1,7 +1,7 @@
-"""Records: the one truth about a study, an append-only file of JSON lines.
+"""Write and read records, an append-only file of JSON lines, from which everything about a study is read.
 
-`FIELDS` says what a record may hold; the writer refuses anything else, the reader counts it and uses the rest. A record is on disk
-when `append` returns. Needs the standard library only: `analysis` reads records where neither torch nor ray is installed.
+`FIELDS` defines what a record may hold; the writer refuses anything else, the reader reports it and uses the rest. A record is on
+disk when `append` returns. Needs the standard library only: `analysis` reads records where neither torch nor ray is installed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from analysis.text.places import shareable
 Row = dict[str, Any]
 
 PROSE = ("text", "reason", "note")
-"""Fields that may quote paths and addresses: they are written as `analysis.text.places` shows them to others."""
+"""Fields that may quote paths and addresses: they are written as `analysis.text.places.shareable` returns them."""
 
 LASTING = ("study", "inputs")
-"""Events that count whatever the inputs are."""
+"""Events that still count after the inputs have changed."""
 
 
 class Records:
-    """Writer of a records file. One process writes at a time (the run folder's lock sees to that); threads may share a writer."""
+    """Writer of a records file. One process writes at a time (the run folder's lock ensures it); threads may share a writer."""
 
     def __init__(self, path: str | Path, study: str | None = None, session: int | None = None) -> None:
         """Open for appending; `session` is by default the one after the last in the file."""
@@ -41,10 +41,10 @@ class Records:
         self._lock = threading.Lock()
 
     def append(self, event: str, **values: Any) -> bool:
-        """Write one record and wait until the disk has it; False when the file already holds that evaluation.
+        """Write one record and wait until it is on disk; False if the file already holds that evaluation.
 
         Values that are not finite become null, and such an evaluation gets the status `diverged`. Raises RecordError for an unknown
-        event or field, a wrong type or a missing required field, and OSError when the disk refuses (the file stays whole).
+        event or field, a wrong type or a missing required field, and OSError if writing fails (the file keeps its old content).
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         row = {"event": event, "study": self.study, "utc": now, "session": self.session} | values
@@ -68,28 +68,28 @@ class Records:
 
 
 def starts_again(row: Mapping[str, Any]) -> bool:
-    """Whether results before this record count no more, since they were computed from other inputs."""
+    """Whether results before this record no longer count, because the inputs have changed since."""
     return row["event"] == "inputs" and bool(row.get("changed"))
 
 
 def accepted(row: Mapping[str, Any]) -> str:
-    """Such a record in words."""
+    """Describe such a record in words."""
     when = f"inputs changed before session {row.get('session') or 0}, which was accepted"
-    return f"{when}: {'; '.join(map(str, row['changed']))}. What was computed before counts no more"
+    return f"{when}: {'; '.join(map(str, row['changed']))}. Earlier results no longer count"
 
 
 def counting(rows: Sequence[Row]) -> list[Row]:
-    """Those records that still count: all after the last that starts again, and of those before it what lasts."""
+    """The records that still count: all from the last `starts_again` record on, and those of LASTING events before it."""
     last = max((at for at, row in enumerate(rows) if starts_again(row)), default=0)
     return [row for at, row in enumerate(rows) if at >= last or row["event"] in LASTING]
 
 
 def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple[list[Row], list[str]]:
-    """(records in order, problems: one line for each line of the file that is none). A file that does not exist holds none.
+    """Return (records in order, problems: one for every line that is not a record); both are empty if the file does not exist.
 
-    A line torn by a crash, or of another program or version, costs itself only. Of two records of one evaluation the first counts.
-    What was computed from inputs that others have replaced is left out.
-    Lines that `skip` is true of are not read: of a million records most are of no interest to most readers.
+    A damaged line is skipped; the others are used. Of two records of one evaluation the first counts.
+    Results computed from inputs that have been replaced since are left out.
+    Lines for which `skip` is true are not parsed: most readers need few of a million records.
     """
     rows: list[Row] = []
     problems, seen = [], set()
@@ -108,8 +108,8 @@ def read(path: str | Path, skip: Callable[[bytes], bool] | None = None) -> tuple
 
 
 def parsed(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, Row | str]]:
-    """(number of the line, its record, or what is wrong with it)."""
-    sound: set[tuple[Any, ...]] = set()  # names and types of records without a fault: most are of a few shapes
+    """Yield (line number, its record or a description of its fault)."""
+    sound: set[tuple[Any, ...]] = set()  # names and types of valid records, checked once: most records have a few shapes
     for number, line in lines:
         row = _parse(line)
         if row is None:
@@ -131,7 +131,7 @@ def _lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _faults(row: Mapping[str, Any], strict: bool) -> Iterator[str]:
-    """What is wrong with a row; unknown fields (of a newer version) only when `strict`."""
+    """Yield the faults of a row; unknown fields (of a newer version) are faults only when `strict`."""
     event = row.get("event")
     if not isinstance(event, str) or event not in FIELDS:
         yield f"unknown event {event!r:.60}{near_miss(str(event), FIELDS)}"
@@ -150,20 +150,20 @@ def _is(value: Any, kind: type) -> bool:
     if isinstance(value, bool):
         return kind is bool
     if isinstance(value, int) and abs(value) >= 1 << 63:
-        return False  # no number that any field can have, and none that a float can hold
+        return False  # larger than any field's value can be
     return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _plain(value: Any) -> Any:
-    """Plain JSON data that every reader takes: no NaN, no infinity, no half characters, no array scalars."""
+    """Convert to plain JSON data: no NaN, no infinity, no lone surrogates, no array scalars."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, str):
         return str(value) if value.isascii() else value.encode("utf-8", "replace").decode()
     if isinstance(value, Mapping):
-        return {_plain(str(name)): _plain(each) for name, each in value.items()}
+        return {_plain(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if value is not None and not isinstance(value, (int, bool)) and hasattr(value, "item"):
         return _plain(value.item())
     return value
@@ -182,13 +182,13 @@ def _parse(line: bytes) -> Row | None:
 
 
 def _is_plain(row: Row) -> bool:
-    """Whether `_plain` would leave a row without any half character as it is."""
+    """Whether `_plain` would leave a row without lone surrogates unchanged."""
     values = row.values()
     return FLAT.issuperset(map(type, values)) and math.isfinite(sum(value for value in values if type(value) is float))
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line, durable when this returns; all of it or nothing."""
+    """Append a line, durable when this returns; all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     created = not path.exists()
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -201,7 +201,7 @@ def _append(path: Path, line: bytes) -> None:
                 written += os.write(file, line[written:])
             os.fsync(file)
         except OSError:
-            with suppress(OSError):  # what the disk said first is what counts
+            with suppress(OSError):  # the first error is the one to report
                 os.ftruncate(file, size)
             raise
     finally:
@@ -215,7 +215,7 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def _mended(path: Path, file: int) -> bytes:
-    """Cut off a last line that a crash tore; what must be written first to end one that lacks only its line feed."""
+    """Cut off a last line torn by a crash; return the line feed to write first if only that is missing."""
     size = os.fstat(file).st_size
     if size == 0 or os.pread(file, 1, size - 1) == b"\n":
         return b""

@@ -1,4 +1,4 @@
-"""The fields of records: their names, types and meaning; docs/records.md is written from here."""
+"""The fields of records: names, types and meaning; docs/records.md is generated from them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from analysis.records.metric import SCORES
 
 BAG_OF_WORDS = "bag-of-words"
-"""What stands in the place of a trial's name in the file of its test predictions."""
+"""The bag of words' name in place of a trial's name, in the file name of its test predictions."""
 
 
 class Field(NamedTuple):
-    """One field of a record: its JSON type, its meaning with the unit, and whether a record without it is of no use."""
+    """One field of a record: its JSON type, its meaning with the unit, and whether it is required."""
 
     type: type
     meaning: str
@@ -28,7 +28,7 @@ COMMON = {
 }
 
 _SCORED = {
-    "trial": Field(str, "trial that asked for it; null for a shared stage"),
+    "trial": Field(str, "trial that it belongs to; null for a shared stage"),
     "phase": Field(str, "search or final; null for a shared stage"),
     "recipe": Field(str, "kind of recipe, such as BERT-ITPT-FiT, or bag of words"),
     "setting": Field(str, "hash of the searched parameters, 8 hex digits"),
@@ -46,7 +46,7 @@ _SCORED = {
     "loss": Field(float, "mean cross-entropy on the split, nats"),
     "by_task": Field(
         dict,
-        "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, where"
+        "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, if"
         " that is not among them, the means of error rate and loss",
     ),
     "train_error_rate_percent": Field(
@@ -56,13 +56,13 @@ _SCORED = {
     "learning_rate": Field(float, "learning rate of the top layer at this step"),
     "group_rates": Field(dict, "peak learning rate of every parameter group"),
     "f1_by_label": Field(dict, "of a multi-label task, label: F1 (0 to 1)"),
-    "thresholds": Field(list, "of a multi-label task, the probability from which on each label is given, tuned on validation"),
+    "thresholds": Field(list, "of a multi-label task, the probability from which on each label is predicted, tuned on validation"),
     "mark_f1": Field(float, "marks: F1 of the class important over the pieces of the held-out texts, 0 to 1"),
     "marked_percent": Field(float, "marks: share of those pieces that the marker marks, percent"),
     "micro_batch": Field(int, "sequences per forward pass; 0: the whole batch"),
     "wall_s": Field(float, "seconds of training so far"),
     "energy_j": Field(
-        float, "joules of the GPUs so far, this validation included; null where a trial has no whole GPU, or nothing tells"
+        float, "joules of the GPUs so far, this validation included; null if a trial has no whole GPU, or no counter can be read"
     ),
     "tokens_per_s": Field(float, "pieces trained on per second"),
     "device": Field(str, "cpu, or the name of the GPU"),
@@ -75,10 +75,10 @@ _SCORED = {
 FIELDS: dict[str, dict[str, Field]] = {
     "study": {
         "status": Field(str, "started, resumed, interrupted, stopped, finished", required=True),
-        "reason": Field(str, "why it stopped before its end: what failed of the machine, or of all trials alike"),
+        "reason": Field(str, "why it stopped early: what failed in the machine, or in all trials alike"),
         "seconds": Field(float, "length of this session, seconds"),
         "cpu_energy_j": Field(
-            float, "joules in this session of all CPU packages of the machine; in records of earlier versions alone"
+            float, "joules of all CPU packages of the machine in this session; only in records of earlier versions"
         ),
         "versions": Field(dict, "package: version"),
         "commit": Field(str, "commit of the code, with + when the tree had changes"),
@@ -88,8 +88,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         "note": Field(str, "anything else"),
     },
     "notice": {
-        "text": Field(str, "what the user should know", required=True),
-        "source": Field(str, "where it comes from"),
+        "text": Field(str, "message to the user", required=True),
+        "source": Field(str, "its origin"),
     },
     "inputs": {
         "inputs": Field(
@@ -97,8 +97,8 @@ FIELDS: dict[str, dict[str, Field]] = {
         ),
         "changed": Field(
             list,
-            "inputs that are not those of earlier sessions, in words, which the user has accepted: all records before this one but"
-            " `study` and `inputs` count no more",
+            "inputs that differ from those of earlier sessions, in words; the user has accepted this: records before this one no"
+            " longer count, except `study` and `inputs`",
         ),
     },
     "plan": {
@@ -120,33 +120,31 @@ FIELDS: dict[str, dict[str, Field]] = {
         "status": Field(str, "computed, loaded, failed", required=True),
         "tokens": Field(int, "pieces trained on, from the start of the trajectory"),
         "seconds": Field(float, "seconds that its trajectory took in this session"),
-        "wall_s": Field(float, "seconds of training from the start of the trajectory, in whatever session and study"),
+        "wall_s": Field(float, "seconds of training from the start of the trajectory, over all sessions and studies"),
         "energy_j": Field(float, "joules of the GPUs in these seconds; null where nothing tells"),
         "by_task": Field(dict, "multitask: validation scores of each task at the end, {name: {error_rate_percent, macro_f1, ...}}"),
         "reason": Field(str, "why it failed"),
     },
     "trial": {
-        "trial": Field(str, "t000, t001, ... in the order asked; f00, f01, ... for finals", required=True),
+        "trial": Field(str, "t000, t001, ... in the order proposed; f00, f01, ... for finals", required=True),
         "phase": Field(str, "search or final"),
         "params": Field(dict, "searched settings, path: value"),
         "setting": Field(str, "hash of params, 8 hex digits"),
         "label": Field(str, "name of the setting in tables"),
         "seed": Field(int, "seed of the trial"),
         "stage_ids": Field(list, "identities of its stages in order"),
-        "status": Field(
-            str, "started, complete, stopped (early), diverged, failed, unfinished (a resume asks for it)", required=True
-        ),
-        "reason": Field(str, "why it stopped, diverged, failed or is unfinished; (stage NAME) says in which stage"),
+        "status": Field(str, "started, complete, stopped (early), diverged, failed, unfinished (a resume runs it)", required=True),
+        "reason": Field(str, "why it stopped, diverged, failed or is unfinished; (stage NAME) names the stage"),
         "where": Field(str, "line of code at which it diverged or failed"),
         "epochs": Field(float, "epochs run"),
         "error_rate_percent": Field(float, "last validation error, percent"),
         "metric": Field(str, "what it is compared by; null in old records: error_rate"),
         "objective_percent": Field(
-            float, "what the search makes small, last on validation: the error, or 100 less another metric in percent"
+            float, "the loss that the search minimises, last on validation: the error, or 100 minus another metric in percent"
         ),
         "tokens": Field(int, "pieces trained on"),
         "seconds": Field(float, "seconds it took in this session"),
-        "wall_s": Field(float, "seconds of its fine-tuning, in whatever session; where it was loaded, of when it was computed"),
+        "wall_s": Field(float, "seconds of its fine-tuning, over all sessions; if it was loaded, of when it was computed"),
         "energy_j": Field(float, "joules of the GPUs in these seconds, validation included; null where nothing tells"),
         "attempt": Field(int, "0 for the first try, one more for each retry"),
         "source": Field(str, "computed now, or loaded from the store"),
@@ -156,7 +154,7 @@ FIELDS: dict[str, dict[str, Field]] = {
     | {
         "c": Field(float, "inverse strength of the regularisation"),
         "train_examples": Field(int, "labelled texts that it is fit on for the test"),
-        "words": Field(str, "what it looks at: words, characters (of scripts without spaces) or signs (of texts without words)"),
+        "words": Field(str, "its features: words, characters (of scripts without spaces) or signs (of texts without words)"),
         "seconds": Field(float, "seconds to fit and evaluate"),
     },
     "selection": {
@@ -171,31 +169,31 @@ FIELDS: dict[str, dict[str, Field]] = {
 }
 
 IDENTITY = ("trial", "stage_id", "split", "epoch", "step")
-"""What makes an evaluation the same one: a second record of it is dropped, after a crash too."""
+"""Fields that identify an evaluation: a second record with the same values is dropped, after a crash too."""
 
 
 FLAT = frozenset({str, int, float, bool, type(None)})
 
 
 class RecordError(ValueError):
-    """A record that `FIELDS` does not allow."""
+    """Raised for a record that `FIELDS` does not allow."""
 
 
 def fields(event: str) -> dict[str, Field]:
-    """All fields of an event. Raises RecordError for an unknown event."""
+    """Return all fields of an event. Raises RecordError for an unknown event."""
     if event not in FIELDS:
         raise RecordError(f"unknown event {event!r}{near_miss(event, FIELDS)}")
     return COMMON | FIELDS[event]
 
 
 def document() -> str:
-    """The field tables as Markdown."""
+    """Return the field tables as Markdown."""
     same = ", ".join(f"`{name}`" for name in IDENTITY)
     text = f"""# Records
 
-`RUN/records.jsonl` holds one JSON object a line, append-only. It is the one truth about a study: tables, figures, the page and a
-resume come from it. A field that is absent is null, and so is a value that is not finite. Of two evaluations with the same
-{same} the first counts.
+`RUN/records.jsonl` holds one JSON object a line, append-only. Tables, figures, the page and the state for a resume come from it. An
+absent field is null, and so is a value that is not finite. Of two evaluations with the same {same}
+the first counts.
 
 ## Every record"""
     parts = [text, _table(COMMON)]
@@ -214,9 +212,11 @@ def _table(table: Mapping[str, Field]) -> str:
 
 
 def identity_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of an evaluation's IDENTITY fields."""
     return tuple(row.get(name) for name in IDENTITY)
 
 
 def near_miss(name: str, known: Mapping[str, Any]) -> str:
+    """End of an error message: the closest known name, else all of them."""
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""A run folder as plain objects: what its records say, its search space, its test predictions. Nothing else is read."""
+"""Load a run folder as plain objects: its records, search space and test predictions. No other file is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from analysis.text.plain import plain, shown
 
 
 def trained_tokens(trials: Iterable[Trial]) -> int:
-    """Pieces that these trials were fine-tuned on in this run: each fine-tuning once, what came from the store not at all."""
+    """Pieces that these trials were fine-tuned on in this run: a shared fine-tuning counts once, one from the store is excluded."""
     computed = [trial for trial in trials if trial.source != "loaded"]
     longest: dict[str, int] = {}
     for trial in computed:
@@ -33,7 +33,7 @@ def trained_tokens(trials: Iterable[Trial]) -> int:
 
 @dataclass
 class Run:
-    """Everything that a report is made of."""
+    """A run with everything that its reports need."""
 
     folder: Path
     rows: list[Row]
@@ -42,29 +42,29 @@ class Run:
     """The resolved study file; empty where it is missing or unreadable."""
     config_text: str = ""
     columns: Columns | None = field(default=None, repr=False)
-    """Evaluations that are not among the rows, of a large run."""
+    """In a large run the evaluations on validation, which are then not among `rows`."""
     _predictions: dict[str, Predictions | str] = field(default_factory=dict, repr=False)
     _losses: dict[tuple[str, ...], tuple[Array | None, str]] = field(default_factory=dict, repr=False)
 
     def of(self, event: str) -> list[Row]:
-        """Records of one event, in order."""
+        """Return the records of one event, in order."""
         return list(self.each(event))
 
     def each(self, event: str) -> Iterator[Row]:
-        """The same one by one, without holding all of a large run."""
+        """Yield the same one by one, without holding all of a large run in memory."""
         if event != "evaluation" or self.columns is None:
             return (row for row in self.rows if row["event"] == event)
         own = ((at, row) for at, row in zip(self.columns.row_lines, self.rows, strict=True) if row["event"] == event)
         return (row for _, row in heapq.merge(own, self.columns.rows(), key=itemgetter(0)))
 
     def distinct(self, *names: str) -> list[tuple[Any, ...]]:
-        """What these fields of the evaluations are together, in the order in which it stands last in the records."""
+        """Return the distinct combinations of these fields in the evaluations, ordered by their last occurrence."""
         own = [(at, row) for at, row in enumerate(self.rows) if row["event"] == "evaluation"]
         lines = self.columns.row_lines if self.columns else range(len(self.rows))
-        found = {tuple(row.get(name) for name in names): lines[at] for at, row in own}
+        last_lines = {tuple(row.get(name) for name in names): lines[at] for at, row in own}
         for key, line in (self.columns.distinct(names) if self.columns else {}).items():
-            found[key] = max(line, found.get(key, 0))
-        return sorted(found, key=lambda key: found[key])
+            last_lines[key] = max(line, last_lines.get(key, 0))
+        return sorted(last_lines, key=lambda key: last_lines[key])
 
     @cached_property
     def name(self) -> str:
@@ -78,12 +78,12 @@ class Run:
 
     @cached_property
     def metric(self) -> Metric:
-        """What trials are compared by, and what is shown."""
+        """The metric that trials are compared by and reports show."""
         return of_run(self.rows)
 
     @cached_property
     def labels(self) -> list[str]:
-        """Names of the target task's classes in order; empty where the records are older than that."""
+        """Names of the target task's classes in order; empty if old records lack them."""
         return [plain(name, 60) for name in next((plan["labels"] for plan in reversed(self.of("plan")) if plan.get("labels")), [])]
 
     @cached_property
@@ -92,20 +92,20 @@ class Run:
         return any(row.get("f1_by_label") for row in self.rows if row["event"] in ("evaluation", "baseline"))
 
     def loss(self, trial: Trial) -> float:
-        """Of a trial, smaller for the better; infinite without a score."""
+        """Loss of a trial in percent, smaller is better; infinite without a score."""
         return math.inf if trial.score is None else self.metric.turned(trial.score)
 
     @cached_property
     def inputs(self) -> dict[str, str]:
-        """{what the study read: digest of its content}, as last recorded; empty where the records are older than that."""
+        """{input of the study: digest of its content}, as last recorded; empty if old records lack them."""
         last: Row = next((row["inputs"] for row in reversed(self.of("inputs"))), {})
         return {
-            plain(name, 80): str(each["digest"]) for name, each in last.items() if isinstance(each, dict) and each.get("digest")
+            plain(name, 80): str(entry["digest"]) for name, entry in last.items() if isinstance(entry, dict) and entry.get("digest")
         }
 
     @property
     def search(self) -> list[Trial]:
-        """Trials of the search in the order asked."""
+        """Trials of the search in the order proposed."""
         return [trial for trial in self.trials if trial.phase == "search"]
 
     @property
@@ -120,24 +120,26 @@ class Run:
 
     @cached_property
     def stages(self) -> dict[str, Row]:
-        """{stage id: its record}, the one that computed it where there are several; else what the plan says of it."""
+        """{stage id: its record}: of several the one that computed it, without any the plan's entry."""
         planned: dict[str, Row] = {
             str(s.get("stage_id")): s for plan in self.of("plan") for s in plan.get("stages") or () if isinstance(s, dict)
         }
-        found: dict[str, Row] = {}
+        recorded: dict[str, Row] = {}
         for row in self.of("stage"):
-            if found.get(row["stage_id"], {}).get("status") != "computed":
-                found[row["stage_id"]] = planned.get(row["stage_id"], {}) | row
-        return {key: value | {"status": "cached" if value.get("cached") else "planned"} for key, value in planned.items()} | found
+            if recorded.get(row["stage_id"], {}).get("status") != "computed":
+                recorded[row["stage_id"]] = planned.get(row["stage_id"], {}) | row
+        return {
+            key: value | {"status": "cached" if value.get("cached") else "planned"} for key, value in planned.items()
+        } | recorded
 
     @cached_property
     def space(self) -> list[Dimension]:
-        """Dimensions of the search, from the study file where it is there, else as the trials' parameters show them."""
+        """Dimensions of the search, from the study file; without one, inferred from the trials' parameters."""
         return dimensions_of(self.config.get("space"), self.search or self.trials)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """{split: number of examples} as far as known."""
+        """{split: number of examples}, as far as known."""
         sizes = {split: int(examples) for split, examples in self.distinct("split", "examples") if examples}
         sizes |= {row["split"]: row["examples"] for row in self.of("baseline") if row.get("examples")}
         planned: Row = next((row["splits"] for row in reversed(self.of("plan")) if row.get("splits")), {})
@@ -146,36 +148,36 @@ class Run:
 
     @property
     def state(self) -> str:
-        """finished, interrupted, stopped or unfinished; the last also after a kill."""
+        """State of the run: finished, interrupted, stopped or unfinished; also unfinished after a kill."""
         last = next((row["status"] for row in reversed(self.of("study"))), "")
         return last if last in ("finished", "interrupted", "stopped") else "unfinished"
 
     @cached_property
     def seconds(self) -> float:
-        """Time of all sessions, each from its first record to its last."""
+        """Seconds of all sessions, from the first record of a session to its last."""
         spans: dict[int, list[float]] = {}
-        told = [(row.get("session"), row.get("utc")) for row in self.rows]
-        for session, utc in chain(told, self.columns.ends() if self.columns else ()):
+        times_written = [(row.get("session"), row.get("utc")) for row in self.rows]
+        for session, utc in chain(times_written, self.columns.ends() if self.columns else ()):
             at = _seconds(utc)
             if at is not None:
                 spans.setdefault(int(session or 0), []).append(at)
         return sum(max(times) - min(times) for times in spans.values())
 
     def predictions(self, name: str) -> Predictions | None:
-        """Test predictions of a trial, or of the bag of words; None where they are not kept, or cannot be used."""
-        found = self._read(name)
-        return found if isinstance(found, Predictions) else None
+        """Test predictions of a trial, or of the bag of words; None if they are not stored or unusable."""
+        predictions = self._read(name)
+        return predictions if isinstance(predictions, Predictions) else None
 
     def losses(self, names: Sequence[str]) -> tuple[Array | None, str]:
-        """(loss of every one of these trials and test text in percent, [trials, texts], digest of the texts).
+        """Return (losses of these trials in percent [trials, texts], digest of the texts).
 
-        Without predictions of all of them on the same texts (None, why).
+        If not all have predictions on the same texts, (None, the reason).
         """
         key = tuple(names)
         if key not in self._losses:
-            found = [self._read(name) for name in key]
-            known = [each for each in found if isinstance(each, Predictions)]
-            faults = [each for each in found if isinstance(each, str)]
+            answers = [self._read(name) for name in key]
+            known = [answer for answer in answers if isinstance(answer, Predictions)]
+            faults = [answer for answer in answers if isinstance(answer, str)]
             if faults or not known:
                 self._losses[key] = None, faults[0] if faults else "no test predictions"
             else:
@@ -184,7 +186,7 @@ class Run:
         return self._losses[key]
 
     def _read(self, name: str) -> Predictions | str:
-        """Test predictions, or why there are none."""
+        """Test predictions, or the reason why there are none."""
         if name not in self._predictions:
             try:
                 self._predictions[name] = of_trial(self.folder, name, len(self.labels))
@@ -194,9 +196,9 @@ class Run:
 
 
 def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run:
-    """Read a run folder, of its records those lines that `skip` is not true of.
+    """Read a run folder, without the lines of its records for which `skip` is true.
 
-    A run without any record yet is an empty one; raises FileNotFoundError where there is no such file.
+    A run without records yet gives an empty Run; raises FileNotFoundError if there is no records file.
     """
     folder = Path(folder)
     path = folder / "records.jsonl"
@@ -212,12 +214,12 @@ def load(folder: str | Path, skip: Callable[[bytes], bool] | None = None) -> Run
 
 
 def unread(error: Exception) -> str:
-    """Why there are no test predictions to be used."""
+    """The reason why there are no usable test predictions."""
     return "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
 
 
 def settings_text(params: Mapping[str, Any], space: Sequence[Dimension]) -> str:
-    """A setting in one line, in the order of the space."""
+    """Format a setting in one line, in the order of the search space."""
     names = {dimension.path: dimension.name for dimension in space}
     order = [path for path in names if path in params] + [path for path in params if path not in names]
     return ", ".join(f"{plain(names.get(path, path))} {shown(params[path])}" for path in order)

@@ -1,4 +1,4 @@
-"""The trials of a run and the dimensions of its search space, from the rows of its records."""
+"""Build the trials of a run and the dimensions of its search space from the records."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class Dimension:
     values: tuple[str, ...] = ()
     """Categories in their order."""
     conditional: bool = False
-    """Whether some trials do not have it."""
+    """Whether only some trials have it."""
 
     @property
     def numeric(self) -> bool:
-        """Whether its values are numbers, categories of numbers too."""
+        """Whether its values are numbers, or categories that are numbers."""
         return self.kind != "category" or all(re.fullmatch(r"-?[\d.]+(e[-+]?\d+)?", value) for value in self.values)
 
 
 @dataclass
 class Trial:
-    """One trial and what its records say last."""
+    """One trial in its last recorded state."""
 
     name: str
     phase: str
@@ -51,14 +51,14 @@ class Trial:
     stage_ids: tuple[str, ...] = ()
     tokens: int = 0
     seconds: float = 0.0
-    """Of its fine-tuning, whenever that was; in older records that leave it open, of this run alone."""
+    """Seconds of its fine-tuning over all sessions; of this run only if old records lack them."""
     energy_j: float | None = None
-    """Of the GPUs in these seconds; None where nothing tells."""
+    """Energy of the GPUs in these seconds; None if unknown."""
     source: str = ""
     error: float | None = None
     """Last validation error, percent."""
     score: float | None = None
-    """Last on validation by the run's metric, percent."""
+    """Last validation score by the run's metric, percent."""
     curve: list[tuple[float, float]] = field(default_factory=list)
     """(epoch, score on validation in percent)."""
     test: Row | None = None
@@ -66,37 +66,37 @@ class Trial:
 
 
 def trials_of(rows: Sequence[Row], metric: Metric, columns: Columns | None) -> list[Trial]:
-    """What rows and columns say of each trial, in the order of the records."""
-    found: dict[str, Trial] = {}
+    """Return all trials from rows and columns: those of the search first, each phase in order."""
+    trials: dict[str, Trial] = {}
     waiting = columns.by_trial(metric) if columns else {}
     for at, row in enumerate(rows):
         name = row.get("trial") if row["event"] in ("trial", "evaluation") else None
         if not name:
             continue
-        told = waiting.get(name)
-        first = told.phase if told and columns and told.lines[0] < columns.row_lines[at] else row.get("phase")
-        trial = found.setdefault(name, Trial(name, first or "search"))
-        if told and columns:
-            _evaluations(trial, told, columns.row_lines[at])
+        evaluations = waiting.get(name)
+        first = evaluations.phase if evaluations and columns and evaluations.lines[0] < columns.row_lines[at] else row.get("phase")
+        trial = trials.setdefault(name, Trial(name, first or "search"))
+        if evaluations and columns:
+            _evaluations(trial, evaluations, columns.row_lines[at])
         _last_word(trial, row, metric) if row["event"] == "trial" else _evaluation(trial, row, metric)
-    for name, told in waiting.items():
-        _evaluations(found.setdefault(name, Trial(name, told.phase or "search")), told)
-    for trial in found.values():
+    for name, evaluations in waiting.items():
+        _evaluations(trials.setdefault(name, Trial(name, evaluations.phase or "search")), evaluations)
+    for trial in trials.values():
         trial.curve.sort()
         if trial.score is None and trial.curve:
             trial.score = trial.curve[-1][1]
     order = {"search": 0, "final": 1}
-    return sorted(found.values(), key=lambda trial: (order.get(trial.phase, 2), _natural(trial.name)))
+    return sorted(trials.values(), key=lambda trial: (order.get(trial.phase, 2), _natural(trial.name)))
 
 
 def _natural(name: str) -> tuple[str, int, str]:
-    """Sorts t999 before t1000."""
+    """Key that sorts t999 before t1000."""
     match = re.fullmatch(r"(\D*)(\d{1,18})(.*)", name, flags=re.DOTALL)
     return (match[1], int(match[2]), match[3]) if match else (name, -1, "")
 
 
 def _last_word(trial: Trial, row: Row, metric: Metric) -> None:
-    """The newest record of a trial says how it stands."""
+    """Update a trial from a record of it; the newest comes last."""
     trial.status = row["status"] if row["status"] in STATUSES else "running"
     trial.params = row.get("params") or trial.params
     trial.setting = row.get("setting") or trial.setting
@@ -126,17 +126,18 @@ def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
         trial.energy_j = row.get("energy_j", trial.energy_j)
 
 
-def _evaluations(trial: Trial, told: Told, until: int | None = None) -> None:
-    """The same for all evaluations that stand before a line of the records, those that were taken already left out."""
-    end = len(told.lines) if until is None else int(np.searchsorted(told.lines, until))
-    new, told.taken = slice(told.taken, end), end
-    trial.setting = trial.setting or next(filter(None, told.setting[new]), "")
-    trial.seed = next((int(seed) for seed in told.seed[new] if seed == seed), None) if trial.seed is None else trial.seed
-    counts = told.counts[new]
+def _evaluations(trial: Trial, evaluations: Told, until: int | None = None) -> None:
+    """Update a trial from its evaluations before a line of the records, except those processed already."""
+    end = len(evaluations.lines) if until is None else int(np.searchsorted(evaluations.lines, until))
+    new, evaluations.taken = slice(evaluations.taken, end), end
+    trial.setting = trial.setting or next(filter(None, evaluations.setting[new]), "")
+    trial.seed = next((int(seed) for seed in evaluations.seed[new] if seed == seed), None) if trial.seed is None else trial.seed
+    counts = evaluations.counts[new]
     if not counts.any():
         return
     epoch, score, error, tokens, wall_s = (
-        each[new][counts] for each in (told.epoch, told.score, told.error, told.tokens, told.wall_s)
+        column[new][counts]
+        for column in (evaluations.epoch, evaluations.score, evaluations.error, evaluations.tokens, evaluations.wall_s)
     )
     for at, value in zip(epoch.tolist(), score.tolist(), strict=True):
         trial.curve.append((at if at and at == at else len(trial.curve) + 1, value))
@@ -147,19 +148,20 @@ def _evaluations(trial: Trial, told: Told, until: int | None = None) -> None:
 
 
 def dimensions_of(config: Any, trials: Sequence[Trial]) -> list[Dimension]:
+    """Return the dimensions of a search space `config` (anything else counts as empty) and of the trials' parameters."""
     config = config if isinstance(config, dict) else {}
     seen: dict[str, list[Any]] = {}
     for trial in trials:
         for path, value in trial.params.items():
             seen.setdefault(path, []).append(value)
     paths = [path for path in config if isinstance(path, str)] + [path for path in seen if path not in config]
-    made = []
+    dimensions = []
     for path in paths:
         spec = config[path] if isinstance(config.get(path), dict) else None
         kind, values = _kind(spec, seen.get(path, []))
         conditional = bool(spec.get("when")) if spec else len(seen.get(path, [])) < len(trials)
-        made.append(Dimension(path, _short(path), kind, values, conditional))
-    return made
+        dimensions.append(Dimension(path, _short(path), kind, values, conditional))
+    return dimensions
 
 
 def _short(path: str) -> str:

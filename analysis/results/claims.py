@@ -1,8 +1,8 @@
-"""What an ablation says of each of its paper's claims: supported, contradicted, or undecided at this size.
+"""Test the claims of a paper against an ablation: supported, contradicted, or undecided at this size.
 
-A claim compares settings: `better` with `worse`, or one as the `best` of all. The estimate is the loss of the one less that of the
-other, in points of percent, so that less than zero speaks for the claim. Over several tasks their differences are averaged. The p
-values are corrected for there being several claims (Holm), and only a corrected one below 5 % decides.
+A claim compares settings: `better` with `worse`, or one setting as the `best` of all. The estimate is the loss of the first minus
+the loss of the second, in percentage points: a negative value supports the claim. Differences on several tasks are averaged. The p
+values are corrected for the number of claims (Holm), and only a corrected one below 5 % decides.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from analysis.text.numbers import signed
 from analysis.text.plain import plain
 
 KINDS = {"supported": "supported", "contradicted": "contradicted", "undecided": "undecided at this size", "open": "not yet decided"}
-"""Kinds of verdict and what they are called. Open are those whose cells are not there."""
+"""{kind of verdict: its name}. A claim is open while its cells are missing."""
 
 
 @dataclass(frozen=True)
@@ -30,75 +30,76 @@ class Compared:
 
     task: str
     estimate: Estimate | None
-    """Loss of the one less that of the other, points; None where there is nothing to compare."""
+    """Loss of the first minus loss of the second, points; None if there is nothing to compare."""
     published: float | None
     """The same difference in the paper."""
     missing: tuple[str, ...] = ()
-    """Why there is no estimate, or what was left out."""
+    """Reasons why there is no estimate, or the cells left out."""
     diverged: tuple[int, int, int, int] | None = None
-    """Where one side has no finished seed because all diverged: (diverged, seeds) of the one and of the other."""
+    """(diverged, seeds) of the first and of the second, if all seeds of one side diverged; else None."""
     bootstrap: tuple[float, float] | None = None
     """Interval of the difference by bootstrap over texts and seeds; None for one seed."""
     single: float | None = None
-    """p value of McNemar's test, where there is one run of each."""
+    """p value of McNemar's test, if both sides have one run."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One claim with what speaks for or against it."""
+    """One claim with the evidence for or against it."""
 
     says: str
     kind: str
     metric: Metric | None
-    """None where its cells have several, or none."""
+    """None if its cells have several metrics, or none."""
     one: str
     other: str
     tasks: tuple[Compared, ...]
     estimate: Estimate | None = None
-    """Over all tasks that could be compared."""
+    """Estimate over all tasks that could be compared."""
     p_value: float | None = None
     corrected: float | None = None
     """p value after Holm's correction over the claims."""
     of: int = 1
-    """How many claims the correction is over."""
+    """Number of claims that the p value is corrected for."""
 
     @property
     def published(self) -> float | None:
-        """Difference in the paper, mean over the tasks that are compared here."""
-        values = [each.published for each in self.tasks if each.estimate is not None]
+        """Difference in the paper, mean over the tasks compared here; None unless all of them have one."""
+        values = [task.published for task in self.tasks if task.estimate is not None]
         known = [value for value in values if value is not None]
         return float(np.mean(known)) if known and len(known) == len(values) else None
 
     @property
     def needed(self) -> int | None:
-        """How many seeds would decide it; None where none would, or nothing is known of their spread."""
+        """Number of seeds that would decide the claim; None if no number would, or their spread is unknown."""
         return inference.seeds_to_decide(self.estimate) if self.estimate else None
 
     @property
     def text(self) -> str:
-        """The verdict and its reasons in words."""
+        """The verdict and its reasons as sentences."""
         return said(self)
 
 
 def verdicts(ledger: Ledger) -> list[Verdict]:
-    """A verdict for every claim, in order."""
-    made = [_verdict(ledger, claim) for claim in listed(ledger.about.get("claims")) if isinstance(claim, dict)]
-    tested = [v.p_value for v in made if v.p_value is not None]
+    """Return a verdict for every claim, in order."""
+    results = [_verdict(ledger, claim) for claim in listed(ledger.about.get("claims")) if isinstance(claim, dict)]
+    tested = [v.p_value for v in results if v.p_value is not None]
     corrected = iter(inference.holm(tested))
-    return [_decided(v, next(corrected), len(tested)) if v.p_value is not None else v for v in made]
+    return [_decided(v, next(corrected), len(tested)) if v.p_value is not None else v for v in results]
 
 
-def _decided(found: Verdict, corrected: float, of: int) -> Verdict:
+def _decided(verdict: Verdict, corrected: float, of: int) -> Verdict:
     kind = "undecided"
     if corrected < ALPHA:
-        kind = "supported" if _towards(found) < 0 else "contradicted"
-    return replace(found, kind=kind, corrected=corrected, of=of)
+        kind = "supported" if _towards(verdict) < 0 else "contradicted"
+    return replace(verdict, kind=kind, corrected=corrected, of=of)
 
 
-def _towards(found: Verdict) -> float:
-    if found.estimate is not None:
-        return found.estimate.value
-    return float(sum(each.diverged[0] - each.diverged[2] for each in found.tasks if each.diverged))
+def _towards(verdict: Verdict) -> float:
+    """Direction of the evidence: below 0 for the claim, above 0 against it."""
+    if verdict.estimate is not None:
+        return verdict.estimate.value
+    return float(sum(task.diverged[0] - task.diverged[2] for task in verdict.tasks if task.diverged))
 
 
 def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
@@ -106,7 +107,7 @@ def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
     one, other = (claim["best"], {}) if best else (_selector(claim, "better"), _selector(claim, "worse"))
     tasks = [task for task in ledger.tasks if _is_of(ledger, claim, task)]
     compared = tuple(_best(ledger, task, one, claim) if best else _compared(ledger, task, one, other) for task in tasks)
-    found = [each.estimate for each in compared if each.estimate is not None]
+    estimates = [comparison.estimate for comparison in compared if comparison.estimate is not None]
     metrics = {cell.metric for cell in ledger.cells if cell.task in tasks}
     verdict = Verdict(
         says=plain(claim.get("says") or f"{_name(one)} beats {'all others' if best else _name(other)}", 300),
@@ -116,10 +117,10 @@ def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
         other="the best of the others" if best else _name(other),
         tasks=compared,
     )
-    if found:
-        estimate = inference.pooled(found)
+    if estimates:
+        estimate = inference.pooled(estimates)
         return replace(verdict, kind="undecided", estimate=estimate, p_value=estimate.p_value)
-    lost = [each.diverged for each in compared if each.diverged]
+    lost = [comparison.diverged for comparison in compared if comparison.diverged]
     if lost:
         from scipy.stats import fisher_exact
 
@@ -129,21 +130,21 @@ def _verdict(ledger: Ledger, claim: Mapping[str, Any]) -> Verdict:
 
 
 def _is_of(ledger: Ledger, claim: Mapping[str, Any], task: str) -> bool:
-    """Whether a claim is said of a task: of all, where it names none."""
+    """Whether a claim is about a task; a claim that names no task is about all."""
     named = set(_texts(claim.get("tasks") or ()))
     return not named or bool(named & set(ledger.names_of(task)))
 
 
 def _among(claim: Mapping[str, Any]) -> dict[str, Any]:
-    """What a whole claim holds for: one column, or everything."""
+    """Selector of the cells that a whole claim is about: one column, or all."""
     return {"column": claim["column"]} if claim.get("column") else {}
 
 
 def _selector(claim: Mapping[str, Any], side: str) -> dict[str, Any]:
-    """The settings that one side of a claim names; a `column` of the whole claim holds for both sides."""
-    given = claim.get(side)
-    given = given if isinstance(given, dict) else {"row": given}
-    return _among(claim) | given
+    """Selector of the settings on one side of a claim; a `column` of the whole claim applies to both sides."""
+    named = claim.get(side)
+    named = named if isinstance(named, dict) else {"row": named}
+    return _among(claim) | named
 
 
 def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Cell]:
@@ -156,8 +157,8 @@ def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Ce
 
 
 def sides(ledger: Ledger, task: str) -> list[Cell]:
-    """What to look at closely on a task: the best of both sides of the first claim that has them, else the best and the first."""
-    for claim in (each for each in listed(ledger.about.get("claims")) if isinstance(each, dict)):
+    """Return two cells of a task to show in detail: the best of both sides of the first claim, else the best and the first."""
+    for claim in (entry for entry in listed(ledger.about.get("claims")) if isinstance(entry, dict)):
         if not _is_of(ledger, claim, task):
             continue
         best = claim.get("best")
@@ -172,13 +173,13 @@ def sides(ledger: Ledger, task: str) -> list[Cell]:
 
 
 def _best_of(cells: Sequence[Cell]) -> list[Cell]:
-    """The best of those with predictions; nothing of none."""
+    """The best cell with predictions, in a list; empty if no cell has any."""
     done = [cell for cell in cells if cell.losses is not None]
     return [min(done, key=lambda cell: cell.metric.turned(cell.mean or 0.0))] if done else []
 
 
 def _texts(value: Any) -> list[str]:
-    return [plain(each) for each in (value if isinstance(value, (list, tuple)) else [value])]
+    return [plain(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
 
 
 def _name(selector: Mapping[str, Any]) -> str:
@@ -186,7 +187,7 @@ def _name(selector: Mapping[str, Any]) -> str:
 
 
 def _compared(ledger: Ledger, task: str, one: Mapping[str, Any], other: Mapping[str, Any]) -> Compared:
-    """Two groups of settings on a task. Where both leave the same thing open, such as the row, they are compared row by row."""
+    """Compare two groups of settings on a task. If neither names the row (or the column), they are compared row by row."""
     sides = [_selected(ledger, task, selector) for selector in (one, other)]
     names = [f"{_name(selector)}: no such setting" for selector, side in zip((one, other), sides, strict=True) if not side]
     if names:
@@ -216,7 +217,7 @@ def _compared(ledger: Ledger, task: str, one: Mapping[str, Any], other: Mapping[
 
 
 def _best(ledger: Ledger, task: str, one: Mapping[str, Any], claim: Mapping[str, Any]) -> Compared:
-    """One setting and the best of all others on a task."""
+    """Compare one setting with the best of all others on a task."""
     mine, every = _selected(ledger, task, one), _selected(ledger, task, _among(claim))
     others = [cell for cell in every if cell not in mine]
     if not mine or not others:
@@ -240,19 +241,19 @@ def _best(ledger: Ledger, task: str, one: Mapping[str, Any], claim: Mapping[str,
 
 
 def _left_out(sides: Sequence[Sequence[Cell]]) -> tuple[str, ...]:
-    """What of the cells that are compared is not in the comparison."""
-    found = []
+    """Describe the seeds of the compared cells that are not in the comparison."""
+    texts = []
     for cell in (cell for side in sides for cell in side):
         lost = [f"{cell.lost(status)} {status}" for status in ("diverged", "failed") if cell.lost(status)]
         if lost:
-            found.append(f"{cell.label}: {', '.join(lost)} of {len(cell.runs)} seeds left out")
+            texts.append(f"{cell.label}: {', '.join(lost)} of {len(cell.runs)} seeds left out")
         elif cell.state == "unfinished":
-            found.append(f"{cell.label}: {len(cell.finished)} of {cell.wanted} seeds so far")
-    return tuple(found)
+            texts.append(f"{cell.label}: {len(cell.finished)} of {cell.wanted} seeds so far")
+    return tuple(texts)
 
 
 def _diverged(sides: Sequence[Sequence[Cell]]) -> tuple[int, int, int, int] | None:
-    """(diverged, seeds) of both sides, where one has come to nothing but divergence and the other to a number or the like."""
+    """(diverged, seeds) of both sides if all their cells have ended and every seed of one side diverged; else None."""
     settled = all(cell.state in ("complete", "diverged") for side in sides for cell in side)
     if not settled or not any(all(cell.state == "diverged" for cell in side) for side in sides):
         return None
@@ -279,74 +280,73 @@ def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
 # Words ---------------------------------------------------------------------------------------------------------------------------
 
 
-def said(found: Verdict) -> str:
-    """The verdict in words: what was found, how sure it is, what would decide it."""
-    parts = [_found(found), _seeds_needed(found), _paper(found), _aside(found)]
-    return f"{KINDS[found.kind]}: {' '.join(part for part in parts if part)}"
+def said(verdict: Verdict) -> str:
+    """Put a verdict into words: the difference, its uncertainty, and what would decide the claim."""
+    parts = [_difference(verdict), _seeds_needed(verdict), _paper(verdict), _details(verdict)]
+    return f"{KINDS[verdict.kind]}: {' '.join(part for part in parts if part)}"
 
 
-def _found(found: Verdict) -> str:
-    if found.estimate is None:
-        return _without_number(found)
-    estimate = found.estimate
-    text = (
-        f"{found.one} has {points(estimate.value, found.metric)} {'than' if round(abs(estimate.value), 2) else 'as'} {found.other}"
-    )
+def _difference(verdict: Verdict) -> str:
+    if verdict.estimate is None:
+        return _without_number(verdict)
+    estimate = verdict.estimate
+    compared = "than" if round(abs(estimate.value), 2) else "as"
+    text = f"{verdict.one} has {points(estimate.value, verdict.metric)} {compared} {verdict.other}"
     if estimate.interval is None:
-        single = next((each.single for each in found.tasks if each.single is not None), None)
+        single = next((task.single for task in verdict.tasks if task.single is not None), None)
         test = (
-            f"; McNemar's test of these two runs: {p_text(single)}, which says nothing of other seeds" if single is not None else ""
+            f"; McNemar's test of these two runs: {p_text(single)}, which does not cover other seeds" if single is not None else ""
         )
-        return f"{text}, in one seed only, so that its spread is unknown{test}; {_basis(found)}."
+        return f"{text}, in one seed only, so that its spread is unknown{test}; {_basis(verdict)}."
     bounds = f"95 % interval {signed(estimate.interval[0], 2)} to {signed(estimate.interval[1], 2)}"
-    correction = f" after correction for {found.of} claims" if found.of > 1 else ""
-    return f"{text} ({bounds}, {p_text(found.corrected)}{correction}; {_basis(found)})."
+    correction = f" after correction for {verdict.of} claims" if verdict.of > 1 else ""
+    return f"{text} ({bounds}, {p_text(verdict.corrected)}{correction}; {_basis(verdict)})."
 
 
-def _without_number(found: Verdict) -> str:
-    lost = [each.diverged for each in found.tasks if each.diverged]
+def _without_number(verdict: Verdict) -> str:
+    lost = [task.diverged for task in verdict.tasks if task.diverged]
     if lost:
         a, n, b, m = (sum(column) for column in zip(*lost, strict=True))
-        test = f"Fisher's exact test, {p_text(found.corrected)}"
-        return f"{found.one} diverged in {a} of {n} seeds, {found.other} in {b} of {m} ({test})."
+        test = f"Fisher's exact test, {p_text(verdict.corrected)}"
+        return f"{verdict.one} diverged in {a} of {n} seeds, {verdict.other} in {b} of {m} ({test})."
     return "nothing to compare yet."
 
 
-def _basis(found: Verdict) -> str:
-    estimate = found.estimate
+def _basis(verdict: Verdict) -> str:
+    estimate = verdict.estimate
     assert estimate is not None
-    tasks = [each.task for each in found.tasks if each.estimate is not None]
+    tasks = [task.task for task in verdict.tasks if task.estimate is not None]
     where = f" of {len(tasks)} tasks" if len(tasks) > 1 else f" of {plain(tasks[0], 40)}"
     return f"{estimate.seeds} seed{'s' * (estimate.seeds != 1)}, {estimate.texts:,} test texts{where}"
 
 
-def _seeds_needed(found: Verdict) -> str:
-    if found.kind != "undecided" or found.estimate is None or not found.estimate.freedom:
+def _seeds_needed(verdict: Verdict) -> str:
+    if verdict.kind != "undecided" or verdict.estimate is None or not verdict.estimate.freedom:
         return ""
-    if found.estimate.value == 0:
+    if verdict.estimate.value == 0:
         return "There is no difference that seeds could decide."
-    if found.needed is None:
+    if verdict.needed is None:
         return "No number of seeds would decide it: more test texts are needed."
-    if found.needed <= found.estimate.seeds:
+    if verdict.needed <= verdict.estimate.seeds:
         return (
             "The interval leaves zero out, but not after the correction for the number of claims: a few more seeds would decide it."
         )
-    return f"About {found.needed} seeds of each would decide it, if the difference stays what it is."
+    return f"About {verdict.needed} seeds of each would decide it, if the difference stays what it is."
 
 
-def _paper(found: Verdict) -> str:
-    return "" if found.published is None else f"In the paper: {points(found.published, found.metric)}."
+def _paper(verdict: Verdict) -> str:
+    return "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
 
 
-def _aside(found: Verdict) -> str:
-    """Tasks apart, and what is missing."""
-    compared = [each for each in found.tasks if each.estimate is not None]
+def _details(verdict: Verdict) -> str:
+    """The difference on every task, and the cells left out."""
+    compared = [task for task in verdict.tasks if task.estimate is not None]
     apart = ""
     if len(compared) > 1:
         apart = "By task: " + "; ".join(f"{plain(e.task, 40)} {_by_task(e)}" for e in compared) + "."
-    missing = [f"{plain(each.task, 40)}, {text}" for each in found.tasks for text in each.missing]
+    missing = [f"{plain(task.task, 40)}, {text}" for task in verdict.tasks for text in task.missing]
     shown = "; ".join(missing[:6]) + (f"; and {len(missing) - 6} more" if len(missing) > 6 else "")
-    return " ".join(part for part in (apart, f"Not in it: {shown}." if missing else "") if part)
+    return " ".join(part for part in (apart, f"Excluded: {shown}." if missing else "") if part)
 
 
 def _by_task(compared: Compared) -> str:
@@ -357,7 +357,7 @@ def _by_task(compared: Compared) -> str:
 
 
 def points(value: float, metric: Metric | None) -> str:
-    """A difference of losses in words: `1.90 points of error less`, `0.40 points of macro-F1 more`."""
+    """Put a difference of losses into words: `1.90 points of error less`, `0.40 points of macro-F1 more`."""
     unit = f"points of {metric.label}" if metric else "points"
     size = f"{abs(value):.2f}"
     if float(size) == 0:
@@ -366,30 +366,30 @@ def points(value: float, metric: Metric | None) -> str:
     return f"{size} {unit} {'less' if fewer else 'more'}"
 
 
-def plain_verdict(found: Verdict) -> dict[str, Any]:
-    """As plain data for JSON."""
-    bounds = found.estimate.interval if found.estimate else None
+def plain_verdict(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain data for JSON."""
+    bounds = verdict.estimate.interval if verdict.estimate else None
     return {
-        "says": found.says,
-        "verdict": found.kind,
-        "text": found.text,
-        "difference_points": found.estimate.value if found.estimate else None,
+        "says": verdict.says,
+        "verdict": verdict.kind,
+        "text": verdict.text,
+        "difference_points": verdict.estimate.value if verdict.estimate else None,
         "interval": list(bounds) if bounds else None,
-        "p": found.p_value,
-        "p_corrected": found.corrected,
-        "claims_corrected_for": found.of,
-        "seeds": found.estimate.seeds if found.estimate else None,
-        "texts": found.estimate.texts if found.estimate else None,
-        "seeds_to_decide": found.needed,
-        "published_difference_points": found.published,
+        "p": verdict.p_value,
+        "p_corrected": verdict.corrected,
+        "claims_corrected_for": verdict.of,
+        "seeds": verdict.estimate.seeds if verdict.estimate else None,
+        "texts": verdict.estimate.texts if verdict.estimate else None,
+        "seeds_to_decide": verdict.needed,
+        "published_difference_points": verdict.published,
         "by_task": {
-            each.task: {
-                "difference_points": each.estimate.value if each.estimate else None,
-                "interval": list(each.estimate.interval) if each.estimate and each.estimate.interval else None,
-                "bootstrap_interval": list(each.bootstrap) if each.bootstrap else None,
-                "published_difference_points": each.published,
-                "not_in_it": list(each.missing),
+            task.task: {
+                "difference_points": task.estimate.value if task.estimate else None,
+                "interval": list(task.estimate.interval) if task.estimate and task.estimate.interval else None,
+                "bootstrap_interval": list(task.bootstrap) if task.bootstrap else None,
+                "published_difference_points": task.published,
+                "not_in_it": list(task.missing),
             }
-            for each in found.tasks
+            for task in verdict.tasks
         },
     }

@@ -1,4 +1,4 @@
-"""Two runs side by side, by task and setting: two encoders, two versions, two scales. From records and test predictions alone."""
+"""Compare two runs by task and setting, from their records and test predictions: two encoders, two versions, two scales."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ class Side:
     scores: tuple[float, ...]
     """Test score of each seed, percent."""
     losses: Array | None
-    """In percent, [seeds, texts]; None without predictions."""
+    """Losses [seeds, texts] in percent; None without predictions."""
     texts: str
+    """Digest of the test texts' labels; without losses the reason."""
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """{what its study read: digest of its content}; empty in old records."""
+    """{input of its study: digest of its content}; empty in old records."""
     data: str = ""
-    """What its study calls the task."""
+    """Name of the task in its study."""
 
     @property
     def test(self) -> str | None:
@@ -46,7 +47,7 @@ class Side:
 
     @property
     def shown(self) -> str:
-        """`9.62 ± 0.36 (3)`."""
+        """Test score as text: `9.62 ± 0.36 (3)`."""
         spread = f" ± {statistics.stdev(self.scores):.2f}" if len(self.scores) > 1 else ""
         return f"{statistics.fmean(self.scores):.2f}{spread} ({len(self.scores)})"
 
@@ -59,15 +60,15 @@ class Pair:
     one: Side
     other: Side
     estimate: Estimate | None
-    """Loss of the second less that of the first, points; None where they cannot be compared."""
+    """Loss of the second minus loss of the first, points; None if they cannot be compared."""
     why: str
-    """How they are compared, or why not."""
+    """The method of comparison, or the reason why there is none."""
     p_value: float | None = None
     corrected: float | None = None
 
     @property
     def verdict(self) -> str:
-        """Which is better."""
+        """Which run is better: `A better`, `B better`, `undecided`, or a dash if they cannot be compared."""
         if self.estimate is None:
             return "–"
         if self.corrected is None or self.corrected >= ALPHA:
@@ -76,11 +77,11 @@ class Pair:
 
 
 def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
-    """(settings that both have, by task; what only one of them has, and what could not be used).
+    """Return (settings that both have, by task; notes on settings that only one has and on files that could not be used).
 
-    Raises FileNotFoundError where there is no run, ValueError where they have nothing in common.
+    Raises FileNotFoundError if there is no run, ValueError if they have no tested task in common.
     """
-    (mine, said), (theirs, also) = _sides(one), _sides(other)
+    (mine, notes), (theirs, their_notes) = _sides(one), _sides(other)
     keys = {key: key for key in mine if key in theirs}
     if not keys:
         keys = _chosen(mine, theirs)
@@ -93,20 +94,20 @@ def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
     lacking = [f"only A has {_name(key)}" for key in mine if key not in keys]
     lacking += [f"only B has {_name(key)}" for key in theirs if key not in keys.values()]
     lacking += _other_inputs((pair.one, pair.other) for pair in pairs)
-    return pairs, [*lacking, *(f"A: {text}" for text in said), *(f"B: {text}" for text in also)]
+    return pairs, [*lacking, *(f"A: {text}" for text in notes), *(f"B: {text}" for text in their_notes)]
 
 
 def _chosen(mine: dict[Key, Side], theirs: dict[Key, Side]) -> dict[Key, Key]:
-    """The first setting of each task, which is the chosen one of a study, where labels differ."""
+    """Match the first setting of each task, which in a study is the chosen one, for runs whose labels differ."""
     first = {task: (task, label) for task, label in reversed(mine)}
     return {first[task]: (task, label) for task, label in reversed(theirs) if task in first}
 
 
 def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
     if is_ablation(folder):
-        found = ledger(folder)
-        cells = [cell for cell in found.cells if cell.finished]
-        return {(c.task, c.label): _side(found, c) for c in cells}, found.problems
+        ablation = ledger(folder)
+        cells = [cell for cell in ablation.cells if cell.finished]
+        return {(c.task, c.label): _side(ablation, c) for c in cells}, ablation.problems
     run = load(folder)
     sides, problems = {}, [f"{len(run.problems)} line(s) of the records could not be used"] if run.problems else []
     for setting in settings(run):
@@ -120,14 +121,14 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
     return sides, problems
 
 
-def _side(found: Ledger, cell: Cell) -> Side:
+def _side(ledger: Ledger, cell: Cell) -> Side:
     first = cell.finished[0]
     data = plain((first.trial.test or {}).get("task") or cell.task)
-    return Side(cell.metric, tuple(cell.scores), cell.losses, cell.texts, found.studies[first.study].inputs, data)
+    return Side(cell.metric, tuple(cell.scores), cell.losses, cell.texts, ledger.studies[first.study].inputs, data)
 
 
 def _other_inputs(sides: Iterable[tuple[Side, Side]]) -> list[str]:
-    """What the studies of both sides read and is not the same, a note; none where records are older than that."""
+    """A note on the inputs that differ between the two sides; empty if old records lack the inputs."""
     known = [(one.inputs, other.inputs) for one, other in sides if one.inputs and other.inputs]
     names = {name for one, other in known for name in {*one, *other} if one.get(name) != other.get(name)}
     return [f"not the same in A and B: {', '.join(sorted(names))}"] if names else []
@@ -141,35 +142,35 @@ def _pair(key: Key, one: Side, other: Side) -> Pair:
     if one.texts != other.texts:
         return Pair(key, one, other, None, "tested on other texts: number or labels differ")
     if one.test and other.test and one.test != other.test:
-        return Pair(key, one, other, None, "tested on other texts: the test splits differ, by the records of what was read")
+        return Pair(key, one, other, None, "tested on other texts: the test splits differ, by their recorded digests")
     estimate, how = paired(one.metric, other.losses, one.losses)
     return Pair(key, one, other, estimate, how, estimate.p_value)
 
 
 def text(one: Path, other: Path) -> str:
-    """For a terminal."""
-    pairs, said = compare(one, other)
+    """Format the comparison for a terminal."""
+    pairs, notes = compare(one, other)
     rows = [["", "A", "B", "B - A, 95 %", ""]]
     rows += [[pair.key[1], pair.one.shown, pair.other.shown, _bounds(pair), pair.verdict] for pair in pairs]
     room = WIDTH - sum(2 + max(len(row[i]) for row in rows) for i in range(1, 5))
     lines = aligned([[plain(row[0], max(room, 8)), *row[1:]] for row in rows]).splitlines()
-    made, tasks = lines[:1], [pair.key[0] for pair in pairs]
+    table, tasks = lines[:1], [pair.key[0] for pair in pairs]
     for place, (task, line) in enumerate(zip(tasks, lines[1:], strict=True)):
-        made += [plain(task, WIDTH)] if task not in tasks[:place] else []
-        made.append(line)
+        table += [plain(task, WIDTH)] if task not in tasks[:place] else []
+        table.append(line)
     of = sum(pair.p_value is not None for pair in pairs)
     metrics = " or ".join(dict.fromkeys(f"{pair.one.metric.label} %" for pair in pairs))
     several = any(len(side.scores) > 1 for pair in pairs for side in (pair.one, pair.other))
     facts = [f"A is {one}, B is {other}. Test {metrics}: {over_seeds(several)}."]
-    facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} one is said to be better."] if of > 1 else []
+    facts += [f"p values are corrected for {of} comparisons; below {ALPHA:.2g} the better run is named."] if of > 1 else []
     facts += [f"{_name(pair.key)}: {pair.why}, {p_text(pair.corrected)}." for pair in pairs if pair.corrected is not None]
     facts += [f"{_name(pair.key)}: {pair.why}." for pair in pairs if pair.corrected is None]
-    facts += [f"{each[:1].upper()}{each[1:]}." for each in said]
-    return "\n".join(made) + "\n\n" + "\n".join(wrapped(plain(each)) for each in facts) + "\n"
+    facts += [f"{note[:1].upper()}{note[1:]}." for note in notes]
+    return "\n".join(table) + "\n\n" + "\n".join(wrapped(plain(fact)) for fact in facts) + "\n"
 
 
 def _bounds(pair: Pair) -> str:
-    """Interval of the score of B less that of A; the difference itself for one seed."""
+    """Interval of the score of B minus the score of A; for one seed the difference itself."""
     if pair.estimate is None:
         return DASH
     way = -1 if pair.one.metric.higher else 1
@@ -182,9 +183,9 @@ def _name(key: Sequence[str]) -> str:
 
 
 def as_json(one: Path, other: Path) -> str:
-    """As plain data. Differences are of losses: less than zero where B is better."""
-    pairs, said = compare(one, other)
-    data = {"pairs": [_plain_pair(pair) for pair in pairs], "notes": said}
+    """Format the comparison as JSON. Differences are of losses: below zero if B is better."""
+    pairs, notes = compare(one, other)
+    data = {"pairs": [_plain_pair(pair) for pair in pairs], "notes": notes}
     return json_text(data)
 
 

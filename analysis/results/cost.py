@@ -1,7 +1,7 @@
-"""What a run has cost, from its records alone: tokens, time, energy where the machine tells it, and what sharing saved.
+"""Compute the cost of a run from its records: tokens, time, energy if the machine measures it, and the tokens saved by sharing.
 
-A training is a fine-tuning, or a run of further pre-training with all its milestones. Each counts once, from its beginning,
-whichever trials and studies share it, and apart from the others where it came from the store.
+A training is a fine-tuning, or a run of further pre-training with all its milestones. A training that several trials or studies
+share counts once, from its beginning; one loaded from the store is counted separately.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ class Training:
     """One training."""
 
     part: str
-    """Which line of the table it belongs to."""
+    """The line of the table that it belongs to."""
     here: bool
     """Whether this run computed it."""
     tokens: int
     seconds: float
     energy_j: float | None
-    """Of the GPUs; None where nothing tells."""
+    """Energy of the GPUs; None if unknown."""
 
 
 @dataclass
 class Account:
-    """What one study has spent."""
+    """The cost of one study."""
 
     trainings: dict[str, Training]
-    """By the identity of the fine-tuning or of the trajectory."""
+    """{identity of the fine-tuning or trajectory: training}"""
     stages: Mapping[str, dict[str, Any]]
     sessions: int
     seconds: float
-    """Of all sessions together, each from its first record to its last."""
+    """Sum over sessions of the time from the first record to the last."""
     cpu_j: list[float] = field(default_factory=list)
-    """Of the CPU packages of the whole machine, of each session that tells; records of an earlier version do."""
+    """Energy of the machine's CPU packages, one value for each session that measured it (in records of earlier versions)."""
 
 
 @dataclass
 class CostLine:
-    """A line of the table: what was computed in this run, added up."""
+    """A line of the table: the sum over the trainings that this run computed."""
 
     name: str
     trained: int = 0
@@ -59,10 +59,10 @@ class CostLine:
     seconds: float = 0.0
     energy_j: float = 0.0
     told: int = 0
-    """How many of the trained ones have a known energy."""
+    """Number of trained ones whose energy is known."""
 
     def add(self, training: Training) -> None:
-        """Count one more."""
+        """Add a training to the line."""
         self.loaded += not training.here
         if training.here:
             self.trained, self.tokens, self.seconds = (
@@ -75,7 +75,7 @@ class CostLine:
 
     @property
     def cells(self) -> list[str]:
-        """The line under HEAD."""
+        """Cells of the line, in the order of HEAD."""
         rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
         spent = [count(self.tokens), duration(self.seconds), rate] if self.trained else [DASH] * 3
         partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
@@ -84,16 +84,16 @@ class CostLine:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run has cost."""
+    """The cost of a run."""
 
     parts: Sequence[CostLine]
     total: CostLine
     time: Sequence[str]
-    """What one must know to read the table, a sentence each."""
+    """Sentences that explain the table."""
     sharing: Sequence[str]
-    """What sharing saved."""
+    """Sentences on the tokens saved by sharing."""
     energy: Sequence[str]
-    """What the machine tells of energy."""
+    """Sentences on the energy used."""
 
     @property
     def facts(self) -> list[str]:
@@ -102,11 +102,11 @@ class Cost:
 
 
 def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
-    """What a study has spent. `tuned` says which part a fine-tuning belongs to."""
-    found: dict[str, Training] = {}
+    """Return the cost of a study. `tuned` maps a trial to the line that its fine-tuning belongs to."""
+    trainings: dict[str, Training] = {}
 
     def add(name: str, one: Training) -> None:
-        found[name] = one if name not in found else _joined(found[name], one)
+        trainings[name] = one if name not in trainings else _joined(trainings[name], one)
 
     for stage_id, row in run.stages.items():
         if row.get("tokens") and row.get("status") in ("computed", "loaded", "failed"):
@@ -115,7 +115,7 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
             part = plain(row.get("name") or row.get("kind") or "stage", 60)
             add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
     others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}
-    for row in run.each("evaluation") if others else ():  # of stages that no plan shares, and each trial has to itself
+    for row in run.each("evaluation") if others else ():  # stages that are not shared, one for each trial
         if row.get("trial") and row.get("stage") in others and row.get("stage_id") not in run.stages:
             part = plain(row.get("stage_name") or row["stage"], 60)
             spent = (row.get("wall_s") or 0.0, row.get("energy_j"))
@@ -126,26 +126,26 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
             add(name, Training(tuned(trial), trial.source != "loaded", trial.tokens, trial.seconds, trial.energy_j))
     sessions = {row.get("session") or 0 for row in run.rows}
     cpus = [row["cpu_energy_j"] for row in run.of("study") if row.get("cpu_energy_j") is not None]
-    return Account(found, run.stages, len(sessions), run.seconds, cpus)
+    return Account(trainings, run.stages, len(sessions), run.seconds, cpus)
 
 
 def _joined(one: Training, other: Training) -> Training:
-    """Two records of one training: computed where one of them says so, as far as the longer went."""
+    """Merge two records of one training: computed here if one of them was, with the numbers of the longer."""
     longer, shorter = (one, other) if (one.tokens, one.seconds) >= (other.tokens, other.seconds) else (other, one)
     energy_j = shorter.energy_j if longer.energy_j is None and longer.tokens == shorter.tokens else longer.energy_j
-    part = next((each.part for each in (one, other) if each.here), one.part)
+    part = next((training.part for training in (one, other) if training.here), one.part)
     return Training(part, one.here or other.here, longer.tokens, longer.seconds, energy_j)
 
 
 def of_study(run: Run) -> Cost | None:
-    """Cost of a study; None before anything has trained."""
+    """Return the cost of a study; None before anything has trained."""
     names = {"search": "fine-tuning, search", "final": "fine-tuning, finals"}
     mine = account(run, lambda trial: names.get(trial.phase, "fine-tuning"))
     return together([mine], run.trials, "every trial")
 
 
 def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) -> Cost | None:
-    """Cost of several studies; None before anything has trained. Without sharing `each` of the trials would run its own stages."""
+    """Return the cost of several studies; None before anything has trained. `each` names what would run its own stages unshared."""
     every: dict[str, Training] = {}
     for name, one in (pair for mine in accounts for pair in mine.trainings.items()):
         every[name] = one if name not in every else _joined(every[name], one)
@@ -162,39 +162,39 @@ def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) ->
 
 def _time(accounts: Sequence[Account]) -> list[str]:
     sessions, seconds = sum(mine.sessions for mine in accounts), sum(mine.seconds for mine in accounts)
-    took = f"{sessions} session{'s' * (sessions != 1)} took {duration(seconds)} from first to last record; the table's time is of"
-    took += " training with the validations in it, added up over all that ran, at the same time too."
-    said = "A training counts once and from its beginning, whoever shares it; what came from the store took none here, and what"
-    return [took, f"{said} ended before its first validation is left out."]
+    took = f"{sessions} session{'s' * (sessions != 1)} took {duration(seconds)} from first to last record; the table's time is the"
+    took += " sum over all trainings, validation included, parallel ones too."
+    counted = "A shared training counts once, from its beginning; one from the store took no time here, and one that"
+    return [took, f"{counted} ended before its first validation is left out."]
 
 
-def _sharing(saved: Saved | None, each: str) -> list[str]:
+def _sharing(saved: Saved | None, unit: str) -> list[str]:
     if saved is None:
         return []
     less = saved.unshared - saved.shared
-    said = f"With {each} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
-    said += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
-    return [said if less > 0 else f"Sharing saved nothing: {each} needs stages of its own, {count(saved.unshared)} tokens."]
+    text = f"With {unit} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
+    text += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
+    return [text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count(saved.unshared)} tokens."]
 
 
 def _energy(accounts: Sequence[Account], total: CostLine) -> list[str]:
-    """What the machine tells of energy."""
-    said = []
+    """Sentences on the energy, as far as the records have it."""
+    facts = []
     if total.told:
-        of = f" in {total.told:,} of {total.trained:,} trainings; the others' is not known" if total.told < total.trained else ""
-        said.append(
+        of = f" in {total.told:,} of {total.trained:,} trainings; the others' is unknown" if total.told < total.trained else ""
+        facts.append(
             f"GPU energy: {energy_text(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
-            " GPUs of its own. Starting up, reading the test split and idling are not in it."
+            " GPUs of its own. Start-up, the test split and idle time are excluded."
         )
-    known, sessions = [each for mine in accounts for each in mine.cpu_j], sum(mine.sessions for mine in accounts)
+    known, sessions = [joules for mine in accounts for joules in mine.cpu_j], sum(mine.sessions for mine in accounts)
     if known:
         of = f" in {len(known)} of {sessions} sessions" if len(known) < sessions else ""
-        said.append(f"CPU energy: {energy_text(sum(known))}{of}, of all CPU packages of the machine, whatever else ran on it.")
-    return said or ["Energy: the machine does not tell (no NVIDIA GPU to a trial alone)."]
+        facts.append(f"CPU energy: {energy_text(sum(known))}{of}, of all CPU packages of the machine, other programs included.")
+    return facts or ["Energy: not measured (no trial had an NVIDIA GPU to itself)."]
 
 
 def energy_text(joules: float) -> str:
-    """`1.23 kWh`; watt-hours where that is little."""
+    """Format joules as `1.23 kWh`, small values in watt-hours."""
     hours = joules / 3600
     if hours < 10:
         return f"{hours:.3g}{NARROW}Wh"

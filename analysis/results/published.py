@@ -1,4 +1,4 @@
-"""The papers' numbers as they printed them: one csv for each paper, `published/PAPER.csv`."""
+"""The numbers printed in the papers, one csv file for each paper: `published/PAPER.csv`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PAPERS = {
     "gu2020": "Gu et al. 2020, Train No Evil, arXiv:2004.09733",
 }
 UNSEEN = ("test", "dev")
-"""Columns that stand for a score, where a table's columns are no tasks; the first that is there."""
+"""Columns that hold a score in tables whose columns are not tasks; the first one present counts."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """One cell of a published table. `text` is what is printed; it need not be a number."""
+    """One cell of a published table. `text` is the printed text, which need not be a number."""
 
     paper: str
     table: str
@@ -35,23 +35,23 @@ class Number:
 
     @property
     def value(self) -> float | None:
-        """The number in the text, as in `5.63` and `~0.50 (diverges)`; None where there is none, as in `47GB`."""
+        """The number in the text, as in `5.63` and `~0.50 (diverges)`; None without one, as in `47GB`."""
         match = re.fullmatch(r"~?\s*(-?\d+(?:\.\d+)?)(?:\s*\(.*\))?", self.text.strip())
         return float(match[1]) if match else None
 
     @property
     def approximate(self) -> bool:
-        """Whether it is read off a figure or said to be about so."""
+        """Whether it is approximate: read off a figure, or printed as such."""
         return self.text.lstrip().startswith("~")
 
     @property
     def percent(self) -> float | None:
-        """The value in percent, also where the paper gives a fraction."""
+        """The value in percent, also if the paper prints a fraction."""
         return self.value if self.value is None or "fraction" not in self.metric else 100 * self.value
 
     @property
     def shown(self) -> str:
-        """As it stands beside ours: in percent, `~` where it is about so, its own words where it is no number."""
+        """Text to show beside our number: in percent, with `~` if approximate; the printed text if it is not a number."""
         if self.percent is None:
             return self.text
         digits = len(self.text.partition(".")[2]) if "fraction" not in self.metric else 1
@@ -61,7 +61,7 @@ class Number:
 
 @cache
 def load(paper: str) -> tuple[Number, ...]:
-    """All numbers of a paper. Raises KeyError with the near miss for a paper that is not there."""
+    """Return all numbers of a paper. Raises KeyError with the near miss for an unknown paper."""
     path = FOLDER / f"{paper}.csv"
     if paper not in PAPERS or not path.is_file():
         raise KeyError(f"no published numbers of {paper!r}{near(paper, list(PAPERS))}")
@@ -76,19 +76,19 @@ def _number(paper: str, row: dict[str, str]) -> Number:
 
 
 def table(paper: str, names: Sequence[str]) -> tuple[Number, ...]:
-    """The numbers of some tables of a paper, `Table 2` or `Figure 3`. Raises KeyError for a paper or table that is not there."""
+    """Return the numbers of some tables of a paper, `Table 2` or `Figure 3`. Raises KeyError for an unknown paper or table."""
     numbers = load(paper)
     known = list(dict.fromkeys(number.table for number in numbers))
     for name in names:
-        if not any(_same(name, each) for each in known):
+        if not any(_same(name, other) for other in known):
             raise KeyError(f"{paper} has no published {name!r}{near(name, known)}")
     return tuple(number for number in numbers if any(_same(number.table, name) for name in names))
 
 
 def find(numbers: Sequence[Number], row: str, columns: Sequence[str]) -> Number | None:
-    """The number of a row in the first of these columns that the table has; the two may also stand the other way round.
+    """Return the number of a row in the first of these columns that the table has; the table may also be transposed.
 
-    Where the table knows none of the columns (it is about one task only) the row's only number, or its test or dev number.
+    If the table has none of the columns (it is about one task only), return the row's only number, or its test or dev number.
     """
     for column in columns:
         for number in numbers:
@@ -104,7 +104,7 @@ def find(numbers: Sequence[Number], row: str, columns: Sequence[str]) -> Number 
 
 
 def near(name: str, known: Sequence[str]) -> str:
-    """`; did you mean 'Table 2'?`, or what there is."""
+    """End of an error message: `; did you mean 'Table 2'?`, or the known names."""
     close = get_close_matches(name, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else f"; there is {', '.join(known)}"
 

@@ -1,4 +1,4 @@
-"""From the run folder of an ablation to its ledger."""
+"""Read the run folder of an ablation into its ledger."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILE = "ablation.yaml"
 
 
 def folder_of(study: Any) -> str | None:
-    """The folder of one of an ablation's studies; None where it is none within the run folder."""
+    """Folder of one of an ablation's studies; None if it is not within the run folder."""
     name = study.get("folder") if isinstance(study, dict) else None
     place = PurePosixPath(str(name or ""))
     inside = isinstance(name, str) and "\0" not in name and place.parts and not place.is_absolute() and ".." not in place.parts
@@ -29,84 +29,85 @@ def folder_of(study: Any) -> str | None:
 
 
 def is_ablation(folder: str | Path) -> bool:
-    """Whether a run folder is that of an ablation."""
+    """Whether a run folder belongs to an ablation."""
     return (Path(folder) / FILE).is_file()
 
 
 def ledger(folder: str | Path) -> Ledger:
-    """Read a run folder. Raises FileNotFoundError without `ablation.yaml`, ValueError where that is no ablation."""
+    """Read a run folder. Raises FileNotFoundError without `ablation.yaml`, ValueError if that file holds no ablation."""
     import yaml
 
     folder = Path(folder)
     if not is_ablation(folder):
         raise FileNotFoundError(f"{folder}: no run of an ablation (there is no {FILE} in it)")
     try:
-        about = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
+        ablation = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ValueError(f"{folder / FILE}: not readable as YAML: {plain(error, 200)}") from None
-    if not isinstance(about, dict):
+    if not isinstance(ablation, dict):
         raise ValueError(f"{folder / FILE}: holds no ablation")
-    made = Ledger(about, [], [])
-    settings = [as_dict(each) for each in listed(about.get("settings"))]
-    tables = [each for setting in settings for each in listed(setting.get("table"))]
-    numbers = printed_numbers(made, tables)
-    planned = _planned(about)
-    for task, given in as_dict(about.get("tasks")).items():
-        for index, setting in enumerate(settings) if as_dict(given).get("target", True) else ():
+    result = Ledger(ablation, [], [])
+    settings = [as_dict(setting) for setting in listed(ablation.get("settings"))]
+    tables = [name for setting in settings for name in listed(setting.get("table"))]
+    numbers = printed_numbers(result, tables)
+    planned = _planned(ablation)
+    for task, fields in as_dict(ablation.get("tasks")).items():
+        for index, setting in enumerate(settings) if as_dict(fields).get("target", True) else ():
             if planned is None or index in planned.get(str(task), ()):
-                made.cells.append(_empty(made, numbers, str(task), index, setting))
-    states = [_add(made, folder, as_dict(study)) for study in listed(about.get("studies"))]
-    made.statistics = _statistics(folder) if about.get("statistics") else []
-    made.finished = all(states) and bool(states or made.statistics)
-    for cell in made.cells:
-        settle(made, cell, folder)
-    made.problems += _other_tests(made)
-    _unknown(made, numbers)
-    return made
+                result.cells.append(_empty(result, numbers, str(task), index, setting))
+    states = [_add(result, folder, as_dict(study)) for study in listed(ablation.get("studies"))]
+    result.statistics = _statistics(folder) if ablation.get("statistics") else []
+    result.finished = all(states) and bool(states or result.statistics)
+    for cell in result.cells:
+        settle(result, cell, folder)
+    result.problems += _other_tests(result)
+    _unknown(result, numbers)
+    return result
 
 
-def _planned(about: Mapping[str, Any]) -> dict[str, set[int]] | None:
-    """{task: settings that are run on it}, since a row may lack some tasks; None where nothing says so."""
-    found: dict[str, set[int]] = {}
-    for study in map(as_dict, listed(about.get("studies"))):
-        found.setdefault(str(study.get("task")), set()).update(i for i in listed(study.get("settings")) if isinstance(i, int))
-    return found if any(found.values()) else None
+def _planned(ablation: Mapping[str, Any]) -> dict[str, set[int]] | None:
+    """{task: indices of the settings run on it}, since a row may lack some tasks; None if the file does not list them."""
+    settings: dict[str, set[int]] = {}
+    for study in map(as_dict, listed(ablation.get("studies"))):
+        settings.setdefault(str(study.get("task")), set()).update(i for i in listed(study.get("settings")) if isinstance(i, int))
+    return settings if any(settings.values()) else None
 
 
 def _statistics(folder: Path) -> list[dict[str, Any]]:
-    """Statistics of the tasks' texts, where the ablation is about those."""
+    """Statistics of the tasks' texts, for an ablation that computes them; empty if the file is missing or damaged."""
     try:
-        found = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
+        entries = json.loads((folder / "statistics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [each for each in map(as_dict, listed(found)) if as_dict(each.get("row"))]
+    return [entry for entry in map(as_dict, listed(entries)) if as_dict(entry.get("row"))]
 
 
-def _empty(made: Ledger, numbers: Sequence[Number], task: str, index: int, setting: Mapping[str, Any]) -> Cell:
+def _empty(ledger: Ledger, numbers: Sequence[Number], task: str, index: int, setting: Mapping[str, Any]) -> Cell:
+    """A cell without runs, with its published number."""
     row, column = plain(setting.get("row", index)), plain(setting.get("column") or "")
-    columns = [each for each in (column, made.printed_name(task)) if each]
-    tables = listed(setting.get("table")) or listed(as_dict(made.about.get("source")).get("table"))
+    columns = [name for name in (column, ledger.printed_name(task)) if name]
+    tables = listed(setting.get("table")) or listed(as_dict(ledger.about.get("source")).get("table"))
     own = [number for number in numbers if number.table in map(str, tables)]
     number = published.find(own, row, columns)
-    about = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
-    if about and letters(about[1]) not in map(letters, made.names_of(task)):
+    suffix = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
+    if suffix and letters(suffix[1]) not in map(letters, ledger.names_of(task)):
         number = None
-    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(made.about.get("seeds")), published=number)
+    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(ledger.about.get("seeds")), published=number)
 
 
-def _unknown(made: Ledger, numbers: Sequence[Number]) -> None:
-    """Say which rows the published table lacks altogether."""
+def _unknown(ledger: Ledger, numbers: Sequence[Number]) -> None:
+    """Add a problem for every row that the published table lacks."""
     if not numbers:
         return
     known = list(dict.fromkeys(name for number in numbers for name in (number.row, number.column)))
-    for row in dict.fromkeys(cell.row for cell in made.cells):
-        if not any(cell.published for cell in made.cells if cell.row == row):
+    for row in dict.fromkeys(cell.row for cell in ledger.cells):
+        if not any(cell.published for cell in ledger.cells if cell.row == row):
             close = published.near(row, known).partition("; there is")[0]
-            made.problems.append(f"the published table has no row {row!r} for these tasks{close}")
+            ledger.problems.append(f"the published table has no row {row!r} for these tasks{close}")
 
 
 def _metric(number: Number | None) -> Metric | None:
-    """What a published number is by; None without one, and where its words name none."""
+    """Metric of a published number; None without a number, or if its description names no known metric."""
     printed = number.metric.casefold() if number else ""
     return next((metric for metric in reversed(METRICS.values()) if metric.label.casefold() in printed), None)
 
@@ -114,29 +115,29 @@ def _metric(number: Number | None) -> Metric | None:
 # Records -------------------------------------------------------------------------------------------------------------------------
 
 
-def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
-    """Put what a study has found into its cells; whether the study has finished."""
+def _add(ledger: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
+    """Add a study's results to its cells; return whether the study has finished."""
     name, task = folder_of(study), str(study.get("task") or "")
     if name is None:
-        made.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
+        ledger.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
         return False
     try:
-        run = load(folder / name, skip=None if _wants_curves(made) else _validation)
+        run = load(folder / name, skip=None if _wants_curves(ledger) else _validation)
     except FileNotFoundError:
         return False
     if run.problems:
-        few = "; ".join(plain(each, 120) for each in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
-        made.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
-    made.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
-    made.studies[name] = StudySummary(run.folder, run.labels, run.config, run.inputs)
-    indices = [each for each in listed(study.get("settings")) if isinstance(each, int)]
-    mine = {cell.setting: cell for cell in made.cells if cell.task == task and (cell.setting in indices or not indices)}
+        few = "; ".join(plain(problem, 120) for problem in run.problems[:3]) + ("; …" if len(run.problems) > 3 else "")
+        ledger.problems.append(f"{name}: {len(run.problems)} line(s) of the records could not be used ({few})")
+    ledger.problems += [f"{name}: {plain(record.accepted(row), 500)}" for row in run.of("inputs") if record.starts_again(row)]
+    ledger.studies[name] = StudySummary(run.folder, run.labels, run.config, run.inputs)
+    indices = [index for index in listed(study.get("settings")) if isinstance(index, int)]
+    mine = {cell.setting: cell for cell in ledger.cells if cell.task == task and (cell.setting in indices or not indices)}
     for row in run.of("study"):
-        about = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
-        made.versions |= {plain(key): plain(value, 80) for key, value in about.items() if value}
-    part = f"fine-tuning on {made.task_name(task)}"
-    made.accounts.append(cost.account(run, lambda _: part))
-    made.validated.setdefault(task, run.metric)
+        facts = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
+        ledger.versions |= {plain(key): plain(value, 80) for key, value in facts.items() if value}
+    part = f"fine-tuning on {ledger.task_name(task)}"
+    ledger.accounts.append(cost.account(run, lambda _: part))
+    ledger.validated.setdefault(task, run.metric)
     for cell in mine.values():
         if not cell.runs:
             cell.metric = _metric(cell.published) or run.metric
@@ -145,15 +146,15 @@ def _add(made: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         scores = [cell.metric.score(t.test) if t.test and t.phase == "final" else None for t in trials]
         cell.runs += [SeedRun(name, t, score, len(run.labels)) for t, score in zip(trials, scores, strict=True)]
         if trials:
-            made.params[task, cell.setting] = trials[0].params
+            ledger.params[task, cell.setting] = trials[0].params
     for row in run.each("evaluation"):
         if row.get("train_error_rate_percent") is not None and row.get("epoch") is not None:
-            made.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
+            ledger.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
     return run.state == "finished"
 
 
 def _of_label(run: Run, label: str) -> list[Trial]:
-    """Finals of a setting; where there are none, its trial of the search if that came to nothing."""
+    """Finals of a setting; without any, its trials of the search, those that diverged or failed first."""
     same = [trial for trial in run.trials if trial.label == plain(label)]
     settings = {trial.setting for trial in same if trial.setting}
     finals = [trial for trial in run.finals if trial in same or trial.setting in settings]
@@ -163,7 +164,7 @@ def _of_label(run: Run, label: str) -> list[Trial]:
 
 
 def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
-    """A final that is known to diverge is not run, so its curve stands under the trial of the search that did."""
+    """A final that is known to diverge is not run: give it the curve of the search trial that diverged."""
     curves = {trial.stage_ids[-1]: trial.curve for trial in run.search if trial.stage_ids}
     for trial in trials:
         if trial.stage_ids and not trial.curve:
@@ -171,39 +172,37 @@ def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
 
 
 def _validation(line: bytes) -> bool:
-    """Whether a line is an evaluation on validation, most of what there is, so that it need not be read."""
+    """Whether a line is an evaluation on validation: most lines are, and they need not be parsed here."""
     return b'"split":"validation"' in line and b'"event":"evaluation"' in line and line.rstrip().endswith(b"}")
 
 
-def _wants_curves(made: Ledger) -> bool:
-    return made.about.get("layout") == "curve" and not made.about.get("x")
+def _wants_curves(ledger: Ledger) -> bool:
+    return ledger.about.get("layout") == "curve" and not ledger.about.get("x")
 
 
-def settle(made: Ledger, cell: Cell, folder: Path) -> None:
-    """Each seed once, and the losses of those that have finished."""
+def settle(ledger: Ledger, cell: Cell, folder: Path) -> None:
+    """Keep one run per seed, and load the losses of the finished ones."""
     kept: dict[Any, SeedRun] = {}
     for run in sorted(cell.runs, key=lambda run: not run.finished):  # stable: of equal ones the first
         other = kept.setdefault(run.trial.seed, run)
         if other is not run and run.finished:
             twice = f"{cell.task}: {cell.label} has seed {run.trial.seed} twice"
-            made.problems.append(f"{twice} ({other.study}/{other.trial.name}, {run.study}/{run.trial.name}); the first counts")
+            ledger.problems.append(f"{twice} ({other.study}/{other.trial.name}, {run.study}/{run.trial.name}); the first counts")
     cell.runs = sorted(kept.values(), key=lambda run: (run.trial.seed is None, run.trial.seed or 0))
     if not cell.finished:
         return
-    found = []
+    seeds = []
     for run in cell.finished:
         try:
-            found.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
+            seeds.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
         except (OSError, ValueError) as error:
-            made.problems.append(f"{run.study}/{run.trial.name}: {unread(error)}, so that {cell.label} is compared with nothing")
+            ledger.problems.append(f"{run.study}/{run.trial.name}: {unread(error)}, so that {cell.label} is not compared")
             return
-        if abs(found[-1].score(cell.metric) - (run.score or 0.0)) > 0.01:
-            made.problems.append(f"{run.study}/{run.trial.name}: the test predictions say another score than the records")
-    cell.losses, cell.texts = predictions.stacked(found, cell.metric)
+        if abs(seeds[-1].score(cell.metric) - (run.score or 0.0)) > 0.01:
+            ledger.problems.append(f"{run.study}/{run.trial.name}: the test predictions give another score than the records")
+    cell.losses, cell.texts = predictions.stacked(seeds, cell.metric)
     if cell.losses is None:
-        made.problems.append(
-            f"{cell.task}: seeds of {cell.label} were tested on different texts, so that it is compared with nothing"
-        )
+        ledger.problems.append(f"{cell.task}: seeds of {cell.label} were tested on different texts, so that it is not compared")
 
 
 def _count(seeds: Any) -> int:

@@ -1,4 +1,4 @@
-"""The stage tree of a run, and the training that trials were spared because stages are shared."""
+"""The stage tree of a run, and the training saved because trials share stages."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class Node:
 
 @dataclass(frozen=True)
 class Saved:
-    """Pieces trained on by all trials of search and finals, counted two ways."""
+    """Pieces trained on by all trials of search and finals, with and without sharing."""
 
     shared: int
-    """Each stage once."""
+    """A shared stage counts once."""
     unshared: int
-    """Every trial by itself."""
+    """As if every trial ran its own stages."""
     pretrain_shared: int
     pretrain_unshared: int
 
     @property
     def share(self) -> float:
-        """Share of the training that sharing spared, 0 to 1."""
+        """Share of the training that sharing saved, 0 to 1."""
         return 1 - self.shared / self.unshared if self.unshared else 0.0
 
 
 def saved(run: Run) -> Saved | None:
-    """What sharing saved in a study; None before any trial has trained."""
+    """Return the training saved by sharing in a study; None before any trial has trained."""
     return saved_by(run.trials, run.stages)
 
 
 def saved_by(trials: Iterable[Trial], stages: Mapping[str, dict[str, Any]]) -> Saved | None:
-    """What sharing saved these trials, whose stages before the last are in `stages`; None where none has trained.
+    """Return the training saved by sharing among these trials; None if none has trained.
 
-    Stages that an earlier study left in the store count as run once.
+    `stages` holds the stages before the last. Stages loaded from the store count as run once.
     """
     trials = [trial for trial in trials if trial.tokens]
     if not trials:
@@ -73,7 +73,7 @@ def saved_by(trials: Iterable[Trial], stages: Mapping[str, dict[str, Any]]) -> S
             apart += tokens
             name = str(row.get("trajectory_id") or stage_id)
             trajectories[name] = max(trajectories.get(name, 0), tokens)
-    for stage_id, row in stages.items():  # a milestone that no trial asked for was run all the same
+    for stage_id, row in stages.items():  # a milestone that no trial uses was run all the same
         name = str(row.get("trajectory_id") or stage_id)
         trajectories[name] = max(trajectories.get(name, 0), row.get("tokens") or 0)
     together, alone = sum(finetuned.values()), sum(trial.tokens for trial in trials)
@@ -81,15 +81,15 @@ def saved_by(trials: Iterable[Trial], stages: Mapping[str, dict[str, Any]]) -> S
 
 
 def training_seconds(row: Mapping[str, Any]) -> float:
-    """Seconds of training that a stage's record tells, like its tokens from the start of its trajectory.
+    """Seconds of training in a stage's record, counted like its tokens from the start of its trajectory.
 
-    Older records know the session's alone, the same for every milestone of one run.
+    Old records hold the seconds of the session only, the same for every milestone of one run.
     """
     return row.get("wall_s") or row.get("seconds") or 0.0
 
 
 def tree(run: Run) -> Node:
-    """The encoder, the runs of shared stages with their milestones, and how many trials start from each."""
+    """Return the tree: the encoder, the runs of shared stages with their milestones, and how many trials start from them."""
     users = Counter(_start(trial, run) for trial in run.trials)
     root = Node(f"encoder {_encoder(run.config.get('encoder'))}".strip(), _used(users[None]))
     nodes: dict[str, Node] = {}

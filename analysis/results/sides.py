@@ -1,4 +1,4 @@
-"""A setting on a task with the test predictions of its seeds: what both kinds of page say of classes, lengths, probabilities."""
+"""A setting on a task with the test predictions of its seeds, from which pages show classes, lengths and calibration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from analysis.text.plain import plain
 
 @dataclass(frozen=True)
 class Cut:
-    """What a setting reads of a text."""
+    """The part of a text that a setting reads."""
 
     max_length: int
     """Pieces, special tokens included."""
@@ -33,12 +33,12 @@ class Cut:
 
     @property
     def fractions(self) -> bool:
-        """Whether it reads longer texts in fractions of that length."""
+        """Whether it reads longer texts whole, in fractions of that length."""
         return self.truncation.startswith("hier")
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Description in words."""
         return f"reads longer texts in fractions of {self.max_length}" if self.fractions else f"cuts at {self.max_length}"
 
 
@@ -48,37 +48,38 @@ class Side:
 
     label: str
     names: Sequence[str] = ()
-    """Of the classes."""
+    """Names of the classes."""
     seeds: tuple[Predictions, ...] = ()
-    """Of all that were tested; none where those of one are missing or of other texts."""
+    """Predictions of all tested seeds; empty if those of one seed are missing or of other texts."""
     probabilities: tuple[Array, ...] = ()
-    """[texts, classes] of each; none where those of one are not kept or not to be used."""
+    """[texts, classes] of each seed; empty if those of one seed are not stored or unusable."""
     thresholds: tuple[Sequence[Any], ...] = ()
+    """Thresholds of the labels of each seed, for a task with several labels per text."""
     bag: Predictions | None = None
-    """What the bag of words says of the same texts."""
+    """Predictions of the bag of words on the same texts."""
     cut: Cut | None = None
-    """None where it is not known."""
+    """None if unknown."""
     problems: list[str] = field(default_factory=list)
-    """What could not be used."""
+    """Files that could not be used, a sentence each."""
 
     @property
     def labels(self) -> list[Label]:
-        """Each class or label."""
+        """Statistics of every class or label."""
         return labels.of_predictions(self.seeds, self.names, self.bag, self.thresholds)
 
     @property
     def confusions(self) -> list[Confusion]:
-        """What is taken for what."""
+        """Misclassified texts by true and predicted class, most frequent first."""
         return labels.confusions(self.seeds, self.names)
 
     @property
     def calibration(self) -> Calibration | None:
-        """Of its probabilities; None without them."""
+        """Calibration of its probabilities; None without them."""
         return calibration(self.seeds, self.probabilities) if self.probabilities else None
 
     @property
     def pieces(self) -> Array | None:
-        """[n]: length of each text; None where it is not kept."""
+        """[n]: length of each text in pieces; None if not stored."""
         return self.seeds[0].pieces if self.seeds else None
 
     def same_texts(self, other: Side) -> bool:
@@ -87,18 +88,18 @@ class Side:
 
 
 def of_setting(run: Run, setting: Setting) -> Side:
-    """A final setting of a study."""
+    """Return the side of a study's final setting."""
     return _side(setting.label, run.labels, [(run.folder, trial) for trial in setting.trials if trial.test], run.config)
 
 
 def of_baseline(run: Run) -> Side | None:
-    """The bag of words of a study; None where there is none."""
-    found = _side("bag of words", run.labels, [(run.folder, Trial(BAG_OF_WORDS, "baseline"))], {})
-    return found if found.seeds else None
+    """Return the side of a study's bag of words; None without one."""
+    side = _side("bag of words", run.labels, [(run.folder, Trial(BAG_OF_WORDS, "baseline"))], {})
+    return side if side.seeds else None
 
 
 def of_cell(ledger: Ledger, cell: Cell) -> Side:
-    """A cell of an ablation."""
+    """Return the side of an ablation's cell."""
     if not cell.finished:
         return Side(cell.label)
     studies = [ledger.studies[run.study] for run in cell.finished]
@@ -107,25 +108,25 @@ def of_cell(ledger: Ledger, cell: Cell) -> Side:
 
 
 def _side(label: str, names: Sequence[str], where: Sequence[tuple[Path, Trial]], config: Mapping[str, Any]) -> Side:
-    """Of finals, each with the run folder of its study."""
+    """Build a side from finals, `where` with the run folders of their studies."""
     problems: list[str] = []
-    seeds, found = [], []
+    seeds, stored = [], []
     for folder, trial in where:
         try:
             seeds.append(predictions.of_trial(folder, trial.name, len(names)))
         except (OSError, ValueError) as error:
             problems.append(f"{trial.name}: {unread(error)}")
-    if len(seeds) < len(where) or len({(each.has.shape, each.digest) for each in seeds}) != 1:
+    if len(seeds) < len(where) or len({(values.has.shape, values.digest) for values in seeds}) != 1:
         return Side(plain(label, 60), names, problems=problems)
-    for (folder, trial), each in zip(where, seeds, strict=True):
+    for (folder, trial), values in zip(where, seeds, strict=True):
         try:
-            found.append(predictions.probabilities(folder, trial.name, each))
+            stored.append(predictions.probabilities(folder, trial.name, values))
         except (OSError, ValueError) as error:
             problems.append(plain(error, 160))
-    usable = [each for each in found if each is not None]
-    lengths = [each.pieces for each in seeds]
-    if any(each is None or not np.array_equal(each, lengths[0]) for each in lengths):  # type: ignore[arg-type]
-        seeds[0] = Predictions(seeds[0].has, seeds[0].given, seeds[0].classes)  # of some seeds only, or of other texts
+    usable = [values for values in stored if values is not None]
+    lengths = [values.pieces for values in seeds]
+    if any(values is None or not np.array_equal(values, lengths[0]) for values in lengths):  # type: ignore[arg-type]
+        seeds[0] = Predictions(seeds[0].has, seeds[0].given, seeds[0].classes)  # lengths are missing for some seeds, or differ
     return Side(
         plain(label, 60),
         names,
@@ -141,14 +142,14 @@ def _side(label: str, names: Sequence[str], where: Sequence[tuple[Path, Trial]],
 def _bag(folder: Path, like: Predictions) -> Predictions | None:
     """The bag of words of a study, if it was tested on the same texts."""
     with suppress(OSError, ValueError):
-        found = predictions.of_trial(folder, BAG_OF_WORDS, like.classes)
-        return found if found.digest == like.digest else None
+        predictions_of_bag = predictions.of_trial(folder, BAG_OF_WORDS, like.classes)
+        return predictions_of_bag if predictions_of_bag.digest == like.digest else None
     return None
 
 
 def _cut(params: Mapping[str, Any], config: Mapping[str, Any]) -> Cut | None:
-    """What fine-tuning reads of a text: by the trial's parameters, else by the study file."""
-    stage = next((each for each in reversed(list(_stages(config))) if isinstance(each, dict)), {})
+    """The truncation of fine-tuning: from the trial's parameters, else from the study file."""
+    stage = next((settings for settings in reversed(list(_stages(config))) if isinstance(settings, dict)), {})
     name = stage.get("name") if isinstance(stage.get("name"), str) else "finetune"
     length, how = (params.get(f"{name}.{key}", stage.get(key)) for key in ("max_length", "truncation"))
     return Cut(length, plain(how or "", 40)) if isinstance(length, int) and not isinstance(length, bool) else None
@@ -157,6 +158,6 @@ def _cut(params: Mapping[str, Any], config: Mapping[str, Any]) -> Cut | None:
 def _stages(config: Mapping[str, Any]) -> Iterator[Any]:
     """Settings of fine-tuning in a resolved study file."""
     recipe = config.get("recipe")
-    for each in recipe if isinstance(recipe, list) else ():
-        if isinstance(each, dict) and "finetune" in each:
-            yield each["finetune"]
+    for stage in recipe if isinstance(recipe, list) else ():
+        if isinstance(stage, dict) and "finetune" in stage:
+            yield stage["finetune"]

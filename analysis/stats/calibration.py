@@ -1,13 +1,13 @@
-"""Whether probabilities mean what they say: of the texts that are given a class with 80 %, are 80 % given the right one?
+"""Calibration of probabilities: of the texts classified with 80 % confidence, are 80 % classified correctly?
 
-The expected calibration error (Guo et al. 2017, section 2: ECE) is the distance between mean confidence and share of right ones,
-in bins of equal width, weighted by their texts. Confident classifiers have nearly all texts in the last bin, so it is given for
-bins of equal mass too (Nguyen and O'Connor 2015; Nixon et al. 2019), which the choice of bins biases less (Roelofs et al. 2022).
-With few texts it is above zero for perfect probabilities as well: `by_chance` says by how much, the idea of Broecker and Smith's
-(2007) consistency bars. Beside it two proper scores: Brier's (1950) and the log loss.
+The expected calibration error (Guo et al. 2017, section 2: ECE) is the distance between mean confidence and accuracy in bins of
+equal width, weighted by the number of texts. Confident classifiers have nearly all texts in the last bin, so it is also computed
+for bins of equal mass (Nguyen and O'Connor 2015; Nixon et al. 2019), which the choice of bins biases less (Roelofs et al. 2022).
+With few texts it is above zero even for perfect probabilities: `by_chance` is its expectation then, the idea of Broecker and
+Smith's (2007) consistency bars. Beside it two proper scores: Brier's (1950) and the log loss.
 
-Of one label per text the confidence is the probability of the class that is given. Of several labels per text each decision counts:
-the probability that a text has a label, against whether it has.
+With one label per text the confidence is the probability of the predicted class. With several labels per text every decision
+counts: the probability that a text has a label is compared with whether it has.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from analysis.records.predictions import Array, Predictions
 BINS = 15
 """M of Guo et al. 2017."""
 LEAST = 1e-12
-"""Probabilities below count as this in the log loss, which would be infinite for zero."""
+"""Smallest probability in the log loss, which would be infinite for zero."""
 
 
 @dataclass(frozen=True)
 class ConfidenceBin:
-    """Texts whose confidence is above `low` and at most `high`, over all seeds. Shares of 1."""
+    """Texts whose confidence is above `low` and at most `high`, over all seeds. All shares are from 0 to 1."""
 
     low: float
     high: float
     texts: float
-    """Number, or of several labels per text decisions: the mean over seeds."""
+    """Number of texts, with several labels per text of decisions: the mean over seeds."""
     confidence: float
-    """Mean."""
+    """Mean confidence."""
     right: float
-    """Share that is right, or has the label."""
+    """Share classified correctly, with several labels per text the share that has the label."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of a setting: of each seed in turn, and its reliability diagram over all seeds."""
+    """Calibration of a setting: one value per seed, and a reliability diagram over all seeds."""
 
     ece: tuple[float, ...]
     """Expected calibration error in BINS bins of equal width, percent."""
     ece_equal_mass: tuple[float, ...]
-    """The same in bins with as many texts each."""
+    """The same in bins with equally many texts, percent."""
     by_chance: tuple[float, ...]
-    """What `ece` would come to if the probabilities were perfect, percent."""
+    """Expected `ece` if the probabilities were perfect, percent."""
     brier: tuple[float, ...]
-    """Mean over texts of the squared distance from what is right, summed over the classes: 0 to 2; of several labels per text the
+    """Mean over texts of the squared distance from the truth, summed over the classes: 0 to 2; with several labels per text the
     mean over decisions: 0 to 1."""
     log_loss: tuple[float, ...]
-    """Mean negative log probability of what is right, in nats."""
+    """Mean negative log probability of the truth, in nats."""
     confidence: tuple[float, ...]
-    """Mean, percent."""
+    """Mean confidence, percent."""
     right: tuple[float, ...]
-    """Share that is right, or has the label, percent."""
+    """Share classified correctly, with several labels per text the share that has the label, percent."""
     bins: tuple[ConfidenceBin, ...]
-    """Those that hold any texts."""
+    """Bins that hold any texts."""
     texts: int
     several: bool
     """Whether a text may have several labels, so that decisions are counted."""
 
 
 def calibration(seeds: Sequence[Predictions], probabilities: Sequence[Array]) -> Calibration:
-    """Of the predictions of each seed with their probabilities [texts, classes]. Raises ValueError for no seeds."""
+    """Return the calibration of all seeds' predictions, with probabilities [texts, classes]. Raises ValueError without seeds."""
     if not seeds:
-        raise ValueError("no seeds: nothing to say of their probabilities")
-    pairs = [_decisions(*each) for each in zip(seeds, probabilities, strict=True)]
+        raise ValueError("no seeds: there are no probabilities to calibrate")
+    pairs = [_decisions(*seed) for seed in zip(seeds, probabilities, strict=True)]
     edges = np.linspace(0, 1, BINS + 1)
-    proper = [_proper(*each) for each in zip(seeds, probabilities, strict=True)]
+    proper = [_proper(*seed) for seed in zip(seeds, probabilities, strict=True)]
     return Calibration(
         ece=tuple(100 * _ece(*pair, edges) for pair in pairs),
         ece_equal_mass=tuple(100 * _ece(*pair, equal_mass(pair[0])) for pair in pairs),
@@ -87,25 +87,25 @@ def calibration(seeds: Sequence[Predictions], probabilities: Sequence[Array]) ->
 
 
 def equal_mass(confidence: Array) -> Array:
-    """Edges of at most BINS bins with as many of these each; equal ones stay together."""
+    """Return the edges of at most BINS bins with equally many confidences; equal confidences share a bin."""
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1)))
     return edges if len(edges) > 1 else np.array([0.0, 1.0])
 
 
-def _decisions(found: Predictions, probabilities: Array) -> tuple[Array, Array]:
-    """(confidence, 1 where it is right) of each text, or of each label of each text."""
-    if found.several:
-        return probabilities[:, : found.has.shape[1]].ravel(), found.has.ravel().astype(float)
-    return probabilities[np.arange(len(found.has)), found.given], found.right.astype(float)
+def _decisions(predictions: Predictions, probabilities: Array) -> tuple[Array, Array]:
+    """(confidence, 1 if it is right else 0) of every text, or of every label of every text."""
+    if predictions.several:
+        return probabilities[:, : predictions.has.shape[1]].ravel(), predictions.has.ravel().astype(float)
+    return probabilities[np.arange(len(predictions.has)), predictions.given], predictions.right.astype(float)
 
 
-def _proper(found: Predictions, probabilities: Array) -> tuple[float, float]:
-    """(Brier score, log loss)."""
-    if found.several:
-        has = found.has.astype(float)
-        of_right = np.where(found.has, probabilities[:, : has.shape[1]], 1 - probabilities[:, : has.shape[1]])
+def _proper(predictions: Predictions, probabilities: Array) -> tuple[float, float]:
+    """(Brier score, log loss in nats)."""
+    if predictions.several:
+        has = predictions.has.astype(float)
+        of_right = np.where(predictions.has, probabilities[:, : has.shape[1]], 1 - probabilities[:, : has.shape[1]])
         return float(((1 - of_right) ** 2).mean()), _nats(of_right)
-    of_right = probabilities[np.arange(len(found.has)), found.has]
+    of_right = probabilities[np.arange(len(predictions.has)), predictions.has]
     return float(((probabilities**2).sum(axis=1) - 2 * of_right + 1).mean()), _nats(of_right)
 
 
@@ -114,7 +114,7 @@ def _nats(of_right: Array) -> float:
 
 
 def _places(confidence: Array, edges: Array) -> Array:
-    """[n]: the bin of each, above its lower edge and at most at its upper one; the first holds its lower edge too."""
+    """Bin [n] of every confidence: above its lower edge and at most at its upper one; the first bin holds its lower edge too."""
     return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
 
 
@@ -127,23 +127,23 @@ def _ece(confidence: Array, right: Array, edges: Array) -> float:
 
 
 def _by_chance(confidence: Array, edges: Array) -> float:
-    """Expected `_ece` where each text is right with just its confidence.
+    """Expected `_ece` if every text is right with probability equal to its confidence.
 
-    The distance of a bin is that of a sum of independent 0/1 from its mean. With variance v it is sqrt(2 v / pi) by the normal
-    approximation, and never more than 2 v.
+    The distance of a bin is that of a sum of independent 0/1 variables from its mean. With variance v it is sqrt(2 v / pi) by the
+    normal approximation, and never more than 2 v.
     """
     variance = _sums(confidence * (1 - confidence), _places(confidence, edges), edges)
     return float(np.minimum(np.sqrt(2 * variance / np.pi), 2 * variance).sum() / len(confidence))
 
 
 def _bins(pairs: Sequence[tuple[Array, Array]], edges: Array) -> tuple[ConfidenceBin, ...]:
-    """Of all seeds together."""
+    """Bins over all seeds together."""
     confidence, right = (np.concatenate(part) for part in zip(*pairs, strict=True))
     places = _places(confidence, edges)
-    count, said, was = (_sums(each, places, edges) for each in (np.ones(len(places)), confidence, right))
+    count, sure, true = (_sums(values, places, edges) for values in (np.ones(len(places)), confidence, right))
     return tuple(
         ConfidenceBin(
-            float(edges[i]), float(edges[i + 1]), float(count[i] / len(pairs)), float(said[i] / count[i]), float(was[i] / count[i])
+            float(edges[i]), float(edges[i + 1]), float(count[i] / len(pairs)), float(sure[i] / count[i]), float(true[i] / count[i])
         )
         for i in np.flatnonzero(count)
     )

@@ -1,4 +1,4 @@
-"""What predictions do with each class, or each label, and what they take for what; each task of a joint stage."""
+"""Scores by class or label, misclassifications between classes, and scores by task of a multi-task stage."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ MOST = 20
 
 @dataclass(frozen=True)
 class Label:
-    """One class, or one label, under a setting, the mean over its seeds. Percent; None where there is nothing to divide by."""
+    """Scores of one class or label under a setting, mean over its seeds, percent; None if the denominator is zero."""
 
     name: str
     texts: int
-    """Test texts that have it."""
+    """Number of test texts that have it."""
     given: float
-    """Test texts that are given it."""
+    """Number of test texts for which it is predicted."""
     precision: float | None
     recall: float | None
     f1: tuple[float, ...]
-    """Of each seed."""
+    """F1 of every seed."""
     threshold: float | None
-    """Probability from which on it is given, of a task with several labels per text."""
+    """Probability from which on it is predicted, in a task with several labels per text."""
     baseline: float | None
     """F1 of the bag of words."""
     place: int
-    """Among all classes or labels."""
+    """Index among all classes or labels."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Texts of one class that are given another."""
+    """Texts of one class that are classified as another."""
 
     name: str
     instead: str
     texts: float
-    """Number, the mean over seeds."""
+    """Number of texts, mean over seeds."""
     share: float
-    """Of the texts of the class, percent."""
+    """Share of the texts of the class, percent."""
 
 
 def of_predictions(
@@ -55,45 +55,45 @@ def of_predictions(
     baseline: Predictions | None = None,
     thresholds: Sequence[Sequence[Any]] = (),
 ) -> list[Label]:
-    """Every class or label in order, those that neither occur nor are given left out; empty for no seeds.
+    """Return the classes or labels that occur or are predicted, in order; empty without seeds.
 
-    `thresholds` are those of each seed, `baseline` the predictions of the bag of words.
+    `thresholds` are those of every seed, `baseline` the predictions of the bag of words.
     """
     if not seeds:
         return []
-    classes = max(each.classes for each in seeds)
-    counts = [[part.tolist() for part in each.counts()] for each in seeds]
-    bag = [] if baseline is None else [_f1(*each) for each in zip(*(part.tolist() for part in baseline.counts()), strict=True)]
-    found = []
+    classes = max(predictions.classes for predictions in seeds)
+    counts = [[part.tolist() for part in predictions.counts()] for predictions in seeds]
+    bag = [] if baseline is None else [_f1(*row) for row in zip(*(part.tolist() for part in baseline.counts()), strict=True)]
+    labels = []
     for place in range(classes):
-        mine = [tuple(part[place] for part in each) if place < len(each[0]) else (0, 0, 0) for each in counts]
-        right, has, given = (statistics.fmean(part) for part in zip(*mine, strict=True))
-        if not has + given:
+        mine = [tuple(part[place] for part in parts) if place < len(parts[0]) else (0, 0, 0) for parts in counts]
+        right, has, predicted = (statistics.fmean(part) for part in zip(*mine, strict=True))
+        if not has + predicted:
             continue
-        tuned = [each[place] for each in thresholds if place < len(each) and isinstance(each[place], (int, float))]
-        found.append(
+        tuned = [row[place] for row in thresholds if place < len(row) and isinstance(row[place], (int, float))]
+        labels.append(
             Label(
                 _name(names, place),
                 round(has),
-                given,
-                100 * right / given if given else None,
+                predicted,
+                100 * right / predicted if predicted else None,
                 100 * right / has if has else None,
-                tuple(_f1(*each) for each in mine),
+                tuple(_f1(*row) for row in mine),
                 statistics.fmean(tuned) if tuned else None,
                 bag[place] if place < len(bag) else None,
                 place,
             )
         )
-    return found
+    return labels
 
 
 def confusions(seeds: Sequence[Predictions], names: Sequence[str]) -> list[Confusion]:
-    """What is taken for what, most often first; empty where a text may have several labels, or for no seeds."""
+    """Return misclassified texts by true and predicted class, most frequent first; empty for several labels or without seeds."""
     if not seeds or seeds[0].several:
         return []
     total: Counter[tuple[int, int]] = Counter()
-    for each in seeds:
-        total.update(each.confusions())
+    for predictions in seeds:
+        total.update(predictions.confusions())
     has = seeds[0].counts()[1]
     return [
         Confusion(_name(names, one), _name(names, other), count / len(seeds), 100 * count / len(seeds) / int(has[one]))
@@ -102,25 +102,25 @@ def confusions(seeds: Sequence[Predictions], names: Sequence[str]) -> list[Confu
 
 
 def shown(labels: Sequence[Label]) -> list[Label]:
-    """Those that a page has room for: the most frequent, in their order."""
+    """Return the MOST most frequent classes or labels, in their order."""
     kept = sorted(range(len(labels)), key=lambda i: (-labels[i].texts, i))[:MOST]
     return [labels[i] for i in sorted(kept)]
 
 
 def by_task(run: Run) -> list[tuple[str, str, dict[str, Any]]]:
-    """(stage, task, its validation scores at the end of the stage) of every stage that trained on several tasks."""
-    found = []
+    """Return (stage, task, its validation scores at the end of the stage) of every multi-task stage."""
+    rows = []
     for row in run.stages.values():
         scores = row.get("by_task")
-        for name, each in scores.items() if isinstance(scores, dict) else ():
-            if isinstance(each, dict):
-                numbers = {key: value for key, value in each.items() if isinstance(value, (int, float))}
-                found.append((plain(row.get("label") or row.get("name") or "stage", 80), plain(name, 60), numbers))
-    return found
+        for name, metrics in scores.items() if isinstance(scores, dict) else ():
+            if isinstance(metrics, dict):
+                numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+                rows.append((plain(row.get("label") or row.get("name") or "stage", 80), plain(name, 60), numbers))
+    return rows
 
 
-def _f1(right: float, has: float, given: float) -> float:
-    return 200 * right / (has + given) if has + given else 0.0
+def _f1(right: float, has: float, predicted: float) -> float:
+    return 200 * right / (has + predicted) if has + predicted else 0.0
 
 
 def _name(names: Sequence[str], place: int) -> str:

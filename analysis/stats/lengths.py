@@ -1,8 +1,8 @@
-"""Errors by length: of the shorter and the longer test texts, how many are given something else than what they have?
+"""Error rate by text length: how many of the shorter and of the longer test texts are misclassified?
 
-The bins are quantiles of the lengths before any cut, so that each holds about as many texts; texts of one length stay together.
-Whatever a task's metric is, the error counts texts that are not given just what they have: F1 and Matthews' coefficient of a part
-of the texts depend on the classes in it, and their losses of texts only mean something over all of them.
+The bins are quantiles of the lengths before truncation, so that they hold about equally many texts; texts of one length share a
+bin. The error counts misclassified texts whatever the task's metric: F1 and Matthews' coefficient of a part of the texts depend on
+the classes in it, and their losses of texts are meaningful only over all texts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from analysis.stats import inference
 from analysis.stats.inference import Estimate
 
 BINS = 5
-"""At most."""
+"""Largest number of bins."""
 TEXTS = 10
-"""At least in each of several bins, but for ties: fewer would say nothing."""
+"""Smallest number of texts in one of several bins, except for ties."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class LengthBin:
     low: int
     high: int
     texts: Array
-    """[n]: which they are."""
+    """[n]: whether a text is in the bin."""
 
 
 def bins(pieces: Array) -> list[LengthBin]:
-    """Quantiles of the lengths [n] of texts, the shortest first."""
+    """Return the bins for texts of these lengths [n], the shortest first."""
     count = max(1, min(BINS, len(pieces) // TEXTS))
     ordered = np.sort(pieces)
     uppers = np.unique(ordered[[-(-len(pieces) * k // count) - 1 for k in range(1, count + 1)]])
@@ -42,22 +42,22 @@ def bins(pieces: Array) -> list[LengthBin]:
 
 
 def errors(seeds: Sequence[Predictions]) -> Array:
-    """[seeds, texts]: 100 where a text is not given just what it has."""
-    return np.stack([100.0 * ~each.right for each in seeds])
+    """Return errors [seeds, texts]: 100 for a misclassified text, else 0."""
+    return np.stack([100.0 * ~predictions.right for predictions in seeds])
 
 
 def error(seeds: Sequence[Predictions], part: LengthBin) -> Estimate:
-    """Mean error in a bin, percent."""
+    """Estimate the mean error in a bin, percent."""
     return inference.mean(errors(seeds)[:, part.texts])
 
 
 def gap(one: Sequence[Predictions], other: Sequence[Predictions], part: LengthBin) -> Estimate:
-    """Error of the one less that of the other in a bin, paired over its texts, points."""
+    """Estimate the error of `one` minus that of `other` in a bin, paired over its texts, in points."""
     return inference.difference(errors(one)[:, part.texts], errors(other)[:, part.texts])
 
 
-def interval(found: Estimate, least: float, most: float = 100.0) -> tuple[float, float] | None:
-    """Its 95 % interval within what is possible; None for one seed, and where nothing varies, which is no certainty."""
-    if found.interval is None or not found.variance:
+def interval(estimate: Estimate, least: float, most: float = 100.0) -> tuple[float, float] | None:
+    """Return the 95 % interval, clipped to possible values; None for one seed, and for zero variance, which is no certainty."""
+    if estimate.interval is None or not estimate.variance:
         return None
-    return max(least, found.interval[0]), min(most, found.interval[1])
+    return max(least, estimate.interval[0]), min(most, estimate.interval[1])

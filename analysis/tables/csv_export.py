@@ -1,4 +1,4 @@
-"""Plain data for other programs: JSON, and the records as tidy CSV, safe to open in a spreadsheet."""
+"""Export the records of a study as tidy CSV for other programs, safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ TASK_COLUMNS = ("stage", "task", "examples", *SCORES, "loss")
 
 
 def results_csv(run: Run) -> Iterator[str]:
-    """One row per evaluation, the bag of words among them; a column per dimension of the space. In parts, since it may be large."""
-    about: dict[str, dict[str, Any]] = {"": _params(run, {})}
+    """Yield one row per evaluation, the bag of words included, with a column per dimension of the space; it may be large."""
+    by_trial: dict[str, dict[str, Any]] = {"": _params(run, {})}
     for trial in run.trials:
         named = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting}
-        about[trial.name] = named | _params(run, trial.params)
-    rows = (row | about.get(row.get("trial") or "", about[""]) for row in chain(run.of("baseline"), run.each("evaluation")))
+        by_trial[trial.name] = named | _params(run, trial.params)
+    rows = (row | by_trial.get(row.get("trial") or "", by_trial[""]) for row in chain(run.of("baseline"), run.each("evaluation")))
     return csv_parts((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 
 
 def trials_csv(run: Run) -> str:
-    """One row per trial, those without any evaluation among them."""
+    """Return one row per trial, also without any evaluation."""
     rows = []
     for trial in run.trials:
         row = {
@@ -56,7 +56,7 @@ def trials_csv(run: Run) -> str:
 
 
 def tasks_csv(run: Run) -> str:
-    """One row per stage on several tasks and task: its validation scores at the end of the stage."""
+    """Return one row per multi-task stage and task: the validation scores at the end of the stage."""
     return csv_text(TASK_COLUMNS, [scores | {"stage": stage, "task": task} for stage, task, scores in labels.by_task(run)])
 
 

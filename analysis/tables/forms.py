@@ -1,4 +1,4 @@
-"""The table and the verdicts as text for a terminal, Markdown, LaTeX, tidy CSV and JSON; provenance as CSV. All from the ledger."""
+"""Write a ledger's table and verdicts as text for a terminal, Markdown, LaTeX, tidy CSV and JSON; provenance as CSV."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from analysis.text.plain_data import csv_text, json_text
 from analysis.text.tex import Column, table, tex
 
 BEST = "*"
-"""Marks the best where there is no bold type."""
+"""Marks the best in forms without bold type."""
 
 
-def text(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
-    """For a terminal: verdicts, the table in as many parts as 80 columns need, caption, notes, what is missing."""
-    parts = ["\n".join(wrapped(plain(f"{v.says}: {v.text}")) for v in found)]
+def text(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+    """Format for a terminal: verdicts, the table in as many parts as 80 columns need, caption, notes, missing results."""
+    parts = ["\n".join(wrapped(plain(f"{v.says}: {v.text}")) for v in verdicts)]
     parts += _parts(grid)
     caption = " ".join(grid.caption).replace("Best in bold", f"{BEST} best")
     parts.append("\n".join(map(wrapped, [caption, *grid.notes, *missing(ledger)])))
@@ -29,22 +29,22 @@ def text(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
 
 
 def _parts(grid: Grid) -> list[str]:
-    """The table, broken between columns where it is wider than the terminal."""
+    """The table, split between columns if it is wider than the terminal."""
     labels = [plain(row, 34) for row, _ in grid.rows]
     columns = [
         [plain(head, 40), *(_plain_cell(row[i], grid.has_paper) for _, row in grid.rows)] for i, head in enumerate(grid.head)
     ]
     room = WIDTH - max([len(label) for label in labels], default=0)
-    made: list[list[list[str]]] = []
+    parts: list[list[list[str]]] = []
     left = 0
     for column in columns:
         width = 2 + max(map(len, column))
-        if not made or width > left:
-            made.append([])
+        if not parts or width > left:
+            parts.append([])
             left = room
-        made[-1].append(column)
+        parts[-1].append(column)
         left -= width
-    return [aligned([[label, *row] for label, row in zip(["", *labels], zip(*each, strict=True), strict=True)]) for each in made]
+    return [aligned([[label, *row] for label, row in zip(["", *labels], zip(*part, strict=True), strict=True)]) for part in parts]
 
 
 def _plain_cell(shown: Shown, has_paper: bool) -> str:
@@ -53,18 +53,18 @@ def _plain_cell(shown: Shown, has_paper: bool) -> str:
     return f"{ours} | {shown.paper or '–'}" if has_paper and shown.state != "none" else ours
 
 
-def markdown(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
-    """For a GitHub comment."""
+def markdown(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+    """Format as Markdown, such as for a GitHub comment."""
     parts = [f"# {md(ledger.name)}: {md(ledger.title)}"]
-    if found:
-        parts.append("\n".join(f"- **{md(v.says)}**: {md(v.text)}" for v in found))
+    if verdicts:
+        parts.append("\n".join(f"- **{md(v.says)}**: {md(v.text)}" for v in verdicts))
     rows = [["", *map(md, grid.head)], ["---", *["---:"] * len(grid.head)]]
     for label, row in grid.rows:
         rows.append([md(label), *(_md_cell(shown, grid.has_paper) for shown in row)])
     parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     parts.append(md(" ".join(grid.caption)))
-    said = [*grid.notes, *missing(ledger)]
-    parts += ["\n".join(f"- {md(text)}" for text in said)] if said else []
+    notes = [*grid.notes, *missing(ledger)]
+    parts += ["\n".join(f"- {md(text)}" for text in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,13 +73,13 @@ def _md_cell(shown: Shown, has_paper: bool) -> str:
     return rf"{ours} \| {md(shown.paper or '–')}" if has_paper and shown.state != "none" else ours
 
 
-def latex(ledger: Ledger, grid: Grid, found: Sequence[Verdict]) -> str:
-    """A table for `\\input` in a document that loads booktabs and graphicx; the published numbers in columns of their own."""
+def latex(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+    """Format as LaTeX for `\\input` in a document that loads booktabs and graphicx; published numbers have their own columns."""
     pair = grid.has_paper
     under = ("ours", "paper") if pair else ("",)
     columns = [Column(name, [_tex_cells(row[i], pair) for _, row in grid.rows], under) for i, name in enumerate(grid.head)]
     labels = [label for label, _ in grid.rows]
-    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in found])
+    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in verdicts])
 
 
 def _tex_cells(shown: Shown, pair: bool) -> list[str]:
@@ -113,22 +113,22 @@ COLUMNS = (
 
 
 def csv(ledger: Ledger, grid: Grid) -> str:
-    """Tidy: one row a cell."""
+    """Format as tidy CSV: one row a cell."""
     return csv_text(COLUMNS, cells(ledger, grid))
 
 
 def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
-    """Every cell as plain data."""
+    """Return every cell as plain data."""
     marks = {id(shown.cell): shown.mark for _, row in grid.rows for shown in row}
-    about: dict[str, Any] = {"kind": ledger.kind, "name": ledger.name, "scale": _scale(ledger)}
+    common: dict[str, Any] = {"kind": ledger.kind, "name": ledger.name, "scale": _scale(ledger)}
     if ledger.about.get("statistics"):
-        shown = [(row, column, each) for row, cells in grid.rows for column, each in zip(grid.head, cells, strict=True)]
-        return [about | {"row": r, "column": c, "mean": each.ours, "published_text": each.paper or None} for r, c, each in shown]
-    made = []
+        shown = [(row, column, cell) for row, cells in grid.rows for column, cell in zip(grid.head, cells, strict=True)]
+        return [common | {"row": r, "column": c, "mean": cell.ours, "published_text": cell.paper or None} for r, c, cell in shown]
+    rows = []
     for cell in ledger.cells:
         printed, bounds, drawn = cell.published, cell.interval, cell.bootstrap
-        made.append(
-            about
+        rows.append(
+            common
             | {
                 "paper": printed.paper if printed else None,
                 "table": printed.table if printed else None,
@@ -159,7 +159,7 @@ def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
                 "stage_ids": list(dict.fromkeys(stage for run in cell.runs for stage in run.trial.stage_ids)),
             }
         )
-    return made
+    return rows
 
 
 def _scale(ledger: Ledger) -> str | None:
@@ -167,9 +167,9 @@ def _scale(ledger: Ledger) -> str | None:
 
 
 def as_json(
-    ledger: Ledger, grid: Grid, found: Sequence[Verdict], answer: tuple[str, str] = ("", ""), lacking: Sequence[str] = ()
+    ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict], answer: tuple[str, str] = ("", ""), lacking: Sequence[str] = ()
 ) -> str:
-    """Everything as plain data."""
+    """Format everything as JSON; `answer` is (headline, sentence), `lacking` the sentences on missing results."""
     data = {
         "kind": ledger.kind,
         "name": ledger.name,
@@ -179,7 +179,7 @@ def as_json(
         "changes": ledger.changes,
         "source": ledger.source,
         "finished": ledger.finished,
-        "claims": [plain_verdict(each) for each in found],
+        "claims": [plain_verdict(verdict) for verdict in verdicts],
         "cells": cells(ledger, grid),
         "caption": list(grid.caption),
         "notes": list(grid.notes),
@@ -196,16 +196,16 @@ PROVENANCE = (
 
 
 def provenance_csv(ledger: Ledger) -> str:
-    """One row for each cell and seed: where the number comes from, and what made it. Cells without any run are there too."""
+    """Format as CSV the origin of every number, one row for each cell and seed; cells without a run are included."""
     return csv_text(PROVENANCE, [row for cell in ledger.cells for row in provenance(ledger, cell)])
 
 
 def provenance(ledger: Ledger, cell: Cell) -> list[dict[str, Any]]:
-    """Where the numbers of a cell come from, a row for each seed."""
-    about = {"task": cell.task, "row": cell.row, "column": cell.column or None}
+    """Return the origin of a cell's numbers, one row for each seed."""
+    place = {"task": cell.task, "row": cell.row, "column": cell.column or None}
     if not cell.runs:
-        return [about | {"status": "missing", "command": command(ledger)}]
-    return [about | _of_run(ledger, run) | {"again": again(cell, run)} for run in cell.runs]
+        return [place | {"status": "missing", "command": command(ledger)}]
+    return [place | _of_run(ledger, run) | {"again": again(cell, run)} for run in cell.runs]
 
 
 def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
@@ -228,21 +228,21 @@ def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
 
 
 def command(ledger: Ledger) -> str:
-    """What made, or goes on with, the ablation. A command in `ablation.yaml` is taken as it stands."""
-    given = plain(ledger.about.get("command") or "", 500)
-    return given or f"study reproduce {shlex.quote(ledger.name)} --scale {shlex.quote(ledger.scale)}"
+    """Command that ran, or resumes, the ablation. A command in `ablation.yaml` is used unchanged."""
+    own = plain(ledger.about.get("command") or "", 500)
+    return own or f"study reproduce {shlex.quote(ledger.name)} --scale {shlex.quote(ledger.scale)}"
 
 
 def again(cell: Cell, run: SeedRun) -> str | None:
-    """What computes one number again and compares; nothing for a run that left none."""
+    """Command that recomputes one number and compares; None for a run without a number."""
     if not run.finished or run.trial.seed is None:
         return None
     return f"study trace RUN {shlex.quote(cell.label)} --task {shlex.quote(cell.task)} --seed {run.trial.seed}"
 
 
-def tally(found: Sequence[Verdict]) -> str:
-    """`2 claims supported, 1 undecided at this size`."""
-    counts = [(kind, sum(v.kind == kind for v in found)) for kind in KINDS]
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """Count verdicts in words: `2 claims supported, 1 undecided at this size`."""
+    counts = [(kind, sum(v.kind == kind for v in verdicts)) for kind in KINDS]
     there = [(kind, count) for kind, count in counts if count]
     parts = [f"{count} {KINDS[kind]}" for kind, count in there]
     if parts:

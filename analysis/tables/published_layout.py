@@ -1,4 +1,4 @@
-"""The ledger in the layout of the published table: rows, columns, marks, the Avg. column, caption and notes; forms come after."""
+"""Arrange a ledger as the published table: rows, columns, marks, the Avg. column, caption and notes; `forms.py` writes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.text.numbers import DASH, number, over_seeds
 from analysis.text.plain import plain
 
 LEVEL = "†"
-"""Marks what is not significantly worse than the best."""
+"""Marks cells that are not significantly worse than the best."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Shown:
     """One cell as text."""
 
     ours: str
-    """`9.62 ± 0.36 (3)`, or what is in its place."""
+    """Our result, `9.62 ± 0.36 (3)`, or the reason why there is none."""
     paper: str
     """The published number; empty without one."""
     mark: str = ""
-    """best, level or nothing."""
+    """best, level or empty."""
     state: str = "complete"
     cell: Cell | None = None
 
@@ -43,43 +43,43 @@ class Grid:
 
     @property
     def has_paper(self) -> bool:
-        """Whether any cell has a published number beside it."""
+        """Whether any cell has a published number."""
         return any(shown.paper for _, row in self.rows for shown in row)
 
 
 def grid(ledger: Ledger) -> Grid:
-    """The table of an ablation, its rows settings or, where the published table has it so, tasks."""
+    """Return the table of an ablation; its rows are settings or, as in some published tables, tasks."""
     if ledger.about.get("statistics"):
         return _of_statistics(ledger)
     keys = list(dict.fromkeys((cell.task, cell.column) for task in ledger.tasks for cell in ledger.cells if cell.task == task))
     rows = list(dict.fromkeys(cell.row for cell in ledger.cells))
     marked, comparisons = marks(ledger)
     base = average_against(ledger)
-    made = []
+    body = []
     for row in rows:
         cells = [ledger.at(task, row, column) for task, column in keys]
         shown = [_shown(cell, marked.get(id(cell), "")) for cell in cells]
-        made.append((row, (*shown, *([_average(ledger, row, base)] if base else []))))
+        body.append((row, (*shown, *([_average(ledger, row, base)] if base else []))))
     head = [_head(ledger, task, column) for task, column in keys] + ([f"Avg. gain on {base}, %"] if base else [])
     source = ledger.about.get("source")
     if isinstance(source, dict) and source.get("rows") == "tasks":
-        columns = list(zip(*(cells for _, cells in made), strict=True))
-        made, head = [(name, cells) for name, cells in zip(head, columns, strict=True)], [row for row, _ in made]
-    return Grid(tuple(head), tuple(made), _caption(ledger, comparisons, base), tuple(_notes(ledger)))
+        columns = list(zip(*(cells for _, cells in body), strict=True))
+        body, head = [(name, cells) for name, cells in zip(head, columns, strict=True)], [row for row, _ in body]
+    return Grid(tuple(head), tuple(body), _caption(ledger, comparisons, base), tuple(_notes(ledger)))
 
 
 def _of_statistics(ledger: Ledger) -> Grid:
-    """Statistics of the tasks' texts beside the published ones."""
-    columns = list(dict.fromkeys(str(name) for each in ledger.statistics for name in each["row"]))
-    made = []
-    for each in ledger.statistics:
-        name = str(each.get("task") or each.get("name") or each.get("published"))
+    """Table of the tasks' text statistics beside the published ones."""
+    columns = list(dict.fromkeys(str(name) for entry in ledger.statistics for name in entry["row"]))
+    rows = []
+    for stats in ledger.statistics:
+        name = str(stats.get("task") or stats.get("name") or stats.get("published"))
         printed = ledger.printed_row(ledger.printed_name(name), columns)
-        cells = [Shown(_value(each["row"].get(column)), printed.get(column, "")) for column in columns]
-        made.append((ledger.task_name(name), tuple(cells)))
-    said = [f"{ledger.title.rstrip('.')}.", f"Ours | as published ({ledger.source})." if ledger.source else "", _scale(ledger)]
+        cells = [Shown(_value(stats["row"].get(column)), printed.get(column, "")) for column in columns]
+        rows.append((ledger.task_name(name), tuple(cells)))
+    caption = [f"{ledger.title.rstrip('.')}.", f"Ours | as published ({ledger.source})." if ledger.source else "", _scale(ledger)]
     head = tuple(plain(name.replace("_", " ")) for name in columns)
-    return Grid(head, tuple(made), tuple(text for text in said if text), tuple(ledger.notes))
+    return Grid(head, tuple(rows), tuple(text for text in caption if text), tuple(ledger.notes))
 
 
 def _value(value: object, nothing: str = DASH) -> str:
@@ -103,7 +103,7 @@ def _shown(cell: Cell | None, mark: str) -> Shown:
 
 
 def ours(cell: Cell) -> str:
-    """`9.62 ± 0.36 (3)`: mean, standard deviation and number of seeds; what is missing and lost is said."""
+    """Format a cell's result: `9.62 ± 0.36 (3)`, mean, standard deviation and number of seeds, with missing and lost seeds."""
     lost = ", ".join(f"{cell.lost(status)} {status}" for status in ("diverged", "failed") if cell.lost(status))
     if cell.mean is None:
         return {"missing": "missing", "unfinished": "unfinished"}.get(cell.state, lost) or "missing"
@@ -113,12 +113,12 @@ def ours(cell: Cell) -> str:
 
 
 def marks(ledger: Ledger) -> tuple[dict[int, str], int]:
-    """({id of a cell: best or level}, number of comparisons that are corrected for).
+    """Return ({id of a cell: best or level}, number of comparisons corrected for).
 
     In each task all settings with numbers are compared with the best. Since the best is chosen by the same numbers, the correction
-    is over all pairs, not only those compared.
+    covers all pairs, not only those compared.
     """
-    found: dict[int, str] = {}
+    marked: dict[int, str] = {}
     p_values: list[float] = []
     rivals: list[Cell] = []
     pairs = 0
@@ -127,11 +127,11 @@ def marks(ledger: Ledger) -> tuple[dict[int, str], int]:
         if len(cells) < 2:
             continue
         best = min(cells, key=lambda cell: _loss(cell))
-        found |= {id(cell): "best" for cell in cells if _loss(cell) == _loss(best)}
+        marked |= {id(cell): "best" for cell in cells if _loss(cell) == _loss(best)}
         several = [cell for cell in cells if ledger.comparable(best, cell) and len(cell.finished) > 1]
         pairs += len(several) * (len(several) - 1) // 2
         for cell in several if best in several else ():
-            if cell.losses is None or best.losses is None or id(cell) in found:
+            if cell.losses is None or best.losses is None or id(cell) in marked:
                 continue
             p_value = inference.difference(cell.losses, best.losses).p_value
             p_values.append(1.0 if p_value is None else p_value)
@@ -139,8 +139,8 @@ def marks(ledger: Ledger) -> tuple[dict[int, str], int]:
     corrected = inference.holm([*p_values, *[1.0] * (max(pairs, len(p_values)) - len(p_values))])
     for cell, p_value in zip(rivals, corrected, strict=False):
         if p_value >= ALPHA:
-            found[id(cell)] = "level"
-    return found, pairs
+            marked[id(cell)] = "level"
+    return marked, pairs
 
 
 def _loss(cell: Cell) -> float:
@@ -149,7 +149,7 @@ def _loss(cell: Cell) -> float:
 
 
 def average_against(ledger: Ledger) -> str:
-    """The row that the last column of Table 6 compares with, as the published column's metric names it; empty without one."""
+    """Row that the last column of Table 6 is relative to, from the metric of the published column; empty without one."""
     from analysis.results import published
 
     named = str(ledger.about.get("average") or "")
@@ -158,7 +158,7 @@ def average_against(ledger: Ledger) -> str:
         tables = source.get("table")
         try:
             numbers = published.table(
-                str(source["paper"]), [str(each) for each in (tables if isinstance(tables, list) else [tables])]
+                str(source["paper"]), [str(name) for name in (tables if isinstance(tables, list) else [tables])]
             )
         except KeyError:
             return ""
@@ -168,7 +168,7 @@ def average_against(ledger: Ledger) -> str:
 
 
 def _average(ledger: Ledger, row: str, base: str) -> Shown:
-    """Mean over the tasks that both have of the relative reduction of the error, percent: ours, and by that rule the paper's."""
+    """Mean relative error reduction over the tasks that both rows have, percent: ours, and the paper's by the same rule."""
     pairs = [(ledger.at(task, row, ""), ledger.at(task, base, "")) for task in ledger.tasks]
     measured = [(a.mean, b.mean) for a, b in pairs if a and b and a.mean is not None and b.mean]
     printed = [(a.published.percent, b.published.percent) for a, b in pairs if a and b and a.published and b.published]
@@ -190,22 +190,22 @@ def _caption(ledger: Ledger, comparisons: int, base: str) -> tuple[str, ...]:
     metrics = list(dict.fromkeys(cell.metric for cell in ledger.cells))
     what = " or ".join(f"{metric.label} %" for metric in metrics)
     several = any(cell.sd is not None for cell in ledger.cells) or not any(cell.finished for cell in ledger.cells)
-    said = [f"{ledger.title.rstrip('.')}.", f"Test {what}, ours: {over_seeds(several)}"]
-    said[-1] += f" | as published ({ledger.source})." if any(cell.published for cell in ledger.cells) else "."
+    sentences = [f"{ledger.title.rstrip('.')}.", f"Test {what}, ours: {over_seeds(several)}"]
+    sentences[-1] += f" | as published ({ledger.source})." if any(cell.published for cell in ledger.cells) else "."
     if comparisons:
-        said.append(
+        sentences.append(
             f"Best in bold; {LEVEL} not significantly worse than it (paired over test texts and seeds,"
             f" p values corrected for {comparisons} comparison{'s' * (comparisons != 1)})."
         )
     elif any(cell.finished for cell in ledger.cells):
-        said.append("Best in bold; with one seed or without predictions nothing can be said of how sure that is.")
+        sentences.append("Best in bold; with one seed or without predictions its uncertainty is unknown.")
     if base:
-        said.append(f"Avg.: mean over the tasks that both have of (error of {base} - error) / error of {base}.")
-    return tuple(text for text in (*said, _scale(ledger)) if text)
+        sentences.append(f"Avg.: mean over the tasks that both have of (error of {base} - error) / error of {base}.")
+    return tuple(text for text in (*sentences, _scale(ledger)) if text)
 
 
 def _scale(ledger: Ledger) -> str:
-    """What the scale changes."""
+    """Sentence on the scale and what it changes."""
     if ledger.changes:
         against = "paper" if ledger.source else "file"
         return f"Scale {ledger.scale}, changed against the {against}: {'; '.join(ledger.changes).rstrip('.')}."
@@ -218,29 +218,31 @@ def _notes(ledger: Ledger) -> list[str]:
     if finished == {1}:
         notes.append("One seed only: the spread over seeds is unknown, and no interval is given.")
     if shared_stages(ledger.cells):
-        notes.append("All seeds of a setting start from one further pre-training: the spread of another one is not in the numbers.")
+        notes.append(
+            "All seeds of a setting start from one further pre-training: the spread over further pre-trainings is unknown."
+        )
     others = {
         f"{cell.published.metric}, {cell.published.column}"
         for cell in ledger.cells
         if cell.published and "test" not in f"{cell.published.metric} {cell.published.column}"
     }
-    notes += [f"What is published here is another number than ours: {text}." for text in sorted(others)]
-    about = sorted(
+    notes += [f"The published number is of another kind than ours: {text}." for text in sorted(others)]
+    sources = sorted(
         {
             cell.published.source
             for cell in ledger.cells
             if cell.published and ("read" in cell.published.source or "marker" in cell.published.source)
         }
     )
-    notes += [f"Published numbers are from {source}." for source in about]
+    notes += [f"Published numbers are from {source}." for source in sources]
     return notes
 
 
 def missing(ledger: Ledger) -> list[str]:
-    """What a finished report would hold and this one does not, a sentence each."""
-    said = []
+    """Return the parts that this report still lacks, a sentence each."""
+    sentences = []
     if not ledger.finished:
-        said.append(f"The {ledger.kind} has not finished: this is how it stands.")
+        sentences.append(f"The {ledger.kind} has not finished: these are interim results.")
     for state, what in (
         ("missing", "not begun"),
         ("unfinished", "not finished"),
@@ -252,8 +254,8 @@ def missing(ledger: Ledger) -> list[str]:
             few = ", ".join(f"{cell.label} ({cell.task})" for cell in cells[:6]) + (
                 f" and {len(cells) - 6} more" if len(cells) > 6 else ""
             )
-            said.append(f"{len(cells)} of {len(ledger.cells)} cells {what}: {few}.")
+            sentences.append(f"{len(cells)} of {len(ledger.cells)} cells {what}: {few}.")
     for cell in ledger.cells:
         reasons = sorted({run.trial.reason for run in cell.runs if run.trial.status == "failed" and run.trial.reason})
-        said += [f"{cell.label} ({cell.task}) failed: {reasons[0]}."] if reasons else []
-    return said + [f"{problem[:1].upper()}{problem[1:]}." for problem in ledger.problems]
+        sentences += [f"{cell.label} ({cell.task}) failed: {reasons[0]}."] if reasons else []
+    return sentences + [f"{problem[:1].upper()}{problem[1:]}." for problem in ledger.problems]

@@ -1,4 +1,4 @@
-"""The result as tables: for a terminal, Markdown, LaTeX, CSV. Labels are a user's text: each form escapes them in its own way."""
+"""Write the result of a study as a table for a terminal, Markdown and LaTeX; every form escapes labels, since users write them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from analysis.text.tex import Column, table, tex
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the result table, as text. A dash stands for what does not exist, such as the seeds of a bag of words."""
+    """One line of the result table, as text; a dash where a value does not exist, such as the seeds of a bag of words."""
 
     label: str
     settings: str
@@ -34,11 +34,11 @@ class Line:
     """Test scores by other metrics."""
     chosen: bool = False
     kind: str = ""
-    """chosen, reference, baseline or nothing special."""
+    """chosen, reference, baseline or empty."""
 
 
 def head(run: Run) -> Line:
-    """Heads of the columns. The intervals are of the test score by the run's metric."""
+    """Return the heads of the columns. Intervals are of the test score by the run's metric."""
     return Line(
         "setting",
         "what differs",
@@ -55,12 +55,12 @@ def head(run: Run) -> Line:
 
 
 def others(run: Run) -> list[Metric]:
-    """What test scores are given by beside the run's metric: of error, macro- and micro-F1 those that are another thing."""
+    """Metrics of the test scores beside the run's own: those of error, macro- and micro-F1 that use another field."""
     return [metric for metric in BESIDE if metric.field != run.metric.field]
 
 
 def lines(finals: Finals) -> list[Line]:
-    """The result table: final settings, best on validation first, then the bag of words."""
+    """Return the lines of the result table: final settings, best on validation first, then the bag of words."""
     return [_setting_line(finals.run, setting) for setting in finals.settings] + _baseline_line(finals)
 
 
@@ -88,7 +88,7 @@ def _scores(setting: Setting, metric: Metric) -> list[float]:
 
 
 def _seeds(setting: Setting) -> str:
-    """Number of seeds; where some have no test scores, of how many the test score is the mean."""
+    """Number of seeds, `2 of 3` if the test score is the mean of some of them only."""
     tested, count = len(setting.test), len(setting.validation)
     return str(count) if tested in (0, count) else f"{tested} of {count}"
 
@@ -126,11 +126,11 @@ def _baseline_line(finals: Finals) -> list[Line]:
 
 
 def result_text(finals: Finals | str | Path) -> str:
-    """The final table for a terminal, at most 80 columns. Also takes the run's folder."""
+    """Format the result for a terminal, at most 80 columns. Also takes the run's folder."""
     finals = finals if isinstance(finals, Finals) else Finals(load(finals))
-    run, found = finals.run, lines(finals)
+    run, table_lines = finals.run, lines(finals)
     parts = []
-    if found:
+    if table_lines:
         columns = {
             "validation": "validation %",
             "test": "test %",
@@ -138,63 +138,65 @@ def result_text(finals: Finals | str | Path) -> str:
             "over_texts": "texts alone",
             "seeds": "seeds",
         }
-        cells = [list(columns.values()), *([getattr(line, column) for column in columns] for line in found)]
+        cells = [list(columns.values()), *([getattr(line, column) for column in columns] for line in table_lines)]
         room = WIDTH - 2 - sum(2 + max(len(row[i]) for row in cells) for i in range(len(columns)))
-        labels = ["setting", *(plain(line.label, max(room, 4)) for line in found)]
-        marks = ["  ", *("* " if line.chosen else "  " for line in found)]
+        labels = ["setting", *(plain(line.label, max(room, 4)) for line in table_lines)]
+        marks = ["  ", *("* " if line.chosen else "  " for line in table_lines)]
         table = aligned([[mark + label, *row] for mark, label, row in zip(marks, labels, cells, strict=True)])
         parts += [f"{run.metric.label} in percent{', more is better' if run.metric.higher else ''}\n{table}"]
-        parts += ["\n".join(wrapped(f"{plain(line.label)}: {line.settings}") for line in found if line.kind != "baseline")]
-        parts += ["\n".join(wrapped(text) for text in _also(run, found))]
-    said = comparisons(finals)
-    if said:
+        parts += ["\n".join(wrapped(f"{plain(line.label)}: {line.settings}") for line in table_lines if line.kind != "baseline")]
+        parts += ["\n".join(wrapped(text) for text in _also(run, table_lines))]
+    compared = comparisons(finals)
+    if compared:
         parts.append(
-            "\n".join(wrapped(f"{'* chosen' if final_settings.is_settled(run) else 'best so far'}: {text}.") for text in said)
+            "\n".join(wrapped(f"{'* chosen' if final_settings.is_settled(run) else 'best so far'}: {text}.") for text in compared)
         )
     parts.append("\n".join(wrapped(text) for text in [*facts(finals), *missing(finals)]))
     return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
 
 
-def _also(run: Run, found: Sequence[Line]) -> list[str]:
-    """`best 1 on test: macro-F1 81.20 ± 0.31 %, micro-F1 82.35 ± 0.40 %`, a line per setting."""
+def _also(run: Run, table_lines: Sequence[Line]) -> list[str]:
+    """Other test scores, a line per setting: `best 1 on test: macro-F1 81.20 ± 0.31 %, micro-F1 82.35 ± 0.40 %`."""
     names = [metric.label for metric in others(run)]
-    each = [(line, [(name, value) for name, value in zip(names, line.also, strict=True) if value != DASH]) for line in found]
-    return [f"{line.label} on test: {', '.join(f'{name} {value} %' for name, value in told)}" for line, told in each if told]
+    scores = [
+        (line, [(name, value) for name, value in zip(names, line.also, strict=True) if value != DASH]) for line in table_lines
+    ]
+    return [f"{line.label} on test: {', '.join(f'{name} {value} %' for name, value in pairs)}" for line, pairs in scores if pairs]
 
 
 COLUMNS = ("label", "settings", "validation", "test", "also", "seeds", "over_both", "over_texts", "trials", "tokens", "time")
 
 
 def markdown(finals: Finals) -> str:
-    """The table as Markdown with its facts below."""
-    run, found = finals.run, lines(finals)
+    """Format the table as Markdown with its facts below."""
+    run, table_lines = finals.run, lines(finals)
     parts = [f"# {md(run.name)}"]
-    if found:
+    if table_lines:
         heads = _cells(head(run), COLUMNS)
         rows = [heads, ["---", "---", *["---:"] * (len(heads) - 2)]]
-        for line in found:
+        for line in table_lines:
             label = f"**{md(line.label)}** (chosen)" if line.chosen else md(line.label)
             rows.append([label, *map(md, _cells(line, COLUMNS[1:]))])
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    said = [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
-    parts += ["\n".join(f"- {md(text)}" for text in [*said, *facts(finals), *missing(finals)])]
+    compared = [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
+    parts += ["\n".join(f"- {md(text)}" for text in [*compared, *facts(finals), *missing(finals)])]
     return "\n\n".join(parts) + "\n"
 
 
 def _cells(line: Line, columns: Sequence[str]) -> list[str]:
-    """Texts of these columns, `also` as the several that it is."""
-    found = [getattr(line, column) for column in columns]
-    return [cell for each in found for cell in (each if isinstance(each, tuple) else (each,))]
+    """Texts of these columns; `also` gives several."""
+    values = [getattr(line, column) for column in columns]
+    return [cell for value in values for cell in (value if isinstance(value, tuple) else (value,))]
 
 
 def latex(finals: Finals) -> str:
-    """The table as LaTeX with booktabs; `\\input` it inside a document that loads booktabs."""
-    run, found = finals.run, lines(finals)
+    """Format the table as LaTeX; `\\input` it in a document that loads booktabs."""
+    run, table_lines = finals.run, lines(finals)
     names = [column for column in COLUMNS if column not in ("label", "settings", "trials")]
-    rows = [list(map(tex, _cells(line, names))) for line in found]
+    rows = [list(map(tex, _cells(line, names))) for line in table_lines]
     columns = [Column(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
-    notes = [f"{line.label}: {line.settings}." for line in found if line.kind != "baseline"]
+    notes = [f"{line.label}: {line.settings}." for line in table_lines if line.kind != "baseline"]
     notes += [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
-    labels = [line.label for line in found]
-    said, chosen = [*notes, *facts(finals), *missing(finals)], [place for place, line in enumerate(found) if line.chosen]
-    return table(labels, columns, [f"{run.name}."], said, corner=head(run).label, strong=chosen)
+    labels = [line.label for line in table_lines]
+    notes, chosen = [*notes, *facts(finals), *missing(finals)], [place for place, line in enumerate(table_lines) if line.chosen]
+    return table(labels, columns, [f"{run.name}."], notes, corner=head(run).label, strong=chosen)

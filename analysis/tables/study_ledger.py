@@ -1,4 +1,4 @@
-"""The finals of a study as the ledger of an ablation has its cells, so that both go into every form in one way."""
+"""Represent the finals of a study as a ledger, as for an ablation, so that all forms can write both."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from analysis.tables.published_layout import Grid, Shown, ours
 from analysis.text.plain import plain
 
 COMMAND = "study run RUN"
-"""Goes on with a study, or shows that there is nothing left to do."""
+"""Command that resumes a study, or shows that it is finished."""
 
 
 def ledger(finals: Finals) -> Ledger:
-    """A cell for each setting of the finals, best on validation first, and one for the bag of words."""
+    """Return a ledger with a cell for each final setting, best on validation first, and one for the bag of words."""
     run = finals.run
-    about = {"name": run.name, "command": COMMAND}
-    made = Ledger(about, [], [plain(each, 160) for each in run.problems], kind="study", finished=run.state == "finished")
+    fields = {"name": run.name, "command": COMMAND}
+    problems = [plain(problem, 160) for problem in run.problems]
+    result = Ledger(fields, [], problems, kind="study", finished=run.state == "finished")
     task = task_name(run)
     for index, (key, label) in enumerate(_settings(finals)):
         trials = [trial for trial in run.finals if trial.setting == key]
         cell = Cell(label, "", task, index, run.metric, max(_seeds(run), len(trials)))
         cell.runs = [SeedRun(".", trial, run.metric.score(trial.test) if trial.test else None) for trial in trials]
-        settle(made, cell, run.folder)
-        made.cells.append(cell)
-        made.params[task, index] = trials[0].params
+        settle(result, cell, run.folder)
+        result.cells.append(cell)
+        result.params[task, index] = trials[0].params
     if "test" in run.baseline:
         row = run.baseline["test"]
         trial = Trial(BAG_OF_WORDS, "baseline", label="bag of words", status="complete", test=row)
         trial.seconds = row.get("seconds") or 0.0
         runs = [SeedRun(".", trial, run.metric.score(row))]
-        made.cells.append(Cell("bag of words", "", task, len(made.cells), run.metric, 1, runs))
-    return made
+        result.cells.append(Cell("bag of words", "", task, len(result.cells), run.metric, 1, runs))
+    return result
 
 
 def task_name(run: Run) -> str:
-    """The task whose test split is read."""
-    found = next((task for task, split in run.distinct("task", "split") if task and split == "test"), None)
-    return plain(found or run.config.get("task") or "the task", 60)
+    """Name of the task whose test split is read."""
+    tested = next((task for task, split in run.distinct("task", "split") if task and split == "test"), None)
+    return plain(tested or run.config.get("task") or "the task", 60)
 
 
 def _settings(finals: Finals) -> list[tuple[str, str]]:
-    """(setting, label) of all finals: those with a number in their order, then those that have none."""
-    found = {setting.key: plain(setting.label) for setting in finals.settings}
-    return list((found | {t.setting: t.label or t.setting for t in finals.run.finals if t.setting not in found}).items())
+    """(setting, label) of all finals: those with a number in their order, then those without."""
+    ranked = {setting.key: plain(setting.label) for setting in finals.settings}
+    return list((ranked | {t.setting: t.label or t.setting for t in finals.run.finals if t.setting not in ranked}).items())
 
 
 def _seeds(run: Run) -> int:
@@ -59,9 +60,9 @@ def _seeds(run: Run) -> int:
     return seeds if isinstance(seeds, int) else 1
 
 
-def grid(finals: Finals, made: Ledger) -> Grid:
-    """The same as a table: the setting that was chosen is marked, and that is not always the best on test."""
+def grid(finals: Finals, ledger: Ledger) -> Grid:
+    """Return the ledger as a table in which the chosen setting is marked, which is not always the best on test."""
     run, chosen = finals.run, final_settings.is_settled(finals.run)
-    rows = [(c.label, (Shown(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(made.cells)]
+    rows = [(c.label, (Shown(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(ledger.cells)]
     notes: Sequence[str] = [f"The {'chosen' if chosen else 'best'} setting is {text}." for text in sentences.comparisons(finals)]
     return Grid((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(finals)), tuple(notes))

@@ -1,4 +1,4 @@
-"""Numbers and names as text, for a terminal, LaTeX, CSV and JSON; files that are written whole.
+"""Format numbers and names as text, for a terminal, LaTeX, CSV and JSON; write files atomically.
 
-The standard library only. Start with `numbers.py`.
+Needs the standard library only. Start with `numbers.py`.
 """

@@ -1,4 +1,4 @@
-"""Numbers as text, and text in columns: counts, durations, intervals, aligned tables of at most 80 columns."""
+"""Format numbers and tables as text: counts, durations, intervals, columns of a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from analysis.text.plain import plain
 
 DASH = "–"
 NARROW = "\N{NO-BREAK SPACE}"
-"""Between a number and its unit; plain text has an ordinary space there."""
+"""Separates a number and its unit; plain text has an ordinary space instead."""
 WIDTH = 80
 """Columns of a terminal."""
 
@@ -19,35 +19,35 @@ WIDTH = 80
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number, or a dash."""
+    """Format a number; a dash for None."""
     return DASH if value is None else f"{value:.{digits}f}"
 
 
 def spread(values: Sequence[float]) -> str:
-    """`9.62 ± 0.36`: mean and standard deviation over seeds; without the latter for one seed."""
+    """Format mean and standard deviation over seeds, `9.62 ± 0.36`; the mean alone for one seed."""
     deviation = sd(values)
     return number(mean(values)) + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
 def over_seeds(several: bool) -> str:
-    """What `9.62 ± 0.36 (3)` shows, or `9.62 (1)` where no setting has `several` seeds."""
+    """Explain `9.62 ± 0.36 (3)`, or `9.62 (1)` if no setting has `several` seeds."""
     shown = "mean ± standard deviation over seeds" if several else "one seed each, whose spread is unknown"
     return f"{shown} (number of seeds)"
 
 
-def interval(found: Interval | None, digits: int = 1) -> str:
-    """`8.4–10.1`, or a dash."""
-    return DASH if found is None else f"{found[0]:.{digits}f}–{found[1]:.{digits}f}"
+def interval(bounds: Interval | None, digits: int = 1) -> str:
+    """Format an interval, `8.4–10.1`; a dash for None."""
+    return DASH if bounds is None else f"{bounds[0]:.{digits}f}–{bounds[1]:.{digits}f}"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A difference with its sign, zero without one."""
+    """Format a difference with its sign; zero has none."""
     text = f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
     return text[1:] if float(f"{value:.{digits}f}") == 0 else text
 
 
 def count(value: float) -> str:
-    """`1.2 M`, `52 k`, `812`."""
+    """Format a count in at most three digits: `1.2 M`, `52 k`, `812`."""
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
             scaled = value / limit
@@ -56,7 +56,7 @@ def count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
+    """Format seconds: `42 s`, `3 min 10 s`, `2 h 05 min`."""
     whole = round(seconds)
     if seconds < 10:
         return f"{seconds:.1f}{NARROW}s"
@@ -68,6 +68,7 @@ def duration(seconds: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows as columns: the first is left-aligned, the others are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     rows = [
         [cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
@@ -77,12 +78,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def wrapped(text: str) -> str:
+    """Wrap a text at WIDTH columns; further lines are indented."""
     import textwrap
 
     return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
 
 
 def md(text: str) -> str:
+    """Escape a text for Markdown."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", plain(text))
 
 
@@ -90,31 +93,31 @@ Interval = tuple[float, float]
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Mean; None of nothing."""
+    """Mean; None without values."""
     return statistics.fmean(values) if values else None
 
 
 def sd(values: Sequence[float]) -> float | None:
-    """Sample standard deviation; None of fewer than two."""
+    """Sample standard deviation; None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def fit(left: str, right: str, width: int = 80) -> str:
-    """Two texts at both ends of a line; the left one is cut where there is no room."""
+    """Place two texts at both ends of a line of `width` columns; the left one is cut if needed."""
     room = width - len(right) - 2
     shown = left if len(left) <= room else left[: room - 1] + "…"
     return f"{shown:<{room}}  {right}"
 
 
 def pair(name: str, text: str) -> list[str]:
-    """`name  text`, wrapped at 80 columns."""
+    """Lines of `name  text`, wrapped at 80 columns."""
     import textwrap
 
     return textwrap.wrap(text, 80, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
 
 
 def count_text(value: float) -> str:
-    """`1.5 M`."""
+    """Format a count with up to trillions: `1.5 M`."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= 0.9995 * size:
             return f"{value / size:,.0f} {unit}" if value >= 999.5 * size else f"{value / size:.3g} {unit}"
@@ -122,7 +125,7 @@ def count_text(value: float) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """`90 min`; `12,345 h (514 days)`."""
+    """Format seconds roughly: `90 min`; `12,345 h (514 days)`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""Paths and addresses as they may be shown to others: no home folder, no user's name, no password. The standard library only."""
+"""Remove home folders, user names and passwords from paths and addresses before they are shared. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pathlib import Path
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
 _PATH = re.compile(r"(?:(?<![^\s'\"=(\[{>:;,|`])|(?<=://)|(?<=\\n))(?:\.\.)?(?:/[^/\s'\"<>:;,|`)\]}&]+)+")
-"""Where a path begins, at the start of a word: absolute, or upwards from a folder."""
+"""A path at the start of a word: absolute, or starting with `../`."""
 _HOME = re.compile(r"^.*?/(?:home|Users)/[^/]+(?=/|$)|^/root(?=/|$)")
 
 
 def shareable(text: str) -> str:
-    """A text in which `~` stands for home folders, `user` for the user's name in other paths, and addresses hold no password."""
+    """Replace home folders in a text by `~`, the user's name in other paths by `user`, and drop credentials from addresses."""
     if "/" not in text:
         return text
-    return _PATH.sub(lambda found: _shareable_path(found[0]), without_credentials(text))
+    return _PATH.sub(lambda match: _shareable_path(match[0]), without_credentials(text))
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses hold no user and no password."""
+    """Drop user and password from the addresses in a text."""
     return _CREDENTIALS.sub("", text)
 
 
@@ -35,7 +35,7 @@ def _shareable_path(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _here() -> tuple[str, str]:
-    """(the home folder of this machine's user, the user's name); a name that says nothing about a person is left out."""
+    """(home folder of the user, the user's name); the name is empty for root, which identifies no person."""
     home = Path(os.path.expanduser("~"))
     if home in (Path("/"), Path("/nonexistent")):
         return "/nonexistent", ""

@@ -1,4 +1,4 @@
-"""CSV and JSON for other programs, with the digits that mean something."""
+"""Write CSV and JSON for other programs, with significant digits only."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import Any
 from analysis.text.plain import plain
 
 DIGITS = 10
-"""Of a number that is written: what lies beyond depends on the order in which a processor sums."""
+"""Significant digits of a written number: further ones depend on the processor's order of summation."""
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
+    """Format rows as CSV."""
     return "".join(csv_parts(columns, rows))
 
 
 def csv_parts(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterator[str]:
-    """The same line by line."""
+    """Yield the same line by line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     for cells in chain([columns], ([row.get(column) for column in columns] for row in rows)):
@@ -32,12 +33,12 @@ def csv_parts(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> Iterato
 
 
 def json_text(data: Any) -> str:
-    """As JSON, with DIGITS significant digits. Raises ValueError for numbers that JSON has no words for."""
+    """Format data as JSON, with DIGITS significant digits. Raises ValueError for NaN and infinity, which JSON lacks."""
     return json.dumps(significant(data), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def significant(data: Any) -> Any:
-    """The same data, with numbers rounded to DIGITS significant digits."""
+    """Return the same data with numbers rounded to DIGITS significant digits."""
     if isinstance(data, float):
         return float(f"{data:.{DIGITS}g}")
     if isinstance(data, Mapping):
@@ -46,7 +47,7 @@ def significant(data: Any) -> Any:
 
 
 def _cell(value: Any) -> Any:
-    """Text that a spreadsheet would take for a formula gets an apostrophe before it; numbers stay numbers, of DIGITS digits."""
+    """Prefix text that a spreadsheet would take for a formula with an apostrophe; round numbers to DIGITS digits."""
     value = significant(value)
     if isinstance(value, (list, tuple)):
         value = " + ".join(map(str, value))

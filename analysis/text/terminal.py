@@ -1,4 +1,4 @@
-"""The terminal as it is: with signs that it cannot show, streams that are closed, a reader that has gone."""
+"""Make the output streams robust: characters that the encoding lacks, closed streams, a broken pipe."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, TextIO
 _SIGNS = "–‑—−±…×→←≥≤≈≠·†↑↓✓✕∞μµ’“”─━│├└▁█äöüÄÖÜß"
 _PLAIN = '- - - - +- ... x -> <- >= <= ~ != . + ^ v v x inf u u \' " " - - | | ` _ # ae oe ue Ae Oe Ue ss'
 ASCII = dict(zip(_SIGNS, _PLAIN.split(), strict=True))
-"""What stands for a sign where an encoding has none; `?` for all others."""
+"""{character: its replacement in encodings that lack it}; other characters become `?`."""
 STAND_IN = "finetune-study.stand-in"
-"""The error handler's name: of `errors` of a stream."""
+"""Name of the codec error handler, for `errors` of a stream."""
 STOPPED = 4
-"""Exit code where the machine fails: the same command goes on once that is mended."""
+"""Exit code after a failure of the machine: after the repair the same command resumes."""
 GONE = (errno.EPIPE, errno.EIO)
-"""Nobody reads any more: `| head` has what it wants, or the terminal is closed."""
+"""Error numbers when the reader has gone: `| head` has ended, or the terminal is closed."""
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
@@ -33,17 +33,17 @@ codecs.register_error(STAND_IN, _stand_in)
 
 
 class Unwritten(OSError):
-    """What a command says cannot be written: a full disk, say, behind it."""
+    """Raised when output cannot be written, for example to a full disk."""
 
     def __str__(self) -> str:
         return f"output: {self.strerror}"
 
 
 class _Patient(io.FileIO):
-    """What is written after the reader has gone is lost, and nothing else: a study goes on, a command ends as it would."""
+    """A file that discards output after its reader has gone, so that a study continues and a command ends normally."""
 
     lost = False
-    """Whether all that comes now is lost too."""
+    """Whether all further output is discarded too."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -55,18 +55,18 @@ class _Patient(io.FileIO):
 
 
 def stream(descriptor: int, encoding: str | None = None, *, own: bool = True) -> TextIO:
-    """A text stream on a descriptor that no sign and no reader that has gone can break; closed with it if it is `own`."""
+    """Open a text stream that survives unknown characters and broken pipes; closing it closes the descriptor if `own`."""
     raw = io.BufferedWriter(_Patient(descriptor, "w", closefd=own))
     return io.TextIOWrapper(raw, encoding=encoding or "utf-8", errors=STAND_IN, line_buffering=True)
 
 
 def open_streams() -> None:
-    """Make the three streams of this process such ones, closed ones too; what somebody else has put in their place stays."""
+    """Replace the standard streams of this process by such streams, closed ones too; streams that a caller replaced stay."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor: this one
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)))
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
@@ -78,14 +78,14 @@ def open_streams() -> None:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command; STOPPED, and one line that says why, where what it prints cannot be written."""
+    """Run a command and return its exit code; STOPPED, with one line on the reason, if its output cannot be written."""
     try:
         code = command()
         for out in (sys.stdout, sys.stderr):
             out.flush()
         return code
     except Unwritten as error:
-        _lose(sys.stdout)  # what is left in it would fail once more when the process ends
+        _lose(sys.stdout)  # its buffer would fail once more when the process ends
         with contextlib.suppress(Unwritten):
             print(error, file=sys.stderr)
         _lose(sys.stderr)

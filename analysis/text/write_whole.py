@@ -1,4 +1,4 @@
-"""Files that are written whole: a reader sees the old content or the new, never a part."""
+"""Write files atomically: a reader sees the old content or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from analysis.text.places import shareable
 
 
 def replace(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file, from a text or from its parts, so that a reader sees the old one or the new one, never half.
+    """Write a file atomically, from a text or from its parts.
 
-    It is made to be sent to others, and names nobody's home folder.
+    The file may be shared with others: home folders and user names are removed from paths in it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -22,7 +22,7 @@ def replace(path: Path, text: str | Iterable[str]) -> None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once, never half."""
+    """Write a file atomically."""
     aside = path.with_name(path.name + ".new")
     aside.write_text(text, encoding="utf-8")
     aside.replace(path)

@@ -1,4 +1,4 @@
-"""Ablations: settings x tasks x seeds with the published cells that they answer to, as studies that share stages.
+"""Ablations: grids of settings x tasks x seeds, compared with published tables and run as studies that share stages.
 
 Start with `ablation_file.py`, then `grid.py`.
 """

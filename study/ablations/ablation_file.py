@@ -1,4 +1,4 @@
-"""Ablations as data: a grid of settings x tasks x seeds with the published cells it answers to. Imports no torch, ray or optuna."""
+"""The models of an ablation file, a grid of settings x tasks x seeds to compare with a published table. No torch, ray, optuna."""
 
 from __future__ import annotations
 
@@ -29,49 +29,49 @@ Name = Annotated[str, Field(min_length=1)]
 Values = dict[str, Value | None]
 """{`<stage name>.<field>`: value}."""
 Stages = tuple[dict[str, dict[str, Any] | None], ...]
-"""The stages of a recipe as a study file has them; in a file a named recipe may stand for them."""
+"""The stages of a recipe, as in a study file; a file may also give the name of a recipe."""
 
 
 class Source(Settings):
-    """The published table that an ablation answers to."""
+    """The published table that an ablation is compared with."""
 
     paper: Name
     """Name of the csv in `analysis/published`."""
     table: Name
-    """Table or figure, as that csv calls it."""
+    """Name of the table or figure in that csv."""
     rows: Literal["settings", "tasks"] = "settings"
-    """What the rows of the published table are; its columns are the other."""
+    """Whether the rows of the published table are settings or tasks; its columns are the other."""
 
 
 class AblationTask(Task):
-    """A task of an ablation: `known: NAME`, or where the data lie as in a study file; both where you bring a known set by hand."""
+    """A task of an ablation: `known: NAME`, or the place of the data as in a study file; both for a known set brought by hand."""
 
     known: str | None = None
     """Name in the table of known tasks."""
     published: str | None = None
-    """What the published table calls it; null: its own name."""
+    """Its name in the published table; null: its own name."""
     target: bool = True
-    """Whether it is fine-tuned and evaluated, and not only read as a corpus."""
+    """Whether it is fine-tuned and evaluated, or only read as a corpus."""
     corpora: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Corpora that differ from task to task, {name: files, URLs or tasks}: settings name them as entries of a `corpus`. An empty
-    list is one that you have to give."""
+    list must be filled by the user."""
     stands_for: str | None = None
-    """In a scale: the ablation's task in whose place it is; corpora, stages and claims that name that task then mean this one."""
+    """In a scale: the task of the ablation that it replaces, also in corpora, stages and claims."""
 
     @model_validator(mode="after")
     def _one_source(self) -> AblationTask:
-        given = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
-        if len(given) > 1 or (not given and self.known is None):
-            raise ValueError(f"a task needs `known` or exactly one of train, folder, hub; given: {', '.join(given) or 'none'}")
+        places = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
+        if len(places) > 1 or (not places and self.known is None):
+            raise ValueError(f"a task needs `known` or exactly one of train, folder, hub; given: {', '.join(places) or 'none'}")
         return self
 
     @property
     def brought(self) -> bool:
-        """Whether the data are where the file says, and not where the table of known tasks says."""
+        """Whether the file gives the place of the data, rather than the table of known tasks."""
         return any(getattr(self, name) is not None for name in ("train", "folder", "hub"))
 
     def task(self) -> Task:
-        """The task as a study has it. Raises ConfigError for a known one that has to be brought by hand, with how to do that."""
+        """Return the task for a study. Raises ConfigError with instructions for a known one that must be brought by hand."""
         from trainables.data.known_tasks import TABLE, resolve
 
         if not self.brought:
@@ -84,31 +84,31 @@ class AblationTask(Task):
 
 
 class Setting(Settings):
-    """One row of the table, or one cell of it where `column` is given."""
+    """One row of the table, or with `column` one cell of it."""
 
     row: Name
     """Name of the row, as published."""
     column: str | None = None
     """Name of the column, as published, in a table whose columns are not tasks."""
     set: Values = Field(default_factory=dict)
-    """What it changes in the recipe: {`<stage name>.<field>`: value}."""
+    """Its changes to the recipe: {`<stage name>.<field>`: value}."""
     recipe: Stages | None = None
-    """A recipe of its own; null: the ablation's."""
+    """Its own recipe; null: the ablation's."""
     encoder: Encoder | None = None
-    """An encoder of its own; null: the task's, or the ablation's."""
+    """Its own encoder; null: the task's, or the ablation's."""
     tasks: tuple[str, ...] = ()
     """Tasks on which it is run; empty: all."""
     table: str | None = None
-    """The published table of this row where it is not the ablation's."""
+    """The published table of this row; null: the ablation's."""
 
     @property
     def label(self) -> str:
-        """What trials of this setting are called in records: `row` or `row | column`."""
+        """Label of its trials in records: `row` or `row | column`."""
         return self.row if self.column is None else f"{self.row} | {self.column}"
 
 
 class Place(Settings):
-    """Where a setting stands in the table."""
+    """The place of a setting in the table."""
 
     row: Name
     """Its row."""
@@ -122,59 +122,59 @@ class Place(Settings):
 
 
 class Claim(Settings):
-    """What the paper says its table shows: one setting is better than another. It gets a verdict."""
+    """A claim of the paper on its table, that one setting is better than another. It gets a verdict."""
 
     says: Name
     """The claim in a few words."""
     better: Place
-    """The setting that is said to have fewer errors."""
+    """The setting claimed to be better."""
     worse: Place
-    """The setting that is said to have more."""
+    """The setting claimed to be worse."""
     tasks: tuple[str, ...] = ()
-    """Tasks of which it is said; empty: of all."""
+    """Tasks that it is about; empty: all."""
 
 
 class SettingChange(Settings):
-    """What a scale changes in one setting."""
+    """Changes of a scale to one setting."""
 
     set: Values = Field(default_factory=dict)
-    """Over the setting's own."""
+    """Values that override the setting's own."""
     encoder: Encoder | None = None
-    """In place of the setting's own."""
+    """Encoder that replaces the setting's own."""
 
 
 class Scale(Settings):
-    """What a scale changes in the ablation as published."""
+    """Changes of a scale to the published ablation."""
 
     says: str | None = None
-    """What is worth knowing beside the list of changes, which is made by comparison."""
+    """A remark beside the list of changes, which is generated by comparison."""
     tasks: dict[str, AblationTask] | None = None
-    """These tasks in place of the ablation's."""
+    """Tasks that replace the ablation's."""
     encoder: Encoder | None = None
-    """In place of the ablation's, for all tasks."""
+    """Encoder that replaces the ablation's, for all tasks."""
     set: Values = Field(default_factory=dict)
-    """Changes of every recipe that has the stage; the settings' own stand over them."""
+    """Changes to every recipe that has the stage; the settings' own values override them."""
     settings: dict[str, SettingChange] = Field(default_factory=dict)
-    """Changes of single settings, by label: `row` or `row | column`."""
+    """Changes to single settings, by label: `row` or `row | column`."""
     keep: tuple[str, ...] | None = None
     """Labels of the settings that are run; null: all."""
     seeds: Annotated[int, Field(ge=1)] | None = None
-    """Seeds of every cell."""
+    """Number of seeds of every cell."""
 
 
 class Ablation(Settings):
-    """A grid of settings x tasks x seeds, and what was published about it."""
+    """A grid of settings x tasks x seeds, with its published source and claims."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     """Name of the ablation; the run folder is `runs/NAME-SCALE`."""
     title: Name
-    """What it is about, in a few words."""
+    """Its subject in a few words."""
     source: Source | None = None
-    """The published table; null where there is none."""
+    """The published table; null without one."""
     tasks: dict[str, AblationTask]
     """Data sets by name."""
     encoder: Encoder
-    """Where training starts."""
+    """The encoder that training starts from."""
     encoders: dict[str, Encoder] = Field(default_factory=dict)
     """Encoders of single tasks, {task: encoder}."""
     recipe: Stages = ({"finetune": {}},)
@@ -182,25 +182,25 @@ class Ablation(Settings):
     settings: tuple[Setting, ...] = ()
     """The rows of the table, or its cells."""
     layout: Literal["table", "curve"] = "table"
-    """How results are shown: as a table, or as curves, over `x` or, without one, over the epochs."""
+    """Form of the results: a table, or curves over `x`, without `x` over the epochs."""
     x: str | None = None
     """The path whose values are the horizontal axis of a curve."""
     seeds: Annotated[int, Field(ge=1)] = 3
-    """Seeds of every cell, counted up from `seed`."""
+    """Number of seeds of every cell, counted up from `seed`."""
     seed: int = 0
     """The first seed."""
     precision: Precision = "auto"
     """Arithmetic of matrix products."""
     resources: Resources | None = None
-    """What one trial gets; null: a GPU where this machine has one."""
+    """Resources of one trial; null: a GPU if this machine has one."""
     claims: tuple[Claim, ...] = ()
-    """What the paper says its table shows."""
+    """Claims of the paper on its table."""
     notes: tuple[str, ...] = ()
-    """What the paper leaves unsaid, or contradicts itself in."""
+    """Gaps and contradictions in the paper."""
     scales: dict[Literal["paper", "small", "smoke"], Scale] = Field(default_factory=dict)
-    """Smaller forms of it. `paper` changes nothing, and is always there."""
+    """Its smaller forms. `paper` changes nothing and always exists."""
     statistics: bool = False
-    """Statistics of the tasks' texts in place of training: there are no settings then."""
+    """Whether to compute statistics of the tasks' texts instead of training; then there are no settings."""
 
     @property
     def targets(self) -> dict[str, AblationTask]:
@@ -208,7 +208,7 @@ class Ablation(Settings):
         return {name: task for name, task in self.tasks.items() if task.target}
 
     def encoder_of(self, task: str, setting: Setting | None = None) -> Encoder:
-        """Where training of a cell starts."""
+        """Return the encoder that training of a cell starts from."""
         own = setting.encoder if setting is not None else None
         return own or self.encoders.get(task) or self.encoder
 
@@ -222,13 +222,13 @@ class Loaded:
 
 
 def shipped() -> list[str]:
-    """Names of the ablations that come with the package, in the order of the papers."""
+    """Return the names of the ablations in the package, in the order of the papers."""
     names = [path.stem for path in FOLDER.glob("*.yaml")]
     return sorted(names, key=lambda name: (not name[-1].isdigit(), name[-1], name))
 
 
 def is_ablation(name: str | Path) -> bool:
-    """Whether a name or file is an ablation, and not a study."""
+    """Whether a name or file is an ablation rather than a study."""
     path = Path(name)
     if str(name) in shipped():
         return True
@@ -239,9 +239,9 @@ def is_ablation(name: str | Path) -> bool:
 
 
 def load(name: str | Path) -> Loaded:
-    """A shipped ablation by name, or one from a file.
+    """Load a shipped ablation by name, or one from a file.
 
-    Raises ConfigError with every fault: the path in the file, the value given, what is allowed, the near miss.
+    Raises ConfigError with every fault: the path in the file, the value given, the allowed values, the near miss.
     """
     if str(name) in shipped():
         source, folder = FOLDER / f"{name}.yaml", Path.cwd()
@@ -256,47 +256,47 @@ def load(name: str | Path) -> Loaded:
 
 
 def parse(data: Mapping[str, Any]) -> Ablation:
-    """An ablation from plain data. Raises ConfigError with every fault."""
+    """Parse an ablation from plain data. Raises ConfigError with every fault."""
     return ablation_of(written_out(data))
 
 
 def written_out(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data with known tasks and the papers' recipes, which a file may name, written out. Raises ConfigError."""
+    """Return plain data with the names of known tasks and of the papers' recipes expanded. Raises ConfigError."""
     plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
     tasks = plain.get("tasks")
     if isinstance(tasks, list):
         plain["tasks"] = tasks = dict.fromkeys(map(str, tasks), "known")
-    for each in (tasks, *(scale.get("tasks") for scale in _mappings(plain.get("scales")))):
-        _expand_known(each)
+    for group in (tasks, *(scale.get("tasks") for scale in _mappings(plain.get("scales")))):
+        _expand_known(group)
     if faults := list(_expand_recipes(plain)):
         raise ConfigError(faults)
     return plain
 
 
 def ablation_of(data: Mapping[str, Any]) -> Ablation:
-    """An ablation from whole plain data. Raises ConfigError with every fault."""
-    made = validate(Ablation, data)
-    if faults := list(dict.fromkeys(_faults(made))):
+    """Return the ablation of expanded plain data. Raises ConfigError with every fault."""
+    ablation = validate(Ablation, data)
+    if faults := list(dict.fromkeys(_faults(ablation))):
         raise ConfigError(faults)
-    return made
+    return ablation
 
 
 def _mappings(data: Any) -> list[dict[str, Any]]:
-    return [each for each in data.values() if isinstance(each, dict)] if isinstance(data, dict) else []
+    return [value for value in data.values() if isinstance(value, dict)] if isinstance(data, dict) else []
 
 
 def _expand_known(tasks: Any) -> None:
-    """`NAME: known` as `NAME: {known: NAME}`."""
+    """Expand `NAME: known` to `NAME: {known: NAME}`."""
     for name, task in tasks.items() if isinstance(tasks, dict) else ():
         if task == "known":
             tasks[name] = {"known": name}
 
 
 def _expand_recipes(data: dict[str, Any]) -> Iterator[str]:
-    """Write out recipes that are given by their names."""
+    """Expand recipes given by name; yield the faults."""
     settings = data.get("settings")
     places = [("", data)]
-    places += [(f"settings.{i}.", each) for i, each in enumerate(settings if isinstance(settings, list) else ())]
+    places += [(f"settings.{i}.", setting) for i, setting in enumerate(settings if isinstance(settings, list) else ())]
     for place, holder in places:
         if isinstance(holder, dict) and isinstance(holder.get("recipe"), str | dict):
             _, holder["recipe"], faults = stages_of(holder["recipe"])
@@ -304,7 +304,7 @@ def _expand_recipes(data: dict[str, Any]) -> Iterator[str]:
 
 
 def apply_override(data: dict[str, Any], text: str) -> Iterator[str]:
-    """Set one `path=value` of the ablation's own fields in the raw data."""
+    """Set one `path=value` of the ablation's own fields in the raw data; yield the faults."""
     path, _, value = text.partition("=")
     keys, at = path.split("."), data
     try:
@@ -322,35 +322,36 @@ def apply_override(data: dict[str, Any], text: str) -> Iterator[str]:
 # Faults --------------------------------------------------------------------------------------------------------------------------
 
 
-def _faults(made: Ablation) -> Iterator[str]:
+def _faults(ablation: Ablation) -> Iterator[str]:
     """Faults between the fields of an ablation."""
-    labels = [setting.label for setting in made.settings]
-    if made.statistics and made.settings:
+    labels = [setting.label for setting in ablation.settings]
+    if ablation.statistics and ablation.settings:
         yield "settings: statistics train nothing; leave settings out, or statistics"
-    if not made.statistics and not made.settings:
+    if not ablation.statistics and not ablation.settings:
         yield "settings: missing; give rows, or statistics: true"
-    yield from (f"settings: two are called {label!r}" for label in sorted({each for each in labels if labels.count(each) > 1}))
-    if not made.targets:
+    yield from (f"settings: two are called {label!r}" for label in sorted({name for name in labels if labels.count(name) > 1}))
+    if not ablation.targets:
         yield "tasks: none is a target"
     yield from (
-        f"encoders.{name}: no task is called {name!r}{near(name, made.tasks)}" for name in set(made.encoders) - {*made.tasks}
+        f"encoders.{name}: no task is called {name!r}{near(name, ablation.tasks)}"
+        for name in set(ablation.encoders) - {*ablation.tasks}
     )
-    yield from _known_faults(made.tasks, "tasks")
-    yield from _claim_faults(made, labels)
-    for setting in made.settings:
+    yield from _known_faults(ablation.tasks, "tasks")
+    yield from _claim_faults(ablation, labels)
+    for setting in ablation.settings:
         for name in setting.tasks:
-            if name not in made.tasks:
-                yield f"settings: {setting.label}: tasks: no task is called {name!r}{near(name, made.tasks)}"
-    if made.x is not None and made.layout != "curve":
-        yield f"x: {made.x!r} is the axis of a curve, but layout is {made.layout}"
-    if made.source is not None:
+            if name not in ablation.tasks:
+                yield f"settings: {setting.label}: tasks: no task is called {name!r}{near(name, ablation.tasks)}"
+    if ablation.x is not None and ablation.layout != "curve":
+        yield f"x: {ablation.x!r} is the axis of a curve, but layout is {ablation.layout}"
+    if ablation.source is not None:
         papers = {path.stem for path in PUBLISHED.glob("*.csv")}
-        if papers and made.source.paper not in papers:
-            yield f"source.paper: no published numbers of {made.source.paper!r}{near(made.source.paper, papers)}"
-        elif papers and made.source.table not in (tables := _tables(made.source.paper)):
-            yield f"source.table: {made.source.paper} has no {made.source.table!r}{near(made.source.table, tables)}"
-    for name, scale in made.scales.items():
-        yield from _scale_faults(made, scale, labels, f"scales.{name}")
+        if papers and ablation.source.paper not in papers:
+            yield f"source.paper: no published numbers of {ablation.source.paper!r}{near(ablation.source.paper, papers)}"
+        elif papers and ablation.source.table not in (tables := _tables(ablation.source.paper)):
+            yield f"source.table: {ablation.source.paper} has no {ablation.source.table!r}{near(ablation.source.table, tables)}"
+    for name, scale in ablation.scales.items():
+        yield from _scale_faults(ablation, scale, labels, f"scales.{name}")
 
 
 def _tables(paper: str) -> frozenset[str]:
@@ -367,27 +368,27 @@ def _known_faults(tasks: Mapping[str, AblationTask], place: str) -> Iterator[str
             yield f"{place}.{name}.known: no known task is called {task.known!r}{near(task.known, TABLE)}"
 
 
-def _claim_faults(made: Ablation, labels: list[str]) -> Iterator[str]:
-    for index, claim in enumerate(made.claims):
+def _claim_faults(ablation: Ablation, labels: list[str]) -> Iterator[str]:
+    for index, claim in enumerate(ablation.claims):
         for side in ("better", "worse"):
             label = getattr(claim, side).label
             if label not in labels:
                 yield f"claims.{index}.{side}: no setting is called {label!r}{near(label, labels)}"
         for name in claim.tasks:
-            if name not in made.targets:
-                yield f"claims.{index}.tasks: no task is called {name!r}{near(name, made.targets)}"
+            if name not in ablation.targets:
+                yield f"claims.{index}.tasks: no task is called {name!r}{near(name, ablation.targets)}"
         if claim.better.label == claim.worse.label:
             yield f"claims.{index}: {claim.better.label!r} is compared with itself"
 
 
-def _scale_faults(made: Ablation, scale: Scale, labels: list[str], place: str) -> Iterator[str]:
+def _scale_faults(ablation: Ablation, scale: Scale, labels: list[str], place: str) -> Iterator[str]:
     for field in ("keep", "settings"):
         for label in getattr(scale, field) or ():
             if label not in labels:
                 yield f"{place}.{field}: no setting is called {label!r}{near(label, labels)}"
     for name, task in (scale.tasks or {}).items():
-        if task.stands_for is not None and task.stands_for not in made.tasks:
-            yield f"{place}.tasks.{name}.stands_for: no task is called {task.stands_for!r}{near(task.stands_for, made.tasks)}"
+        if task.stands_for is not None and task.stands_for not in ablation.tasks:
+            yield f"{place}.tasks.{name}.stands_for: no task is called {task.stands_for!r}{near(task.stands_for, ablation.tasks)}"
     yield from _known_faults(scale.tasks or {}, f"{place}.tasks")
     if scale.tasks is not None and not any(task.target for task in scale.tasks.values()):
         yield f"{place}.tasks: none is a target"

@@ -1,4 +1,4 @@
-"""What a setting of an ablation changes in a study: tasks, encoders, values."""
+"""List the differences between an ablation as published and as run: tasks, encoders, values, settings, seeds."""
 
 from __future__ import annotations
 
@@ -12,61 +12,61 @@ from study.definition.models import STAGE_KINDS
 from study.definition.space import shown
 from study.planning.estimate import encoder_name
 
-# What it changes -----------------------------------------------------------------------------------------------------------------
+# Differences -----------------------------------------------------------------------------------------------------------------
 
 
-def changes_of(published: Ablation, made: Ablation) -> Iterator[str]:
-    """What is not as published, a line each."""
-    yield from _task_changes(published, made)
-    yield from _encoder_changes(published, made)
+def changes_of(published: Ablation, actual: Ablation) -> Iterator[str]:
+    """Yield a line for every difference from the published ablation."""
+    yield from _task_changes(published, actual)
+    yield from _encoder_changes(published, actual)
     values: dict[str, list[str]] = {}
-    for path, old, new in _value_changes(published, made):
+    for path, old, new in _value_changes(published, actual):
         values.setdefault(path, []).append(f"{shown(old)} -> {shown(new)}")
     yield from (f"{path}: {', '.join(dict.fromkeys(pairs))}" for path, pairs in values.items())
-    labels = {setting.label for setting in made.settings}
+    labels = {setting.label for setting in actual.settings}
     dropped = [setting.row for setting in published.settings if setting.label not in labels]
     if dropped:
         out = list(dict.fromkeys(dropped))
         more = f" and {len(out) - 4} more" if len(out) > 4 else ""
-        yield f"{len(made.settings)} of {len(published.settings)} settings, without {', '.join(out[:4])}{more}"
-    if made.seeds != published.seeds:
-        yield f"seeds: {published.seeds} -> {made.seeds}"
+        yield f"{len(actual.settings)} of {len(published.settings)} settings, without {', '.join(out[:4])}{more}"
+    if actual.seeds != published.seeds:
+        yield f"seeds: {published.seeds} -> {actual.seeds}"
 
 
-def _task_changes(published: Ablation, made: Ablation) -> Iterator[str]:
-    stood_for = {task.stands_for for task in made.tasks.values()}
-    for name, task in made.targets.items():
+def _task_changes(published: Ablation, actual: Ablation) -> Iterator[str]:
+    stood_for = {task.stands_for for task in actual.tasks.values()}
+    for name, task in actual.targets.items():
         if task.stands_for is not None and task.stands_for in published.tasks:
             yield f"{name} stands for {published.tasks[task.stands_for].published or task.stands_for}"
         elif name not in published.tasks:
             yield f"{name} is no published task"
-    out = [name for name in published.targets if name not in made.targets and name not in stood_for]
+    out = [name for name in published.targets if name not in actual.targets and name not in stood_for]
     if out:
         yield f"without {', '.join(published.tasks[name].published or name for name in out)}"
 
 
-def _encoder_changes(published: Ablation, made: Ablation) -> Iterator[str]:
-    if published.encoder != made.encoder:
-        yield f"encoder: {encoder_name(published.encoder)} -> {encoder_name(made.encoder)}"
+def _encoder_changes(published: Ablation, actual: Ablation) -> Iterator[str]:
+    if published.encoder != actual.encoder:
+        yield f"encoder: {encoder_name(published.encoder)} -> {encoder_name(actual.encoder)}"
     olds = {setting.label: setting.encoder for setting in published.settings}
-    for setting in made.settings:
+    for setting in actual.settings:
         old = olds.get(setting.label)
         if setting.encoder is not None and setting.encoder != old:
             yield f"encoder of {setting.row}: {encoder_name(old or published.encoder)} -> {encoder_name(setting.encoder)}"
     for name, encoder in published.encoders.items():
-        if name in made.targets and made.encoder_of(name) not in (encoder, made.encoder):
-            yield f"encoder of {name}: {encoder_name(encoder)} -> {encoder_name(made.encoder_of(name))}"
+        if name in actual.targets and actual.encoder_of(name) not in (encoder, actual.encoder):
+            yield f"encoder of {name}: {encoder_name(encoder)} -> {encoder_name(actual.encoder_of(name))}"
 
 
-def _value_changes(published: Ablation, made: Ablation) -> Iterator[tuple[str, Any, Any]]:
-    """(path, old, new) of every value of a stage that some setting has otherwise than published."""
-    renamed = renaming(made.canonical(), published)
+def _value_changes(published: Ablation, actual: Ablation) -> Iterator[tuple[str, Any, Any]]:
+    """(path, old, new) of every value of a stage in which some setting differs from the published one."""
+    renamed = renaming(actual.canonical(), published)
     olds = {setting.label: setting for setting in published.settings}
-    for setting in made.settings:
+    for setting in actual.settings:
         old = olds.get(setting.label)
         if old is None:
             continue
-        before, after = _values(published, old), _values(made, setting)
+        before, after = _values(published, old), _values(actual, setting)
         for path, value in after.items():
             kind, was = before.get(path, (None, None))
             was = renamed(was) if path.rpartition(".")[2] in LISTS else was
@@ -75,8 +75,8 @@ def _value_changes(published: Ablation, made: Ablation) -> Iterator[tuple[str, A
 
 
 def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
-    """{path: (kind of stage, value)} of everything that a setting's stages hold, defaults included."""
-    found: dict[str, tuple[str, Any]] = {}
+    """{path: (kind of stage, value)} of all fields of a setting's stages, defaults included."""
+    fields_by_path: dict[str, tuple[str, Any]] = {}
     recipe = ablation.recipe if setting.recipe is None else setting.recipe
     for kind, stage in ((kind, stage or {}) for entry in recipe for kind, stage in entry.items()):
         name = stage.get("name", kind)
@@ -84,5 +84,5 @@ def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
         values = {field: info.get_default() for field, info in fields.items()} | stage
         for field, value in values.items():
             path = f"{name}.{field}"
-            found[path] = (kind, json.loads(json.dumps(setting.set.get(path, value))))
-    return found
+            fields_by_path[path] = (kind, json.loads(json.dumps(setting.set.get(path, value))))
+    return fields_by_path

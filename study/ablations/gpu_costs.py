@@ -1,4 +1,4 @@
-"""What training costs on a GPU, reckoned from sizes; and the sizes of published sets and encoders that are not on this machine."""
+"""Estimate the FLOPs and memory of training on a GPU; sizes of published data sets and encoders that are not on this machine."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 UTILISATION = 0.4
 """Share of a GPU's peak that training is assumed to reach."""
 FLOPS_PER_WEIGHT = 6
-"""Of training, for each piece: two forward and four backward. Attention's own products are left out: a tenth more at 512 pieces."""
+"""FLOPs of training per weight and piece: two forward, four backward. Attention's products are excluded: 10 % at 512 pieces."""
 STATE_BYTES = 16
-"""Of each trained weight: itself, its gradient and Adam's two moments, all in float32."""
+"""Bytes per trained weight: the weight, its gradient and Adam's two moments, all in float32."""
 ACTIVATION_BYTES = 34
-"""Of each piece, layer and unit of width, in bfloat16 (Korthikanti et al. 2022, equation 2, without the attention matrix)."""
+"""Bytes per piece, layer and unit of width, in bfloat16 (Korthikanti et al. 2022, equation 2, without the attention matrix)."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU by its data sheet."""
+    """A GPU as its data sheet describes it."""
 
     flops: float
-    """Dense bfloat16 matrix products on tensor cores, a second."""
+    """FLOP/s of dense bfloat16 matrix products on tensor cores."""
     memory_gb: int
     source: str
 
@@ -44,15 +44,15 @@ GPUS = {
     "L40S": Gpu(362e12, 48, "NVIDIA L40S data sheet"),
     "RTX4090": Gpu(165e12, 24, "NVIDIA Ada GPU architecture white paper"),
 }
-"""Data sheets print twice these rates where they count sparse matrices."""
+"""{name: GPU}. Data sheets that count sparse matrices print twice these rates."""
 
 
 def gpu_named(name: str) -> Gpu:
-    """Raises ConfigError for one that is not in the table, with the near miss."""
-    found = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.lower().replace(" ", "").replace("-", ""))
-    if found is None:
+    """Return a GPU by name. Raises ConfigError with the near miss for one that is not in the table."""
+    gpu = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.lower().replace(" ", "").replace("-", ""))
+    if gpu is None:
         raise ConfigError([f"--gpu {name}: not in the table{near(name.upper(), GPUS)}"])
-    return found
+    return gpu
 
 
 # Encoders ------------------------------------------------------------------------------------------------------------------------
@@ -65,11 +65,11 @@ ENCODERS = {
     "google-bert/bert-large-uncased": LARGE | {"model_type": "bert", "vocab_size": 30522},
     "FacebookAI/roberta-base": BASE | {"model_type": "roberta", "vocab_size": 50265, "max_position_embeddings": 514},
 }
-"""Published shapes of the papers' encoders (their config.json on the hub), for where they are not on this machine."""
+"""Published shapes of the papers' encoders (their config.json on the hub), for plans without the encoder on this machine."""
 
 
 def measurable(encoder: Encoder) -> Encoder:
-    """The encoder, or one of the same shape where its files are not here. Raises ConfigError where its shape is not known."""
+    """Return the encoder, or without its files one of the same shape. Raises ConfigError if its shape is unknown."""
     try:
         encoder_settings(encoder)
     except ConfigError:
@@ -80,7 +80,7 @@ def measurable(encoder: Encoder) -> Encoder:
 
 
 def flops_per_piece(encoder: Encoder, predicted: float = 0.0) -> float:
-    """Of training; `predicted` is the share of pieces that go through the head of masked language modelling."""
+    """Return the FLOPs of training per piece; `predicted` is the share of pieces in the head of masked language modelling."""
     settings = encoder_settings(encoder)
     pieces = int(settings.get("vocab_size") or encoder.vocabulary)
     width = width_of(settings)
@@ -88,13 +88,13 @@ def flops_per_piece(encoder: Encoder, predicted: float = 0.0) -> float:
 
 
 def blocks_used(stage: Finetune, encoder: Encoder) -> float:
-    """Share of the encoder's blocks that a stage runs: none above the highest of its layers."""
+    """Return the share of the encoder's blocks that a stage runs: those up to the highest of its layers."""
     blocks = layers_of(encoder)
     return (max(layer % blocks for layer in stage.layers) + 1) / blocks
 
 
 def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
-    """Of training a biLSTM, for each piece: four gates, two directions, on the encoder's vectors and its own. Other heads: 0."""
+    """Return the FLOPs of training a biLSTM per piece: four gates, two directions, on encoder and own vectors; else 0."""
     settings = encoder_settings(encoder)
     width = width_of(settings)
     vectors = len(stage.layers) if stage.combine == "concat" else 1
@@ -102,7 +102,7 @@ def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
 
 
 def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:
-    """Of training with so many sequences in a forward pass."""
+    """Return the memory of training in bytes with this many sequences in a forward pass."""
     settings = encoder_settings(encoder)
     width = width_of(settings)
     kept = ACTIVATION_BYTES * layers_of(encoder) * width * sequences * stage.max_length
@@ -113,7 +113,7 @@ def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:
 
 
 def micro_batch(encoder: Encoder, stage: Stage, memory: float) -> int:
-    """Sequences of a forward pass that fit: the batch, or as often halved as need be; 0 where a single one does not fit."""
+    """Return the number of sequences per forward pass that fit: the batch, halved until it fits; 0 if not even one does."""
     sequences = stage.batch_size
     while sequences and memory_bytes(encoder, stage, sequences) > memory:
         sequences //= 2
@@ -143,12 +143,12 @@ TABLE_2 = {
 }
 """Known tasks and their names in Table 2 of Gururangan et al. 2020, which gives no lengths."""
 UNKNOWN_TEXTS, UNKNOWN_LENGTH = 10_000, 200
-"""What is assumed of texts about which nothing is known."""
+"""Assumed number and length (pieces) of texts of unknown size."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much text a task has."""
+    """Number and length of a task's texts."""
 
     train: int
     validation: int
@@ -159,13 +159,13 @@ class Size:
 
 
 def published(paper: str, table: str) -> Mapping[tuple[str, str], str]:
-    """{(row, column): value} of a published table; empty for one that is not there."""
+    """Return {(row, column): value} of a published table; empty for an unknown one."""
     with open(PUBLISHED / f"{paper}.csv", encoding="utf-8", newline="") as file:
         return {(row["row"], row["column"]): row["value"] for row in csv.DictReader(file) if row["table"] == table}
 
 
 def published_size(known: str | None, validation_share: float) -> Size:
-    """Size of a known task by the papers' tables; `validation_share` of the training texts is held out where they have no split."""
+    """Return the size of a known task from the papers' tables; without a validation split `validation_share` is held out."""
     if known in TABLE_1:
         row = {column: value for (name, column), value in published("sun2019", "Table 1").items() if name == TABLE_1[known]}
         whole, test, length = int(row["train_samples"]), int(row["test_samples"]), float(row["average_length"])

@@ -1,4 +1,4 @@
-"""An ablation at a scale, as studies: one for each task, encoder and recipe. Imports no torch, ray or optuna."""
+"""Apply a scale to an ablation and split it into studies, one for each task, encoder and recipe. Imports no torch, ray, optuna."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ from trainables.settings.validate import validate
 
 @dataclass(frozen=True)
 class Grid:
-    """An ablation as it is run: the scale applied, everything resolved."""
+    """An ablation as it is run, with the scale applied."""
 
     ablation: Ablation
     """Without scales: these settings on these tasks over these seeds."""
     scale: str
     says: str | None
     changes: tuple[str, ...]
-    """What is not as published, a line each."""
+    """A line for every difference from the published ablation."""
     parts: tuple[AblationStudy, ...]
 
     @property
     def name(self) -> str:
-        """`table2-smoke`."""
+        """Name with the scale: `table2-smoke`."""
         return f"{self.ablation.name}-{self.scale}"
 
     def to_yaml(self) -> str:
-        """Everything that tables are made of beside the records."""
+        """Write as YAML everything that tables need beside the records."""
         data = self.ablation.canonical()
         del data["scales"], data["resources"]
         for name, task in self.ablation.tasks.items():
             data["tasks"][name] = task.model_dump(mode="json", exclude_defaults=True) | {"target": task.target}
-        data["encoder"], data["encoders"] = _given(data["encoder"]), {k: _given(v) for k, v in data["encoders"].items()}
-        data["settings"] = [_given(setting | {"encoder": _given(setting["encoder"])}) for setting in data["settings"]]
+        data["encoder"], data["encoders"] = _non_empty(data["encoder"]), {k: _non_empty(v) for k, v in data["encoders"].items()}
+        data["settings"] = [_non_empty(setting | {"encoder": _non_empty(setting["encoder"])}) for setting in data["settings"]]
         data |= {"scale": self.scale, "says": self.says, "changes": list(self.changes)}
         data["studies"] = [{"folder": p.folder, "task": p.task, "settings": list(p.settings)} for p in self.parts]
         return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _given(data: Data | None) -> Data:
+def _non_empty(data: Data | None) -> Data:
     return {key: value for key, value in (data or {}).items() if value not in (None, {}, [])}
 
 
@@ -62,10 +62,10 @@ def grid(
     overrides: Iterable[str] = (),
     placeholders: bool = False,
 ) -> Grid:
-    """An ablation at a scale, on some of its tasks, with other seeds, another encoder or other settings.
+    """Return an ablation at a scale, on some of its tasks, with other seeds, another encoder or other settings.
 
     `overrides` are `path=value`, of the ablation's own fields or of stages (`finetune.epochs=2`). With `placeholders` data sets
-    that have to be brought by hand stand there without data, for a plan. Raises ConfigError with every fault.
+    that must be brought by hand are included without data, for a plan. Raises ConfigError with every fault.
     """
     published = loaded.ablation
     chosen = _scale(published, scale)
@@ -85,9 +85,9 @@ def grid(
     _fitting_claims(data)
     if faults:
         raise ConfigError(faults)
-    made = ablation_of(data)
-    parts = tuple(parts_of(made, loaded.folder, placeholders))
-    return Grid(made, scale, chosen.says, tuple(changes_of(published, made)), parts)
+    resolved = ablation_of(data)
+    parts = tuple(parts_of(resolved, loaded.folder, placeholders))
+    return Grid(resolved, scale, chosen.says, tuple(changes_of(published, resolved)), parts)
 
 
 # The scale -----------------------------------------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def _scale(published: Ablation, name: str) -> Scale:
 
 
 def _scaled(published: Ablation, scale: Scale, encoder: Encoder | None, seeds: int | None) -> Data:
-    """Plain data of the ablation with what the scale replaces as a whole."""
+    """Plain data of the ablation with the fields that the scale replaces as a whole."""
     data = published.canonical()
     data["scales"] = {}
     if scale.tasks is not None:
@@ -138,7 +138,7 @@ def _stage_override(values: Data, text: str) -> Iterator[str]:
 
 
 def _only(data: Data, wanted: Sequence[str]) -> Iterator[str]:
-    """Leave all but these targets out of the table; their texts may still be read."""
+    """Remove all targets but these from the table; the texts of others may still be read. Yields unknown names as faults."""
     tasks = data["tasks"]
     names = {task["stands_for"]: name for name, task in tasks.items() if task.get("stands_for")}
     targets = [name for name, task in tasks.items() if task.get("target", True)]
@@ -151,7 +151,7 @@ def _only(data: Data, wanted: Sequence[str]) -> Iterator[str]:
 
 
 def _fitting_claims(data: Data) -> None:
-    """Drop claims about settings or tasks that are not run."""
+    """Remove claims about settings or tasks that are not run."""
     labels = set(map(label_of, data["settings"]))
     targets = {name for name, task in data["tasks"].items() if task.get("target", True)}
     kept = []

@@ -1,6 +1,6 @@
-"""What whole ablations will do before they do it: the stage tree over the grids, what sharing saves, hours and memory of a GPU.
+"""Plan ablations before they run: the stage tree over the grids, the tokens that sharing saves, FLOPs of training.
 
-Several ablations are planned as in one store: what two of them have in common is there once.
+Several ablations are planned for one store: stages that two of them share are counted once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Step:
     stage_id: str
     parent_id: str | None
     run: str
-    """The trajectory that it is a milestone of; itself for other stages."""
+    """Id of the trajectory that it is a milestone of; for other stages its own id."""
     steps: int
     tokens: float
     """Pieces to train on from the start of the stage."""
@@ -49,47 +49,48 @@ class Step:
 
 @dataclass(frozen=True)
 class Share:
-    """What one ablation has in a plan."""
+    """The share of one ablation in a plan."""
 
     name: str
     cells: int
     tokens_unshared: float
-    """Every cell of it runs its own stages."""
+    """Tokens if every cell runs its own stages."""
     tokens_shared: float
-    """Every stage of it once."""
+    """Tokens if every stage runs once."""
     tokens_added: float
-    """Of these, what the ablations before it have not run."""
+    """The part of these that no ablation before it runs."""
 
 
 @dataclass(frozen=True)
 class GridPlan:
-    """Tokens are estimated, of full trials."""
+    """The plan of one or several ablations. Tokens are estimates for full trials."""
 
     steps: tuple[Step, ...]
     """Every stage once, parents first."""
     cells: int
-    """(setting, task, seed) to run."""
+    """Number of (setting, task, seed) to run."""
     tokens_unshared: float
-    """Every cell runs its own stages."""
+    """Tokens if every cell runs its own stages."""
     tokens_shared: float
-    """Every stage once."""
+    """Tokens if every stage runs once."""
     tokens_missing: float | None
-    """Of these, what is not in the store; None where the data are not here, so that stages have no identity."""
+    """The part of these that is not in the store; None if data are missing here, so that stages have no identity."""
     cached: frozenset[str]
+    """Ids of the stages in the store."""
     read: float
-    """Pieces of validation and test texts, without training."""
+    """Pieces of validation and test texts, which are read without training."""
     flops: float
     flops_missing: float
-    """Of these, what is not in the store."""
+    """The part of these that is not in the store."""
     sources: tuple[str, ...]
-    """Where sizes come from that were not measured."""
+    """Sources of sizes that were not measured."""
     shares: tuple[Share, ...]
-    """Of each ablation, in the order given."""
+    """The share of every ablation, in order."""
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """One cell with its stages, and the size of its task."""
+    """One cell with its stages and the size of its task."""
 
     recipe: Recipe
     steps: tuple[Step, ...]
@@ -97,32 +98,34 @@ class _Cell:
 
 
 def plan(grid: Grid, store: Store, *others: Grid, reader: Reader | None = None) -> GridPlan:
-    """Plan an ablation, or several that share a store. Data and encoders that are not on this machine are reckoned with by their
-    published sizes; where one lacks its data, stages of all are told apart by names and settings. Raises ConfigError where all are
-    here and the settings do not go with them."""
+    """Plan an ablation, or several that share a store.
+
+    Data and encoders that are not on this machine count with their published sizes; if any data are missing, the stages of all
+    ablations are identified by names and settings. Raises ConfigError if all data are here and the settings do not fit them.
+    """
     from trainables.stages.inputs import Reader
 
     grids, reader = (grid, *others), reader or Reader()
-    sizes = [_sizes(each, reader) for each in grids]
+    sizes = [_sizes(ablation, reader) for ablation in grids]
     try:
         walked = [[_cell(recipe, _walked(recipe, reader), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
         real = True
     except (ConfigError, OSError):
         if _all_here(grids, sizes):
-            raise  # the settings do not go with the data: `study reproduce` would refuse them too
+            raise  # the settings do not fit the data: `study reproduce` would refuse them too
         walked = [[_cell(recipe, _sketched(recipe, s, g), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
         real = False
-    cells = [cell for each in walked for cell in each]
-    found: dict[str, Step] = {}
+    cells = [cell for ablation_cells in walked for cell in ablation_cells]
+    steps: dict[str, Step] = {}
     for step in (step for cell in cells for step in cell.steps):
-        found.setdefault(step.stage_id, step)
-    furthest = _furthest(found.values())
-    cached = frozenset(name for name in found if real and store.get(name, digests=False) is not None)
-    missing = _furthest(step for name, step in found.items() if name not in cached)
-    have = {run: max((found[n].tokens for n in cached if found[n].run == run), default=0.0) for run in missing}
+        steps.setdefault(step.stage_id, step)
+    furthest = _furthest(steps.values())
+    cached = frozenset(name for name in steps if real and store.get(name, digests=False) is not None)
+    missing = _furthest(step for name, step in steps.items() if name not in cached)
+    have = {run: max((steps[n].tokens for n in cached if steps[n].run == run), default=0.0) for run in missing}
     once = {cell.steps[-1].stage_id: cell for cell in cells}
     return GridPlan(
-        steps=tuple(found.values()),
+        steps=tuple(steps.values()),
         cells=len(cells),
         tokens_unshared=_total(step for cell in cells for step in cell.steps),
         tokens_shared=_total(furthest.values()),
@@ -131,14 +134,14 @@ def plan(grid: Grid, store: Store, *others: Grid, reader: Reader | None = None) 
         read=sum(map(_read, once.values())),
         flops=_flops(furthest.values(), {}, once.values()),
         flops_missing=_flops(missing.values(), have, (cell for name, cell in once.items() if name not in cached)),
-        sources=() if real else tuple(dict.fromkeys(size.source for each in sizes for size in each.values() if size.source)),
+        sources=() if real else tuple(dict.fromkeys(size.source for by_task in sizes for size in by_task.values() if size.source)),
         shares=tuple(_shares(grids, walked)),
     )
 
 
 def _all_here(grids: Sequence[Grid], sizes: Sequence[Mapping[str, Size]]) -> bool:
     """Whether data and encoders are on this machine."""
-    if any(size.source for each in sizes for size in each.values()):
+    if any(size.source for by_task in sizes for size in by_task.values()):
         return False
     return all(gpu_costs.measurable(recipe.encoder) is recipe.encoder for grid in grids for recipe in _cells(grid))
 
@@ -170,16 +173,16 @@ def _cells(grid: Grid) -> Iterator[Recipe]:
 
 
 def _furthest(steps: Iterable[Step]) -> dict[str, Step]:
-    """{run: its last milestone}."""
-    found: dict[str, Step] = {}
+    """{id of a trajectory: its last milestone}."""
+    last: dict[str, Step] = {}
     for step in steps:
-        if step.run not in found or step.steps > found[step.run].steps:
-            found[step.run] = step
-    return found
+        if step.run not in last or step.steps > last[step.run].steps:
+            last[step.run] = step
+    return last
 
 
 def _walked(recipe: Recipe, reader: Reader) -> list[Step]:
-    """The stages of a cell by their identity. Raises ConfigError where data or encoder are not here."""
+    """The stages of a cell with their true ids. Raises ConfigError if data or encoder are missing here."""
     from trainables.stages.identity import nodes
     from trainables.stages.inputs import Inputs
 
@@ -199,7 +202,7 @@ def _sizes(grid: Grid, reader: Reader) -> dict[str, Size]:
 
 
 def _size(name: str, task: AblationTask, reader: Reader) -> Size:
-    """Counted where the data are here, else published."""
+    """Size of a task: counted if the data are here, else published."""
     from trainables.stages.token_estimate import PIECES_PER_WORD
 
     try:
@@ -211,7 +214,7 @@ def _size(name: str, task: AblationTask, reader: Reader) -> Size:
 
 
 def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: Grid) -> Iterator[Step]:
-    """The stages of a cell as they would be, by where data are in place of their content."""
+    """The stages of a cell with ids from the place of the data instead of their content."""
     from trainables.stages.identity import settings_of
 
     places = {name: _place(task) for name, task in grid.ablation.tasks.items()}
@@ -230,20 +233,20 @@ def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: Grid) -> Iterator[St
         run = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
         name = f"{run}/{steps}" if isinstance(stage, Pretrain) else run
         yield Step(stage, recipe.encoder, recipe.task, recipe.seed, name, parent, run, steps, tokens)
-        if not isinstance(stage, Marks):  # what follows marks starts from where they started
+        if not isinstance(stage, Marks):  # the next stage starts from the parent of marks
             parent = name
 
 
 def _place(task: AblationTask) -> str:
-    """What a task's texts and splits depend on."""
-    about = {
+    """The fields that determine a task's texts and splits, as text."""
+    fields = {
         name: value for name, value in task.canonical().items() if name not in ("published", "target", "corpora", "stands_for")
     }
-    return json.dumps(about, sort_keys=True)
+    return json.dumps(fields, sort_keys=True)
 
 
 def _reckoned(stage: Stage, recipe: Recipe, sizes: dict[str, Size]) -> tuple[list[str], int, float]:
-    """(names of what is read, optimizer steps, pieces to train on)."""
+    """(names of the texts read, optimizer steps, pieces to train on)."""
     if isinstance(stage, Pretrain):
         names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
         mean = _sequence([sizes[name] for name in names], stage.max_length) if not files else stage.max_length
@@ -274,7 +277,7 @@ def _cut(length: float, longest: int) -> float:
 
 
 def _pieces(stage: Finetune, length: float) -> float:
-    """Pieces of a text of mean length as the encoder sees it."""
+    """Pieces that the encoder reads of a text of mean length."""
     if stage.fractions is None:
         return _cut(length, stage.max_length)
     fractions = min(stage.max_fractions, max(1, math.ceil(length / (stage.max_length - 2))))
@@ -285,11 +288,11 @@ def _pieces(stage: Finetune, length: float) -> float:
 
 
 def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_Cell]) -> float:
-    """Of the runs of shared stages to their last step, less the tokens that these `have`, and of cells that differ in their last.
+    """FLOPs of shared stages to their last step, without the tokens that they `have`, and of the last stages of `cells`.
 
-    What a frozen encoder says of a text is computed once for all cells that start from the same weights.
+    The outputs of a frozen encoder are computed once for all cells that start from the same weights.
     """
-    total, said = 0.0, set()
+    total, encoded = 0.0, set()
     for step in shared:
         if not isinstance(step.stage, Finetune):
             predicted = step.stage.mask_share if isinstance(step.stage, Pretrain) else 0.0
@@ -306,8 +309,8 @@ def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_C
             continue
         total += gpu_costs.bilstm_flops(stage, gpu_costs.measurable(last.encoder)) * (last.tokens + read / 3)
         texts = (last.encoder, last.parent_id, last.task, stage.layers, stage.max_length, stage.truncation, stage.head_tokens)
-        if texts not in said:
-            said.add(texts)
+        if texts not in encoded:
+            encoded.add(texts)
             total += forward * (
                 last.tokens / stage.epochs + _pieces(stage, cell.size.length) * (cell.size.validation + cell.size.test)
             )
@@ -315,9 +318,11 @@ def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_C
 
 
 def _read(cell: _Cell) -> float:
-    """Pieces that a cell reads without training: validation after every epoch or more often, the test split once."""
+    """Pieces that a cell reads without training: validation at every evaluation, the test split once."""
     stage, size = cell.steps[-1].stage, cell.size
     assert isinstance(stage, Finetune)
     evaluations = stage.epochs * stage.evaluations_per_epoch
-    known = min(size.validation, size.train) if stage.evaluations_per_epoch > 1 else 0  # the error on training texts is read too
+    known = (
+        min(size.validation, size.train) if stage.evaluations_per_epoch > 1 else 0
+    )  # the error on training texts is computed too
     return ((size.validation + known) * evaluations + size.test) * _pieces(stage, size.length)

@@ -1,4 +1,4 @@
-"""An ablation's study files as plain data: names made unique, values set in recipes."""
+"""Edit an ablation as plain data: rename tasks that stand for others, set values in recipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LISTS = ("corpus", "tasks")
 
 
 def renaming(data: Data, published: Ablation) -> Callable[[Any], Any]:
-    """A function from lists of names of published tasks to those that stand for them; tasks that are gone are left out."""
+    """Return a function that replaces published tasks in a list of names by those that stand for them, and drops removed ones."""
     tasks = data["tasks"]
     names = {task["stands_for"]: name for name, task in tasks.items() if task.get("stands_for")}
     gone = {name for name in published.tasks if name not in names and name not in tasks}
@@ -22,13 +22,13 @@ def renaming(data: Data, published: Ablation) -> Callable[[Any], Any]:
     def renamed(entries: Any) -> Any:
         if not isinstance(entries, list):
             return entries
-        return [names.get(each, each) for each in entries if each not in gone]
+        return [names.get(entry, entry) for entry in entries if entry not in gone]
 
     return renamed
 
 
 def rename_tasks(data: Data, published: Ablation) -> None:
-    """Tasks that stand for others take their published names and their places in corpora, stages and claims."""
+    """Give tasks that stand for others their published names and their places in corpora, stages and claims."""
     renamed = renaming(data, published)
     gone = set(published.tasks) - set(data["tasks"])
     data["encoders"] = {name: encoder for name, encoder in data["encoders"].items() if name not in gone}
@@ -42,14 +42,14 @@ def rename_tasks(data: Data, published: Ablation) -> None:
         stage |= {field: renamed(stage[field]) for field in LISTS if field in stage}
     for setting in data["settings"]:
         setting["set"] |= {path: renamed(value) for path, value in setting["set"].items() if path.rpartition(".")[2] in LISTS}
-    data["settings"] = [each for each in data["settings"] if not each["tasks"] or renamed(each["tasks"])]
-    data["claims"] = [each for each in data["claims"] if not each["tasks"] or renamed(each["tasks"])]
-    for each in (*data["settings"], *data["claims"]):
-        each["tasks"] = renamed(each["tasks"])
+    data["settings"] = [setting for setting in data["settings"] if not setting["tasks"] or renamed(setting["tasks"])]
+    data["claims"] = [claim for claim in data["claims"] if not claim["tasks"] or renamed(claim["tasks"])]
+    for entry in (*data["settings"], *data["claims"]):
+        entry["tasks"] = renamed(entry["tasks"])
 
 
 def recipes_of(data: Data) -> Iterator[list[tuple[str, Data]]]:
-    """(name, settings) of the stages of each recipe in the raw data; the settings are the ones in there."""
+    """Yield for every recipe in the raw data the (name, settings) of its stages; the settings are references into the data."""
     for holder in (data, *data["settings"]):
         stages: list[tuple[str, Data]] = []
         for entry in holder["recipe"] or ():
@@ -60,17 +60,18 @@ def recipes_of(data: Data) -> Iterator[list[tuple[str, Data]]]:
 
 
 def set_in_recipes(data: Data, values: Mapping[str, Any]) -> Iterator[str]:
-    """Write values into every recipe that has the stage."""
-    found: set[str] = set()
+    """Write values into every recipe that has the stage; yield a fault for every stage that no recipe has."""
+    stages: set[str] = set()
     for recipe in recipes_of(data):
-        found.update(name for name, _ in recipe)
+        stages.update(name for name, _ in recipe)
         for name, stage in recipe:
             stage |= {path.partition(".")[2]: value for path, value in values.items() if path.partition(".")[0] == name}
     for path in values:
-        if path.partition(".")[0] not in found:
-            hint = near(path.partition(".")[0], [*found, *Ablation.model_fields])
+        if path.partition(".")[0] not in stages:
+            hint = near(path.partition(".")[0], [*stages, *Ablation.model_fields])
             yield f"--set {path}: no recipe has a stage of that name{hint}"
 
 
 def label_of(place: Data) -> str:
+    """Return the label of a setting or place: `row` or `row | column`."""
     return str(place["row"] if place.get("column") is None else f"{place['row']} | {place['column']}")

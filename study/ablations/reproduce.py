@@ -1,4 +1,4 @@
-"""An ablation from its first study to its tables: one run folder, gone on with at any moment by the same command."""
+"""Run an ablation in one run folder, from its first study to its tables; the same command resumes it at any time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ STATISTICS = "statistics.json"
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an ablation ended: whether there is a result, and what to print."""
+    """The end of an ablation: whether there is a result, and the text to print."""
 
     has_result: bool
     text: str
@@ -51,10 +51,10 @@ def run(
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
 ) -> Outcome:
-    """Run what is left of an ablation's studies, one after the other, then write its tables.
+    """Run the unfinished studies of an ablation, one after the other, then write its tables.
 
-    Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse where another driver has the
-    folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials of a study alike.
+    Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse if another driver has the
+    folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped if the machine or all trials of a study failed.
     """
     _check_folder(grid, folder)
     reader = Reader()
@@ -65,7 +65,7 @@ def run(
     with RunLock(folder), stops():
         began = time.monotonic()
         if measure:
-            (folder / STATISTICS).unlink(missing_ok=True)  # of another set of tasks
+            (folder / STATISTICS).unlink(missing_ok=True)  # computed from another set of tasks
         write_whole(folder / FILE, shareable(grid.to_yaml()))
         if measure:
             write_whole(folder / STATISTICS, measured)
@@ -82,22 +82,22 @@ def run(
                 if ran.failed:
                     say(f"{part.folder}: {ran.failed}")
         took = f" in {time_text(time.monotonic() - began)}" if todo else ""
-        said = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
-        return _outcome(grid, folder, said)
+        ending = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
+        return _outcome(grid, folder, ending)
 
 
 def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[AblationStudy], bool]:
-    """(studies that are not finished, whether any has other inputs than before). Raises ConfigError with the faults of all."""
+    """(unfinished studies, whether the inputs of any have changed). Raises ConfigError with the faults of all."""
     faults: dict[str, None] = {}
     todo, changed = [], False
     for part in grid.parts:
         try:
-            finished, found = launch.opened(part.study, folder / part.folder, accept, retry_failed, reader)
+            finished, inputs = launch.opened(part.study, folder / part.folder, accept, retry_failed, reader)
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
             continue
         todo += [part] * (not finished)
-        changed |= bool(found.changed)
+        changed |= bool(inputs.changed)
     if faults:
         raise ConfigError(faults)
     return todo, changed
@@ -109,7 +109,7 @@ def _is_as_before(grid: Grid, folder: Path) -> bool:
 
 
 def _check_all(parts: list[Any], address: str | None, reader: Reader) -> None:
-    """Read all data and find all encoders. Raises ConfigError with the faults of all studies."""
+    """Check all data and encoders. Raises ConfigError with the faults of all studies."""
     faults: dict[str, None] = {}
     for part in parts:
         try:
@@ -121,11 +121,11 @@ def _check_all(parts: list[Any], address: str | None, reader: Reader) -> None:
 
 
 def _check_folder(grid: Grid, folder: Path) -> None:
-    """Raises ConfigError where the folder holds something else, or this ablation at another scale."""
+    """Raise ConfigError if the folder holds something else, or this ablation at another scale."""
     path = folder / FILE
     if not path.exists():
-        left = {"lock.json", "study.log", f"{FILE}.new"}  # by a start that came to nothing
-        if folder.exists() and not (folder.is_dir() and {each.name for each in folder.iterdir()} <= left):
+        left = {"lock.json", "study.log", f"{FILE}.new"}  # left by a start that failed
+        if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= left):
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return
     try:
@@ -143,26 +143,26 @@ def _check_folder(grid: Grid, folder: Path) -> None:
 
 
 def statistics(ablation: Ablation) -> list[dict[str, Any]]:
-    """Table 1 of Sun et al. 2019, and the whole of what `study tasks --stats` measures, for every task of an ablation.
+    """Return Table 1 of Sun et al. 2019, with all statistics of `study tasks --stats`, for every task of an ablation.
 
     Raises ConfigError with every fault.
     """
     from study.survey import dataset_statistics as measure
     from study.survey.tasks import plain_statistics
 
-    found, faults = [], []
+    results, faults = [], []
     for name, task in ablation.targets.items():
         try:
-            made = measure.statistics(name, task.task(), measure.ruler(ablation.encoder_of(name)))
+            measured = measure.statistics(name, task.task(), measure.ruler(ablation.encoder_of(name)))
         except ConfigError as error:
             faults += [f"tasks.{fault}" for fault in error.faults]
             continue
-        about: dict[str, Any] = {"published": task.published, "domain": task.task().domain}
-        about |= {"row": _row(made, task.task().domain), "published_row": _published_row(ablation, task.published)}
-        found.append(plain_statistics([made])[0] | about)
+        fields: dict[str, Any] = {"published": task.published, "domain": task.task().domain}
+        fields |= {"row": _row(measured, task.task().domain), "published_row": _published_row(ablation, task.published)}
+        results.append(plain_statistics([measured])[0] | fields)
     if faults:
         raise ConfigError(dict.fromkeys(faults))
-    return found
+    return results
 
 
 def _published_row(ablation: Ablation, name: str | None) -> dict[str, str]:
@@ -171,11 +171,11 @@ def _published_row(ablation: Ablation, name: str | None) -> dict[str, str]:
     return {column: value for (row, column), value in table.items() if row == name}
 
 
-def _row(made: Any, domain: str | None) -> dict[str, Any]:
+def _row(measured: Any, domain: str | None) -> dict[str, Any]:
     """The columns of the paper's table: lengths are those of the training texts."""
-    train, test = made.splits["train"], made.splits.get("test")
+    train, test = measured.splits["train"], measured.splits.get("test")
     return {
-        "classes": made.classes,
+        "classes": measured.classes,
         "type": domain.capitalize() if domain else None,
         "average_length": train.mean,
         "max_length": train.maximum,
@@ -188,31 +188,31 @@ def _row(made: Any, domain: str | None) -> dict[str, Any]:
 # Tables --------------------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(grid: Grid, folder: Path, said: str) -> Outcome:
-    """Tables from the records alone."""
+def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
+    """Write the tables from the records, and return the text to print."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
-    found = tables.read(folder)
+    report = tables.read(folder)
     try:
-        page = output.write(folder / "report", found.files, output.FORMATS)
+        page = output.write(folder / "report", report.files, output.FORMATS)
         text = (page.parent / "table.txt").read_text(encoding="utf-8")
     except OSError as error:
-        return Outcome(tested, f"{said}\n\n{launch.unwritten(error, folder)}")
-    spent = "" if grid.ablation.statistics else f"{tables.cost_text(found.ledger)}\n"
-    return Outcome(tested, f"{said}\n\n{text}\n{spent}report: {page}")
+        return Outcome(tested, f"{ending}\n\n{launch.unwritten(error, folder)}")
+    spent = "" if grid.ablation.statistics else f"{tables.cost_text(report.ledger)}\n"
+    return Outcome(tested, f"{ending}\n\n{text}\n{spent}report: {page}")
 
 
 # The shipped ones ----------------------------------------------------------------------------------------------------------------
 
 
 def listing() -> str:
-    """The shipped ablations, 80 columns wide."""
-    return "\n".join(line for name in ablation_file.shipped() for line in _about(ablation_file.load(name).ablation))
+    """List the shipped ablations, 80 columns wide."""
+    return "\n".join(line for name in ablation_file.shipped() for line in _entry(ablation_file.load(name).ablation))
 
 
-def _about(made: Ablation) -> Iterator[str]:
-    where = f"{made.source.paper}, {made.source.table}" if made.source else "no published numbers"
-    what = f"{len(made.settings)} settings" if made.settings else "statistics"
-    scales = ", ".join(["paper", *(scale for scale in ablation_file.SCALES[1:] if scale in made.scales)])
-    text = f"{where}; {what} on {', '.join(made.targets)}; scales {scales}"
-    yield f"{made.name:<10} {made.title}"
+def _entry(ablation: Ablation) -> Iterator[str]:
+    where = f"{ablation.source.paper}, {ablation.source.table}" if ablation.source else "no published numbers"
+    what = f"{len(ablation.settings)} settings" if ablation.settings else "statistics"
+    scales = ", ".join(["paper", *(scale for scale in ablation_file.SCALES[1:] if scale in ablation.scales)])
+    text = f"{where}; {what} on {', '.join(ablation.targets)}; scales {scales}"
+    yield f"{ablation.name:<10} {ablation.title}"
     yield from textwrap.wrap(text, 80, initial_indent=" " * 11, subsequent_indent=" " * 11)

@@ -1,4 +1,4 @@
-"""The studies of a grid: one for each task, encoder and recipe, as study files."""
+"""Build the studies of a grid: one for each task, encoder and recipe."""
 
 from __future__ import annotations
 
@@ -28,80 +28,80 @@ class AblationStudy:
     """Its run folder within the ablation's."""
     task: str
     settings: tuple[int, ...]
-    """Places in the ablation's settings, in the order of the study's points."""
+    """Indices of its settings in the ablation, in the order of the study's points."""
     study: Study
 
 
 # Studies -------------------------------------------------------------------------------------------------------------------------
 
 
-def parts_of(made: Ablation, folder: Path, placeholders: bool) -> Iterator[AblationStudy]:
-    """The studies of the grid. Raises ConfigError with the faults of all of them."""
+def parts_of(ablation: Ablation, folder: Path, placeholders: bool) -> Iterator[AblationStudy]:
+    """Yield the studies of the grid. Raises ConfigError with the faults of all of them."""
     faults: list[str] = []
-    found: list[AblationStudy] = []
-    for task in made.targets if not made.statistics else ():
-        groups = _groups(made, task, faults, placeholders)
+    parts: list[AblationStudy] = []
+    for task in ablation.targets if not ablation.statistics else ():
+        groups = _groups(ablation, task, faults, placeholders)
         if faults:
             continue
         for number, (indices, points, data) in enumerate(groups, start=1):
             name = re.sub(r"[^A-Za-z0-9_.-]", "_", task) + (f"-{number}" if len(groups) > 1 else "")
-            labels = [made.settings[index].label for index in indices]
+            labels = [ablation.settings[index].label for index in indices]
             try:
-                data |= {"tasks": _tasks(made, task, data, points, placeholders)}
+                data |= {"tasks": _tasks(ablation, task, data, points, placeholders)}
                 data |= {
-                    "name": f"{made.name}-{name}",
+                    "name": f"{ablation.name}-{name}",
                     "task": task,
-                    "precision": made.precision,
-                    "seed": made.seed,
+                    "precision": ablation.precision,
+                    "seed": ablation.seed,
                     "search": {"sampler": "given", "first": points, "labels": labels, "early_stopping": "none"},
                     "budget": {"trials": len(points)},
-                    "final": {"top_k": len(points), "seeds": made.seeds, "keep_weights": "none"},
-                    "resources": made.resources.canonical() if made.resources else _resources(),
+                    "final": {"top_k": len(points), "seeds": ablation.seeds, "keep_weights": "none"},
+                    "resources": ablation.resources.canonical() if ablation.resources else _resources(),
                     "baseline": number == 1,
                 }
-                found.append(AblationStudy(name, task, tuple(indices), load_study(data, folder=folder)))
+                parts.append(AblationStudy(name, task, tuple(indices), load_study(data, folder=folder)))
             except ConfigError as error:
                 faults += [_in_words(fault, labels) for fault in error.faults]
     if faults:
         raise ConfigError(dict.fromkeys(faults))
-    yield from found
+    yield from parts
 
 
 def _resources() -> Data:
-    """A GPU for a trial, with its share of the CPUs, where this machine has one."""
+    """A GPU for every trial, with its share of the CPUs, if this machine has GPUs."""
     machine = this_machine()
     return {"gpus": 1, "cpus": max(1, int(machine.cpus // machine.gpus))} if machine.gpus else {}
 
 
 def _in_words(fault: str, labels: Sequence[str]) -> str:
-    """A fault of a study's point names the setting."""
+    """Rewrite the fault of a study's point to name the setting."""
     return re.sub(r"search\.first\.(\d+)", lambda match: f"settings: {labels[int(match[1])]}", fault)
 
 
-def _groups(made: Ablation, task: str, faults: list[str], placeholders: bool) -> list[tuple[list[int], list[Data], Data]]:
-    """(places of the settings, their points, encoder and recipe) of each study of a task."""
+def _groups(ablation: Ablation, task: str, faults: list[str], placeholders: bool) -> list[tuple[list[int], list[Data], Data]]:
+    """(indices of the settings, their points, encoder and recipe) of every study of a task."""
     groups: dict[str, tuple[list[int], list[Data], Data]] = {}
-    for index, setting in enumerate(made.settings):
+    for index, setting in enumerate(ablation.settings):
         if setting.tasks and task not in setting.tasks:
             continue
-        own = json.loads(json.dumps({"recipe": made.recipe if setting.recipe is None else setting.recipe, "set": setting.set}))
+        own = json.loads(json.dumps({"recipe": ablation.recipe if setting.recipe is None else setting.recipe, "set": setting.set}))
         recipe, values = own["recipe"], own["set"]
         emptied = {path: value for path, value in values.items() if value is None}  # no point can hold null
         list(set_in_recipes({"recipe": recipe, "settings": []}, emptied))
         point = {path: value for path, value in values.items() if value is not None}
-        faults += _fill_corpora(made, task, setting, recipe, point, placeholders)
-        about = {"encoder": made.encoder_of(task, setting).model_dump(mode="json", exclude_defaults=True), "recipe": recipe}
-        indices, points, _ = groups.setdefault(json.dumps(about, sort_keys=True), ([], [], about))
+        faults += _fill_corpora(ablation, task, setting, recipe, point, placeholders)
+        common = {"encoder": ablation.encoder_of(task, setting).model_dump(mode="json", exclude_defaults=True), "recipe": recipe}
+        indices, points, _ = groups.setdefault(json.dumps(common, sort_keys=True), ([], [], common))
         indices.append(index)
         points.append(point)
     return list(groups.values())
 
 
-def _fill_corpora(made: Ablation, task: str, setting: Setting, recipe: Any, point: Data, placeholders: bool) -> Iterator[str]:
-    """Put the task's own corpora where settings or stages name them."""
-    own = {name: list(entries) for name, entries in made.tasks[task].corpora.items()}
+def _fill_corpora(ablation: Ablation, task: str, setting: Setting, recipe: Any, point: Data, placeholders: bool) -> Iterator[str]:
+    """Replace the names of the task's corpora in settings and stages by their entries; yield a fault for every empty one."""
+    own = {name: list(entries) for name, entries in ablation.tasks[task].corpora.items()}
     if placeholders:
-        domain = _domain(made.tasks[task]) or task
+        domain = _domain(ablation.tasks[task]) or task
         own = {name: entries or [f"{domain}-{name}.txt"] for name, entries in own.items()}
     for stage_name, stage in next(recipes_of({"recipe": recipe, "settings": []})):
         path = f"{stage_name}.corpus"
@@ -116,31 +116,31 @@ def _fill_corpora(made: Ablation, task: str, setting: Setting, recipe: Any, poin
             )
         for holder, key in ((point, path), (stage, "corpus")):
             if isinstance(holder.get(key), list):
-                holder[key] = [each for entry in holder[key] for each in own.get(entry, (entry,))]
+                holder[key] = [file for entry in holder[key] for file in own.get(entry, (entry,))]
 
 
 def _domain(task: AblationTask) -> str | None:
     return task.domain or (TABLE[task.known].domain if task.known in TABLE else None)
 
 
-def _tasks(made: Ablation, target: str, data: Data, points: Iterable[Data], placeholders: bool) -> Data:
-    """The tasks that a study can name, as it has them. Raises ConfigError for one that has to be brought by hand."""
+def _tasks(ablation: Ablation, target: str, data: Data, points: Iterable[Data], placeholders: bool) -> Data:
+    """The tasks that a study reads. Raises ConfigError with every task that must be brought by hand."""
     lists = [value for point in points for path, value in point.items() if path.rpartition(".")[2] in LISTS]
     lists += [stage[field] for _, stage in next(recipes_of(data | {"settings": []})) for field in LISTS if field in stage]
-    named = {each for entries in lists if isinstance(entries, list) for each in entries}
+    named = {entry for entries in lists if isinstance(entries, list) for entry in entries}
     everything = bool(named & {corpus_names.IN_DOMAIN, corpus_names.CROSS_DOMAIN})
-    wanted = [name for name in made.tasks if everything or name == target or name in named]
-    found: Data = {}
+    wanted = [name for name in ablation.tasks if everything or name == target or name in named]
+    tasks: Data = {}
     faults: list[str] = []
     for name in wanted:
         try:
-            task = made.tasks[name].task()
+            task = ablation.tasks[name].task()
         except ConfigError as error:
             if not placeholders:
                 faults += [f"tasks.{name}: {fault}" for fault in error.faults]
                 continue
-            task = Task(train=f"{name}.csv", test=f"{name}.csv", domain=_domain(made.tasks[name]))
-        found[name] = task.canonical()
+            task = Task(train=f"{name}.csv", test=f"{name}.csv", domain=_domain(ablation.tasks[name]))
+        tasks[name] = task.canonical()
     if faults:
         raise ConfigError(faults)
-    return found
+    return tasks

@@ -1,4 +1,4 @@
-"""Ray: a session on this machine or a cluster, trials in warm actors or under Ray Train, and failures of the machine.
+"""Run trials on Ray: sessions on this machine or a cluster, warm actors, Ray Train, and failures of the machine.
 
-`work.py` is where Ray meets the training loop. Start with `trial.py`.
+`work.py` connects Ray with the training loop. Start with `trial.py`.
 """

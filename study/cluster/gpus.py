@@ -1,4 +1,4 @@
-"""GPUs of a machine: how many seem to be visible, and, where a study asks for some, how many really answer to torch."""
+"""Count the GPUs of a machine: those visible by device files and variables, and those on which torch can compute."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ ANSWER_WITHIN_S = 300.0
 
 
 def visible(environment: Mapping[str, str], there: int, amd: bool = False) -> int:
-    """How many of the `there` GPUs of a machine the variables leave visible, as CUDA or ROCm reads them.
+    """Return how many of the `there` GPUs of a machine the variables leave visible, as CUDA or ROCm interprets them.
 
-    A list ends at the first entry that is no number of a GPU and no UUID; with an entry twice it is empty.
+    A list ends at the first entry that is neither the number of a GPU nor a UUID; a repeated entry makes it empty.
     """
     names = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES") if amd else ("CUDA_VISIBLE_DEVICES",)
-    given = [environment[name] for name in names if name in environment]
-    if amd and len(given) > 1 and "CUDA_VISIBLE_DEVICES" in environment and "HIP_VISIBLE_DEVICES" in environment:
-        given.pop()  # HIP's own goes first
-    for text in given:
+    lists = [environment[name] for name in names if name in environment]
+    if amd and len(lists) > 1 and "CUDA_VISIBLE_DEVICES" in environment and "HIP_VISIBLE_DEVICES" in environment:
+        lists.pop()  # HIP's own variable takes precedence
+    for text in lists:
         there = _listed(text, there)
     return there
 
 
 def _listed(text: str, there: int) -> int:
-    """How many GPUs of so many a list of them names."""
-    found: list[str] = []
+    """Number of GPUs that a list names, of `there` GPUs."""
+    entries: list[str] = []
     kind = next((prefix for prefix in ("GPU-", "MIG-") if text.strip().startswith(prefix)), None)
     for entry in map(str.strip, text.split(",")):
         if kind is None:
@@ -45,34 +45,34 @@ def _listed(text: str, there: int) -> int:
             entry = str(int(number[1]))
         elif not entry.startswith(kind):
             break
-        if entry in found:
+        if entry in entries:
             return 0
-        found.append(entry)
-    return len(found) if kind == "MIG-" and there else min(len(found), there)
+        entries.append(entry)
+    return len(entries) if kind == "MIG-" and there else min(len(entries), there)
 
 
 def counted() -> int:
-    """GPUs that this process may see, by device files and variables: what costs nothing to know."""
+    """Count the GPUs that this process may see, by device files and variables, which is fast."""
     nvidia = sum(path.name.removeprefix("nvidia").isdigit() for path in Path("/dev").glob("nvidia*"))
     amd = 0 if nvidia else _of_amd()
     return visible(os.environ, nvidia or amd, amd=bool(amd))
 
 
 def _of_amd() -> int:
-    found = 0
+    count = 0
     for path in Path("/sys/class/kfd/kfd/topology/nodes").glob("*/properties"):
         with contextlib.suppress(OSError):
-            found += re.search(r"^simd_count [1-9]", path.read_text(), re.MULTILINE) is not None
-    return found
+            count += re.search(r"^simd_count [1-9]", path.read_text(), re.MULTILINE) is not None
+    return count
 
 
 def answering() -> tuple[list[str], str]:
-    """(names of the GPUs that compute something for torch, why others or all do not), asked in a process of its own, once."""
-    return _asked(tuple(os.environ.get(name) for name in VARIABLES))
+    """Return (names of the GPUs on which torch can compute, why others cannot), tested once in a process of its own."""
+    return _answering(tuple(os.environ.get(name) for name in VARIABLES))
 
 
 @lru_cache(maxsize=1)  # a process that imports torch takes seconds
-def _asked(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
+def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
     command = [sys.executable, "-m", "trainables.training.gpus"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_WITHIN_S, check=False)
@@ -80,36 +80,38 @@ def _asked(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
     except subprocess.TimeoutExpired:
         return [], f"the GPU did not answer within {ANSWER_WITHIN_S:.0f} s"
     except (OSError, ValueError, IndexError):
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()] if "done" in locals() else []
-        return [], f"torch cannot be asked: {said[-1] if said else 'its process ended without an answer'}"
+        errors = [line.strip() for line in done.stderr.splitlines() if line.strip()] if "done" in locals() else []
+        return [], f"torch cannot be run: {errors[-1] if errors else 'its process ended without an answer'}"
     return names, why
 
 
 def given() -> str:
-    """`CUDA_VISIBLE_DEVICES='0,1'`: the variables that hide GPUs, as they are set here."""
+    """Format the variables that hide GPUs, as set here: `CUDA_VISIBLE_DEVICES='0,1'`."""
     return ", ".join(f"{name}={os.environ[name]!r}" for name in VARIABLES if name in os.environ)
 
 
 def check_cluster(ray: Any, resources: Any) -> None:
-    """Raises ConfigError for each node of the joined cluster that has GPUs to share out, none of which answers."""
+    """Raise ConfigError with every node of the joined cluster that offers GPUs, none of which answers."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from trainables.training import gpus
 
-    asked = {}
+    tasks = {}
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("GPU", 0) >= resources.gpus:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             task = ray.remote(num_cpus=0, num_gpus=resources.gpus)(gpus.answering).options(scheduling_strategy=there)
-            asked[task.remote()] = node["NodeManagerAddress"]
-    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_WITHIN_S) if asked else ([], [])  # others may be in use
-    answers = {asked[task]: _answer(ray, task) for task in ready}
+            tasks[task.remote()] = node["NodeManagerAddress"]
+    ready, _ = (
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER_WITHIN_S) if tasks else ([], [])
+    )  # GPUs in use do not answer in time
+    answers = {tasks[task]: _answer(ray, task) for task in ready}
     if faults := [f"resources.gpus: no GPU of node {name} answers: {why}" for name, (names, why) in answers.items() if not names]:
         raise ConfigError([*faults, "mend or leave out these nodes, or set resources.gpus: 0"])
 
 
 def _answer(ray: Any, task: Any) -> tuple[list[str], str]:
-    """What a node says of its GPUs, as `answering`; a process that dies of the question is an answer too."""
+    """The result of `answering` on a node; if its process dies, the error is the reason."""
     try:
         names, why = ray.get(task)
     except ray.exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""The CPUs and GPUs of the machine or cluster, and whether a study's trials fit on it."""
+"""Find the CPUs and GPUs of the machine or cluster, and check that a study's trials fit on it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from trainables.settings.errors import ConfigError
 
 @dataclass(frozen=True)
 class Machine:
-    """What can be shared out: the (CPUs, GPUs) of each node."""
+    """The resources to distribute."""
 
     nodes: tuple[tuple[float, float], ...]
+    """(CPUs, GPUs) of every node."""
     lacks: str = ""
-    """Why GPUs may not answer."""
+    """Reason why GPUs may not answer; empty if they do."""
 
     @property
     def cpus(self) -> float:
@@ -32,7 +33,7 @@ class Machine:
         return sum(gpus for _, gpus in self.nodes)
 
     def places(self, cpus: float, gpus: float = 0) -> int:
-        """How many workers fit at a time. None lies across two nodes, and no fraction of a GPU across two GPUs."""
+        """Return how many workers fit at a time. No worker spans two nodes, and no fraction of a GPU spans two GPUs."""
 
         def on_gpus(there: float) -> float:
             if not gpus:
@@ -42,19 +43,19 @@ class Machine:
         return sum(int(min(has_cpus // cpus, on_gpus(has_gpus))) for has_cpus, has_gpus in self.nodes)
 
     def all_for_one(self, cpus: float, gpus: float) -> tuple[int, float]:
-        """(workers, CPUs of each) for work that comes alone: one on every GPU, else one on every node that has enough CPUs."""
+        """Return (workers, CPUs of each) for work that runs alone: one on every GPU, else one on every node with enough CPUs."""
         if gpus:
             return self.places(cpus, gpus), cpus
-        return max(((sum(has >= each for has, _ in self.nodes), each) for each, _ in self.nodes if each), key=math.prod)
+        return max(((sum(has >= size for has, _ in self.nodes), size) for size, _ in self.nodes if size), key=math.prod)
 
     def trials(self, resources: Any) -> int:
-        """How many trials run at a time: never so many that one waits for workers while it holds others up."""
+        """Return how many trials run at a time, so few that none waits for workers while it blocks others."""
         fit = self.places(resources.cpus, resources.gpus) // int(resources.workers)
         return max(1, min(fit, int(resources.concurrent or fit)))
 
 
 def this_machine() -> Machine:
-    """CPUs that this process may use (affinity and cgroup quota) and GPUs that it may see. Needs neither torch nor ray."""
+    """Return the CPUs that this process may use (affinity and cgroup quota) and the GPUs it may see. Imports no torch, no ray."""
     cpus = len(os.sched_getaffinity(0))
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -63,17 +64,17 @@ def this_machine() -> Machine:
 
 
 def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:
-    """Raises ConfigError with each resource of which one trial asks more than there is."""
+    """Raise ConfigError with every resource of which one trial needs more than `machine` has."""
     faults = []
     for name, unit in (("cpus", "CPUs"), ("gpus", "GPUs")):
-        each, there = getattr(resources, name), getattr(machine, name)
-        if each * resources.workers > there:
-            asked = f"{resources.workers} workers with {each:g} each" if resources.workers > 1 else f"{each:g}"
+        amount, there = getattr(resources, name), getattr(machine, name)
+        if amount * resources.workers > there:
+            request = f"{resources.workers} workers with {amount:g} each" if resources.workers > 1 else f"{amount:g}"
             why = f" that answer ({machine.lacks}); 0 runs on CPUs" if name == "gpus" and machine.lacks else ""
-            faults.append(f"resources.{name}: {asked} asked for a trial, but {where} has {there:g} {unit}{why}")
+            faults.append(f"resources.{name}: {request} requested for a trial, but {where} has {there:g} {unit}{why}")
     if not faults and machine.places(resources.cpus, resources.gpus) < resources.workers:
         nodes = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machine.nodes)
-        asked = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
-        faults.append(f"resources.workers: {asked} asked for a trial, but the nodes of {where} have {nodes}")
+        request = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
+        faults.append(f"resources.workers: {request} requested for a trial, but the nodes of {where} have {nodes}")
     if faults:
         raise ConfigError(faults)

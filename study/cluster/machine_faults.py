@@ -1,7 +1,7 @@
-"""Which failures are the machine's and not a trial's, and what to do about them. By types and texts: imports neither torch nor Ray.
+"""Tell failures of the machine from failures of a trial, by types and texts of errors, and advise. Imports neither torch nor Ray.
 
-A failure of the machine, or one that meets every trial alike, stops the study. No trial counts as failed for it, and the same
-command goes on once its cause is gone. Memory that runs out within a process is the trial's own: smaller settings may fit.
+A failure of the machine, or one common to all trials, stops the study. No trial counts as failed then, and the same command resumes
+the study once the cause is gone. Out of memory within a process counts as the trial's failure: smaller settings may fit.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from trainables.store.store import StoreError
 
 Row = dict[str, Any]
 ALIKE = 2
-"""So many trials with the same failure before their first validation stop a study in which no trial was validated."""
+"""Number of trials with the same failure before their first validation that stops a study without any validated trial."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A failure of the machine: what to do, and whether it may pass by itself, as a network's does."""
+    """A failure of the machine: advice, and whether it may pass by itself, as a network failure does."""
 
     advice: str
     passing: bool = False
 
 
 class StudyStopped(BaseException):
-    """The study stops before its end: the reason, and what to do before the same command goes on.
+    """Raised when the study stops early: the reason, and what to do before the same command resumes it.
 
-    No Exception: Tune takes one that a callback raises for a failure of the trial.
+    Not an Exception, since Tune treats an Exception from a callback as a failure of the trial.
     """
 
     def __init__(self, reason: str, advice: str = "") -> None:
@@ -54,7 +54,7 @@ ERRNO = {
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.EAGAIN), Fault(HANDLES)),
     errno.ENOMEM: Fault(MEMORY),
 }
-"""What the system says. Any other error number may pass: a share that is away, a file that comes back with it."""
+"""{error number: fault}. Any other error number may pass by itself, such as that of a network share."""
 
 PHRASES = {
     Fault(SPACE): "no space left on device|storagefull|disk quota exceeded|out of disk",
@@ -72,7 +72,7 @@ PHRASES = {
     Fault(MEMORY): "node (was |is )?(running )?low on memory|memory pressure|memory usage threshold",
 }
 TEXTS = [(re.compile(re.sub(r"\n\s*", "", phrases), re.IGNORECASE), fault) for fault, phrases in PHRASES.items()]
-"""What drivers, libraries and Ray say in errors of their own kinds."""
+"""[(pattern, fault)] for error texts of drivers, libraries and Ray."""
 
 NETWORK = {"aiohttp", "botocore", "gcsfs", "httpcore", "httpx", "requests", "s3fs", "urllib3"}
 OF_RAY = {
@@ -87,7 +87,7 @@ OF_RAY = {
 
 
 def fault_of(error: BaseException) -> Fault | None:
-    """The machine's fault behind an error, or None where the trial itself is to blame: by the error and what caused it."""
+    """Return the machine's fault behind an error or its causes; None if the trial itself failed."""
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
@@ -100,35 +100,35 @@ def fault_of(error: BaseException) -> Fault | None:
 
 
 def _fault(error: BaseException) -> Fault | None:
-    if isinstance(error, StoreError):  # says itself what to do
+    if isinstance(error, StoreError):  # its message contains the advice
         standing = getattr(error.__cause__, "errno", None) in ERRNO or any(pattern.search(str(error)) for pattern, _ in TEXTS[:2])
         return Fault("", passing=not standing)
-    if isinstance(error, ConfigError):  # of input that was sound when the study began
+    if isinstance(error, ConfigError):  # the input was valid when the study began
         lost = error.__cause__ or error.__context__
         return _fault(lost) if isinstance(lost, OSError) else None
     if isinstance(error, ImportError):
         return Fault(f"install what is missing{f' ({error.name})' if error.name else ''}, on every machine of the study")
-    if isinstance(error, BrokenPipeError):  # of the terminal
+    if isinstance(error, BrokenPipeError):  # the terminal's
         return None
     if isinstance(error, OSError) and error.errno is not None:
         return ERRNO.get(error.errno, Fault(REACH, passing=True))
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__}
-    if found := next((OF_RAY[name] for module, name in kinds if module == "ray" and name in OF_RAY), None):
-        return found
+    if of_ray := next((OF_RAY[name] for module, name in kinds if module == "ray" and name in OF_RAY), None):
+        return of_ray
     if isinstance(error, (ConnectionError, TimeoutError)) or NETWORK & {module for module, _ in kinds}:
         return Fault(REACH, passing=True)
     return next((fault for pattern, fault in TEXTS if pattern.search(str(error))), None)
 
 
 def poisons(error_text: str) -> bool:
-    """Whether a process whose GPU said this can compute nothing any more: CUDA gives the same error to all that comes after."""
+    """Whether a process with this GPU error can no longer compute: CUDA then fails every later call with the same error."""
     signs = r"device-side assert|illegal memory access|unspecified launch failure|misaligned address|illegal instruction"
     return re.search(signs, error_text, re.IGNORECASE) is not None
 
 
 @contextlib.contextmanager
 def stops() -> Iterator[None]:
-    """Raises StudyStopped in place of an error of the block that is the machine's fault. Wrong input stays what it is."""
+    """Replace errors of the block that are the machine's fault by StudyStopped; ConfigErrors pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -140,7 +140,7 @@ def stops() -> Iterator[None]:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line: its type, unless its text is written for the user, and the last line that it says."""
+    """Format an error in one line: its type, unless its text is written for the user, and the last line of its text."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if isinstance(error, StoreError):
         return lines[-1] if lines else "the store cannot be used"
@@ -148,16 +148,16 @@ def said(error: BaseException) -> str:
 
 
 def signature(reason: str) -> str:
-    """A reason without what differs between trials that fail alike: numbers, paths and addresses."""
+    """Replace numbers, paths and addresses in a reason, which differ between trials with the same failure."""
     without = re.sub(r"(?<![\w.])[\w.~-]*(/[^\s'\",:;)]+)+", "<path>", reason)
     return re.sub(r"0x[0-9a-fA-F]+|[-+]?\d+(\.\d+)?([eE][-+]?\d+)?", "<n>", without)
 
 
 def alike(rows: Sequence[Row]) -> list[Row]:
-    """Records of the search's trials that failed alike at their very beginning, if that stops the study; else none.
+    """Return the records of search trials that failed alike at their beginning, if that stops the study; else an empty list.
 
-    They do where two of different settings failed for the same reason before their first validation, and no trial of the study has
-    been validated yet: one that was shows that the study can run, and that the failing settings are to blame.
+    It does if trials of ALIKE different settings failed for the same reason before their first validation and no trial of the study
+    has been validated. A validated trial shows that the study can run, so that the failing settings are the cause.
     """
     if any(row["event"] == "evaluation" and row.get("trial") and row.get("stage") == "finetune" for row in rows):
         return []

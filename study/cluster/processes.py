@@ -1,4 +1,4 @@
-"""Processes of a Ray of our own: found, quieted, ended; and what Ctrl-C does."""
+"""Find, silence and end the processes of a local Ray cluster; handle Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Any, TextIO
 from analysis.text.terminal import stream
 
 MARK = "FINETUNE_STUDY_SESSION"
-"""Environment variable that every process of a local cluster carries: none is left behind, none of another is touched."""
+"""Environment variable of every process of a local cluster, by which all of them and no others are ended."""
 STOP_WITHIN_S = 8.0
-"""After an interrupt, whatever still runs after so long is killed."""
+"""Seconds after an interrupt until processes that still run are killed."""
 
 
 def processes(session: str) -> list[int]:
-    """Processes, other than this one, that belong to the local cluster whose folder is `session`.
+    """Return the ids of the processes, except this one, of the local cluster whose folder is `session`.
 
-    They inherit the mark; those that write their title over their environment have a log in the folder open.
+    They inherit the variable MARK; processes that overwrite their environment with a title have a log in the folder open.
     """
     sign = f"{MARK}={session}".encode()
     others = {int(name) for name in os.listdir("/proc") if name.isdigit()} - {os.getpid()}
@@ -41,7 +41,7 @@ def _belongs(pid: int, sign: bytes, session: str) -> bool:
 
 
 def kill_processes(session: str) -> None:
-    """Kill what is left of a local cluster."""
+    """Kill the remaining processes of a local cluster."""
     for _ in range(5):
         left = processes(session)
         for pid in left:
@@ -54,7 +54,7 @@ def kill_processes(session: str) -> None:
 
 @contextlib.contextmanager
 def quiet(log_path: Path) -> Iterator[TextIO]:
-    """Send all that this process and its children print to a log file; yields the terminal for what the user is to see."""
+    """Redirect the output of this process and its children to a log file; yield the terminal, for messages to the user."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
@@ -74,7 +74,7 @@ def quiet(log_path: Path) -> Iterator[TextIO]:
 
 
 class Interrupts:
-    """SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread and sets a limit, the second kills at once."""
+    """Handler of SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread with a time limit, the second kills."""
 
     def __init__(self) -> None:
         self.asked: float | None = None
@@ -93,7 +93,7 @@ class Interrupts:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take both signals; again after Ray has started, which takes SIGTERM for itself."""
+        """Install the handlers; to be repeated after Ray has started, which replaces that of SIGTERM."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
 
@@ -108,7 +108,7 @@ class Interrupts:
 
 
 def die() -> None:
-    """End this process and its local cluster now. Nothing is lost: what is finished is in the store and the records."""
+    """End this process and its local cluster at once. Finished results are safe in the store and the records."""
     session = os.environ.get(MARK)
     if session:
         kill_processes(session)

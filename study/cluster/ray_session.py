@@ -1,4 +1,4 @@
-"""Ray for the length of one study: a cluster of this machine's own or an existing one, quiet, and gone without a trace."""
+"""Start or join Ray for one study, on this machine or an existing cluster, and clean up afterwards."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from trainables.settings.errors import ConfigError
 if TYPE_CHECKING:
     from trainables.store.store import Store
 PREFIX = "ft-study-"
-"""Of the folders that hold local clusters."""
+"""Prefix of the folders of local clusters."""
 BASES = ("/tmp", "/var/tmp", "/dev/shm")
-"""Where they lie: in the first that can be written. Paths of sockets must stay under 107 characters."""
+"""Parent folders of these, the first writable one is used. Paths of sockets must stay under 107 characters."""
 OBJECT_STORE_BYTES = 128 * 2**20
-"""Rows are small and weights go through the store; Ray's own default is 30 % of the memory."""
+"""Size of Ray's object store: rows are small and weights go through our store; Ray's default is 30 % of the memory."""
 
 
 def machine_for(resources: Any) -> Machine:
-    """This machine; where GPUs are asked for, with those alone that answer to torch."""
+    """Return this machine; if the study needs GPUs, only with those on which torch can compute."""
     machine = this_machine()
     if not resources.gpus:
         return machine
@@ -43,9 +43,9 @@ def machine_for(resources: Any) -> Machine:
 
 @contextlib.contextmanager
 def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
-    """Ray, started here or joined at `address`, for the length of the block; yields what it has to share out.
+    """Start Ray here, or join it at `address`, for the length of the block; yield its resources.
 
-    Raises ConfigError where a trial asks for more than there is, or where no cluster answers.
+    Raises ConfigError if a trial needs more than Ray has, or if no cluster answers.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(variables.settled(joined=address is not None))
@@ -59,7 +59,7 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
 
             stack.callback(ray.shutdown)
             if resources.wait_minutes:
-                stack.enter_context(_asked_for(ray, resources))
+                stack.enter_context(_requested(ray, resources))
             machine = _cluster(ray)
             hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
             check_resources(resources, machine, f"the cluster at {address}{hint}")
@@ -70,14 +70,14 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
 
 @contextlib.contextmanager
 def _local_cluster(machine: Machine) -> Iterator[None]:
-    """A cluster of this process's own, with all that it writes in one short-lived folder: nothing goes to HOME or /tmp/ray."""
+    """Start a cluster of this process's own, with all its files in one temporary folder: nothing goes to HOME or /tmp/ray."""
     for base in BASES:
         remove_stale(base)
     if (place := writable_base()) is None:
         raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them, its sockets have short paths only"])
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
-    tempfile.gettempdir()  # settled for this process before TMPDIR changes
+    tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
     _authenticate()
     with open(folder / "lock", "w") as lock, variables.changed(inside):
         fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
@@ -107,49 +107,50 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
 
 
 def writable_base() -> str | None:
-    """The folder below which local clusters lie; None where there is none."""
+    """Return the first writable folder of BASES; None without one."""
     return next((base for base in BASES if os.access(base, os.W_OK | os.X_OK)), None)
 
 
 def _quoted_python() -> dict[str, Any]:
-    """Ray starts workers with variables of their own, such as Train's, by a shell line in which it quotes all but the interpreter.
+    """Runtime environment with the interpreter quoted, if its path needs that; else empty.
 
-    So one in a path with a space has to come quoted, or those workers never start. On a cluster it must lie there on every node.
+    Ray starts workers with variables of their own, such as Train's, by a shell line in which it quotes everything but the
+    interpreter: without quotes, those workers never start. On a cluster the interpreter must have this path on every node.
     """
     quoted = shlex.quote(sys.executable)
     return {"py_executable": quoted} if quoted != sys.executable else {}
 
 
 def _authenticate() -> None:
-    """Token authentication with a token in memory: without one Ray would write to HOME. Ray reads both when it is imported."""
+    """Set token authentication with a token in memory, else Ray would write one to HOME. Ray reads the variables on import."""
     if "ray" not in sys.modules:
         os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _join(address: str) -> None:
-    """Connect to an existing cluster. Raises ConfigError where none answers, at once: Ray itself would try for minutes."""
-    given = f"--address {address}"
+    """Connect to an existing cluster. Raises ConfigError at once if none answers: Ray itself would try for minutes."""
+    option = f"--address {address}"
     if address == "auto" and (address := _auto()) != "auto":
-        given += f" ({address})"
+        option += f" ({address})"
     host, _, port = address.rpartition(":")
     if address != "auto":
         try:
             socket.create_connection((host, int(port)), timeout=5).close()
         except (OSError, ValueError) as error:
             hint = "give HOST:PORT of the head node, as `ray start --head` prints it, or auto on a node of the cluster"
-            raise ConfigError([f"{given}: no Ray cluster there: {error}; {hint}"]) from None
+            raise ConfigError([f"{option}: no Ray cluster there: {error}; {hint}"]) from None
     import ray
 
     try:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables.QUIET | variables.RAY} | _quoted_python())
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"{given}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+        raise ConfigError([f"{option}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
 
 
 def _auto() -> str:
-    """The address that `auto` stands for, as Ray finds it: RAY_ADDRESS, else a cluster of this machine; `auto` for none."""
+    """The address that `auto` means to Ray: RAY_ADDRESS, else a cluster of this machine; `auto` if there is none."""
     named = os.environ.get(variables.ADDRESS) or "auto"
     if named != "auto":
         return named
@@ -161,8 +162,8 @@ def _auto() -> str:
 
 
 @contextlib.contextmanager
-def _asked_for(ray: Any, resources: Any) -> Iterator[None]:
-    """Ask an autoscaler for what `concurrent` trials take, and wait for it up to `wait_minutes`; afterwards it may shrink again."""
+def _requested(ray: Any, resources: Any) -> Iterator[None]:
+    """Request resources for `concurrent` trials from an autoscaler and wait up to `wait_minutes`; release them afterwards."""
     from ray.autoscaler.sdk import request_resources
 
     bundle = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
@@ -187,7 +188,7 @@ def _cluster(ray: Any) -> Machine:
 
 
 def check_seen(store: Store, paths: Iterable[str]) -> None:
-    """Raises ConfigError for the store, where it is a folder, and for each local path that a node of the joined cluster lacks."""
+    """Raise ConfigError with every local path, and the store if it is a folder, that a node of the joined cluster lacks."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -212,7 +213,7 @@ def check_seen(store: Store, paths: Iterable[str]) -> None:
 
 
 def remove_stale(base: str) -> None:
-    """Remove the folders and processes of local clusters whose driver was killed: nobody holds the lock in them any more."""
+    """Remove the folders and processes of local clusters whose driver was killed, so that their lock is free."""
     for folder in Path(base).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), open(folder / "lock") as lock:
             if os.fstat(lock.fileno()).st_uid != os.getuid():
@@ -223,7 +224,7 @@ def remove_stale(base: str) -> None:
 
 
 def _kill_autoscaler(session: str) -> None:
-    """End what would grow a local cluster: it has nothing to do there, and Ray would wait a second for it when it shuts down."""
+    """End the autoscaler of a local cluster: it is not needed, and Ray's shutdown would wait a second for it."""
     for pid in processes(session):
         with contextlib.suppress(OSError):
             if b"/autoscaler/_private/monitor.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
@@ -231,7 +232,7 @@ def _kill_autoscaler(session: str) -> None:
 
 
 class Shared:
-    """Signals and Ray for several studies of one process: Ray starts with the first that needs it and ends with the block."""
+    """Signals and Ray for several studies in one process: Ray starts with the first study that needs it and ends with the block."""
 
     def __init__(self) -> None:
         self.interrupts = Interrupts()
@@ -247,7 +248,7 @@ class Shared:
 
     @contextlib.contextmanager
     def session(self, resources: Any, address: str | None) -> Iterator[Machine]:
-        """As `ray_session`, but Ray goes on after the block. Raises ConfigError where a trial asks for more than there is."""
+        """Like `ray_session`, but Ray keeps running after the block. Raises ConfigError if a trial needs more than Ray has."""
         if self._machine is None:
             self._machine = self._stack.enter_context(ray_session(resources, address))
         else:

@@ -1,7 +1,7 @@
-"""Work done by the workers of a TorchTrainer, as a generator: a row is computed when it is asked for.
+"""Run work on the workers of a TorchTrainer as a generator: a row is computed when the caller requests it.
 
-Before each evaluation the workers ask the switchboard for leave. So closing the generator lets the training function end by itself
-and Train frees its resources; nothing has to be killed, which is what leaks placement groups.
+Before every evaluation the workers wait for permission from the switchboard. So closing the generator lets the training function
+end by itself and Train frees its resources; killing it would leak placement groups.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from study.cluster.work import Ended, Placement, Row, Rows, Work, ended, here
 
 STOP_TIMEOUT_S = 30.0
-"""How long a closed Train run may take to end before its actors are killed with their owner."""
+"""Seconds that a closed Train run may take to end before its actors are killed with their owner."""
 
 
 @dataclass
@@ -29,9 +29,9 @@ class _Run:
 
 
 class Switchboard:
-    """Between the caller of `under_train` and its workers: leave to go on one way, rows the other. One actor for a study.
+    """Connects the caller of `under_train` with its workers: permissions go one way, rows the other. One actor for a study.
 
-    It also remembers the placement group of every run: it outlives a killed trial, whose resources it can then give back.
+    It also stores the placement group of every run: it outlives a killed trial and can then free its resources.
     """
 
     def __init__(self) -> None:
@@ -39,42 +39,42 @@ class Switchboard:
         self._changed = asyncio.Condition()
 
     async def open(self, run: str) -> None:
-        """Begin a run; what a killed run of that name held is given back."""
+        """Begin a run; free the resources of a killed run of that name."""
         await self.close(run)
         self.free(run)
         self._runs[run] = _Run()
 
     async def close(self, run: str) -> None:
-        """No more rows are asked for: waiting workers leave."""
+        """End the requests for rows, so that waiting workers return."""
         async with self._changed:
             if run in self._runs:
                 self._runs[run].closed = True
             self._changed.notify_all()
 
     def free(self, run: str) -> None:
-        """Forget a run and remove the placement group of one that did not end by itself."""
+        """Forget a run; remove its placement group unless it ended by itself."""
         old = self._runs.pop(run, None)
         if old is not None and old.placement_group is not None:
             _remove_placement_group(old.placement_group)
 
     def sweep(self, running: Sequence[str]) -> None:
-        """Free what runs of other names hold: a process that was killed between two trials could not do so itself."""
+        """Free the resources of all runs but these: a process killed between two trials could not do so itself."""
         for run in set(self._runs) - set(running):
             self.free(run)
 
     async def holds(self, run: str, placement_group: str) -> None:
-        """A worker says which placement group the run has."""
+        """Store the placement group of a run; called by a worker."""
         if run in self._runs:
             self._runs[run].placement_group = placement_group
 
     async def done(self, run: str) -> None:
-        """The run ended by itself and gave everything back."""
+        """Mark a run as ended by itself, with its resources freed."""
         if run in self._runs:
             self._runs[run].placement_group = None
             await self.put(run, None)
 
     async def next(self, run: str) -> Any:
-        """Grant one more evaluation and wait for what comes of it: a row, an `Ended`, or None at the end."""
+        """Permit one more evaluation and wait for its result: a row, an `Ended`, or None at the end."""
         mine = self._runs[run]
         async with self._changed:
             mine.granted += 1
@@ -83,14 +83,14 @@ class Switchboard:
             return mine.rows.popleft()
 
     async def may_go_on(self, run: str, computed: int) -> bool:
-        """Wait until the caller asks for evaluation number `computed`; False when it never will. The same answer to every rank."""
+        """Wait until the caller requests evaluation number `computed`; False if it never will. All ranks get the same answer."""
         mine = self._runs.get(run, _Run(closed=True))
         async with self._changed:
             await self._changed.wait_for(lambda: mine.closed or mine.granted > computed)
         return mine.granted > computed
 
     async def put(self, run: str, item: Any) -> None:
-        """A row, or how the run ended."""
+        """Pass on a row, an `Ended`, or None for the end of the run."""
         async with self._changed:
             if run in self._runs:
                 self._runs[run].rows.append(item)
@@ -106,7 +106,7 @@ def _remove_placement_group(name: str) -> None:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """The training function of every rank: iterate together, evaluation by evaluation, as long as the caller asks."""
+    """Training function of every rank: all ranks compute one evaluation after the other while the caller requests them."""
     import ray.train
 
     work, board = settings["work"], settings["board"]
@@ -128,7 +128,7 @@ def _worker(settings: dict[str, Any]) -> None:
 
 
 def _forward(board: Any, run: str) -> Any:
-    """Callback of Train's controller that passes rank 0's rows on."""
+    """Callback of Train's controller that passes on the rows of rank 0."""
     import ray.train
 
     class Forward(ray.train.UserCallback):  # type: ignore[misc]
@@ -155,7 +155,7 @@ def under_train(work: Work, layout: Placement, board: Any) -> Rows:
             name=work.name,
             storage_path=layout.storage,
             callbacks=[_forward(board, work.name)],
-            # Workers are begun again by `persistent`, from the store; a controller that cannot start them gives up.
+            # `persistent` restarts workers from the store; a controller that cannot start them gives up.
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=1),
         ),
     )

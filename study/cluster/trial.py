@@ -1,6 +1,6 @@
-"""A trial: rows of one recipe, run in a warm Tune actor or by the workers of a TorchTrainer, again where a process died.
+"""Run a trial, the rows of one recipe, in a warm Tune actor or on the workers of a TorchTrainer, with retries.
 
-Both ways look the same to the caller: a row is computed when it is asked for, and stopping early is closing the generator.
+Both ways look the same to the caller: a row is computed when it is requested, and closing the generator stops the trial early.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainables.settings.stages import Finetune
 from trainables.stages.inputs import Reader
 
 FIRST_PAUSE_S = 1.0
-"""Until work is begun again after a failure of the machine; then twice as long each time."""
+"""Seconds until work is retried after a failure of the machine; doubled for every further retry."""
 
 
 def start(work: Work, layout: Placement, board: Any, reader: Reader | None = None) -> Rows:
@@ -34,7 +34,7 @@ def start(work: Work, layout: Placement, board: Any, reader: Reader | None = Non
 
 
 def is_done(work: Work, reader: Reader | None = None) -> bool:
-    """Whether every stage that leads to the end of the work is in the store."""
+    """Whether the work runs a whole recipe and the store holds all its stages."""
     from trainables.stages.identity import nodes
     from trainables.stages.inputs import Inputs
     from trainables.store.store import Store
@@ -44,10 +44,10 @@ def is_done(work: Work, reader: Reader | None = None) -> bool:
 
 
 def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0) -> Rows:
-    """Rows of what `begin` starts, begun again after a failure up to `retries` times. Rows that came before a failure come once.
+    """Yield the rows of `begin()`, restarted after a failure up to `retries` times; rows from before a failure are not repeated.
 
-    After a failure of the machine that may pass it is begun again until `patience_s` were waited in vain, each time twice as long.
-    Every row says in `attempt` which try gave it. Raises Ended; divergence and wrong input would only happen again.
+    After a failure of the machine that may pass, restart until `patience_s` seconds were waited in vain, with doubling pauses.
+    Every row holds the number of its try in `attempt`. Raises Ended; divergence and wrong input are not retried.
     """
     seen: set[tuple[Any, ...]] = set()
     failures, waited = 0, 0.0
@@ -76,11 +76,11 @@ def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0)
 
 
 class TrialActor(Trainable):  # type: ignore[misc]
-    """A trial after another in one warm process; libraries, data, token caches and the base encoder stay in memory.
+    """Runs one trial after another in a warm process; libraries, data, token caches and the base encoder stay in memory.
 
     The configuration holds `trial` (its name), `params` and `seed`; with `read_test` the finished trial is scored on the test split
-    instead of trained. A step is one validation of the last stage. It never raises: a trial that ends early says so in its last
-    result, as `status` and `reason`.
+    instead of trained. A step is one validation of the last stage. It never raises: the last result of a trial that ends early has
+    `status` and `reason`.
     """
 
     def setup(
@@ -92,7 +92,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin the next trial in the same process, unless that can compute nothing any more: then Tune gives it another one."""
+        """Begin the next trial in the same process; if its GPU context is broken, exit, so that Tune starts another process."""
         if self._poisoned:
             os._exit(1)
         self.cleanup()
@@ -109,7 +109,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
         self._rows = persistent(begin, self._layout.retries, self._layout.patience_s)
 
     def step(self) -> dict[str, Any]:
-        """Compute up to the next validation of the last stage, or to the end."""
+        """Compute until the next validation of the last stage, or until the end."""
         last, rows = self._recipe.stages[-1], []
         assert isinstance(last, Finetune)
         result: dict[str, Any] = {"status": "running", "done": False}
@@ -123,13 +123,13 @@ class TrialActor(Trainable):  # type: ignore[misc]
             else:
                 result |= {"status": "complete", "done": True}
         except Ended as end:
-            about = {name: getattr(end, name) for name in ("status", "reason", "details", "where", "advice")}
-            result |= about | {"done": True}
+            fields = {name: getattr(end, name) for name in ("status", "reason", "details", "where", "advice")}
+            result |= fields | {"done": True}
             self._poisoned = not self._layout.under_train and poisons(end.details)
         return result | {"rows": rows}
 
     def cleanup(self) -> None:
-        """Stop: whatever is not asked for any more is not computed."""
+        """Stop the current trial: close its generator, so that no further row is computed."""
         with contextlib.suppress(Exception):
             self._rows.close()
 
@@ -137,8 +137,8 @@ class TrialActor(Trainable):  # type: ignore[misc]
 def resources(layout: Placement) -> Any:
     """What a trial's own actor takes.
 
-    Under Ray Train its workers take the CPUs, and it asks for one byte of memory: a hundredth of a CPU would already keep the last
-    worker from starting where the workers fill the machine.
+    Under Ray Train its workers take the CPUs, and it requests one byte of memory: if the workers fill the machine, even a hundredth
+    of a CPU would keep the last worker from starting.
     """
     from ray.tune import PlacementGroupFactory
 

@@ -1,4 +1,4 @@
-"""Ray Tune's interfaces over our own search, early stopping and parts: thin, and nothing of them is restored from Ray's files."""
+"""Adapters that present our search, early stopping and parts to Ray Tune; they keep no state in Ray's files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from study.search.history import STATES, trial_name, trial_number, whole_epoch
 from study.search.search import Search
 
 DEATHS = 2
-"""How often a trial whose process was killed is begun again in another one."""
+"""Number of restarts of a trial whose process was killed."""
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]
-    """Ray Tune's searcher: asks and tells our search. Use it with `num_samples=-1`: it says itself when the search is at its end.
+    """Ray Tune's searcher over our search. Use it with `num_samples=-1`: it returns FINISHED at the end of the search.
 
-    A trial's configuration is what `config(number, params)` gives and holds `trial`, its name. Results hold `epoch`,
-    `objective_percent` and `status`; each may be missing or not finite. `ended(number, state, result)` hears of every trial that
-    ended. A trial that was neither finished nor stopped by our own early stopping stays unfinished: a resume asks for it again.
+    A trial's configuration is the result of `config(number, params)` plus `trial`, its name. Results hold `epoch`,
+    `objective_percent` and `status`; each may be missing or not finite. `ended(number, state, result)` is called for every trial
+    that ended. A trial that neither finished nor was stopped by our early stopping stays unfinished: a resume runs it again.
     """
 
     def __init__(
@@ -42,23 +42,23 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         self._live: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's configuration; None while as many as allowed are running; FINISHED at the end."""
+        """Return the next trial's configuration; None while the maximum number of trials is running; FINISHED at the end."""
         if len(self._live) >= self._max_concurrent:
             return None
-        asked = None if self._out_of_time() else self._search.ask()
-        if asked is None:
+        proposal = None if self._out_of_time() else self._search.ask()
+        if proposal is None:
             return str(Searcher.FINISHED)
-        number, params = asked
+        number, params = proposal
         self._live[trial_id] = number
         return {"trial": trial_name(number), **self._config(number, params)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Report an epoch of a trial that goes on."""
+        """Report an epoch of a running trial."""
         if trial_id in self._live and (epoch := whole_epoch(result)) is not None:
             self._search.report(self._live[trial_id], epoch, result.get("objective_percent"))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell how a trial ended."""
+        """Report the end of a trial."""
         number = self._live.pop(trial_id, None)
         if number is None:
             return
@@ -71,7 +71,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             self._ended(number, state, result)
 
     def _state(self, number: int, result: Mapping[str, Any]) -> str | None:
-        """How a trial ended by its last result; None: it did not end, but was taken down."""
+        """State in which a trial ended, by its last result; None if it was killed before its end."""
         if result.get("status") == "complete" and not _finite(result.get("objective_percent")):
             return "failed"
         if result.get("status") in STATES:
@@ -84,7 +84,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
         """Nothing to save: the records hold all."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: a new search is made of the records."""
+        """Nothing to restore: a new search is built from the records."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its configuration, and nothing reads it
@@ -98,11 +98,11 @@ class TuneAsha(FIFOScheduler):  # type: ignore[misc]
         self._stopping = stopping
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop a trial or let it go on."""
+        """Decide whether a trial stops or continues."""
         return str(TrialScheduler.STOP if self._report(trial, result, decide=True) else TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Take the value of a trial that ended by itself: Tune does not ask about the last result."""
+        """Report the value of a trial that ended by itself: Tune does not call `on_trial_result` for the last result."""
         self._report(trial, result, decide=False)
 
     def _report(self, trial: Any, result: Mapping[str, Any], decide: bool) -> bool:
@@ -117,7 +117,7 @@ class TuneAsha(FIFOScheduler):  # type: ignore[misc]
 
 @dataclass
 class _Ticket:
-    """A trial on its way through Tune: its name towards the search, its configuration, how often its process has died."""
+    """A trial in Tune: its name in the search, its configuration, and how often its process has died."""
 
     name: str
     config: dict[str, Any]
@@ -125,10 +125,10 @@ class _Ticket:
 
 
 class InTurn(Searcher):  # type: ignore[misc]
-    """The search, then what follows from it, part by part, in the same warm processes. A part begins when the one before is over.
+    """Searcher for the search and the parts after it, one after the other, in the same warm processes.
 
-    `then` are functions that give the configurations of a part once its turn has come. A trial whose process died is handed out
-    again, up to `deaths` times: Tune itself does so for running trials only, and fails one that was about to begin.
+    `then` are functions that return the configurations of a part, called when the part before is finished. A trial whose process
+    died is restarted up to `deaths` times: Tune itself restarts only running trials, and fails one that was about to begin.
     """
 
     def __init__(
@@ -142,17 +142,17 @@ class InTurn(Searcher):  # type: ignore[misc]
 
     @stops()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next configuration; None to wait, FINISHED after the last part. Raises StudyStopped where the machine failed."""
+        """Return the next configuration; None to wait, FINISHED after the last part. Raises StudyStopped if the machine failed."""
         if self._again:
             ticket = self._live[trial_id] = self._again.pop(0)
             return ticket.config
-        found = self._search.suggest(trial_id) if self._searching else self._next()
-        if self._searching and found == Searcher.FINISHED:
+        answer = self._search.suggest(trial_id) if self._searching else self._next()
+        if self._searching and answer == Searcher.FINISHED:
             self._searching = bool(self._live)
-            found = None if self._searching else self._next()
-        if isinstance(found, dict):
-            self._live[trial_id] = _Ticket(trial_id, found)
-        return found
+            answer = None if self._searching else self._next()
+        if isinstance(answer, dict):
+            self._live[trial_id] = _Ticket(trial_id, answer)
+        return answer
 
     def _next(self) -> dict[str, Any] | str | None:
         while not self._given:
@@ -164,18 +164,18 @@ class InTurn(Searcher):  # type: ignore[misc]
         return None if len(self._live) >= self._concurrent else self._given.pop(0)
 
     def goes_on(self, trial: str) -> bool:
-        """Whether the trial of that name, whose process died, is about to be handed out again."""
+        """Whether the trial of that name, whose process died, will be restarted."""
         return any(ticket.config["trial"] == trial for ticket in self._again)
 
     @stops()
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """For the search, which knows its own trials."""
+        """Pass a result on to the search."""
         if trial_id in self._live:
             self._search.on_trial_result(self._live[trial_id].name, result)
 
     @stops()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """For the search, unless the trial is begun again."""
+        """Pass the end of a trial on to the search, unless the trial is restarted."""
         ticket = self._live.pop(trial_id, None)
         if ticket is None:
             return
@@ -193,16 +193,16 @@ class InTurn(Searcher):  # type: ignore[misc]
 
 
 class StopInSearch(TuneAsha):
-    """Early stopping for the search alone: finals run to their end."""
+    """Early stopping of search trials only: finals run to their end."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Stop a trial or let it go on."""
+        """Decide whether a trial stops or continues."""
         if trial.config["phase"] == "search":
             return super().on_trial_result(tune_controller, trial, result)
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Take the last value of a trial of the search."""
+        """Report the last value of a search trial."""
         if trial.config["phase"] == "search":
             super().on_trial_complete(tune_controller, trial, result)
 

@@ -1,4 +1,4 @@
-"""Environment variables that steer Ray: what a study sets, what of others' it sets aside, what it tells of them."""
+"""Environment variables that control Ray: those that a study sets, those of other origin that it removes, and notices on them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RAY = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
 }
-"""Set whatever is there: trials, records and resume depend on them."""
+"""Always set, since trials, records and resume depend on them."""
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -32,28 +32,28 @@ QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait spin by default: with one core taken by anything else, steps were measured to take 3 to 5 times as long.
+    # Waiting threads spin by default: with one core busy otherwise, steps were measured to take 3 to 5 times as long.
     "OMP_WAIT_POLICY": "passive",
 }
-"""Set where nothing is: they change no result."""
+"""Set unless they are set already: they change no result."""
 STEERING = ("TUNE_", "RAY_TRAIN_", "RAY_TUNE_", "RAY_AIR_")
-"""How variables begin that change what Ray does with trials."""
+"""Prefixes of variables that change how Ray runs trials."""
 KEPT = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_BACKEND_LOG_LEVEL", "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE")
-"""What a study's own Ray takes from others'. Nothing in small letters: an odd value there ends the process unheard."""
+"""Variables of other origin that a local Ray keeps. None in lower case: an invalid value there ends the process silently."""
 ADDRESS = "RAY_ADDRESS"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the command of `ray job submit`."""
+"""Variable that Ray sets for the command of `ray job submit`."""
 
 
 def others(joined: bool) -> list[str]:
-    """Names of variables of others' that a study sets aside: that steer trials, and for a Ray of its own all that are Ray's."""
+    """Return the variables of other origin that a study removes: those that control trials, for a local Ray all of Ray's."""
     begins = STEERING if joined else (*STEERING, "RAY_")
     return sorted(name for name in os.environ if name.startswith(begins) and name not in RAY and name not in KEPT)
 
 
 @contextlib.contextmanager
 def settled(joined: bool) -> Iterator[None]:
-    """Within the block Ray reads what a study sets, and nothing of others'. Afterwards all is as it was, less what is quiet."""
+    """Within the block set the study's variables and remove those of other origin. Afterwards only those of QUIET remain."""
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     with changed(RAY | dict.fromkeys(others(joined))):
         yield
@@ -61,7 +61,7 @@ def settled(joined: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def changed(values: dict[str, str | None]) -> Iterator[None]:
-    """Within the block variables have these values; those of None are not there."""
+    """Within the block set variables to these values; None removes a variable."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
     try:
@@ -79,10 +79,10 @@ def _set(values: dict[str, str | None]) -> None:
 
 
 def told(address: str | None) -> list[str]:
-    """What a user should know of variables that are there and not followed."""
+    """Return notices on variables that are set and ignored."""
     cluster = os.environ.get(ADDRESS, "")
     if address is not None or cluster in ("", "local"):
         return []
     where = "this runs inside a Ray job, and " if IN_A_JOB in os.environ else ""
-    join = "auto" if where or "://" in cluster else cluster  # ray:// and http:// are doors for others than drivers
+    join = "auto" if where or "://" in cluster else cluster  # ray:// and http:// are not for drivers
     return [f"{where}{ADDRESS}={cluster} is not used: a Ray of the study's own starts here; --address {join} joins that cluster"]

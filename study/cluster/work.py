@@ -1,4 +1,4 @@
-"""A piece of work that Ray can send, and the functions in which the study meets the training loop."""
+"""A unit of work that Ray can send, and the functions that call the training loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = Generator[Row, None, None]
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be run: a recipe (up to the stage `last`, leaving the `milestones` of it), and how. Ray can send it."""
+    """A recipe to run (up to the stage `last`, whose `milestones` are stored) and its execution settings."""
 
     name: str
     recipe: Recipe
@@ -41,17 +41,18 @@ class Placement:
     gpus: float
     under_train: bool
     storage: str
-    """Folder or URL that all nodes see, for what Ray Train wants to keep."""
+    """Folder or URL that all nodes see, for the files of Ray Train."""
     retries: int = 1
-    """How often work that failed is begun again, each time from its last saved state."""
+    """Number of restarts after a failure, from the last saved state."""
     patience_s: float = 0.0
-    """How long work is begun again and again after a failure of the machine that may pass."""
+    """Seconds for which work is restarted after a failure of the machine that may pass."""
 
 
 class Ended(Exception):
-    """The work ended without finishing: status diverged, failed, or halted by a failure of the machine; the reason in one line.
+    """Raised when work ends early: status diverged, failed, or halted by a failure of the machine; the reason in one line.
 
-    `details` is the traceback, `where` the line of code, `advice` what to do about the machine; `passing`: it may be well soon.
+    `details` is the traceback, `where` the line of code, `advice` what to do about the machine; `passing`: it may recover by
+    itself.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Ended(Exception):
 
 
 def ended(error: BaseException) -> Ended:
-    """Any exception of the training loop as what the records keep of it."""
+    """Convert any exception of the training loop to an `Ended`, which the records can hold."""
     if isinstance(error, Ended):
         return error
     stages = [note for note in getattr(error, "__notes__", ()) if note.startswith("stage ")]
@@ -77,7 +78,7 @@ def ended(error: BaseException) -> Ended:
 
 
 def _where(error: BaseException) -> str:
-    """The innermost line of our own code that an error came through: `trainables/training/loop.py, line 120`."""
+    """The innermost line of our own code in an error's traceback: `trainables/training/loop.py, line 120`."""
     root = Path(__file__).parents[2]
     ours = [root / package for package in ("trainables", "study", "analysis")]
     frames = [
@@ -89,7 +90,7 @@ def _where(error: BaseException) -> str:
 
 
 def here(work: Work, reader: Reader | None = None) -> Rows:
-    """Rows of the work, computed in this process, whose `reader` may have read its data before."""
+    """Yield the rows of the work, computed in this process, whose `reader` may have read its data before."""
     from trainables.store.store import Store
 
     with lasting():
@@ -101,16 +102,16 @@ def here(work: Work, reader: Reader | None = None) -> Rows:
 
 
 def best_precision(execution: Execution) -> str:
-    """float32 or bfloat16: what a worker of this study does best."""
+    """Return the best arithmetic of this worker: float32 or bfloat16."""
     from trainables.training import precision
 
     return str(precision.resolve("auto", execution.device))
 
 
 def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
-    """The baseline on the recipe's target task, chosen by that task's metric, from as many texts as the recipe's fine-tuning has.
+    """Compute the bag-of-words baseline on the recipe's target task, tuned by its metric, from as many texts as fine-tuning has.
 
-    From all where it is `searched` how many these are.
+    From all texts if their number is `searched`.
     """
     from analysis.records.metric import METRICS
     from trainables.scores.bag_of_words import bag_of_words
@@ -125,7 +126,7 @@ def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
 
 
 def read_test(work: Work, reader: Reader | None = None) -> Row:
-    """Scores of a finished recipe on the test split."""
+    """Return the scores of a finished recipe on the test split."""
     from trainables.stages.run_recipe import evaluate_test
     from trainables.store.store import Store
 
@@ -133,7 +134,7 @@ def read_test(work: Work, reader: Reader | None = None) -> Row:
 
 
 def tested(work: Work, layout: Placement, reader: Reader) -> Rows:
-    """The one row of a finished trial's test split, in this process or, where its own has no CPUs and GPUs, in a task that has."""
+    """Yield the test scores of a finished trial, computed here or, if this process has no CPUs and GPUs, in a task that has."""
     if not layout.under_train:
         yield read_test(work, reader)
         return

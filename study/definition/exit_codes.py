@@ -1,4 +1,4 @@
-"""Exit codes of the command, and their list for its help."""
+"""The command's exit codes, and the text on them in its help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local paths of a study: absolute, so that they mean the same in every process, and as the copy in a run folder has them."""
+"""Convert the local paths of a study: to absolute ones for every process, and to portable ones for the copy in the run folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainables.settings.stages import Pretrain
 
 
 def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The sections of a study with paths that are relative to `folder` made absolute."""
+    """Return the sections of a study with paths relative to `folder` made absolute."""
 
     def absolute(path: str) -> str:
         joined = folder / os.path.expanduser(path)
@@ -28,9 +28,9 @@ def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any
 
 
 def portable(study: Study, run_dir: Path) -> Study:
-    """The study as its run folder keeps it: paths relative to that folder where both lie in one, with `~` for the home folder.
+    """Return the study as stored in its run folder: paths relative to that folder if both share a parent, `~` for the home folder.
 
-    So both can be moved together, and the file names nobody's home. Elsewhere paths stay absolute; the store's address has no
+    So both can be moved together, and the file names no home folder. Other paths stay absolute; the store's address has no
     password.
     """
     moved = _with_paths({name: getattr(study, name) for name in SECTIONS}, run_dir, lambda path: outward(path, run_dir))
@@ -38,7 +38,7 @@ def portable(study: Study, run_dir: Path) -> Study:
 
 
 def outward(path: str, folder: Path) -> str:
-    """An absolute path as a file in `folder` names it: relative where a folder holds both, that of no user and not the root's."""
+    """Return an absolute path as written in a file of `folder`: relative if both share a parent other than a home or top folder."""
     folder, home = folder.absolute(), Path(os.path.expanduser("~"))
     relative, common = os.path.relpath(path, folder), Path(os.path.commonpath([path, folder]))
     if Path(path).is_relative_to(home):
@@ -51,13 +51,13 @@ def outward(path: str, folder: Path) -> str:
 
 
 SECTIONS = ("encoder", "tasks", "store", "recipe", "space", "search")
-"""Those that hold paths."""
+"""Sections that hold paths."""
 LEAST_PARTS = 2
-"""Parts of the path of a folder that holds everybody's: `/data`, `/tmp`."""
+"""Number of parts in the path of a top folder, shared by all users: `/data`, `/tmp`."""
 
 
 def _with_paths(parts: Mapping[str, Any], folder: Path, change: Callable[[str], str]) -> dict[str, Any]:
-    """The sections that hold paths, with local ones changed."""
+    """The sections that hold paths, with `change` applied to local paths."""
 
     def changed(path: str | None) -> str | None:
         return path if path is None or "://" in path else change(path)
@@ -68,8 +68,8 @@ def _with_paths(parts: Mapping[str, Any], folder: Path, change: Callable[[str], 
     encoder: Encoder = parts["encoder"]
     if encoder.package is None:
         # A tokenizer may also be a name on the hub.
-        given = encoder.tokenizer or ""
-        is_local_tokenizer = given.startswith((".", "/", "~")) or (given and (folder / given).exists())
+        name = encoder.tokenizer or ""
+        is_local_tokenizer = name.startswith((".", "/", "~")) or (name and (folder / name).exists())
         encoder = located(encoder, ("folder", "tokenizer") if is_local_tokenizer else ("folder",))
     tasks = {name: located(task, ("train", "validation", "test", "folder")) for name, task in parts["tasks"].items()}
     corpora = _corpora(parts, lambda entry: changed(entry) if is_local(entry) else entry)
@@ -77,7 +77,7 @@ def _with_paths(parts: Mapping[str, Any], folder: Path, change: Callable[[str], 
 
 
 def _corpora(parts: Mapping[str, Any], change: Callable[[str], str | None]) -> dict[str, Any]:
-    """Recipe, space and search, with the entries of their corpora changed."""
+    """Recipe, space and search, with `change` applied to the entries of corpora."""
 
     def moved(value: Any) -> Any:
         return tuple(map(change, value)) if isinstance(value, list | tuple) else value
@@ -92,7 +92,7 @@ def _corpora(parts: Mapping[str, Any], change: Callable[[str], str | None]) -> d
     points = [{path: moved(value) if path in paths else value for path, value in point.items()} for point in search.first]
     return {
         "recipe": tuple(
-            each.model_copy(update={"corpus": moved(each.corpus)}) if isinstance(each, Pretrain) else each for each in recipe
+            stage.model_copy(update={"corpus": moved(stage.corpus)}) if isinstance(stage, Pretrain) else stage for stage in recipe
         ),
         "space": {path: chosen(path, dimension) for path, dimension in parts["space"].items()},
         "search": search.model_copy(update={"first": tuple(points)}),
@@ -104,32 +104,32 @@ def _corpora(parts: Mapping[str, Any], change: Callable[[str], str | None]) -> d
 
 @dataclass
 class Renaming:
-    """Searched corpora in records: names of text files are replaced, and the settings' hashes with them."""
+    """Replaces the names of searched text files in records, and the hashes of the settings that contain them."""
 
     entries: Mapping[str, str]
-    """{entry: what stands in its place}"""
+    """{entry of a corpus: its replacement}"""
     settings: dict[str, str] = field(default_factory=dict)
-    """{hash of a setting: its hash after the replacement}, of all that were met."""
+    """{hash of a setting: its hash after the replacement}, for all settings seen so far."""
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A record with the replacements; a setting is known from the first record that holds its parameters."""
+        """Return a record with the replacements; a setting's hash is known after the first record with its parameters."""
         changed = dict(row)
         if isinstance(row.get("params"), Mapping):
             changed["params"] = {path: self._replaced(value) for path, value in row["params"].items()}
             if row.get("setting"):
                 self.settings[row["setting"]] = setting_id(changed["params"])
         if "settings" in row:
-            changed["settings"] = [self(each) for each in row["settings"]]
+            changed["settings"] = [self(setting) for setting in row["settings"]]
         if row.get("setting"):
             changed["setting"] = self.settings.get(row["setting"], row["setting"])
         return changed
 
     def _replaced(self, value: Any) -> Any:
-        return [self.entries.get(each, each) for each in value] if isinstance(value, list | tuple) else value
+        return [self.entries.get(entry, entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def in_place(study: Study, run_dir: Path, rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], Renaming]:
-    """(records of a run folder with the study's own paths, how the folder writes one).
+    """Return (records of a run folder with the study's own paths, the conversion of a record for the folder).
 
     Records name searched text files as `portable` does.
     """

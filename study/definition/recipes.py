@@ -1,8 +1,8 @@
 """Recipes of the papers by name, as data: `recipe: TAPT`, or `recipe: {DAPT+TAPT: {dapt.corpus: [pool.txt], finetune.epochs: 3}}`.
 
-A name is written out into its stages before anything else is read, so that overrides, the space and the study that is kept know
-stages alone. What stands here is where a paper differs from the defaults in `trainables/settings/`, which are those of Sun et al.
-(2019). `docs/recipes.md` is made from them.
+A name is expanded into its stages before anything else is read, so that overrides, the space and the stored study contain stages
+only. The table holds a paper's differences from the defaults in `trainables/settings/`, which are those of Sun et al. (2019).
+`docs/recipes.md` is generated from it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Entry = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Named:
-    """A recipe that a paper has a name for."""
+    """A recipe that a paper names."""
 
     what: str
-    """What it is, in a line."""
+    """Description in a line."""
     source: str
     stages: tuple[Entry, ...]
     needs: Mapping[str, str] = field(default_factory=dict)
-    """{stage: the corpus to write for it}, where only the user can say which texts those are."""
+    """{stage: example of its corpus}, for corpora that the user must name."""
 
 
 SUN = "Sun et al. 2019, {}"
@@ -127,56 +127,56 @@ RECIPES = {
 
 
 def stages_of(recipe: str | dict[str, Any]) -> tuple[str | None, list[Entry], list[str]]:
-    """(name, stages, faults) of `recipe` as a study file gives it: a name, or {name: {path: value}} with settings of its own.
+    """Return (name, stages, faults) of `recipe` in a study file: a name, or {name: {path: value}} with changed settings.
 
-    Without a name no recipe is meant, and the stages are those of the simplest one.
+    If no recipe has the name, it is None and the stages are those of the simplest recipe.
     """
-    name, given = _asked(recipe)
+    name, settings = _name_and_settings(recipe)
     if name not in RECIPES:
         kinds = ", ".join(STAGE_KINDS)
-        stage = f"; a stage stands in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else _near(str(name))
+        stage = f"; stages must be in a list: recipe: [{{{name}: ...}}]" if name in STAGE_KINDS else _near(str(name))
         what = (
             f"no recipe is called {name!r}{stage}" if name else f"{recipe!r:.80} given; it should be one name, or a list of {kinds}"
         )
         return None, deepcopy([_FIT]), [f"recipe: {what}"]
     stages = deepcopy(list(RECIPES[name].stages))
-    if not isinstance(given, dict | None):
+    if not isinstance(settings, dict | None):
         example = f"{{{_stage_names(stages)[-1]}.learning_rate: 3e-5}}"
-        return name, stages, [f"recipe.{name}: {given!r:.80} given; it should be settings by their paths, such as {example}"]
-    return name, stages, list(_set_all(name, stages, given or {}))
+        return name, stages, [f"recipe.{name}: {settings!r:.80} given; it should be settings by their paths, such as {example}"]
+    return name, stages, list(_set_all(name, stages, settings or {}))
 
 
 def _near(name: str) -> str:
-    """The recipe that is meant, whatever its case, else all of them."""
-    folded = {each.casefold(): each for each in RECIPES}
+    """End of an error message: the closest name, ignoring case, else all names."""
+    folded = {recipe.casefold(): recipe for recipe in RECIPES}
     close = closest(name.casefold(), folded)
     return f"; did you mean {folded[close]!r}?" if close else f"; allowed: {', '.join(RECIPES)}"
 
 
-def _asked(recipe: str | dict[str, Any]) -> tuple[str | None, Any]:
+def _name_and_settings(recipe: str | dict[str, Any]) -> tuple[str | None, Any]:
     if isinstance(recipe, str):
         return recipe, None
     if len(recipe) != 1:
         return None, None
-    ((name, given),) = recipe.items()
-    return str(name), given
+    ((name, settings),) = recipe.items()
+    return str(name), settings
 
 
 def _stage_names(stages: Iterable[Entry]) -> list[str]:
     return [settings.get("name", kind) for entry in stages for kind, settings in entry.items()]
 
 
-def _set_all(name: str, stages: list[Entry], given: Mapping[Any, Any]) -> Iterator[str]:
-    """Put settings {<stage name>.<field>: value} into the stages; what has no place is a fault."""
+def _set_all(name: str, stages: list[Entry], values: Mapping[Any, Any]) -> Iterator[str]:
+    """Put settings {<stage name>.<field>: value} into the stages; yield a fault for every unknown path."""
     named = dict(zip(_stage_names(stages), (next(iter(entry.items())) for entry in stages), strict=True))
-    for path, value in given.items():
+    for path, value in values.items():
         stage, dot, setting = str(path).partition(".")
         if stage not in named or not dot:
-            known = [f"{each}.{setting or 'learning_rate'}" for each in named]
+            known = [f"{other}.{setting or 'learning_rate'}" for other in named]
             yield f"recipe.{name}.{path}: a path is <stage>.<field>{near(str(path), known)}"
             continue
         kind, settings = named[stage]
-        fields = [each for each in STAGE_KINDS[kind].model_fields if each not in NOT_SEARCHED]
+        fields = [field for field in STAGE_KINDS[kind].model_fields if field not in NOT_SEARCHED]
         if setting not in fields:
             yield f"recipe.{name}.{path}: unknown field{near(setting, fields)}"
         else:
@@ -184,8 +184,8 @@ def _set_all(name: str, stages: list[Entry], given: Mapping[Any, Any]) -> Iterat
 
 
 def missing_texts(name: str, recipe: Any, space: Any) -> Iterator[str]:
-    """Corpora that only the user can give and has not given, each with the line to write."""
-    given = {
+    """Yield a fault for every corpus that the user must name and has not, with the line to write."""
+    stages = {
         str(settings.get("name", kind)): settings
         for entry in (recipe if isinstance(recipe, list) else ())
         if isinstance(entry, dict)
@@ -193,9 +193,9 @@ def missing_texts(name: str, recipe: Any, space: Any) -> Iterator[str]:
         if isinstance(settings, dict)
     }
     for stage, corpus in RECIPES[name].needs.items():
-        if stage in given and "corpus" not in given[stage] and f"{stage}.corpus" not in (space or ()):
+        if stage in stages and "corpus" not in stages[stage] and f"{stage}.corpus" not in (space or ()):
             yield (
-                f"recipe: {name} is {RECIPES[name].what}, and which texts those are only you know; write"
+                f"recipe: {name} is {RECIPES[name].what}, and only you can name these texts; write"
                 f" `recipe: {{{name}: {{{stage}.corpus: {corpus}}}}}` with your file"
             )
 
@@ -204,7 +204,7 @@ def missing_texts(name: str, recipe: Any, space: Any) -> Iterator[str]:
 
 
 def show() -> str:
-    """All named recipes for the terminal, at most 80 columns wide."""
+    """Format all named recipes for the terminal, at most 80 columns wide."""
     lines = []
     for name, recipe in RECIPES.items():
         lines += [f"{name}: {' -> '.join(_stage_names(recipe.stages))}", *_indented(f"{recipe.what} ({recipe.source})")]
@@ -217,15 +217,15 @@ def _indented(text: str) -> list[str]:
 
 
 def _line(name: str) -> str:
-    """What a study file says to get it."""
+    """The line of a study file that uses a recipe."""
     needs = ", ".join(f"{stage}.corpus: {corpus}" for stage, corpus in RECIPES[name].needs.items())
     return f"recipe: {{{name}: {{{needs}}}}}" if needs else f"recipe: {name}"
 
 
 HEAD = """# Named recipes
 
-Written by `make docs` from `study/definition/recipes.py`; `study recipes` lists them. In a study file a name stands
-in the place of the stages:
+Written by `make docs` from `study/definition/recipes.py`; `study recipes` lists them. In a study file a name replaces the
+stages:
 
 ```yaml
 recipe: BERT-ITPT-FiT
@@ -237,15 +237,15 @@ and with settings of your own over it, by `<stage>.<field>`, still in one line:
 recipe: {DAPT+TAPT: {dapt.corpus: [domain.txt], finetune.epochs: 3}}
 ```
 
-`--set recipe.dapt.steps=1000` and the paths of the space take the stages by the names below. The `study.yaml` of a run folder holds
-the stages written out. What is not named here stands at its default, see [the study file](study-file.md). None of them sets the
-encoder: Sun et al. took BERT, Gururangan et al. RoBERTa. `mlm+nsp` needs an encoder that can be asked about pairs of texts; for
-others set `pretrain.objective: mlm`.
+`--set recipe.dapt.steps=1000` and the paths of the space use the names of stages below. The `study.yaml` of a run folder holds the
+expanded stages. Settings that are not listed here have their defaults, see [the study file](study-file.md). No recipe sets the
+encoder: Sun et al. took BERT, Gururangan et al. RoBERTa. `mlm+nsp` needs an encoder for pairs of texts; for others set
+`pretrain.objective: mlm`.
 """
 
 
 def document() -> str:
-    """Markdown of the table: what each recipe is, the line to write, the settings of its stages."""
+    """Return the table as Markdown: for every recipe a description, the line to write, the settings of its stages."""
     parts = [HEAD]
     for name, recipe in RECIPES.items():
         parts += [f"## {name}", "", f"{recipe.what[0].upper()}{recipe.what[1:]} ({recipe.source}).", "", f"`{_line(name)}`", ""]

@@ -1,4 +1,4 @@
-"""The reference of the study file, written from the models that validate it."""
+"""Generate the reference of the study file from the models that validate it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ reported at once. `study run FILE --set path=value` overrides a field: `--set bu
 out of the space).
 Relative paths are relative to the file.
 
-What stands for text is taken as it is written, without quotes too: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
+Text is taken as written, also without quotes: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
 stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
 
 Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
@@ -76,16 +76,15 @@ SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
     ("resources", Resources, ""),
 )
 
-TAIL = """## What may change when a run goes on
+TAIL = """## What may change when a run is resumed
 
 `name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
-folder of its own; the message says where it differs. Folders that data files lie in, and tasks that no stage reads, make no
-difference.
+folder of its own; the message says where it differs. The folders of data files, and tasks that no stage reads, make no difference.
 """
 
 
 def document() -> str:
-    """Markdown reference of every field: its meaning with unit, what is allowed, the default."""
+    """Return the Markdown reference of every field: its meaning with unit, the allowed values, the default."""
     return "\n".join([HEAD, *(_section(*section) for section in SECTIONS), TAIL])
 
 
@@ -114,11 +113,11 @@ def _default(field: dict[str, Any], model: type[Settings], name: str) -> str:
 
 def _allowed(field: dict[str, Any]) -> str:
     if "anyOf" in field:
-        return " or ".join(dict.fromkeys(_allowed(each) for each in field["anyOf"] if each.get("type") != "null"))
+        return " or ".join(dict.fromkeys(_allowed(option) for option in field["anyOf"] if option.get("type") != "null"))
     if "enum" in field or "const" in field:
         return ", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))
     if "prefixItems" in field:
-        return f"[{', '.join(_allowed(each) for each in field['prefixItems'])}]"
+        return f"[{', '.join(_allowed(item) for item in field['prefixItems'])}]"
     match field.get("type"):
         case "array":
             return f"list of {_allowed(field['items'])}".replace("whole number", "whole numbers")
@@ -135,5 +134,5 @@ def _allowed(field: dict[str, Any]) -> str:
 
 def _bounds(field: dict[str, Any]) -> str:
     signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-    given = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
-    return ",".join(f" {sign} {bound:g}" for sign, bound in given)
+    bounds = [(sign, field[key]) for key, sign in signs.items() if abs(field.get(key, 2**53)) < 2**53]
+    return ",".join(f" {sign} {bound:g}" for sign, bound in bounds)

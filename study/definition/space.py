@@ -1,8 +1,8 @@
-"""The search space as data: which fields of the recipe vary, how, and when.
+"""The search space as data: which fields of the recipe vary, over which values, under which conditions.
 
-A dimension is named by the path `<stage name>.<field>`. A condition (`when`) looks at the value that another field has in the
-trial: the sampled one, else the fixed one. Parameters of a trial are a plain dict {path: value} that holds the active dimensions
-only. Imports no optuna until something is sampled.
+A dimension is named by the path `<stage name>.<field>`. A condition (`when`) compares the value of another field in the trial: the
+sampled one, else the fixed one. Parameters of a trial are a plain dict {path: value} that holds the active dimensions only. Imports
+no optuna until something is sampled.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ class Dimension(Settings):
 
     @model_validator(mode="after")
     def _sound(self) -> Dimension:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"a dimension needs exactly one of {', '.join(KINDS)}; given: {', '.join(given) or 'none'}")
-        faults = [*self._bound_faults(given[0]), *self._choice_faults()]
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"a dimension needs exactly one of {', '.join(KINDS)}; given: {', '.join(kinds) or 'none'}")
+        faults = [*self._bound_faults(kinds[0]), *self._choice_faults()]
         if self.int is None and (self.log or self.step > 1):
             faults.append("log and step belong to int dimensions only")
         if faults:
@@ -94,13 +94,13 @@ class Dimension(Settings):
 
     @property
     def values(self) -> Sequence[Value] | None:
-        """All values in order where they can be counted: choices and whole numbers."""
+        """All values in order, for choices and whole numbers; None for other ranges."""
         if self.int is not None:
             return range(self.int[0], self.int[1] + 1, self.step)
         return self.choice
 
     def corners(self) -> tuple[Value, ...]:
-        """All choices, or both bounds."""
+        """Return all choices, or both bounds."""
         return self.choice if self.choice is not None else self.bounds or ()
 
     def holds(self, value: Any) -> bool:
@@ -113,7 +113,7 @@ class Dimension(Settings):
         return self.int is None or (isinstance(value, int) and (value - self.int[0]) % self.step == 0)
 
     def allowed(self) -> str:
-        """The values in words, for messages."""
+        """Return the allowed values in words, for messages."""
         if self.choice is not None:
             return "one of " + ", ".join(map(shown, self.choice))
         lower, upper = self.bounds or (math.nan, math.nan)
@@ -121,7 +121,7 @@ class Dimension(Settings):
         return f"{'a whole number ' if self.int else ''}from {lower:g} to {upper:g}{steps}"
 
     def distribution(self) -> optuna.distributions.BaseDistribution:
-        """The Optuna distribution of this dimension."""
+        """Return the Optuna distribution of this dimension."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choice is not None:
@@ -136,9 +136,9 @@ Space = Mapping[str, Dimension]
 
 
 def ordered(space: Space) -> list[str]:
-    """Paths so that conditions come before what depends on them, else by name: the order in the file does not matter.
+    """Return the paths so that conditions come before dependent dimensions, else by name: the order in the file does not matter.
 
-    Raises ConfigError where conditions go in a circle.
+    Raises ConfigError for circular conditions.
     """
     done: list[str] = []
     left = sorted(space)
@@ -152,7 +152,7 @@ def ordered(space: Space) -> list[str]:
 
 
 def is_active(dimension: Dimension, values: Mapping[str, Any]) -> bool:
-    """Whether all conditions of a dimension hold; `values` are the fixed ones with the sampled ones over them."""
+    """Whether all conditions of a dimension hold; `values` are the fixed values, overridden by the sampled ones."""
     return all(any(same(values.get(path), wanted) for wanted in listed(when)) for path, when in dimension.when.items())
 
 
@@ -175,12 +175,12 @@ def _suggest(trial: optuna.trial.Trial, path: str, dimension: Dimension) -> Any:
 
 
 def to_optuna(params: Params, space: Space) -> tuple[dict[str, Any], dict[str, optuna.distributions.BaseDistribution]]:
-    """(values, distributions) of a trial as Optuna stores them. Lists become JSON text: Optuna's choices are scalars."""
+    """Return (values, distributions) of a trial as Optuna stores them. Lists become JSON text, since choices must be scalars."""
     return {path: _encode(value) for path, value in params.items()}, {path: space[path].distribution() for path in params}
 
 
 def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
-    """A point with the active dimensions it does not name at their fixed values, in the order of sampling."""
+    """Complete a point: active dimensions that it does not name get their fixed values. In the order of sampling."""
     params: Params = {}
     for path in ordered(space):
         if is_active(space[path], {**fixed, **params}):
@@ -190,7 +190,7 @@ def complete(point: Params, space: Space, fixed: Mapping[str, Any]) -> Params:
 
 
 def left_out(path: str, point: Params, fixed: Mapping[str, Any]) -> Any:
-    """The value of a field that a point does not name: the fixed one; of an open `head_tokens` what goes with its length."""
+    """Return the value of a field that a point does not name: the fixed one; for an unset `head_tokens` one by `max_length`."""
     stage, _, field = path.rpartition(".")
     if field != "head_tokens" or fixed[path] is not None:
         return fixed[path]
@@ -199,10 +199,10 @@ def left_out(path: str, point: Params, fixed: Mapping[str, Any]) -> Any:
 
 
 def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dimension]:
-    """The smallest space of choices that holds these points, as far as they name fields: what one leaves out is fixed there."""
+    """Return the smallest space of choices with these points, over all fields that a point names; others have the fixed value."""
     points = list(points)
     paths = dict.fromkeys(path for point in points for path in point if path in fixed)
-    found: dict[str, Dimension] = {}
+    space: dict[str, Dimension] = {}
     for path in paths:
         values: list[Any] = []
         for point in points:
@@ -210,12 +210,12 @@ def spanned(points: Iterable[Params], fixed: Mapping[str, Any]) -> dict[str, Dim
             value = tuple(value) if isinstance(value, list) else value
             if value is not None and not any(same(value, other) for other in values):
                 values.append(value)
-        found[path] = Dimension(choice=tuple(values))
-    return found
+        space[path] = Dimension(choice=tuple(values))
+    return space
 
 
 def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:
-    """Some point of the space: fixed values where they lie in it, else the first choice or the lower bound."""
+    """Return a point of the space: the fixed value if it lies in the dimension, else the first choice or the lower bound."""
     params: Params = {}
     for path in ordered(space):
         if is_active(space[path], {**fixed, **params}):
@@ -224,7 +224,7 @@ def any_point(space: Space, fixed: Mapping[str, Any]) -> Params:
 
 
 def grid(space: Space, fixed: Mapping[str, Any]) -> Iterator[Params]:
-    """Every point of a space of choices and whole numbers, the last dimension in order varying fastest."""
+    """Yield every point of a space of choices and whole numbers; the last dimension in order varies fastest."""
 
     def extended(params: Params, paths: list[str]) -> Iterator[Params]:
         if not paths:
@@ -239,7 +239,7 @@ def grid(space: Space, fixed: Mapping[str, Any]) -> Iterator[Params]:
 
 
 def fixed_values(stages: Mapping[str, Settings]) -> dict[str, Any]:
-    """{path: fixed value} of every field that could be searched."""
+    """Return {path: fixed value} of every field that can be searched."""
     return {
         f"{name}.{field}": getattr(stage, field)
         for name, stage in stages.items()
@@ -249,25 +249,25 @@ def fixed_values(stages: Mapping[str, Settings]) -> dict[str, Any]:
 
 
 def with_params(name: str, stage: Settings, params: Params) -> dict[str, Any]:
-    """Settings of the stage called `name`: the fixed ones with the trial's over them, as plain data."""
-    given = {path.partition(".")[2]: value for path, value in params.items() if path.partition(".")[0] == name}
-    return stage.model_dump(mode="json") | given
+    """Return the settings of the stage called `name` as plain data: the fixed ones, overridden by the trial's."""
+    sampled = {path.partition(".")[2]: value for path, value in params.items() if path.partition(".")[0] == name}
+    return stage.model_dump(mode="json") | sampled
 
 
 def extremes(path: str, space: Space, fixed: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Values of a field that hold its smallest and largest in the study: of its dimension, or its fixed one."""
+    """Return values of a field that include its smallest and largest in the study: those of its dimension, or the fixed one."""
     if path not in space:
         return (fixed[path],)
     return space[path].corners() + ((fixed[path],) if space[path].when else ())
 
 
 def setting_id(params: Params) -> str:
-    """Name of a setting: 8 hex digits of the hash of its parameters."""
+    """Return the name of a setting: 8 hex digits of the hash of its parameters."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def describe(params: Params) -> str:
-    """A setting in a few words for tables: `lr 2.0e-5, xi .95, head+tail 6, 100 steps`."""
+    """Format a setting briefly for tables: `lr 2.0e-5, xi .95, head+tail 6, 100 steps`."""
     fields = [path.rpartition(".")[2] for path in params]
     words = {}
     for path, value in params.items():
@@ -293,7 +293,7 @@ def _rank(path: str) -> tuple[int, str]:
 
 def _phrase(field: str, value: Any) -> str:
     if isinstance(value, list | tuple):
-        text = "+".join(short(each) if isinstance(each, str) else str(each) for each in value)
+        text = "+".join(short(item) if isinstance(item, str) else str(item) for item in value)
     else:
         text = value if isinstance(value, str) else _number(value)
     if field in _AFTER:
@@ -313,18 +313,18 @@ def _number(value: bool | float) -> str:
 
 
 def listed(when: Any) -> tuple[Any, ...]:
-    """The values of a condition, which may be a single one."""
+    """Return the values of a condition as a tuple, also for a single value."""
     return tuple(when) if isinstance(when, list | tuple) else (when,)
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equality that tells true from 1 and takes lists for tuples."""
+    """Whether two values are equal, where true differs from 1, and a list equals a tuple."""
     a, b = (tuple(x) if isinstance(x, list) else x for x in (a, b))
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def shown(value: Any) -> str:
-    """A value as the study file writes it."""
+    """Format a value as in a study file."""
     return json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
 
 
@@ -333,4 +333,4 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(dimension: Dimension, value: Any) -> Any:
-    return next((each for each in dimension.choice or () if isinstance(each, tuple) and _encode(each) == value), value)
+    return next((choice for choice in dimension.choice or () if isinstance(choice, tuple) and _encode(choice) == value), value)

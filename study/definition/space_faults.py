@@ -1,4 +1,4 @@
-"""What is wrong with a search space, or with a point in it: every fault, each a line with its place in the study file."""
+"""Find the faults of a search space, or of a point in it: a line for every fault, with its place in the study file."""
 
 from __future__ import annotations
 
@@ -32,43 +32,43 @@ from trainables.settings.validate import validate
 
 
 def faults(space: Space, stages: Mapping[str, Stage], combine: bool = True) -> list[str]:
-    """Every fault of a space against the stages {name: fixed settings} whose fields it varies.
+    """Return every fault of a space that varies the fields of the stages {name: fixed settings}.
 
-    Without `combine` values that do not go together are none: only given points of the space are tried.
+    Without `combine` invalid combinations are not looked for, since only listed points of the space are tried.
     """
-    found = [line for path, dimension in space.items() for line in path_faults(path, dimension, stages)]
-    if found:
-        return found
-    found = [line for path in space for line in _condition_faults(path, space, stages)]
-    if not found:
+    lines = [line for path, dimension in space.items() for line in path_faults(path, dimension, stages)]
+    if lines:
+        return lines
+    lines = [line for path in space for line in _condition_faults(path, space, stages)]
+    if not lines:
         try:
             ordered(space)
         except ConfigError as error:
-            found += error.faults
-    return found or (_combination_faults(space, stages) if combine else [])
+            lines += error.faults
+    return lines or (_combination_faults(space, stages) if combine else [])
 
 
 def path_fault(path: str, stages: Mapping[str, Stage]) -> str | None:
-    """What is wrong with a path, near miss named; None if it is a field of a stage."""
+    """Return the fault of a path with the near miss; None if it is a field of a stage."""
     if path in fixed_values(stages):
         return None
     name, _, field = path.partition(".")
     fields = {stage: [f for f in type(model).model_fields if f not in NOT_SEARCHED] for stage, model in stages.items()}
     if name in stages:
         return f"stage {name!r} has no field {field!r}{near(field, fields[name])}"
-    stage = closest(name, stages) or next((each for each in stages if name in fields[each]), None)
+    stage = closest(name, stages) or next((other for other in stages if name in fields[other]), None)
     close = closest(field or name, fields[stage]) if stage else None
     hint = f"; did you mean '{stage}.{close}'?" if close else near(name, stages)
     return f"a path is <stage name>.<field>, and no stage of the recipe is called {name!r}{hint}"
 
 
 def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Stage]) -> list[str]:
-    """What is wrong with a dimension by itself: its path, the values that its field refuses."""
+    """Return the faults of a dimension by itself: its path, and the values that its field refuses."""
     if fault := path_fault(path, stages):
         return [f"space.{path}: {fault}"]
     name, _, field = path.partition(".")
     values = list(dimension.corners())
-    if dimension.bounds and dimension.int is None:  # a value inside shows that the field takes fractions at all
+    if dimension.bounds and dimension.int is None:  # a value inside the range shows whether the field takes fractions
         lower, upper = dimension.bounds
         inside = lower + (upper - lower) * 0.3819660112501051
         if value_faults(stages[name], field, inside, "") and not value_faults(stages[name], field, math.ceil(inside), ""):
@@ -77,7 +77,7 @@ def path_faults(path: str, dimension: Dimension, stages: Mapping[str, Stage]) ->
 
 
 def value_faults(stage: Settings, field: str, value: Any, place: str) -> list[str]:
-    """What is wrong with one value for one field of a stage."""
+    """Return the faults of one value for one field of a stage."""
     try:
         validate(_only(type(stage), field), {field: value}, place)
     except ConfigError as error:
@@ -108,7 +108,7 @@ def _condition_faults(path: str, space: Space, stages: Mapping[str, Stage]) -> I
         elif parent in space:
             for value in listed(when):
                 if not space[parent].holds(value):
-                    close = closest(value, [each for each in space[parent].choice or () if isinstance(each, str)])
+                    close = closest(value, [choice for choice in space[parent].choice or () if isinstance(choice, str)])
                     hint = f"; did you mean {close!r}?" if close else ""
                     yield f"{place}: {shown(value)} never occurs: the dimension gives {space[parent].allowed()}{hint}"
         elif not any(same(fixed[parent], value) for value in listed(when)):
@@ -116,9 +116,9 @@ def _condition_faults(path: str, space: Space, stages: Mapping[str, Stage]) -> I
 
 
 def _combination_faults(space: Space, stages: Mapping[str, Stage]) -> list[str]:
-    """Stages that the space can give although their own checks between fields refuse them.
+    """Faults of combinations in the space that the stages' checks between fields refuse.
 
-    Those checks are monotonic in each number, so the corners of the space show all.
+    These checks are monotonic in every number, so the corners of the space suffice.
     """
     lines: dict[str, list[str]] = {}
     for name, stage in stages.items():
@@ -127,19 +127,19 @@ def _combination_faults(space: Space, stages: Mapping[str, Stage]) -> list[str]:
             try:
                 validate(KINDS[stage.kind], with_params(name, stage, params))
             except ConfigError as error:
-                given = ", ".join(f"{path} {shown(value)}" for path, value in params.items())
+                values = ", ".join(f"{path} {shown(value)}" for path, value in params.items())
                 lines.setdefault(f"recipe.{name}" if not params else "space", []).append(
-                    (f"{given}: " if given else "") + "; ".join(error.faults)
+                    (f"{values}: " if values else "") + "; ".join(error.faults)
                 )
     return [
-        f"{place}: {line}" + (f" (and {len(found) - 3} more combinations)" if index == 2 and len(found) > 3 else "")
-        for place, found in lines.items()
-        for index, line in enumerate(found[:3])
+        f"{place}: {line}" + (f" (and {len(group) - 3} more combinations)" if index == 2 and len(group) > 3 else "")
+        for place, group in lines.items()
+        for index, line in enumerate(group[:3])
     ]
 
 
 def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> Iterator[Params]:
-    """Combinations of the extreme values of `paths` and of what they depend on."""
+    """Yield the combinations of the extreme values of `paths` and of the dimensions that they depend on."""
     relevant: list[str] = []
     todo = [path for path in paths if path in space]
     while todo:
@@ -164,44 +164,44 @@ def combinations(space: Space, fixed: Mapping[str, Any], paths: list[str]) -> It
 
 
 def point_faults(point: Params, space: Space, fixed: Mapping[str, Any], place: str) -> list[str]:
-    """Every fault of a given point: unknown paths, values outside, inactive dimensions, missing values."""
-    found = []
+    """Return every fault of a point in the space: unknown paths, values outside, inactive dimensions, missing values."""
+    lines = []
     for path, value in point.items():
         if path not in space:
             hint = "it is fixed in the recipe" if path in fixed else near(path, space).removeprefix("; ")
-            found.append(f"{place}.{path}: is no dimension of the space; {hint}")
+            lines.append(f"{place}.{path}: is no dimension of the space; {hint}")
         elif not space[path].holds(tuple(value) if isinstance(value, list) else value):
-            found.append(f"{place}.{path}: {shown(value)} is outside the space: {space[path].allowed()}")
-    if found:
-        return found
+            lines.append(f"{place}.{path}: {shown(value)} is outside the space: {space[path].allowed()}")
+    if lines:
+        return lines
     whole = complete(point, space, fixed)
     for path in point:
         if path not in whole:
             conditions = ", ".join(
                 f"{parent} is {' or '.join(map(shown, listed(when)))}" for parent, when in space[path].when.items()
             )
-            found.append(f"{place}.{path}: applies only when {conditions}; leave it out of this point")
+            lines.append(f"{place}.{path}: applies only when {conditions}; leave it out of this point")
     for path, value in whole.items():
         if path not in point and not space[path].holds(value):
-            found.append(
+            lines.append(
                 f"{place}: {path} is missing, and its fixed value {shown(value)} is outside the space: {space[path].allowed()}"
             )
-    return found
+    return lines
 
 
 def given_faults(points: Iterable[Params], stages: Mapping[str, Stage], place: str) -> Iterator[str]:
-    """Every fault of points that stand for themselves: unknown paths, values that the field refuses, or that do not go together."""
+    """Yield every fault of listed points: unknown paths, values that their fields refuse, invalid combinations."""
     for index, point in enumerate(points):
-        found = []
+        lines = []
         for path, value in point.items():
             name, _, field = path.partition(".")
             if fault := path_fault(path, stages):
-                found.append(f"{place}.{index}.{path}: {fault}")
+                lines.append(f"{place}.{index}.{path}: {fault}")
             else:
-                found += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
-        for name, stage in stages.items() if not found else ():
+                lines += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
+        for name, stage in stages.items() if not lines else ():
             try:
                 validate(KINDS[stage.kind], with_params(name, stage, point))
             except ConfigError as error:
-                found.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
-        yield from found
+                lines.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
+        yield from lines

@@ -1,4 +1,4 @@
-"""From a study file to a Study: every fault at once, before any work. Imports no torch, ray or optuna."""
+"""Load a study file: all faults are reported at once, before any work. Imports no torch, ray or optuna."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
 BROKEN = "(not a stage)"
-"""Name of what stands where the recipe holds something that is no stage."""
+"""Name of the placeholder for an entry of the recipe that is not a stage."""
 
 
 def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), folder: Path | None = None) -> Study:
-    """A study from a YAML file or plain data, with `path=value` overrides.
+    """Load a study from a YAML file or plain data, with `path=value` overrides.
 
     Relative paths in a file are relative to the file, in plain data to `folder`, by default the working directory.
-    Raises ConfigError with every fault: the path in the file, the value given, what is allowed, the near miss.
+    Raises ConfigError with every fault: the path in the file, the value given, the allowed values, the near miss.
     """
     if isinstance(source, Mapping):
         data, folder = json.loads(json.dumps(source)), folder or Path.cwd()
@@ -63,7 +63,7 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
 
 
 def _override(data: dict[str, Any], text: str) -> list[str]:
-    """Set one `path=value` in the raw data; an unknown field is found, and its near miss named, when the whole is validated."""
+    """Set one `path=value` in the raw data; unknown fields are reported later, when everything is validated."""
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         return [f"--set {text}: expected path=value, such as budget.trials=20"]
@@ -83,7 +83,7 @@ def _override(data: dict[str, Any], text: str) -> list[str]:
 
 
 def _keys(data: dict[str, Any], path: str) -> list[Any]:
-    """The keys that lead to a path: stages of the recipe by name, dimensions, conditions and points by paths of their own."""
+    """Keys of a path in the raw data: stages of the recipe by name; dimensions, conditions and points are paths themselves."""
     keys: list[Any] = [int(key) if key.isdigit() else key for key in path.split(".")]
     if keys[0] == "recipe" and len(keys) > 2 and isinstance(keys[1], str):
         named = {_stage_name(entry): (index, kind) for index, kind, entry in _entries(data.get("recipe"))}
@@ -96,7 +96,7 @@ def _keys(data: dict[str, Any], path: str) -> list[Any]:
 
 
 def _paired(keys: list[Any]) -> list[Any]:
-    """`a, b, rest` as `a.b, rest`; after `when` the rest is a path too."""
+    """Join `a, b, rest` to `a.b, rest`; after `when` the rest is joined too."""
     joined = [".".join(map(str, keys[:2])), *keys[2:]] if keys else []
     if joined[1:2] == ["when"]:
         joined[2:] = [".".join(map(str, joined[2:]))] if joined[2:] else []
@@ -116,7 +116,7 @@ def _stage_name(entry: dict[str, Any]) -> str:
 
 
 def _expand_tasks(data: dict[str, Any]) -> Iterator[str]:
-    """Write out tasks from the table of known ones."""
+    """Expand known tasks from their table; yield the faults."""
     tasks = data.get("tasks")
     if not isinstance(tasks, dict) or "known" not in tasks.values():
         return
@@ -132,7 +132,7 @@ def _expand_tasks(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _expand_name(data: dict[str, Any]) -> tuple[str | None, list[str]]:
-    """Write out the stages of a recipe that is given by a name. Returns (the name, faults)."""
+    """Expand a recipe given by name into its stages. Returns (the name, faults)."""
     if not isinstance(data.get("recipe"), str | dict):
         return None, []
     name, data["recipe"], faults = stages_of(data["recipe"])
@@ -140,13 +140,13 @@ def _expand_name(data: dict[str, Any]) -> tuple[str | None, list[str]]:
 
 
 def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:
-    """Turn each `{kind: settings}` into settings with their kind."""
+    """Turn every `{kind: settings}` into settings with their kind; yield the faults."""
     recipe = data.get("recipe")
     if not isinstance(recipe, list):
         return
-    found = {index: (kind, entry[kind]) for index, kind, entry in _entries(recipe)}
+    stages = {index: (kind, entry[kind]) for index, kind, entry in _entries(recipe)}
     for index, entry in enumerate(recipe):
-        kind, settings = found.get(index, (None, None))
+        kind, settings = stages.get(index, (None, None))
         if kind is None:
             yield f"recipe.{index}: {entry!r:.80} given; a stage is one of {', '.join(f'{{{k}: ...}}' for k in STAGE_KINDS)}"
         elif kind not in STAGE_KINDS:
@@ -158,11 +158,11 @@ def _expand_recipe(data: dict[str, Any]) -> Iterator[str]:
         else:
             recipe[index] = {"kind": kind} | (settings or {})
             continue
-        recipe[index] = {"kind": "finetune", "name": BROKEN}  # keeps the numbers of those that follow
+        recipe[index] = {"kind": "finetune", "name": BROKEN}  # keeps the indices of later stages
 
 
 def _expand_search(data: dict[str, Any]) -> Iterator[str]:
-    """Early stopping by the name of its kind; dimensions that an override has emptied go."""
+    """Expand early stopping given by its kind; drop dimensions that an override has set to null."""
     search, space = data.get("search"), data.get("space")
     if isinstance(search, dict) and "early_stopping" in search:
         kind = search["early_stopping"]
@@ -174,7 +174,7 @@ def _expand_search(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _span_given(parts: dict[str, Any]) -> None:
-    """Where the points are given, what they name and the space does not hold becomes part of the space."""
+    """With the sampler `given`, add fields that the points name and the space lacks to the space."""
     recipe, space, search = (parts.get(name) for name in ("recipe", "space", "search"))
     if recipe is not None and space is not None and search is not None and search.how.only_first:
         parts["space"] = spanned(search.first, fixed_values({stage.name: stage for stage in recipe})) | space
@@ -182,13 +182,13 @@ def _span_given(parts: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=64)  # making a model is slow, and a command reads its study several times
 def _section(field: str) -> type[Settings]:
-    """A model of one top-level field alone."""
+    """A model of one top-level field."""
     info = Study.model_fields[field]
     return create_model("Study", __base__=Settings, **{field: (info.annotation, ...)})  # type: ignore[call-overload, no-any-return]
 
 
 def _sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """({field: its value} for each top-level field that is valid by itself, faults of the others)."""
+    """({top-level field: its value} for those that are valid by themselves, faults of the others)."""
     parts: dict[str, Any] = {}
     faults = [f"{key}: unknown field{near(str(key), Study.model_fields)}" for key in data if key not in Study.model_fields]
     for field, info in Study.model_fields.items():
@@ -203,7 +203,7 @@ def _sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Faults between sections, as far as those concerned are valid by themselves."""
+    """Faults between sections that are valid by themselves."""
     faults: list[str] = []
     recipe, space, tasks, search = (parts.get(name) for name in ("recipe", "space", "tasks", "search"))
     if recipe is not None and any(stage.name == BROKEN for stage in recipe):
@@ -216,24 +216,24 @@ def _cross_faults(parts: Mapping[str, Any], data: Mapping[str, Any]) -> list[str
         faults += _path_faults(data)
     else:
         stages = {stage.name: stage for stage in recipe}
-        given = search is not None and search.how.only_first
-        found = [*given_faults(search.first, stages, "search.first")] if search is not None and given else []
-        found = found or space_faults(space, stages, combine=not given)
-        faults += found or _marks_faults(recipe, space, stages)
+        listed = search is not None and search.how.only_first
+        wrong = [*given_faults(search.first, stages, "search.first")] if search is not None and listed else []
+        wrong = wrong or space_faults(space, stages, combine=not listed)
+        faults += wrong or _marks_faults(recipe, space, stages)
         if search is not None:
-            faults += _search_faults(search, space, stages if not found else None)
+            faults += _search_faults(search, space, stages if not wrong else None)
     return faults + _budget_faults(parts.get("budget"), parts.get("final"), search)
 
 
 def _path_faults(data: Mapping[str, Any]) -> Iterator[str]:
-    """Unknown fields and values that no stage takes, where recipe or space has faults of its own that hide the rest."""
+    """Faults of single dimensions, for a recipe or space with other faults that prevent the full check."""
     recipe, space = data.get("recipe", [{"kind": "finetune"}]), data.get("space")
     entries = [entry for entry in recipe if entry.get("name") != BROKEN] if isinstance(recipe, list) else []
     stages = {str(entry.get("name", entry["kind"])): STAGE_KINDS[entry["kind"]]() for entry in entries}
-    for path, given in space.items() if isinstance(space, dict) else ():
+    for path, settings in space.items() if isinstance(space, dict) else ():
         if str(path).partition(".")[0] in stages or (stages and len(stages) == len(recipe)):
-            with suppress(ConfigError):  # told with the section
-                dimension = validate(_section("space"), {"space": {path: given}}).space[path]  # type: ignore[attr-defined]
+            with suppress(ConfigError):  # reported with the section
+                dimension = validate(_section("space"), {"space": {path: settings}}).space[path]  # type: ignore[attr-defined]
                 yield from path_faults(path, dimension, stages)
 
 
@@ -246,7 +246,7 @@ def _recipe_faults(recipe: tuple[Stage, ...]) -> Iterator[str]:
 
 
 def _marks_faults(recipe: Sequence[Stage], space: Space, stages: Mapping[str, Settings]) -> list[str]:
-    """Masking by marks, as some trial may have it, without marks before it; marks that no trial can use."""
+    """Faults of masking by marks without a stage of marks before it, and of marks that no trial can use."""
     fixed = fixed_values(stages)
 
     def selects(stage: Pretrain) -> bool:
@@ -279,13 +279,13 @@ def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Se
                 yield f"search.sampler: {needs}, but space.{path} is a range; use {drawn}"
     if search.how.only_first:
         if not search.first:
-            yield f"search.first: empty, but the sampler {search.sampler} tries the points that stand there"
+            yield f"search.first: empty, but the sampler {search.sampler} needs points there"
         if search.labels and len(search.labels) != len(search.first):
             yield f"search.labels: {len(search.labels)} given for {len(search.first)} points of search.first"
         twice = sorted({label for label in search.labels if search.labels.count(label) > 1})
         yield from (f"search.labels: {label!r} is given twice" for label in twice)
     elif search.labels:
-        yield f"search.labels: they name given points, but the sampler is {search.sampler}; use given"
+        yield f"search.labels: they name listed points, but the sampler is {search.sampler}; use given"
     if stages is not None:
         fixed = fixed_values(stages)
         for index, point in enumerate(search.first):

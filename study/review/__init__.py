@@ -1,4 +1,4 @@
-"""A run looked at: how far it is, which words it marked, one number computed again.
+"""Inspect a run: its progress, the words that it marked, one of its numbers recomputed.
 
 Reads records and the store. Start with `status.py`.
 """

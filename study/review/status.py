@@ -1,4 +1,4 @@
-"""How far a study is, by its records: from another terminal, while it runs, after it ended."""
+"""Show the progress of a study from its records: while it runs, from another terminal, or after it ended."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainables.settings.plain_yaml import read_yaml
 
 
 def show(run_dir: Path) -> str:
-    """State, progress, best so far and a line per trial; of an ablation its studies. Raises ConfigError where there is no run."""
+    """Format state, progress, best trial and a line per trial; of an ablation its studies. Raises ConfigError without a run."""
     if is_ablation(run_dir):
         there = read_yaml(run_dir / FILE)
         if not isinstance(there, dict):
@@ -37,13 +37,13 @@ def show(run_dir: Path) -> str:
 
 
 def _inputs(run_dir: Path, rows: Sequence[Row]) -> Iterator[str]:
-    """What is to be known of the study's inputs: changes that were accepted, and those since."""
+    """Lines on the study's inputs: changes that were accepted, and changes since."""
     yield from (record.accepted(row) for row in rows if record.starts_again(row))
     yield from (f"has changed since: {line}" for line in inputs.since(run_dir, rows))
 
 
 def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
-    """How far an ablation is: who runs it, and each of its studies."""
+    """The state of an ablation, the process that runs it, and the state of its studies."""
     owner = running(run_dir)
     who = "not running" if owner is None else f"running, process {owner.pid} on {owner.host}"
     yield f"{plain(there.get('name'), 60)} at scale {plain(there.get('scale'), 40)}: {who}"
@@ -69,8 +69,8 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if last in ("started", "resumed"):
         last = "was killed; the same command goes on"
     spent = sum(row.get("seconds") or 0 for row in events)
-    said = f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted", "stopped") and spent else "")
-    return f"{said}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else said
+    text = f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted", "stopped") and spent else "")
+    return f"{text}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else text
 
 
 def _progress(rows: Sequence[Row]) -> str:
@@ -104,8 +104,8 @@ def _line(trial: Row, rows: Sequence[Row]) -> str:
     last = _last_validation(trial["trial"], rows)
     epoch, score = number(last.get("epoch"), ".3g"), number(of_run(rows).score(last), ".2f")
     state = "running" if trial["status"] == "started" else trial["status"]
-    said = trial.get("reason") if state in ("diverged", "failed", "unfinished") else describe(trial["params"])
-    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<10} {said}"[:80]
+    remark = trial.get("reason") if state in ("diverged", "failed", "unfinished") else describe(trial["params"])
+    return f"{trial['trial']:<6}{trial['seed']:>4} {epoch:>5} {score:>8}  {state:<10} {remark}"[:80]
 
 
 def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:

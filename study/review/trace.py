@@ -1,4 +1,4 @@
-"""One number again: the fine-tuning behind a cell is run anew, in a store of its own, and compared with what was recorded."""
+"""Recompute one number: repeat the fine-tuning behind a cell in a temporary store, and compare with the record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """The final behind a number."""
+    """The final that a number comes from."""
 
     label: str
     task: str
@@ -31,52 +31,52 @@ class Source:
     recorded: float
     """Test error, percent."""
     stage_id: str = ""
-    """Its fine-tuning; empty where the records do not say."""
+    """Id of its fine-tuning; empty if the records lack it."""
     test_id: str = ""
-    """Its predictions on the test split."""
+    """Id of its predictions on the test split; empty if the records lack it."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The same number computed again."""
+    """A number and its recomputation."""
 
     source: Source
     error: float
     """Test error now, percent."""
     changed: int | None
-    """Test texts with another prediction than recorded; None where predictions were not kept or are of other texts."""
+    """Number of test texts with another prediction than recorded; None if predictions were not stored or are of other texts."""
     texts: int
     recomputed: tuple[str, ...]
-    """Shared stages that the store had no longer, so that they were computed too."""
+    """Shared stages that the store no longer had, so that they were computed too."""
     differs: str = ""
-    """What is not as it was when the number was recorded, before anything is computed."""
+    """Differences of the inputs from those when the number was recorded, in words."""
 
     @property
     def again(self) -> bool:
-        """Whether the number came out again from the same inputs, and where they were kept each prediction."""
+        """Whether the number came out again from the same inputs, and all predictions, if they were stored."""
         return self.error == self.source.recorded and not self.changed and not self.differs
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe the outcome in words."""
         at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
         words = "it came out again" if self.again else "it did NOT come out again"
         if self.differs:
-            words = "no second try at the same number, since its inputs are others"
-        said = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
+            words = "not comparable, since the inputs have changed"
+        text = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
         if self.changed is not None:
-            each = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
-            said += f"; {each}"
+            compared = "all predictions are the same" if not self.changed else f"{self.changed} of {self.texts} predictions differ"
+            text += f"; {compared}"
         if self.differs:
-            said += f"\nnot the same as was recorded: {self.differs}"
+            text += f"\nnot the same as recorded: {self.differs}"
         if self.recomputed:
-            said += f"\ncomputed too, as the store has it no longer: {', '.join(self.recomputed)}"
-        return said
+            text += f"\ncomputed too, since the store no longer has it: {', '.join(self.recomputed)}"
+        return text
 
 
 def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None, store: str | None = None) -> Traced:
-    """Compute one cell's number again, of the given seed or of its first. Shared stages come from the store where it has them.
+    """Recompute one cell's number, of the given seed or its first. Shared stages are loaded from the store if it has them.
 
-    Raises ConfigError where there is no such run, cell or seed, or where its study can no longer be read.
+    Raises ConfigError if there is no such run, cell or seed, or if its study can no longer be read.
     """
     from analysis.records import record
     from study.cluster import work
@@ -87,10 +87,10 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     from trainables.stages.inputs import Inputs, Reader
     from trainables.store.store import Store
 
-    found = sources(run)
-    if found and not any(cell in (each.label, each.trial) for each in found) and (state := _without(run, cell)):
-        raise ConfigError([f"CELL {cell!r}: it has no number that could come out again; it is {state}"])
-    source = _chosen(found, cell, task, seed)
+    finals = sources(run)
+    if finals and not any(cell in (final.label, final.trial) for final in finals) and (state := _without(run, cell)):
+        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; it is {state}"])
+    source = _chosen(finals, cell, task, seed)
     study = load_study(source.study / "study.yaml")
     rows, _ = record.read(source.study / "records.jsonl")
     rows, _ = in_place(study, source.study, rows)
@@ -107,7 +107,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)
-        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _lent(shared, fresh, node.stage_id)]
+        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _copied(shared, fresh, node.stage_id)]
         again = work.Work(source.trial, recipe, fresh.url, execution)
         for _ in work.here(again, reader):
             pass
@@ -117,17 +117,17 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
 
 
 def _differs(source: Source, stage_id: str, test_id: str) -> str:
-    """What the names of stages say of data and encoder: they are made of their content."""
+    """Differences of data and encoder, by the ids of stages, which are hashed from their content; empty without any."""
     if source.stage_id and source.stage_id != stage_id:
         return (
             f"the fine-tuning was {source.stage_id[:12]} and is {stage_id[:12]} now, so that training or validation texts,"
-            " a corpus, the encoder, the precision or the version of the package are others"
+            " a corpus, the encoder, the precision or the version of the package have changed"
         )
-    return "the test texts are others" if source.test_id and source.test_id != test_id else ""
+    return "the test texts have changed" if source.test_id and source.test_id != test_id else ""
 
 
-def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
-    """Copy an artifact, with all that it once had; False where it is gone."""
+def _copied(shared: Store, fresh: Store, stage_id: str) -> bool:
+    """Copy an artifact with all its files; False if it or some of its files are gone."""
     artifact = shared.get(stage_id)
     if artifact is None or artifact.pruned:
         return False
@@ -138,7 +138,7 @@ def _lent(shared: Store, fresh: Store, stage_id: str) -> bool:
 
 
 def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
-    """(how many test texts have another prediction than recorded, how many there are)."""
+    """(number of test texts with another prediction than recorded, number of test texts); (None, 0) without predictions."""
     import numpy as np
 
     from analysis.records import predictions
@@ -160,14 +160,14 @@ def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
 
 
 def sources(run: Path) -> list[Source]:
-    """Every number of a run: of an ablation, or of a study. Raises ConfigError where there is no run."""
+    """Return every number of a run, an ablation or a study. Raises ConfigError without a run."""
     from analysis.records.run_folder import load
     from analysis.results.read_ablation import is_ablation, ledger
 
     try:
         if is_ablation(run):
             cells = ledger(run).cells
-            pairs = [(c.label, c.task, run / each.study, each.trial) for c in cells for each in c.finished]
+            pairs = [(c.label, c.task, run / final.study, final.trial) for c in cells for final in c.finished]
         else:
             pairs = [(t.label, str((t.test or {}).get("task") or ""), run, t) for t in load(run).finals]
     except (OSError, ValueError) as error:
@@ -190,29 +190,29 @@ def sources(run: Path) -> list[Source]:
 
 
 def _without(run: Path, cell: str) -> str:
-    """Why there is no number of a cell that was run; empty where no such cell was."""
+    """The states of a cell that was run and has no number; empty if no such cell was run."""
     from analysis.records.run_folder import load
     from analysis.results.read_ablation import is_ablation, ledger
 
     if is_ablation(run):
-        states = [each.state for each in ledger(run).cells if cell == each.label]
+        states = [other.state for other in ledger(run).cells if cell == other.label]
     else:
         states = [trial.status for trial in load(run).trials if cell in (trial.label, trial.name)]
     return ", ".join(dict.fromkeys(states))
 
 
-def _chosen(found: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:
-    if not found:
+def _chosen(finals: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:
+    if not finals:
         raise ConfigError(["the run has no number yet: no final's test split was read"])
-    named = [each for each in found if cell in (each.label, each.trial)]
+    named = [final for final in finals if cell in (final.label, final.trial)]
     if not named:
-        raise ConfigError([f"CELL {cell!r}: there is none{near(cell, list(dict.fromkeys(each.label for each in found)))}"])
-    tasks = list(dict.fromkeys(each.task for each in named))
+        raise ConfigError([f"CELL {cell!r}: no such cell{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
+    tasks = list(dict.fromkeys(final.task for final in named))
     if task is None and len(tasks) > 1:
         raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])
     if task is not None and task not in tasks:
         raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
-    seeds = {each.seed: each for each in named if task in (None, each.task)}
+    seeds = {final.seed: final for final in named if task in (None, final.task)}
     if seed is not None and seed not in seeds:
         raise ConfigError([f"--seed {seed}: {cell!r} has no number for it; there are {', '.join(map(str, seeds))}"])
     return seeds[seed] if seed is not None else next(iter(seeds.values()))

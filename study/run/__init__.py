@@ -1,4 +1,4 @@
-"""A run folder from its first record to its last: one driver at a time, baseline, shared stages, search, finals, test.
+"""Run a study in its run folder: one driver at a time, baseline, shared stages, search, finals, test.
 
 Start with `launch.py`, then `parts.py`.
 """

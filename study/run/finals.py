@@ -1,4 +1,4 @@
-"""What follows the search: the best settings over seeds, the order in which they stand, one look at the test split.
+"""Run the parts after the search: the best settings over seeds, their ranking, and one evaluation on the test split.
 
 Nothing is chosen after the test split was read.
 """
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def runs(s: Session, asked: dict[str, TrialSpec]) -> list[dict[str, Any]]:
-    """The best settings and the first one over seeds. Seeds that the search has run are loaded from the store."""
+    """Return the configurations of the finals to run: the best settings and the first one, over seeds."""
     search = s.scribe.screen.parts["search"]
-    s.scribe.screen.expect("search", search.done, search.done)  # the time may have been up
+    s.scribe.screen.expect("search", search.done, search.done)  # the search may have ended by its time limit
     every = final_trials(s)
     asked.update({trial.name: trial for trial in every})
     _known_to_diverge(s, every)
@@ -39,17 +39,17 @@ def runs(s: Session, asked: dict[str, TrialSpec]) -> list[dict[str, Any]]:
 
 
 def _known_to_diverge(s: Session, every: list[TrialSpec]) -> None:
-    """What diverged in the search would do so again, to the bit: it is written down and not run."""
+    """Record finals that diverged in the search without running them: they would diverge again, bit for bit."""
     done = trials(s.rows, "final")
-    found = {(row["setting"], row["seed"]): row for row in trials(s.rows, "search").values() if row["status"] == "diverged"}
+    diverged = {(row["setting"], row["seed"]): row for row in trials(s.rows, "search").values() if row["status"] == "diverged"}
     for trial in every:
-        row = found.get((trial.setting, trial.seed))
+        row = diverged.get((trial.setting, trial.seed))
         if row is not None and done.get(trial.name, {}).get("status") not in OVER:
             s.scribe.known(trial, row)
 
 
 def _is_lost(s: Session, trial: TrialSpec, done: dict[str, Row]) -> bool:
-    """Whether a final is complete and not tested, and this store, perhaps another than before, lacks what the test needs."""
+    """Whether a final is complete and not tested, and this store (perhaps a new one) lacks the weights for the test."""
     if done[trial.name]["status"] != "complete" or trial.name in _tested(s) or _is_predicted(s, trial):
         return False
     artifact = s.store.get(trial.stage_ids[-1])
@@ -63,14 +63,14 @@ def _is_predicted(s: Session, trial: TrialSpec) -> bool:
 
 
 def _weights_again(s: Session, trial: TrialSpec) -> None:
-    """Where a final was finished before, but its weights are gone and its test split is not read, it must be computed again."""
+    """Set aside the artifact of a finished, untested final whose weights were pruned, so that it is computed again."""
     artifact = s.store.get(trial.stage_ids[-1])
     if artifact is not None and not artifact.has(WEIGHTS) and not _is_predicted(s, trial):
         s.store.set_aside(artifact, next(iter(artifact.files)), "its weights were pruned and are needed again")
 
 
 def final_trials(s: Session) -> list[TrialSpec]:
-    """Every (setting, seed) of the finals. A name belongs to a setting and a seed for good, also when more are asked for later."""
+    """Return a trial for every (setting, seed) of the finals. The names of existing finals never change, also if more are added."""
     chosen: dict[str, tuple[dict[str, Any], str]] = {}
     for rank, row in enumerate(candidates(s), start=1):
         named = s.study.search.labels and row.get("label")
@@ -83,34 +83,34 @@ def final_trials(s: Session) -> list[TrialSpec]:
     names = {(row["setting"], row["seed"]): name for name, row in trials(s.rows, "final").items()}
     taken = set(names.values())
     free = (name for number in count() if (name := f"f{number:02d}") not in taken)
-    found = []
+    finals = []
     for setting, (params, label) in chosen.items():
         for seed in s.study.final_seeds():
             name = names.get((setting, seed)) or next(free)
-            found.append(trial_of(s.study, name, "final", params, seed, label, s.reader))
-    return found
+            finals.append(trial_of(s.study, name, "final", params, seed, label, s.reader))
+    return finals
 
 
 def candidates(s: Session) -> list[Row]:
-    """The settings that are rerun over seeds, best first, as the search recorded them."""
-    found = ranking(s.rows)
+    """Return the search records of the settings that are rerun over seeds, best first."""
+    chosen = ranking(s.rows)
     if s.study.search.how.only_first:
-        found += [row for row in trials(s.rows, "search").values() if row["status"] in ("diverged", "stopped")]
-    return found[: s.study.final.top_k]
+        chosen += [row for row in trials(s.rows, "search").values() if row["status"] in ("diverged", "stopped")]
+    return chosen[: s.study.final.top_k]
 
 
 def _select(s: Session) -> None:
-    """Order the settings of the finals by the task's metric, its mean on validation over the seeds."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    about: dict[str, Row] = {}
+    """Rank the settings of the finals by the mean over seeds of the task's metric on validation, and record the ranking."""
+    losses: dict[str, list[tuple[float, float]]] = {}
+    settings: dict[str, Row] = {}
     for trial in final_trials(s):
         row = trials(s.rows, "final").get(trial.name)
         if row is not None and row["status"] == "complete" and (loss := objective(row)) is not None:
-            found.setdefault(trial.setting, []).append((loss, row["error_rate_percent"]))
-            about[trial.setting] = {"setting": trial.setting, "label": trial.label, "params": dict(trial.params)}
-    means = {setting: [fmean(values) for values in zip(*pairs, strict=True)] for setting, pairs in found.items()}
+            losses.setdefault(trial.setting, []).append((loss, row["error_rate_percent"]))
+            settings[trial.setting] = {"setting": trial.setting, "label": trial.label, "params": dict(trial.params)}
+    means = {setting: [fmean(values) for values in zip(*pairs, strict=True)] for setting, pairs in losses.items()}
     chosen = [
-        about[setting] | {"objective_percent": loss, "error_rate_percent": error, "rank": rank}
+        settings[setting] | {"objective_percent": loss, "error_rate_percent": error, "rank": rank}
         for rank, (setting, (loss, error)) in enumerate(sorted(means.items(), key=lambda pair: pair[1][0]), start=1)
     ]
     before = [row["settings"] for row in s.rows if row["event"] == "selection"]
@@ -119,50 +119,50 @@ def _select(s: Session) -> None:
 
 
 def tests(s: Session) -> list[dict[str, Any]]:
-    """Reading the test split, once for every final, now that all choices are made."""
+    """Return the configurations that read the test split, once for every final, after all choices are made."""
     _select(s)
     done = _tested(s)
     complete = [t for t in final_trials(s) if trials(s.rows, "final").get(t.name, {}).get("status") == "complete"]
     todo = [trial for trial in complete if trial.name not in done]
     s.scribe.screen.expect("test", len(complete), len(complete) - len(todo))
     s.scribe.screen.begin("test", "reading the test split")
-    about = {"phase": "test", "read_test": True}
-    return [about | {"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
+    common = {"phase": "test", "read_test": True}
+    return [common | {"trial": trial.name, "params": dict(trial.params), "seed": trial.seed} for trial in todo]
 
 
 def _tested(s: Session) -> dict[str, str]:
-    """{final whose test split was read: the stage that holds its predictions}."""
+    """{tested final: id of the stage with its predictions}."""
     read = [row for row in s.rows if row["event"] == "evaluation" and row.get("split") == "test"]
     return {row["trial"]: row["stage_id"] for row in read}
 
 
 def copy_predictions(s: Session) -> None:
-    """Predictions of the finals on the test split, into the run folder."""
+    """Copy the test predictions of the finals into the run folder."""
     folder = s.run_dir / "predictions"
     folder.mkdir(exist_ok=True)
     for name, stage_id in _tested(s).items():
         target = folder / f"{name}-test.parquet"
         artifact = None if target.exists() else s.store.get(stage_id)
         if artifact is None and not target.exists():
-            s.scribe.note(f"no test predictions of {name} in the run folder: the store {s.store.url} does not hold them (any more)")
+            s.scribe.note(f"no test predictions of {name} in the run folder: the store {s.store.url} does not hold them")
         if artifact is not None:
             shutil.copyfile(artifact.path(PREDICTIONS), target.with_suffix(".new"))
             target.with_suffix(".new").replace(target)
 
 
 def prune(s: Session, last: bool = False) -> None:
-    """Drop weights and states that nobody will ask for: only what this run made, so that no other study loses its own."""
+    """Delete weights and states that are no longer needed, only those that this run computed, so that no other study loses any."""
     policy = s.study.final.keep_weights
     first = {space.setting_id(params) for params in s.study.first_points()[:1]} if s.study.final.label_of_first else set()
     best = {row["setting"] for row in candidates(s)}
     wanted = set() if last and policy == "none" else first | best
-    made = {row["stage_id"] for row in s.rows if row["event"] == "evaluation" and row.get("source") == "computed"}
+    computed = {row["stage_id"] for row in s.rows if row["event"] == "evaluation" and row.get("source") == "computed"}
     for row in [*trials(s.rows, "search").values(), *trials(s.rows, "final").values()]:
         name, status = row["stage_ids"][-1], row["status"]
-        if name not in made or (name, status) in s.scribe.pruned:
+        if name not in computed or (name, status) in s.scribe.pruned:
             continue
         weights = status == "complete" and policy != "all" and row["setting"] not in wanted
-        state = status in OVER and status != "complete" and (last or row["setting"] not in first)  # a final may go on from there
+        state = status in OVER and status != "complete" and (last or row["setting"] not in first)  # a final may resume from it
         if weights or state:
             s.scribe.pruned.add((name, status))
             with suppress(StoreError, OSError):

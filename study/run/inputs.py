@@ -1,7 +1,7 @@
-"""What a study reads, by its content: recorded when it begins, compared whenever it is gone on with.
+"""Detect changed inputs: digests of the inputs are recorded when a study begins, and compared whenever it is resumed.
 
-Two witnesses: digests of data, corpora and encoder in the records, which name what has changed, and the names of the stages that
-trials went through, which are made of the same content and stand in older records too.
+There are two checks: the digests of data, corpora and encoder in the records, which name the changed input, and the ids of the
+stages that trials ran, which are hashed from the same content and exist in older records too.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from trainables.stages.inputs import Reader
 Inputs = Mapping[str, Mapping[str, Any]]
 """{name in words: {digest, examples, revision}}"""
 CHEAP_BYTES = 64_000_000
-"""Size of local files up to which they are read in passing."""
+"""Total size of local files up to which `since` reads them."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The inputs of a study beside those of its earlier sittings."""
+    """The inputs of a study, compared with those of its earlier sessions."""
 
     now: Inputs
-    """Empty where they cannot be read."""
+    """Empty if they cannot be read."""
     before: Inputs
-    """Empty where the records tell of none."""
+    """Empty if the records hold none."""
     changed: tuple[str, ...] = ()
-    """What is not as it was, in words."""
+    """The differences, in words."""
     notices: tuple[str, ...] = ()
 
 
@@ -48,11 +48,11 @@ class Found:
 
 
 def of(study: Study, reader: Reader) -> Inputs:
-    """All that a study reads. Raises ConfigError where it cannot be read."""
-    return {name: {key: value for key, value in each.items() if value is not None} for name, each in _each(study, reader)}
+    """Return all inputs of a study. Raises ConfigError if one cannot be read."""
+    return {name: {key: value for key, value in entry.items() if value is not None} for name, entry in _digests(study, reader)}
 
 
-def _each(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]]]:
+def _digests(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, task in study.used_tasks.items():
         data = reader.task(name, task, needs_test=False)
         revision = checkpoint.hub_commit("datasets", task.hub, task.revision) if task.hub else None
@@ -69,48 +69,48 @@ def _revision(encoder: Encoder) -> str | None:
 
 
 def _corpora(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text files, each by its own name; those of one name are numbered in the order of their paths."""
-    found: dict[str, tuple[str, int]] = {}
+    """Yield the files of corpora by name; files with the same name are numbered in the order of their paths."""
+    digests: dict[str, tuple[str, int]] = {}
     for entries in corpus_choices(study):
         names, files = corpus_names.members(entries, study.task, study.tasks)
-        found |= reader.corpus(names, study.used_tasks, files).files
+        digests |= reader.corpus(names, study.used_tasks, files).files
     taken: list[str] = []
-    for file in sorted(found):
+    for file in sorted(digests):
         taken.append(name := corpus_names.short(file.partition("?")[0]))
         number = f" ({taken.count(name)})" if taken.count(name) > 1 else ""
-        yield f"corpus {name}{number}", {"digest": found[file][0], "examples": found[file][1]}
+        yield f"corpus {name}{number}", {"digest": digests[file][0], "examples": digests[file][1]}
 
 
 # What has changed ----------------------------------------------------------------------------------------------------------------
 
 
 def known(rows: Sequence[Row]) -> Inputs:
-    """What the records say was read; empty where they are older than that."""
+    """Return the recorded inputs; empty if old records lack them."""
     return next((row["inputs"] for row in reversed(rows) if row["event"] == "inputs"), {})
 
 
 def changes(before: Inputs, now: Inputs) -> list[str]:
-    """A line for each input whose content is another one."""
+    """Return a line for every input whose content has changed."""
     return [
-        f"{name}: {_how(each, now.get(name, {}))}"
-        for name, each in before.items()
-        if each.get("digest") != now.get(name, {}).get("digest")
+        f"{name}: {_how(entry, now.get(name, {}))}"
+        for name, entry in before.items()
+        if entry.get("digest") != now.get(name, {}).get("digest")
     ]
 
 
 def _how(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     if not now:
-        return "was there, and is not any more"
-    sizes, revisions = ([each.get(key) for each in (now, before)] for key in ("examples", "revision"))
+        return "no longer exists"
+    sizes, revisions = ([entry.get(key) for entry in (now, before)] for key in ("examples", "revision"))
     if sizes[0] != sizes[1]:
-        said = f"{sizes[0]} texts, was {sizes[1]}"
+        change = f"{sizes[0]} texts, was {sizes[1]}"
     else:
-        said = "as many texts, but others, in another order, or with other labels" if sizes[0] else "another content"
-    return said + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
+        change = "same number of texts, but other texts, order or labels" if sizes[0] else "other content"
+    return change + (f" (revision {revisions[0]}, was {revisions[1]})" if revisions[0] != revisions[1] else "")
 
 
 def renamed(study: Study, run_dir: Path, rows: list[Row], reader: Reader) -> list[str]:
-    """Trials of the records, one of each setting, whose stages have other names now, and finals with other test texts."""
+    """Return recorded trials, one per setting, whose stage ids have changed, and finals whose test texts have changed."""
     if study.precision == "auto":
         return []  # no trial has begun
     rows, _ = in_place(study, run_dir, rows)
@@ -124,7 +124,7 @@ def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> 
     try:
         now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "", reader).stage_ids
     except (ConfigError, ValueError):
-        return True  # a setting that these data do not allow any more
+        return True  # the data no longer allow this setting
     if now != tuple(row["stage_ids"]):
         return True
     target = reader.task(study.task, study.tasks[study.task])
@@ -135,10 +135,10 @@ def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> 
 
 
 def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> Found:
-    """Compare what a study reads with what its run folder was computed from; `study` has the precision of that run.
+    """Compare the inputs of a study with those that its run folder was computed from; `study` has the precision of that run.
 
-    Raises ConfigError where it is not the same, unless that is accepted. Where it cannot be read, a notice says so: who computes
-    has read it. Of a folder without records nothing is found.
+    Raises ConfigError if they differ, unless that is accepted. If they cannot be read, a notice says so: a process that computes
+    reads them anyway. Without records the result is empty.
     """
     rows, _ = record.read(run_dir / "records.jsonl")
     if not rows:
@@ -148,7 +148,7 @@ def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> F
         now = of(study, reader)
         changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows, reader), before)
     except ConfigError as error:
-        unread = f"whether inputs have changed is not known, since they cannot be read: {error.faults[0]}"
+        unread = f"whether inputs have changed is unknown, since they cannot be read: {error.faults[0]}"
         return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())
     if changed and not accept:
         raise ConfigError([f"--out {run_dir}: {MIXED}", *(f"  {line}" for line in changed), WAYS_OUT])
@@ -156,13 +156,13 @@ def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> F
     return Found(now, before, tuple(changed), (UNRECORDED,) if old and not changed else ())
 
 
-MIXED = "inputs have changed since this was computed, and results of both must not stand in one table:"
+MIXED = "inputs have changed since this was computed, and results of both must not be mixed in one table:"
 WAYS_OUT = (
-    "  ways out: another run folder (--out), or the earlier inputs put back, or --accept-changed-inputs, which starts again what"
-    " was computed from them; the old records stay in the file and count no more"
+    "  ways out: give another run folder (--out), restore the earlier inputs, or pass --accept-changed-inputs, which repeats what"
+    " was computed from them; the old records stay in the file and no longer count"
 )
 UNRECORDED = (
-    "this run folder does not say what its earlier sessions read; the stages of its trials have the same names now, so data,"
+    "this run folder does not record the inputs of its earlier sessions; the ids of its trials' stages are unchanged, so data,"
     " corpora and encoder are the same as far as these stages read them"
 )
 
@@ -172,14 +172,14 @@ def _of_stages(others: Sequence[str], before: Inputs) -> list[str]:
         return []
     named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     if before:
-        why = "though data, corpora and encoder are the same, so that the version of finetune-study gives other results"
+        why = "although data, corpora and encoder are the same: the version of finetune-study gives other results"
     else:
-        why = "so that data, a corpus, the encoder or the version of finetune-study is another one (which is not recorded here)"
-    return [f"stages of {named} have other names now, {why}"]
+        why = "so that data, a corpus, the encoder or the version of finetune-study differs (which one is not recorded here)"
+    return [f"ids of the stages of {named} have changed, {why}"]
 
 
 def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
-    """Record what is read from now on. Where it has changed, all that was computed before counts no more."""
+    """Record the inputs read from now on. If they have changed, earlier results no longer count."""
     session = scribe.records.session
     if found.changed:
         _set_aside(run_dir, session)
@@ -192,14 +192,14 @@ def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
 
 
 def _set_aside(run_dir: Path, session: int) -> None:
-    """Predictions of trials that count no more would be taken for those of their successors, who have the same names."""
+    """Rename the folder of predictions: new trials have the same names as those that no longer count."""
     folder = run_dir / "predictions"
     if folder.is_dir():
         folder.rename(run_dir / f"predictions-before-session-{session}")
 
 
 def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
-    """What of the recorded inputs is another one now, where the study's files lie here and are small: a line each."""
+    """Return a line for every recorded input that has changed since, if the study's files are local and small."""
     from study.definition.study_file import load_study
 
     before = known(rows)
@@ -213,26 +213,28 @@ def since(run_dir: Path, rows: Sequence[Row]) -> list[str]:
 
 
 def _is_cheap(study: Study) -> bool:
-    """Whether all that a study reads lies in small files on this machine, so that no hub is asked."""
-    given = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
-    given += corpora(study.recipe, study.space)
+    """Whether all inputs of a study are small local files, so that no hub is contacted."""
+    sources = [path for task in study.used_tasks.values() for path in (task.train, task.validation, task.test)]
+    sources += corpora(study.recipe, study.space)
     hubs = [task.hub for task in study.used_tasks.values()] + [study.encoder.hub, study.encoder.tokenizer]
-    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in given)
+    remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in sources)
     files = [file for path in map(Path, study.local_paths) for file in ([path] if path.is_file() else path.rglob("*"))]
     return not remote and sum(file.stat().st_size for file in files) <= CHEAP_BYTES
 
 
 def store_changes(rows: Sequence[Row], url: str) -> list[str]:
-    """A notice of a store that is not that of the last sitting; empty where it is the same."""
+    """Return a notice if the store differs from that of the last session; else an empty list."""
     before = next((row["store"] for row in reversed(rows) if row["event"] == "study" and row.get("store")), None)
     if before in (None, now := shareable(url)):
         return []
-    return [f"the store was {before} and is {now} now: what is needed of the earlier one and is not there is computed again"]
+    return [f"the store was {before} and is {now} now: artifacts that are needed and missing there are computed again"]
 
 
 def library_changes(rows: Sequence[Row], now: Mapping[str, str]) -> list[str]:
-    """A notice of libraries whose versions are not those of the last sitting; empty where all are the same."""
-    told = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
-    before: Mapping[str, str] = next(told, {})
+    """Return a notice if library versions differ from those of the last session; else an empty list."""
+    recorded = (row["versions"] for row in reversed(rows) if row["event"] == "study" and row.get("versions"))
+    before: Mapping[str, str] = next(recorded, {})
     other = [f"{name} {before[name]}, now {version}" for name, version in now.items() if before.get(name, version) != version]
-    return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not come out again"] * bool(other)
+    return [f"libraries are not those of the last session: {'; '.join(other)}; its numbers may not be reproduced exactly"] * bool(
+        other
+    )

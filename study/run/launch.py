@@ -1,4 +1,4 @@
-"""A run folder from its first record to its last: opened, checked, worked on by one driver at a time, reported."""
+"""Run a study in its run folder: open and check the folder, lock it, run all parts, write the report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex",
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a study ended: whether there is a result, what to print, and in a line which trials failed."""
+    """The end of a study: whether there is a result, the text to print, and a line on failed trials."""
 
     has_result: bool
     text: str
@@ -54,16 +54,18 @@ class Outcome:
 def opened(
     study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False, reader: Reader | None = None
 ) -> tuple[bool, inputs.Found]:
-    """(whether there is nothing left to do, what the study reads beside what the folder was computed from).
+    """Return (whether the study is finished, its inputs compared with those that the folder was computed from).
 
-    Raises ConfigError where the folder is another study's, or of other inputs unless that is accepted.
+    Raises ConfigError if the folder belongs to another study, or to other inputs unless that is accepted.
     """
     earlier = _earlier(run_dir, study)
-    found = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, reader or Reader(), accept)
-    if earlier is not None and found.now and not found.changed and (names := earlier.renamed(study)):
-        found = replace(found, notices=(*found.notices, f"files have other names, and the same content: {'; '.join(names)}"))
-    finished = earlier is not None and not found.changed and _finished(run_dir, study, earlier)
-    return finished and not (retry_failed and _can_retry(run_dir, study)), found
+    compared = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, reader or Reader(), accept)
+    if earlier is not None and compared.now and not compared.changed and (names := earlier.renamed(study)):
+        compared = replace(
+            compared, notices=(*compared.notices, f"files have other names, and the same content: {'; '.join(names)}")
+        )
+    finished = earlier is not None and not compared.changed and _finished(run_dir, study, earlier)
+    return finished and not (retry_failed and _can_retry(run_dir, study)), compared
 
 
 def run(
@@ -76,24 +78,23 @@ def run(
     retry_failed: bool = False,
     reader: Reader | None = None,
 ) -> Outcome:
-    """Run a study, or go on with it. Returns at once where there is nothing left to do.
+    """Run or resume a study. Returns at once if it is finished.
 
-    `shared` is the Ray of several studies, which they use one after the other, and `reader` what they read; without these a study
-    has its own. With
-    `accept_changed_inputs` all that was computed from other data or another encoder counts no more; with `retry_failed` trials that
-    failed are begun again. Raises ConfigError for wrong input, RunInUse where another driver has the folder, KeyboardInterrupt
-    after SIGINT or SIGTERM, StudyStopped where the machine failed or all trials alike.
+    `shared` is a Ray that several studies use one after the other, and `reader` what they have read; by default a study starts
+    and reads its own. With `accept_changed_inputs` results from other data or another encoder no longer count; with `retry_failed`
+    failed trials are run again. Raises ConfigError for wrong input, RunInUse if another driver has the folder, KeyboardInterrupt
+    after SIGINT or SIGTERM, StudyStopped if the machine or all trials alike failed.
     """
     reader = reader or Reader()
-    finished, found = opened(study, run_dir, accept_changed_inputs, retry_failed, reader)
+    finished, compared = opened(study, run_dir, accept_changed_inputs, retry_failed, reader)
     if finished:
-        said = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in found.notices)]
-        return _outcome(run_dir, "\n".join(said))
+        lines = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in compared.notices)]
+        return _outcome(run_dir, "\n".join(lines))
     artifacts = Store(store or study.store or Store.default().url)
     notices = [*check(study, None if address else machine_for(study.resources), reader), *variables.told(address)]
-    if not found.now:  # a new folder, or what could not be read a moment ago
-        _, found = opened(study, run_dir, accept_changed_inputs, reader=reader)
-        found = replace(found, now=found.now or inputs.of(study, reader))
+    if not compared.now:  # a new folder, or inputs that could not be read a moment ago
+        _, compared = opened(study, run_dir, accept_changed_inputs, reader=reader)
+        compared = replace(compared, now=compared.now or inputs.of(study, reader))
     with (
         stops(),
         RunLock(run_dir),
@@ -107,36 +108,36 @@ def run(
             records = record.Records(run_dir / "records.jsonl", study.name)
             scribe = Scribe(records, screen, rows, study.metric, written)
             write_whole.write_whole(run_dir / "study.yaml", portable(study, run_dir).to_yaml())
-            (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # stale from now on
+            (run_dir / "report" / "table.txt").unlink(missing_ok=True)  # outdated from now on
             if retry_failed:
                 _begin_again(scribe)
             elif text := _failed_text(rows):
                 screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _sitting(study, run_dir, artifacts, scribe, session, interrupts, found, [*notices, *problems], reader)
+            return _run_session(study, run_dir, artifacts, scribe, session, interrupts, compared, [*notices, *problems], reader)
 
 
-def _sitting(
+def _run_session(
     study: Study,
     run_dir: Path,
     store: Store,
     scribe: Scribe,
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
-    found: inputs.Found,
+    compared: inputs.Found,
     notices: list[str],
     reader: Reader,
 ) -> Outcome:
-    """Start Ray, do what is left, write how it ended."""
+    """Start Ray, run the remaining parts, record how the session ended."""
     began = time.monotonic()
 
     def spent() -> dict[str, float]:
         return {"seconds": time.monotonic() - began}
 
     def note(status: str, **more: Any) -> None:
-        about = {"versions": versions(), "commit": commit(), "device": _device(scribe.rows)}
-        about |= {"store": shareable(store.url)}
-        scribe.write("study", status=status, config_digest=_digest(study), **about, **more)
+        fields = {"versions": versions(), "commit": commit(), "device": _device(scribe.rows)}
+        fields |= {"store": shareable(store.url)}
+        scribe.write("study", status=status, config_digest=_digest(study), **fields, **more)
 
     def interrupted() -> None:
         if scribe.rows[-1].get("status") != "interrupted":
@@ -144,17 +145,17 @@ def _sitting(
 
     def stopped(reason: str) -> None:
         print(traceback.format_exc(), flush=True)  # stdout is the log
-        with suppress(StudyStopped):  # the disk of the records may be what is full
+        with suppress(StudyStopped):  # the disk of the records may be full
             note("stopped", reason=reason, **spent())
 
     others = [*inputs.library_changes(scribe.rows, versions()), *inputs.store_changes(scribe.rows, store.url)]
     try:
         note("resumed" if scribe.records.session else "started")
-        inputs.write(found, scribe, run_dir)
+        inputs.write(compared, scribe, run_dir)
         for text in [*others, *notices]:
             scribe.note(text)
         with stops():
-            store.check_writable()  # better than in the first trial
+            store.check_writable()  # fail now rather than in the first trial
         with suppress(StoreError, OSError):
             store.collect()
         with stops(), session_of_ray() as machine:
@@ -165,11 +166,11 @@ def _sitting(
             try:
                 parts.all_parts(session)
             except KeyboardInterrupt:
-                interrupted()  # before Ray is shut down, which may take its time
+                interrupted()  # before Ray's shutdown, which may be slow
                 raise
         study = session.study
         note("finished", **spent())
-    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's own answer to SIGTERM until `interrupts` has taken it back
+    except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's handler of SIGTERM until `interrupts` replaces it
         interrupted()
         raise KeyboardInterrupt from None
     except StudyStopped as stop:
@@ -182,7 +183,7 @@ def _sitting(
 
 
 def _earlier(run_dir: Path, study: Study) -> Study | None:
-    """The study that the folder holds, if any. Raises ConfigError where it is another one, or where the folder is no run folder."""
+    """The study in the run folder; None without one. Raises ConfigError if it is another study, or if this is no run folder."""
     begun = any((run_dir / name).exists() for name in ("records.jsonl", "lock.json"))
     if not begun or not (run_dir / "study.yaml").exists():
         if run_dir.exists() and (not run_dir.is_dir() or set(os.listdir(run_dir)) - {"lock.json", "study.log", "records.jsonl"}):
@@ -196,7 +197,7 @@ def _earlier(run_dir: Path, study: Study) -> Study | None:
 
 
 def _with_precision(study: Study, earlier: Study) -> Study:
-    """`precision: auto` as the run resolved it when it began."""
+    """Replace `precision: auto` by the precision that the run resolved it to when it began."""
     return study.model_copy(update={"precision": earlier.precision}) if study.precision == "auto" else study
 
 
@@ -206,7 +207,7 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 
 def _digest(study: Study) -> str:
-    """Names what a finished study has done: a raised budget, more seeds or a baseline are left to do, other resources are not."""
+    """Hash of what a finished study has done: it changes with the budget, the seeds or the baseline, not with resources."""
     data = {key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity()
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -223,7 +224,7 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
 
 
 def _can_retry(run_dir: Path, study: Study) -> bool:
-    """Whether a finished study has anything that failed: trials, the test scores of a final, its bag of words."""
+    """Whether anything in a finished study failed: trials, the test scores of a final, the bag of words."""
     rows, _ = record.read(run_dir / "records.jsonl")
     tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
     finals = {name for name, row in trials(rows, "final").items() if row["status"] == "complete"}
@@ -231,13 +232,13 @@ def _can_retry(run_dir: Path, study: Study) -> bool:
 
 
 def _begin_again(scribe: Scribe) -> None:
-    """Trials that failed count as unfinished from now on: the search asks for them first, with their numbers and settings."""
+    """Record failed trials as unfinished: the search then runs them first, with their numbers and settings."""
     for row in failed(scribe.rows):
-        scribe.reopens(row, f"failed before and is begun again: {row.get('reason')}")
+        scribe.reopens(row, f"failed before and is restarted: {row.get('reason')}")
 
 
 def _failed_text(rows: list[Row]) -> str:
-    """`2 trials failed: t000, t003. --retry-failed begins them again`; empty where none failed."""
+    """Text on failed trials, `2 trials failed: t000, t003. --retry-failed begins them again`; empty without any."""
     names = [row["trial"] for row in failed(rows)]
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     one = len(names) == 1
@@ -249,12 +250,12 @@ def _failed_text(rows: list[Row]) -> str:
 
 
 def _device(rows: list[Row]) -> str | None:
-    """What trials were last computed on, by their evaluations; None before the first."""
+    """Device of the last evaluation; None before the first."""
     return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
 
 
-def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
-    """What is printed at the end. A report that cannot be written is told, and the study has its result all the same."""
+def _outcome(run_dir: Path, text: str, anew: bool = False) -> Outcome:
+    """Write the report and return the text to print at the end, also if the report cannot be written."""
     from analysis.pages import output, study_page
 
     table = run_dir / "report" / "table.txt"
@@ -268,18 +269,18 @@ def _outcome(run_dir: Path, said: str, anew: bool = False) -> Outcome:
     tested = any(row["event"] == "evaluation" and row.get("split") == "test" for row in rows)
     if not tested:
         reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
-        said += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
+        text += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
     lost = _failed_text(rows)
-    return Outcome(tested, f"{said}\n{lost}\n\n{report}" if lost else f"{said}\n\n{report}", lost)
+    return Outcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
 
 
 def unwritten(error: OSError, run_dir: Path) -> str:
-    """What to say where everything is computed, but the disk does not take the report."""
+    """Message for a study whose results are complete but whose report cannot be written."""
     return f"no report was written: {error}; all results are there, and once that is mended: study report {run_dir}"
 
 
 def log_failure(run_dir: Path) -> Path:
-    """Write the current exception's traceback to the run's log, or to a new file where there is no run folder. Returns the file."""
+    """Write the current exception's traceback to the run's log, or to a new file without a run folder. Returns the file."""
     path = run_dir / "study.log"
     if not run_dir.is_dir():
         path = Path(tempfile.mkdtemp(prefix="study-")) / "study.log"
@@ -289,16 +290,16 @@ def log_failure(run_dir: Path) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what determines results."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and the packages that determine results."""
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+            installed[package] = importlib.metadata.version(package)
+    return installed
 
 
 def commit() -> str | None:
-    """Commit of this code, with + when the tree has changes; None outside a checkout."""
+    """Return the commit of this code, with + if the tree has changes; None outside a checkout."""
     here = Path(__file__).parent
     with suppress(OSError, subprocess.SubprocessError):
         git = ["git", "-C", str(here)]

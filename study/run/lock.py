@@ -1,8 +1,8 @@
-"""A run folder belongs to one driver at a time.
+"""Lock a run folder, so that one driver at a time works on it.
 
-The operating system holds the lock (`flock` on RUN/lock.json), so it ends with the process however that ends; the file says who
-holds it, for people, for `study status` and for the message to a second driver. On NFS a lock reaches other machines only where the
-server's lock service runs, which is the default; mounted with `nolock` or `local_lock`, two machines do not see each other.
+The operating system holds the lock (`flock` on RUN/lock.json), so it ends with the process in any case; the file names the holder,
+for users, for `study status` and for the message to a second driver. On NFS a lock reaches other machines only if the server's lock
+service runs, which is the default; mounted with `nolock` or `local_lock`, machines do not see each other's locks.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from trainables.store.lease import Process, this_process
 log = logging.getLogger(__name__)
 NAME = "lock.json"
 PATIENCE_S = 1.0
-"""How long a starter waits for the holder to write down who it is."""
+"""Seconds that a second driver waits for the holder to write its name."""
 
 
 class RunInUse(RuntimeError):
-    """Another driver works on the run folder."""
+    """Raised when another driver works on the run folder."""
 
     def __init__(self, run: Path, holder: Process | None) -> None:
         self.run = run
@@ -40,9 +40,9 @@ class RunInUse(RuntimeError):
 
 
 class RunLock:
-    """Holds the run folder, which is made if need be, for the time of a `with` block.
+    """Locks the run folder, which is created if needed, for the time of a `with` block.
 
-    Raises RunInUse when another driver has it, ConfigError when the folder cannot be written or cannot be locked.
+    Raises RunInUse if another driver has it, ConfigError if the folder cannot be written or locked.
     """
 
     def __init__(self, run: Path) -> None:
@@ -65,17 +65,17 @@ class RunLock:
                 self._handle = self._try()
             former = holder(self.run)
             os.ftruncate(self._handle, 0)
-            about = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds")}
-            os.pwrite(self._handle, json.dumps(about).encode(), 0)
+            fields = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+            os.pwrite(self._handle, json.dumps(fields).encode(), 0)
             os.fsync(self._handle)
         except OSError as error:
             self.release()
             raise ConfigError([f"run folder {self.run}: {_advice(error)}"]) from error
         if former is not None:
-            log.info("the lock of %s, which ended without a word, was taken over", former)
+            log.info("the lock of %s, which ended without releasing it, was taken over", former)
 
     def _try(self) -> int | None:
-        """The locked file; None when it was removed under our hands, so that our lock is on nothing."""
+        """Descriptor of the locked file; None if the file was removed meanwhile, so that the lock is worthless."""
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)  # not inherited by programs that we start
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -93,37 +93,37 @@ class RunLock:
         return None
 
     def release(self) -> None:
-        """Let go; the file is removed while the lock is still held, so that nobody locks a file that is about to vanish."""
+        """Release the lock; the file is removed while the lock is held, so that no process locks a file about to be removed."""
         handle, self._handle = self._handle, None
         if handle is None:
             return
-        if os.getpid() == self._owner:  # a fork of the driver does not own the lock, though it holds it as long as it lives
+        if os.getpid() == self._owner:  # a fork of the driver keeps the lock while it lives, but must not remove it
             with contextlib.suppress(OSError):
                 self.path.unlink()
         os.close(handle)
 
 
 def holder(run: Path) -> Process | None:
-    """Who the run folder's lock names; None when there is none. Whether it lives, `Process.alive` tells."""
+    """Return the process that the run folder's lock names; None without a lock. It may have ended: see `Process.alive`."""
     try:
-        about = json.loads((run / NAME).read_bytes())
-        return Process(about["host"], about["pid"], about["system"], about["started"])
+        fields = json.loads((run / NAME).read_bytes())
+        return Process(fields["host"], fields["pid"], fields["system"], fields["started"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def running(run: Path) -> Process | None:
-    """The driver that works on the run folder now, or may do so on another machine; None when none does."""
-    found = holder(run)
-    return None if found is None or found.alive() is False else found
+    """Return the driver that works on the run folder now, or may do so on another machine; None without one."""
+    process = holder(run)
+    return None if process is None or process.alive() is False else process
 
 
 def _named(run: Path) -> Process | None:
-    """Who holds a lock that is held; its holder may not have written that down yet, over what a dead one left."""
+    """The holder of a held lock; waits up to PATIENCE_S, since a new holder writes its name after it has the lock."""
     deadline = time.monotonic() + PATIENCE_S
-    while (found := running(run)) is None and time.monotonic() < deadline:
+    while (process := running(run)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    return found
+    return process
 
 
 def _advice(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a study, in their order. Each looks at the records and the store first: what was done before is not done again."""
+"""Run the parts of a study in order. Every part first reads the records and the store, so that finished work is not repeated."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from trainables.stages.inputs import Inputs
 
 
 def all_parts(s: Session) -> None:
-    """Everything, in this order."""
+    """Run all parts, in this order."""
     _resolve_precision(s)
-    made = plans.plan(s.study, s.store, s.reader)
-    s.scribe.write("plan", **made.as_record())
-    s.scribe.screen.expect("search", made.trials)
-    s.scribe.screen.expect("finals", made.finals)
+    plan = plans.plan(s.study, s.store, s.reader)
+    s.scribe.write("plan", **plan.as_record())
+    s.scribe.screen.expect("search", plan.trials)
+    s.scribe.screen.expect("finals", plan.finals)
     pending = _baseline(s)
     for trajectory in plans.trajectories(s.study, s.reader):
         _shared_stages(s, trajectory)
@@ -53,20 +53,20 @@ def _task(s: Session, function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _resolve_precision(s: Session) -> None:
-    """`auto` becomes what a worker of this study does best, once: a part of every stage's identity."""
+    """Replace `precision: auto` by a worker's best arithmetic, once: it is part of every stage's identity."""
     if s.study.precision != "auto":
         return
     import ray
 
     s.scribe.screen.begin("stages", "measuring arithmetic")
-    found = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
-    s.study = s.study.model_copy(update={"precision": found})
+    precision = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
+    s.study = s.study.model_copy(update={"precision": precision})
     write_whole(s.run_dir / "study.yaml", portable(s.study, s.run_dir).to_yaml())
-    s.scribe.note(f"precision auto is {found} here")
+    s.scribe.note(f"precision auto is {precision} here")
 
 
 def _baseline(s: Session) -> Any:
-    """Start the bag of words, which runs beside what comes next."""
+    """Start the bag of words, which runs in parallel to the next parts."""
     if not s.study.baseline or any(row["event"] == "baseline" for row in s.rows):
         return None
     searched = any(path.endswith((".train_share", ".train_examples")) for path in s.study.space)
@@ -74,31 +74,31 @@ def _baseline(s: Session) -> Any:
 
 
 def _record_baseline(s: Session, pending: Any) -> None:
-    """Wait for the bag of words. A study does not die of its baseline, unless the machine is to blame."""
+    """Wait for the bag of words and record it. If it fails, a notice is recorded, unless the machine failed."""
     import ray
 
     if pending is None:
         return
     try:
         with stops():
-            found = ray.get(pending)
+            result = ray.get(pending)
     except Exception as error:
         s.scribe.note(f"no bag of words: {_last_line(error)}")
         return
-    given, folder = found["predictions"]["test"], s.run_dir / "predictions"
+    predicted, folder = result["predictions"]["test"], s.run_dir / "predictions"
     folder.mkdir(exist_ok=True)
     target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
-    predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, given, found["probabilities"]["test"])
+    predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, predicted, result["probabilities"]["test"])
     for split in ("validation", "test"):
-        about = {"recipe": "bag of words", "task": s.study.task, "split": split}
-        about |= {name: found.get(name) for name in ("c", "train_examples", "words", "seconds")}
-        s.scribe.write("baseline", **(scored(found[split], "baseline") | about))
+        fields = {"recipe": "bag of words", "task": s.study.task, "split": split}
+        fields |= {name: result.get(name) for name in ("c", "train_examples", "words", "seconds")}
+        s.scribe.write("baseline", **(scored(result[split], "baseline") | fields))
 
 
 def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
-    """Run what is missing of a trajectory under Ray Train, with all that the cluster has; what failed is left to the trials.
+    """Run the missing stages of a trajectory under Ray Train on the whole cluster; stages that fail are left to the trials.
 
-    Raises StudyStopped where the machine failed.
+    Raises StudyStopped if the machine failed.
     """
     missing = {node.stage_id for node in trajectory.missing(s.store)}
     rows: dict[int, Row] = {}
@@ -117,14 +117,14 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
 
 
 def _by_task(s: Session, trajectory: plans.Trajectory, node: Node, known: Row) -> Row | None:
-    """Scores of each task at the end of a stage on several, by the names of this study."""
+    """Scores of every task at the end of a multi-task stage, by the names of this study; None for other stages."""
     if not isinstance(node.stage, Multitask) or not known.get("rows"):
         return None
     return Inputs(trajectory.recipe, s.reader).members(node.stage).named(known["rows"][-1]["by_task"])
 
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:
-    """({step: row}, why it failed)."""
+    """Run a trajectory; return ({step: row}, the reason of a failure or None)."""
     from study.cluster.trial import persistent, start
 
     layout = _stage_layout(s)
@@ -147,7 +147,7 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
 
 
 def _stage_layout(s: Session) -> Placement:
-    """Shared stages come alone and get the whole cluster."""
+    """Shared stages run alone, on the whole cluster."""
     workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
     return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
 
@@ -158,7 +158,7 @@ def _execution(s: Session, layout: Placement | None = None) -> Execution:
 
 
 def _trials(s: Session) -> None:
-    """Search until the budget is spent, then run the finals, then read their test split: one Tuner, the same warm processes."""
+    """Search until the budget is spent, run the finals, read their test split: in one Tuner with the same warm processes."""
     from study.cluster.tune_adapters import InTurn, StopInSearch, TuneSearcher
     from study.search.early_stopping import Stopping
     from study.search.history import history
@@ -169,23 +169,23 @@ def _trials(s: Session) -> None:
     search = Search(s.study, past, s.run_dir / "optuna.journal")
     concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
-    asked: dict[str, TrialSpec] = {}
-    searcher = TuneSearcher(search, stopping, partial(_asked, s, asked), concurrent, partial(_out_of_time, limit))
-    s.scribe.screen.parts["search"].done = sum(each.state is not None for each in past)
+    proposed: dict[str, TrialSpec] = {}
+    searcher = TuneSearcher(search, stopping, partial(_configuration, s, proposed), concurrent, partial(_out_of_time, limit))
+    s.scribe.screen.parts["search"].done = sum(trial.state is not None for trial in past)
     for row in ranking(s.rows):
         s.scribe.screen.found(objective(row) or 0.0, row["trial"], row["params"])
     s.scribe.screen.begin("search", f"searching, {concurrent} at a time")
-    in_turn = InTurn(searcher, [partial(finals.runs, s, asked), partial(finals.tests, s)], concurrent)
-    _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, asked))
+    in_turn = InTurn(searcher, [partial(finals.runs, s, proposed), partial(finals.tests, s)], concurrent)
+    _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, proposed))
 
 
-def _asked(s: Session, asked: dict[str, TrialSpec], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a trial that the search asks for."""
+def _configuration(s: Session, trials: dict[str, TrialSpec], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration of a trial that the search proposes; the trial is added to `trials`."""
     from study.search.history import trial_name
 
     name = trial_name(number)
     label = s.study.label_of(dict(params)) or space.describe(dict(params))
-    asked[name] = trial_of(s.study, name, "search", params, s.study.seed, label, s.reader)
+    trials[name] = trial_of(s.study, name, "search", params, s.study.seed, label, s.reader)
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 
@@ -194,15 +194,15 @@ def _out_of_time(limit: float | None) -> bool:
 
 
 def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
-    """Run what the searcher hands out in warm actors, through Ray Tune."""
+    """Run the searcher's trials in warm actors, through Ray Tune."""
     from ray import tune
 
     from study.cluster.trial import TrialActor, resources
 
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it misses result files
-    given = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it warns about missing result files
+    parameters = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialActor, **given), resources(s.layout)),
+        tune.with_resources(tune.with_parameters(TrialActor, **parameters), resources(s.layout)),
         tune_config=tune.TuneConfig(reuse_actors=True, search_alg=searcher, scheduler=scheduler, num_samples=-1),
         run_config=tune.RunConfig(
             name="tune",

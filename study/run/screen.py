@@ -1,4 +1,4 @@
-"""What the user sees while a study runs: a live table of 80 columns in a terminal, a short line per evaluation elsewhere."""
+"""Show the progress of a study: a live table of 80 columns in a terminal, a short line per evaluation elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STYLES = {"running": "cyan", "complete": "green", "loaded": "green", "stopped": 
 
 
 def duration(seconds: float) -> str:
-    """`42 s`, `3 min 10 s`, `2 h 05 min`."""
+    """Format seconds: `42 s`, `3 min 10 s`, `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,7 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def number(value: Any, form: str) -> str:
-    """A number in a format, or a dash where there is none."""
+    """Format a number; a dash for None."""
     return "–" if value is None else format(value, form)
 
 
@@ -52,17 +52,17 @@ class Line:
 
 @dataclass
 class PartProgress:
-    """One part of a study, for progress: how much there is, how much is done, how much of it in this session."""
+    """The progress of one part of a study: units in total, done, and done in this session."""
 
     total: int = 0
     done: int = 0
     here: int = 0
     seconds: float = 0.0
-    """Spent in this session."""
+    """Seconds spent on it in this session."""
     began: float | None = None
 
     def left(self) -> float | None:
-        """Seconds left at the pace of this session; None while there is no pace yet."""
+        """Seconds left at the pace of this session; None without a pace."""
         if self.done >= self.total:
             return 0.0
         spent = self.seconds + (time.monotonic() - self.began if self.began is not None else 0.0)
@@ -71,7 +71,7 @@ class PartProgress:
 
 @dataclass
 class Screen:
-    """The study's face. Only the launcher calls it; it never computes anything."""
+    """Displays a running study. Only the launcher calls it."""
 
     out: TextIO
     name: str
@@ -102,14 +102,14 @@ class Screen:
             self._live = None
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays visible."""
         if self._live is not None:
             self._live.console.print(Text(text, overflow="fold"))
         else:
             print(text, file=self.out, flush=True)
 
     def begin(self, part: str, doing: str) -> None:
-        """From now on `part` (stages, search, finals, test) is worked on."""
+        """Begin a part: stages, search, finals or test."""
         for name, other in self.parts.items():
             if other.began is not None:
                 other.seconds += time.monotonic() - other.began
@@ -121,33 +121,33 @@ class Screen:
             self.say(doing)
 
     def expect(self, part: str, total: int, done: int = 0) -> None:
-        """How much a part holds, and how much of it earlier sessions did."""
+        """Set the number of units of a part, and how many of them earlier sessions did."""
         self.parts[part].total, self.parts[part].done = total, done
 
     def trial(self, name: str, params: Mapping[str, Any], epochs: int) -> None:
-        """A trial starts."""
+        """Add a line for a trial that starts."""
         self.lines[name] = Line(name, describe(dict(params)), epochs)
 
     def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
-        """A trial, or a shared stage under its own name, reports."""
+        """Show an evaluation of a trial, or of a shared stage under its own name."""
         line = self.lines.setdefault(name, Line(name, "", 0))
         loss = row["train_loss"] if row.get("loss") is None else row["loss"]
         score, speed = self.metric.score(row), row.get("tokens_per_s")
         if row.get("split") == "test":
-            where = "test"  # what the table shows stays the score on validation
+            where = "test"  # the table keeps the validation score
         else:
             line.epoch, line.loss, line.score, line.speed = row.get("epoch") or 0, loss, score, speed
             where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
         if row.get("stage") in KINDS.keys() - {"finetune"}:
             line.settings = f"{row['stage_name']}, step {row['step']}"
         if self._live is None:
-            said = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]
-            said += [f"{self.metric.label} {score:5.2f} %"] if score is not None else []
-            said += [f"{speed:,.0f} tokens/s"] if speed is not None else []
-            self.say("  ".join([*said, line.settings])[: WIDTH + 40])
+            columns = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]
+            columns += [f"{self.metric.label} {score:5.2f} %"] if score is not None else []
+            columns += [f"{speed:,.0f} tokens/s"] if speed is not None else []
+            self.say("  ".join([*columns, line.settings])[: WIDTH + 40])
 
     def ended(self, name: str, state: str, part: str | None = None, reason: str | None = None) -> None:
-        """A trial is over."""
+        """Show the end of a trial and count it as done in its part."""
         if name in self.lines:
             self.lines[name].state = state
         if part is not None:
@@ -157,17 +157,17 @@ class Screen:
             self.say(f"{name} {state}: {reason}"[: 2 * WIDTH])
 
     def found(self, loss: float, name: str, params: Mapping[str, Any]) -> None:
-        """A finished trial's loss on validation, in percent: is it the best so far?"""
+        """Show a finished trial as the best so far, if its validation loss in percent is the lowest."""
         if self.best is None or loss < self.best[0]:
             self.best = (loss, name, describe(dict(params)))
 
     def left(self) -> float | None:
-        """Seconds left for the whole study at the pace so far; None while that is anybody's guess."""
+        """Seconds left for the whole study at the pace so far; None while it cannot be estimated."""
         total, pace = 0.0, None
         for name, part in self.parts.items():
             left = part.left()
             if left is None:
-                # Finals go on to the last epoch and reading the test is quick: a search trial's pace stands in for both.
+                # The pace of search trials serves for finals, and a tenth of it for the test, which is quick.
                 if pace is None or name == "stages":
                     return None
                 left = pace * (part.total - part.done) * (0.1 if name == "test" else 1.0)
@@ -177,7 +177,7 @@ class Screen:
         return total
 
     def render(self) -> Group:
-        """The live view."""
+        """Build the live view."""
         rows = max(4, shutil.get_terminal_size().lines - 9)
         table = Table(box=None, width=WIDTH, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
         for title, width, right in (
@@ -203,7 +203,7 @@ class Screen:
         return Group(Text(f"{self.name}: {self.doing}", style="bold", no_wrap=True, overflow="ellipsis"), table, *self._summary())
 
     def _shown(self, count: int) -> list[Line]:
-        """Those that run, and the latest of those that have ended."""
+        """Running trials, and the latest of those that have ended."""
         lines = list(self.lines.values())
         running = [line for line in lines if line.state == "running"]
         over = [line for line in lines if line.state != "running"]

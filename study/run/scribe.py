@@ -1,4 +1,4 @@
-"""The one writer of a run's records, and what they say so far. The screen is fed from here too."""
+"""The only writer of a run's records, which also keeps them in memory and updates the screen."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from trainables.stages.inputs import Inputs, Reader
 
 Row = dict[str, Any]
 OVER = ("complete", "stopped", "diverged", "failed")
-"""Status of a trial that will not go on."""
+"""Final statuses of a trial."""
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """A trial as the search or the finals ask for it."""
+    """A trial that the search or the finals run."""
 
     name: str
     phase: str
@@ -38,7 +38,7 @@ class TrialSpec:
 
 @dataclass
 class Progress:
-    """What is known of a running trial."""
+    """The progress of a running trial."""
 
     trial: TrialSpec
     began: float
@@ -55,17 +55,17 @@ class Progress:
 
 @dataclass
 class Scribe:
-    """Writes what happens and remembers it: `rows` holds the records of earlier sessions and of this one."""
+    """Writes records and keeps them: `rows` holds those of earlier sessions and of this one."""
 
     records: record.Records
     screen: Screen
     rows: list[Row]
     metric: Metric = ERROR_RATE
     written: Callable[[Row], Row] = dict
-    """How the file has a record that `rows` holds."""
+    """Converts a record of `rows` to its form in the file."""
     running: dict[str, Progress] = field(default_factory=dict)
     pruned: set[tuple[str, str]] = field(default_factory=set)
-    """(stage, status) of trials whose weights or states have been dropped."""
+    """(stage, status) of trials whose weights or states have been deleted."""
 
     said: set[str] = field(init=False)
     """Texts of all notices so far."""
@@ -74,7 +74,7 @@ class Scribe:
         self.said = {str(row.get("text")) for row in self.rows if row["event"] == "notice"}
 
     def write(self, event: str, **fields: Any) -> None:
-        """Append one record, unless it is an evaluation that is there already. Raises StudyStopped where the disk is full."""
+        """Append one record, unless it is an evaluation that exists already. Raises StudyStopped if the disk is full."""
         with stops():
             if self.records.append(event, **self.written(fields)):
                 self.rows.append({"event": event, **fields})
@@ -82,19 +82,19 @@ class Scribe:
             self.rows = record.counting(self.rows)
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Record and show a notice to the user."""
         self.said.add(text)
         self.write("notice", text=text, source="launch")
         self.screen.say(f"note: {text}")
 
     def notices(self, row: Row) -> None:
-        """What a stage has to say of its encoder and data, once for the whole run."""
+        """Record and show the notices of a stage on its encoder and data, once in the whole run."""
         for text in row.get("notices") or ():
             if text not in self.said:
                 self.note(text)
 
     def starts(self, trial: TrialSpec) -> None:
-        """A trial begins, or begins again in a later session or after its process died."""
+        """Record that a trial starts, or restarts in a later session or after its process died."""
         if trial.name in self.running:
             return
         self.running[trial.name] = Progress(trial, time.monotonic())
@@ -102,19 +102,19 @@ class Scribe:
         self._trial(trial, status="started")
 
     def again(self, name: str) -> None:
-        """The trial's process died; it begins again in another one."""
+        """Record that the trial's process died and the trial restarts in another one."""
         if name in self.running:  # else it had not begun
             self.running[name].attempt += 1
-        self.screen.say(f"{name}: its process died; it goes on in another one")
+        self.screen.say(f"{name}: its process died; it continues in another one")
 
     def shared(self, row: Row) -> None:
-        """One evaluation of a shared stage."""
+        """Record an evaluation of a shared stage."""
         self.notices(row)
         self.write("evaluation", **scored(row))
         self.screen.evaluation("stage", row)
 
     def evaluated(self, name: str, row: Row) -> None:
-        """One evaluation of a trial. The records drop one that they hold already."""
+        """Record an evaluation of a trial, unless the records hold it already."""
         progress = self.running[name]
         trial = progress.trial
         if row.get("source") == "loaded" and row.get("stage") != "finetune":
@@ -131,7 +131,7 @@ class Scribe:
         self.screen.evaluation(name, row)
 
     def ends(self, name: str, status: str, reason: str | None = None, details: str | None = None, where: str | None = None) -> None:
-        """A trial is over: complete, stopped early, diverged or failed."""
+        """Record the end of a trial: complete, stopped early, diverged or failed."""
         progress = self.running.pop(name)
         trial = progress.trial
         if details:
@@ -157,7 +157,7 @@ class Scribe:
             self.screen.found(progress.objective, name, trial.params)
 
     def reopens(self, row: Row, reason: str | None, details: str | None = None) -> None:
-        """A trial, by its last record, that did not come to its end through no fault of its own: a resume asks for it first."""
+        """Record a trial, given by its last record, as unfinished: a resume runs it first."""
         self.running.pop(row["trial"], None)
         if details:
             print(f"trial {row['trial']} unfinished\n{details}", flush=True)
@@ -165,14 +165,14 @@ class Scribe:
         self.write("trial", **{key: row.get(key) for key in same}, status="unfinished", reason=reason)
 
     def known(self, trial: TrialSpec, row: Row) -> None:
-        """A trial that is not run: the same one has ended so before, as its record says."""
+        """Record a trial without running it: `row` is the record of an identical trial."""
         same = ("status", "reason", "epochs", "error_rate_percent", "objective_percent", "tokens", "wall_s", "energy_j")
         self._trial(trial, **{key: row.get(key) for key in same}, seconds=0.0, source="loaded")
 
     def stage(
         self, node: Any, status: str, row: Row, seconds: float, reason: str | None = None, by_task: Row | None = None
     ) -> None:
-        """A shared stage ended: one milestone of a trajectory, or a stage on several tasks with the scores of each."""
+        """Record the end of a shared stage: a milestone of a trajectory, or a multi-task stage with scores by task."""
         self.write(
             "stage",
             stage_id=node.stage_id,
@@ -191,7 +191,7 @@ class Scribe:
         )
 
     def tested(self, trial: TrialSpec, row: Row) -> None:
-        """The test split was read for a final."""
+        """Record the test scores of a final."""
         self.write("evaluation", **scored(row), trial=trial.name, phase=trial.phase, setting=trial.setting, status="complete")
         self.screen.evaluation(trial.name, row)
         self.screen.ended(trial.name, "tested", "test")
@@ -211,7 +211,7 @@ class Scribe:
 
 
 def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], seed: int, label: str, reader: Reader) -> TrialSpec:
-    """The trial of a setting and a seed, with the stages that it goes through."""
+    """Return the trial of a setting and a seed, with the ids of its stages."""
     recipe = study.recipe_for(dict(params), seed)
     stages = tuple(node.stage_id for node in identity.nodes(Inputs(recipe, reader)))
     epochs = getattr(recipe.stages[-1], "epochs", 0)
@@ -219,23 +219,23 @@ def trial_of(study: Study, name: str, phase: str, params: Mapping[str, Any], see
 
 
 def scored(row: Row, event: str = "evaluation") -> Row:
-    """What of a row of the training loop the records keep."""
+    """Return the fields of a row of the training loop that the records keep."""
     mine = ("trial", "phase", "setting", "status")  # the caller's
     return {key: value for key, value in row.items() if key in record_fields.FIELDS[event] and key not in mine}
 
 
 def trials(rows: Sequence[Row], phase: str) -> dict[str, Row]:
-    """The last record of every trial of a phase, by name."""
+    """Return the last record of every trial of a phase, by name."""
     return {row["trial"]: row for row in rows if row.get("event") == "trial" and row.get("phase") == phase}
 
 
 def failed(rows: Sequence[Row]) -> list[Row]:
-    """The last records of the trials that failed, of the search and of the finals."""
+    """Return the last records of the failed trials, of search and finals."""
     return [row for phase in ("search", "final") for row in trials(rows, phase).values() if row["status"] == "failed"]
 
 
 def ranking(rows: Sequence[Row]) -> list[Row]:
-    """Complete trials of the search, best first: each setting once, the earlier trial where two are equal."""
+    """Return the complete trials of the search, best first: one per setting, the earlier of two equal ones."""
     complete = [row for row in trials(rows, "search").values() if row["status"] == "complete" and objective(row) is not None]
     best: dict[str, Row] = {}
     for row in sorted(complete, key=lambda row: (objective(row), row["trial"])):
@@ -244,7 +244,7 @@ def ranking(rows: Sequence[Row]) -> list[Row]:
 
 
 def hours_spent(rows: Sequence[Row]) -> float:
-    """Hours of all earlier sessions: to the last record of those that were killed."""
+    """Return the hours of all earlier sessions; a killed session ends with its last record."""
     from datetime import datetime
 
     spans: dict[int, tuple[datetime, datetime]] = {}

@@ -1,4 +1,4 @@
-"""What the parts of a study share while they run."""
+"""The session of a study on a running Ray, which all parts of the study share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainables.store.store import Store
 
 @dataclass
 class Session:
-    """One sitting at a study, on a Ray that runs: what every part needs."""
+    """One session of a study on a running Ray, with the objects that every part needs."""
 
     study: Study
     run_dir: Path
@@ -38,7 +38,7 @@ class Session:
         return self.scribe.rows
 
     def clear_away(self) -> None:
-        """Remove what Ray wrote; nothing of it is read again."""
+        """Remove the files that Ray wrote; they are not read again."""
         shutil.rmtree(self.run_dir / "ray", ignore_errors=True)
         if self.layout.storage.startswith(self.store.url):
             with suppress(OSError):
@@ -46,16 +46,16 @@ class Session:
 
 
 def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine, reader: Reader) -> Session:
-    """A sitting on the Ray that runs."""
+    """Open a session on the running Ray."""
     import ray
 
     from study.cluster.switchboard import Switchboard
 
-    given = study.resources
-    under_train = given.execution == "train" or (given.execution == "auto" and given.workers > 1)
-    # One node: the run folder. Several: what all of them see is the store.
+    resources = study.resources
+    under_train = resources.execution == "train" or (resources.execution == "auto" and resources.workers > 1)
+    # On one node the run folder; several nodes see only the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
-    layout = Placement(given.workers, given.cpus, given.gpus, under_train, storage, 1, given.patience_seconds)
+    layout = Placement(resources.workers, resources.cpus, resources.gpus, under_train, storage, 1, resources.patience_seconds)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
     return Session(study, run_dir, store, scribe, machine, layout, board, reader)

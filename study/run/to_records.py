@@ -1,4 +1,4 @@
-"""From the rows of a trial to its records."""
+"""Write the rows of Tune's trials to the records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from study.run.session import Session
 
 
 def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> Any:
-    """The Tune callback through which results become records. The driver alone writes them."""
+    """Return the Tune callback that writes results to the records. Only the driver writes them."""
     from ray import tune
 
     class ToRecords(tune.Callback):  # type: ignore[misc]
@@ -46,7 +46,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> 
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):
-                s.scribe.starts(asked[config["trial"]])  # its process may have died before it began
+                s.scribe.starts(asked[config["trial"]])  # its process may have died before the start
                 if status != "halted":
                     s.scribe.ends(config["trial"], status, reason, result.get("details"), result.get("where"))
                     finals.prune(s)
@@ -65,7 +65,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> 
 
 
 def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
-    """(status, reason, more) of a trial whose process died again and again."""
+    """(status, reason, further fields) of a trial whose process died too often."""
     reason = "its process died again and again"
     if error is not None and (fault := fault_of(error)):
         return "halted", f"{reason}: {said(error)}", {"advice": fault.advice}
@@ -73,11 +73,11 @@ def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
 
 
 def _stop_if_alike(s: Session) -> None:
-    """Raises StudyStopped where trials fail alike from their beginning; they count as unfinished then, not as failed."""
+    """Raise StudyStopped if trials fail alike at their beginning; they then count as unfinished, not as failed."""
     same = alike(s.rows)
     for row in same:
         s.scribe.reopens(row, row["reason"])
     if same:
         names = " and ".join(row["trial"] for row in same)
-        reason = f"{names} failed alike at their beginning, and no trial has come to a validation yet: {same[0]['reason']}"
+        reason = f"{names} failed alike at their beginning, and no trial has been validated yet: {same[0]['reason']}"
         raise StudyStopped(reason, f"the whole traceback is in {s.run_dir / 'study.log'}")

@@ -1,4 +1,4 @@
-"""The trials of a study so far, as the sampler needs them."""
+"""Build the past trials of a study from its records, in the form that the sampler needs."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from study.definition.models import Study
 from study.definition.space import Params
 
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL", "failed": "FAIL"}
-"""How a trial ended, in our words and in Optuna's."""
+"""{final state of a trial in the records: Optuna's name of it}"""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What the records know of one trial of the search."""
+    """One past trial of the search."""
 
     number: int
     params: Params
     state: str | None = None
-    """complete, stopped, diverged or failed; None: asked, but not finished."""
+    """complete, stopped, diverged or failed; None if it has not finished."""
     value: float | None = None
-    """Loss on validation at the last epoch, percent: the error, or 100 less another metric."""
+    """Validation loss at the last epoch, percent: the error, or 100 minus another metric."""
     intermediate: Mapping[int, float] = field(default_factory=dict)
-    """{epoch: loss on validation in percent}."""
+    """{epoch: validation loss in percent}."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    """More for the journal, such as stage ids."""
+    """Further attributes for the journal, such as stage ids."""
 
 
 def trial_name(number: int) -> str:
-    """`t007` for trial 7 of the search."""
+    """Return `t007` for trial 7 of the search."""
     return f"t{number:03d}"
 
 
 def trial_number(name: str) -> int:
-    """7 for `t007`."""
+    """Return 7 for `t007`."""
     return int(name[1:])
 
 
 def history(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Past]:
-    """The trials of the search that the records tell of, by number."""
+    """Return the search trials in the records, by number."""
     trials: dict[int, dict[str, Any]] = {}
     values: dict[int, dict[int, float]] = {}
     for row in rows:
@@ -77,6 +77,6 @@ def _is_objective(row: Mapping[str, Any], study: Study) -> bool:
 
 
 def whole_epoch(row: Mapping[str, Any]) -> int | None:
-    """The epoch that an evaluation ends; None within an epoch: what search and early stopping know are whole ones."""
+    """Return the epoch that an evaluation ends; None within an epoch, since search and early stopping use whole epochs only."""
     epoch = row.get("epoch")
     return None if epoch is None or epoch != int(epoch) else int(epoch)

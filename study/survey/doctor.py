@@ -1,4 +1,4 @@
-"""What this machine offers to a study, and what to do about what is missing: one finding per line."""
+"""Check whether this machine can run studies, and advise on problems: one finding per line."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: ok, warn or fail; what was found; what to do about it."""
+    """Result of one check: ok, warn or fail; the finding; advice."""
 
     sign: str
     what: str
     found: str
     advice: str = ""
     of_study: bool = False
-    """Whether it is a fault of the study for which `study run` is refused here, too."""
+    """Whether it is a fault of the study, for which `study run` would also refuse it here."""
 
     @property
     def exit_code(self) -> int:
-        """What the command ends with if there is nothing worse."""
+        """Exit code of the command if no finding is worse."""
         return DONE if self.sign != FAIL else WRONG_INPUT if self.of_study else NO_RESULT
 
 
 def examine(store: str | None = None, study: Study | None = None) -> Iterator[Finding]:
-    """Everything in turn. A check that itself breaks is a failed finding, never an exception."""
+    """Run all checks in turn. A check that raises an exception gives a failed finding."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _processors,
@@ -79,17 +79,17 @@ def _processors() -> Iterator[Finding]:
     machine, there = this_machine(), os.cpu_count() or 1
     limited = f" (of {there}: an affinity mask or container quota limits this process)" if machine.cpus < there else ""
     yield Finding(OK, "CPUs", f"{machine.cpus:g}{limited}")
-    given = {name: os.environ[name] for name in THREADS if os.environ.get(name)}
-    odd = [f"{name}={value}, {fault}" for name, value in given.items() if (fault := _thread_fault(value, machine.cpus))]
-    for found in odd:
-        yield Finding(WARN, "threads", found, "unset it: a trial takes the CPUs it was given")
+    limits = {name: os.environ[name] for name in THREADS if os.environ.get(name)}
+    odd = [f"{name}={value}, {why}" for name, value in limits.items() if (why := _thread_fault(value, machine.cpus))]
+    for fault in odd:
+        yield Finding(WARN, "threads", fault, "unset it: a trial takes the CPUs it was given")
     if not odd:
-        said = ", ".join(f"{name}={value}" for name, value in given.items())
-        yield Finding(OK, "threads", said or "as many as a trial has CPUs (resources.cpus)")
+        values = ", ".join(f"{name}={value}" for name, value in limits.items())
+        yield Finding(OK, "threads", values or "as many as a trial has CPUs (resources.cpus)")
 
 
 def _thread_fault(value: str, cpus: float) -> str:
-    """What is wrong with a number of threads, or with several by comma, the first of which counts here; empty for nothing."""
+    """Fault of a number of threads, or of several separated by commas, of which the first counts here; empty if it is right."""
     first = value.split(",")[0].strip()
     if not first.isdecimal() or not int(first):
         return "no number of threads"
@@ -97,12 +97,12 @@ def _thread_fault(value: str, cpus: float) -> str:
 
 
 def _variables() -> Iterator[Finding]:
-    for said in variables.told(None):
-        yield Finding(WARN, "environment", said)
+    for notice in variables.told(None):
+        yield Finding(WARN, "environment", notice)
     if aside := [name for name in variables.others(joined=False) if name != variables.ADDRESS]:
         yield Finding(OK, "environment", f"set aside where a study starts Ray: {', '.join(aside)}")
     if changed := [name for name, value in variables.RAY.items() if os.environ.get(name, value) != value]:
-        yield Finding(WARN, "environment", f"a study sets these itself, whatever you give: {', '.join(changed)}", "unset them")
+        yield Finding(WARN, "environment", f"a study overrides these: {', '.join(changed)}", "unset them")
 
 
 def _torch() -> Iterator[Finding]:
@@ -116,11 +116,11 @@ def _torch() -> Iterator[Finding]:
     if device.type == "cuda":
         names, why = gpus.answering()
         if not names:
-            found = f"there is one, but it does not compute: {why}"
-            yield Finding(FAIL, "GPU", found, "see `nvidia-smi`; resources.gpus: 0 runs on CPUs")
+            text = f"there is one, but it does not compute: {why}"
+            yield Finding(FAIL, "GPU", text, "see `nvidia-smi`; resources.gpus: 0 runs on CPUs")
             return
-        found = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
-        yield Finding(WARN if why else OK, "GPU", found, "set resources.gpus: 1 to use it")
+        text = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
+        yield Finding(WARN if why else OK, "GPU", text, "set resources.gpus: 1 to use it")
         chosen = precision.resolve("auto", "cuda")
         yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
         return
@@ -151,16 +151,16 @@ def _resources(study: Study | None) -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     there = available()
     if there is None:
-        yield Finding(WARN, "memory", "nobody tells how much there is")
+        yield Finding(WARN, "memory", "its size cannot be read")
         return
     free, total = there
-    found = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
+    text = f"{free / GIB:.1f} GiB free of {total / GIB:.1f}"
     if free < 4 * GIB:
         yield Finding(
-            WARN, "memory", found, "a trial of a small encoder takes 1-2 GiB: set resources.concurrent: 1 or close programs"
+            WARN, "memory", text, "a trial of a small encoder takes 1-2 GiB: set resources.concurrent: 1 or close programs"
         )
     else:
-        yield Finding(OK, "memory", found)
+        yield Finding(OK, "memory", text)
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").exists() else 0
     if shared < GIB // 4:
         yield Finding(
@@ -186,13 +186,13 @@ def _folders(store: str | None) -> Iterator[Finding]:
         )
 
 
-def _store(given: str | None) -> Iterator[Finding]:
-    """Whether results can be kept there: a small file is written, read and removed; a folder that is not there yet is not made."""
+def _store(url: str | None) -> Iterator[Finding]:
+    """Whether results can be stored: a small file is written, read and removed; a missing folder is not created."""
     from trainables.store.store import Store
 
     notices: list[str] = []
     try:
-        store = Store(given, notices.append) if given else Store.default(notices.append)
+        store = Store(url, notices.append) if url else Store.default(notices.append)
         folder = None if "://" in store.url else Path(store.url)
         if folder is None or folder.is_dir():
             store.check_writable()
@@ -208,10 +208,10 @@ def _folder(name: str, path: Path) -> Finding:
         sign = WARN if name == "run folders" else FAIL
         return Finding(sign, name, f"{path} is not writable", advice.get(name, "make it writable"))
     free = shutil.disk_usage(_existing(path)).free
-    found = f"{path}, {free / GIB:.1f} GiB free"
+    text = f"{path}, {free / GIB:.1f} GiB free"
     if free < 2 * GIB:
-        return Finding(WARN, name, found, "a study of a small encoder takes about 1 GiB: free some space")
-    return Finding(OK, name, found)
+        return Finding(WARN, name, text, "a study of a small encoder takes about 1 GiB: free some space")
+    return Finding(OK, name, text)
 
 
 def _existing(path: Path) -> Path:
@@ -219,7 +219,7 @@ def _existing(path: Path) -> Path:
 
 
 def _writable(path: Path) -> bool:
-    """Whether a file can really be made there: permission bits say nothing about read-only mounts."""
+    """Whether a file can be created there; permission bits do not show read-only mounts."""
     try:
         with tempfile.TemporaryFile(dir=_existing(path)):
             return True
@@ -264,7 +264,7 @@ def _quickstart() -> Iterator[Finding]:
 
 
 def _study(study: Study) -> Iterator[Finding]:
-    """Where the encoder is, and what `study run` would tell of data, encoder and settings, or be refused for."""
+    """The encoder's place, and the notices and faults that `study run` would report on data, encoder and settings."""
     from study.planning.check import check
     from trainables.encoder import checkpoint
 

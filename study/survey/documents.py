@@ -1,4 +1,4 @@
-"""The documents that are made from code: `make docs` writes all of them."""
+"""Write the documents that are generated from code, as `make docs` does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENTS: dict[str, Callable[[], str]] = {
     "recipes.md": recipes.document,
     "encoders.md": encoders.document,
 }
-"""{file in docs/: function that gives its text}."""
+"""{file in docs/: function that returns its text}."""
 
 
 def write(folder: Path) -> None:

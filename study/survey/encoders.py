@@ -1,6 +1,6 @@
-"""`study encoders`: what works with which family of encoders, as text of 80 columns, JSON and docs/encoders.md.
+"""`study encoders`: the abilities of each family of encoders, as text of 80 columns, JSON and docs/encoders.md.
 
-What stands in the table is what tests measure on a tiny encoder of each family.
+Tests compare the table with the abilities of a tiny encoder of each family.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class Family:
-    """A family, by transformers' name of it."""
+    """The abilities of a family of encoders."""
 
     encoders: str
-    """Published ones."""
+    """Published encoders."""
     positions: int
     """Longest text that these were trained on, in pieces."""
     masked: bool = True
-    """Masked language modelling."""
+    """Whether masked language modelling works."""
     pairs: bool = False
-    """Next-sentence prediction beside it, where the checkpoint has two token types."""
+    """Whether next-sentence prediction works too, for checkpoints with two token types."""
     types: bool = False
-    """Takes token types."""
+    """Whether it takes token types."""
     shared: bool = False
-    """All layers share the weights of one block."""
+    """Whether all layers share the weights of one block."""
     learned: bool = True
-    """Positions are learned: no text can be longer."""
+    """Whether positions are learned, so that no text can be longer."""
     padded: str | None = None
-    """Why it takes padded batches; None where texts are packed."""
+    """Reason why it needs padded batches; None if texts are packed."""
     adapters: tuple[str, ...] | None = None
     """Linear layers that get adapters by default; None: all of a block."""
 
@@ -73,44 +73,44 @@ TABLE = {
         "BigBird base, large", 4096, pairs=True, types=True, padded="attention runs over blocks, and over all of a short text"
     ),
 }
-"""What works with each family."""
+"""{name of a family in transformers: its abilities}"""
 HEAD = ("family", "batches", "MLM", "NSP", "types", "blocks", "longest text")
 REMARKS = (
     """All of them: fine-tuning, layer-wise rates, any layers as features, every kind of truncation, fractions of long texts,
     adapters, gradient checkpointing, and further pre-training where MLM says yes.""",
-    """padded: texts of like length side by side, with a notice: the same results, more slowly. Any other encoder is tried out when
+    """padded: batches of texts with similar lengths, with a notice: the same results, more slowly. Any other encoder is tested when
     it is loaded: study encoders FOLDER|HUB.""",
     """NSP: the family has token types for pairs; a checkpoint with a single one, as RoBERTa's, takes MLM alone.""",
     """blocks: 'one' is shared by all layers and has the rate of the last.""",
-    """longest text: in pieces, special ones included, of the published checkpoints; '~' where no position is learned, and this is
-    what they were trained on.""",
+    """longest text: in pieces, special ones included, of the published checkpoints; '~' marks the length in training of encoders
+    without learned positions.""",
 )
 
 
 CHECKED = """\
-`study encoders`, `doctor`, `plan` and `run` look at an encoder before anything is computed.
+`study encoders`, `doctor`, `plan` and `run` check an encoder before anything is computed.
 
-- Weights: what config.json describes and the file lacks is never made up but refused, as are other shapes, types that are no whole
+- Weights: weights that config.json describes and the file lacks are refused, as are other shapes, types that are not whole
   weights, two encoders in one file, NaN, and layers that config.json would leave out. A pooler and heads of pre-training may be
-  missing: a notice tells where a new one is drawn, of a pooler in the plan. What programs put before all names (`module.`,
-  `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`) is taken off, and told. Nothing tells a wrong `num_attention_heads`
-  that divides the width.
-- Tokenizer: one that cannot be read, has no vocabulary or fails at a text (`study tasks --stats` refuses it too), and pieces
-  without a row in the embedding are refused. Told are far fewer pieces than rows, special tokens with other numbers than in
+  missing: a notice says where a new one is drawn, for a pooler in the plan. Prefixes that programs put before all names (`module.`,
+  `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`) are removed, with a notice. A wrong `num_attention_heads` that
+  divides the width cannot be detected.
+- Tokenizer: one that cannot be read, has no vocabulary or fails on a text (`study tasks --stats` refuses it too), and pieces
+  without a row in the embedding are refused. Notices report far fewer pieces than rows, special tokens with other ids than in
   config.json, a text without special tokens, and a vocabulary with capitals for lower-cased texts, or without.
-- Texts: over 5 % of unknown pieces in a sample of 500 training texts are told, with the commonest.
+- Texts: a notice reports over 5 % of unknown pieces in a sample of 500 training texts, with the most frequent ones.
 - Decoders (gpt2) and encoders with a decoder (t5, bart) are refused."""
 
 
 def cells(name: str, family: Family) -> tuple[str, ...]:
-    """A row of the table."""
-    flags = ("yes" if each else "no" for each in (family.masked, family.pairs, family.types))
+    """Return a row of the table as text."""
+    flags = ("yes" if flag else "no" for flag in (family.masked, family.pairs, family.types))
     blocks, tilde = "one" if family.shared else "each", "" if family.learned else "~"
     return (name, "padded" if family.padded else "packed", *flags, blocks, f"{tilde}{family.positions}")
 
 
 def show() -> str:
-    """The table."""
+    """Format the table for a terminal."""
     return "\n".join(_lines())
 
 
@@ -135,12 +135,12 @@ def _wrapped(text: str, indent: str = INDENT) -> list[str]:
 
 
 def listing() -> list[dict[str, Any]]:
-    """The same as plain data."""
+    """Return the table as plain data."""
     return [{"family": name} | dataclasses.asdict(family) for name, family in TABLE.items()]
 
 
 def measured(name: str) -> dict[str, Any]:
-    """What works with the encoder in a folder or on the hub. Raises ConfigError where it cannot be read."""
+    """Return the abilities of the encoder in a folder or on the hub. Raises ConfigError if it cannot be read."""
     from study.survey.tasks import encoder_named
     from trainables.encoder.load import load_base
     from trainables.encoder.weights import quiet
@@ -151,33 +151,33 @@ def measured(name: str) -> dict[str, Any]:
         return {"encoder": name, "family": base.config.model_type} | dataclasses.asdict(abilities_of(base))
 
 
-def show_measured(found: dict[str, Any]) -> str:
-    """The same as text."""
+def show_measured(abilities: dict[str, Any]) -> str:
+    """Format these abilities for a terminal."""
     yes = {True: "yes", False: "no"}
-    longest = "no limit of its own" if found["longest"] is None else f"{found['longest']} pieces, special ones included"
+    longest = "no limit of its own" if abilities["longest"] is None else f"{abilities['longest']} pieces, special ones included"
     lines = [
-        f"{found['encoder']}: {found['family']}",
-        f"batches       {'packed' if found['packed'] else 'padded'}",
-        f"MLM           {yes[found['masked']]}",
-        f"NSP           {yes[found['pairs']]}",
-        f"token types   {yes[found['types']]}",
-        f"layers        {found['layers']}" + (" that share one block" if found["blocks"] < found["layers"] else ""),
+        f"{abilities['encoder']}: {abilities['family']}",
+        f"batches       {'packed' if abilities['packed'] else 'padded'}",
+        f"MLM           {yes[abilities['masked']]}",
+        f"NSP           {yes[abilities['pairs']]}",
+        f"token types   {yes[abilities['types']]}",
+        f"layers        {abilities['layers']}" + (" that share one block" if abilities["blocks"] < abilities["layers"] else ""),
         f"longest text  {longest}",
     ]
-    return "\n".join([*lines, *(line for notice in found["notices"] for line in wrap(f"notice: {notice}", WIDTH))])
+    return "\n".join([*lines, *(line for notice in abilities["notices"] for line in wrap(f"notice: {notice}", WIDTH))])
 
 
 def document() -> str:
-    """docs/encoders.md, from the table."""
+    """Return docs/encoders.md, from the table."""
     lines = [
         "# Encoders",
         "",
-        "Written by `make docs`. Tests take a tiny encoder of each family, with random weights and a tokenizer of",
-        "its kind, through everything that is said here, and compare the table with what they find.",
+        "Written by `make docs`. Tests check every entry with a tiny encoder of each family, with random weights and a",
+        "tokenizer of its kind.",
         "",
         "```bash",
         "study encoders                                       # this table",
-        "study encoders google-bert/bert-base-uncased         # what works with this one: it is loaded and tried out",
+        "study encoders google-bert/bert-base-uncased         # what works with this one: it is loaded and tested",
         "```",
         "",
         f"| {' | '.join(HEAD)} | published | adapters by default |",
@@ -186,13 +186,13 @@ def document() -> str:
         "",
         *(f"- {' '.join(remark.split())}" for remark in REMARKS),
         "",
-        "## What is refused, what is told",
+        "## What is refused, what is reported",
         "",
         *CHECKED.splitlines(),
         "",
         "## Why some are padded",
         "",
-        "Their models in transformers compute attention by themselves and ignore one that is put in its place.",
+        "Their models in transformers compute attention themselves and ignore a replacement.",
         "",
         *(f"- `{name}`: {family.padded}." for name, family in TABLE.items() if family.padded),
     ]

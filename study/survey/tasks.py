@@ -1,4 +1,4 @@
-"""`study tasks`: the table of known data sets, and what a data set looks like, as text of 80 columns, JSON and docs/tasks.md."""
+"""`study tasks`: the table of known data sets, and statistics of data sets, as text of 80 columns, JSON and docs/tasks.md."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HEAD = f"{'set':<15}{'classes':>8}  {'domain':<16}  {'metric':<20}  papers"
 
 @dataclass(frozen=True)
 class Named:
-    """What an argument names: a task, or a file of one's own."""
+    """What a command-line argument names: a task, or a file of the user's."""
 
     name: str
     task: Task | None
@@ -39,7 +39,7 @@ class Named:
 
 
 def show(names: Sequence[str] = ()) -> str:
-    """The table; of named sets with how to bring them by hand. Raises ConfigError with every unknown name."""
+    """Format the table, or the named sets with instructions to get them by hand. Raises ConfigError with every unknown name."""
     _check(names)
     lines = [HEAD]
     for name in names or TABLE:
@@ -51,13 +51,13 @@ def show(names: Sequence[str] = ()) -> str:
 
 
 def listing(names: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The same as plain data. Raises ConfigError with every unknown name."""
+    """Return the same as plain data. Raises ConfigError with every unknown name."""
     _check(names)
     return [_plain(name, TABLE[name]) for name in names or TABLE]
 
 
 def _check(names: Sequence[str]) -> None:
-    """Raises ConfigError with every name that is not in the table."""
+    """Raise ConfigError with every name that is not in the table."""
     if faults := [f"{name!r} is not a known task{_hint(name)}" for name in names if name not in TABLE]:
         raise ConfigError(faults)
 
@@ -92,7 +92,7 @@ def _where(known: Known) -> str:
 
 
 def _columns(task: Task) -> str:
-    """The columns of the text; of a pair those of both, with a bar between."""
+    """The columns of the text; for a pair those of both texts, separated by a bar."""
     return " | ".join(", ".join(columns) for columns in (task.text_columns, task.second_columns) if columns)
 
 
@@ -115,13 +115,13 @@ def _plain(name: str, known: Known) -> dict[str, Any]:
 
 
 def document() -> str:
-    """docs/tasks.md, from the table."""
+    """Return docs/tasks.md, from the table."""
     lines = [
         "# Tasks",
         "",
-        "Written by `make docs` from `known_tasks.py`. A known task may stand in a study file by its name alone:",
-        "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are those of which the hub has no copy that is known to be",
-        "the paper's own: naming one of them says what to fetch and what to write instead.",
+        "Written by `make docs` from `known_tasks.py`. A study file may name a known task without further fields:",
+        "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are sets without a copy on the hub that is known to be the",
+        "paper's own: for these, the message says what to fetch and what to write instead.",
         "",
         "```bash",
         "study tasks                                          # this table",
@@ -132,7 +132,7 @@ def document() -> str:
         "study overlap sls_imdb sls_yelp sls_amazon --out overlap.svg",
         "```",
         "",
-        "A bar stands between the two texts of a pair.",
+        "A bar separates the two texts of a pair.",
         "",
         "| set | where | text → label | classes | domain | metric | papers | licence |",
         "|---|---|---|---|---|---|---|---|",
@@ -142,7 +142,7 @@ def document() -> str:
         "",
         "## By hand",
         "",
-        "Also where a machine does not reach the hub.",
+        "Also for machines that do not reach the hub.",
         "",
         *(f"- **{name}**: {instructions(name)}." for name in TABLE if instructions(name)),
     ]
@@ -162,29 +162,29 @@ def _row(name: str, known: Known) -> str:
 
 
 def named(arguments: Sequence[str]) -> tuple[list[Named], Encoder | None]:
-    """(what the arguments name, in order; the encoder of the last study file among them).
+    """Return (tasks and files that the arguments name, in order; the encoder of the last study file among them).
 
-    A known task, a study file (its tasks), else a file of texts. Raises ConfigError with every fault at once.
+    An argument is a known task, a study file (its tasks), or a file of texts. Raises ConfigError with every fault at once.
     """
-    found: list[Named] = []
+    entries: list[Named] = []
     faults: list[str] = []
     encoder: Encoder | None = None
     for argument in arguments:
         try:
             if argument in TABLE:
-                found.append(Named(argument, resolve(argument)))
+                entries.append(Named(argument, resolve(argument)))
             elif argument.endswith(STUDY_FILES):
                 tasks, encoder = _of_study(argument)
-                found += tasks
+                entries += tasks
             elif _is_file(argument):
-                found.append(Named(Path(argument).name, None, argument))
+                entries.append(Named(Path(argument).name, None, argument))
             else:
                 faults.append(f"{argument!r} is neither a known task nor a file{near(argument, TABLE)}")
         except ConfigError as error:
             faults += error.faults
     if faults:
         raise ConfigError(faults)
-    return found, encoder
+    return entries, encoder
 
 
 def _is_file(argument: str) -> bool:
@@ -210,41 +210,41 @@ def measured(
     second: Sequence[str] = (),
     dialect: Mapping[str, str | None] | None = None,
 ) -> list[Statistics]:
-    """Statistics of each argument, of the shipped sets without any; `second` are the columns of a pair's second text.
+    """Compute statistics of every argument, without any of the shipped sets; `second` are the columns of a pair's second text.
 
-    `dialect` has the fields of a task that say how csv and tsv files are written. Raises ConfigError.
+    `dialect` holds the fields of a task on the format of csv and tsv files. Raises ConfigError.
     """
     from study.survey.dataset_statistics import statistics
 
     shipped = [name for name, task in KNOWN.items() if task.train is not None and Path(task.train).is_relative_to(TEXTS)]
-    found, of_study = named(arguments or shipped)
+    entries, of_study = named(arguments or shipped)
     with_ruler = _ruler(encoder, of_study)
     own = {"text": tuple(columns), "text_pair": tuple(second) or None, "label": label, **(dialect or {})}
     results: list[Statistics] = []
     faults: list[str] = []
-    for each in found:
+    for entry in entries:
         try:
-            task = each.task or validate(Task, {"train": each.file, **own})
-            measured_one = statistics(each.name, task, with_ruler, limit)
-            notices = tuple(_about_file(notice, each) for notice in measured_one.notices)
+            task = entry.task or validate(Task, {"train": entry.file, **own})
+            measured_one = statistics(entry.name, task, with_ruler, limit)
+            notices = tuple(_of_file(notice, entry) for notice in measured_one.notices)
             results.append(dataclasses.replace(measured_one, notices=notices))
         except ConfigError as error:
-            faults += [_about_file(fault, each) for fault in error.faults]
+            faults += [_of_file(fault, entry) for fault in error.faults]
     if faults:
         raise ConfigError(faults)
     return results
 
 
-def _about_file(fault: str, each: Named) -> str:
-    """A fault of a file of one's own names the file, and no split, for it has none."""
-    if each.file is None:
+def _of_file(fault: str, entry: Named) -> str:
+    """Rewrite a fault to name the file instead of a split, for a file of the user's."""
+    if entry.file is None:
         return f"tasks.{fault}"
-    fault = options_said(fault.removeprefix(f"{each.name}.train: ").removeprefix(f"{each.name}: "))
-    return fault if fault.startswith(each.file) else f"{each.file}: {fault}"
+    fault = options_said(fault.removeprefix(f"{entry.name}.train: ").removeprefix(f"{entry.name}: "))
+    return fault if fault.startswith(entry.file) else f"{entry.file}: {fault}"
 
 
 def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
-    """The named encoder measures; where none is named, that of the study file, if there is one."""
+    """The ruler of the named encoder; without a name that of the study file, if there is one."""
     from study.survey.dataset_statistics import ruler
 
     if name is None:
@@ -256,7 +256,7 @@ def _ruler(name: str | None, of_study: Encoder | None) -> Ruler:
 
 
 def encoder_named(name: str, absolute: bool = False) -> Encoder:
-    """The quickstart's by the name of its package; a folder where there is one or the name can be nothing else; else the hub's."""
+    """Return the encoder of a name: the quickstart's by its package, a folder if it exists or looks like one, else the hub's."""
     from study.survey.dataset_statistics import QUICKSTART
 
     if name in (QUICKSTART.package, f"{QUICKSTART.package}/{QUICKSTART.folder}"):
@@ -266,23 +266,27 @@ def encoder_named(name: str, absolute: bool = False) -> Encoder:
     return Encoder(folder=folder) if is_folder else Encoder(hub=name)
 
 
-def show_statistics(found: Sequence[Statistics]) -> str:
-    """A table of 80 columns for each, one column per split."""
-    return "\n\n".join("\n".join(_statistics(each)) for each in found)
+def show_statistics(results: Sequence[Statistics]) -> str:
+    """Format statistics as tables of 80 columns, one column per split."""
+    return "\n\n".join("\n".join(_statistics(data_set)) for data_set in results)
 
 
-def _statistics(each: Statistics) -> Iterator[str]:
-    ruler = each.ruler
-    special = f", and {each.special_tokens} special tokens a {'pair' if each.pairs else 'text'}" if each.special_tokens else ""
-    unit = "characters, since words are written without spaces" if each.characters else ruler.unit
-    yield from wrap(f"{each.name}: {each.classes} classes; lengths in {unit} ({ruler.name}{special})", WIDTH)
-    yield _cells("", each.splits)
-    splits = each.splits.values()
+def _statistics(statistics: Statistics) -> Iterator[str]:
+    ruler = statistics.ruler
+    special = (
+        f", and {statistics.special_tokens} special tokens a {'pair' if statistics.pairs else 'text'}"
+        if statistics.special_tokens
+        else ""
+    )
+    unit = "characters, since words are written without spaces" if statistics.characters else ruler.unit
+    yield from wrap(f"{statistics.name}: {statistics.classes} classes; lengths in {unit} ({ruler.name}{special})", WIDTH)
+    yield _cells("", statistics.splits)
+    splits = statistics.splits.values()
     for title, cells in ROWS:
-        if title in OF_PAIRS and not each.pairs:
+        if title in OF_PAIRS and not statistics.pairs:
             continue
-        yield _cells(title.format(limit=each.limit), [cells(split) for split in splits])
-    for notice in each.notices:
+        yield _cells(title.format(limit=statistics.limit), [cells(split) for split in splits])
+    for notice in statistics.notices:
         yield from wrap(f"notice: {notice}", WIDTH, break_on_hyphens=False)
 
 
@@ -304,7 +308,7 @@ def _side(split: SplitStatistics, place: int) -> str:
 
 
 OF_PAIRS = ("  of the first text", "  of the second text")
-"""Lines for pairs of texts alone."""
+"""Titles of the lines that only pairs of texts have."""
 ROWS: tuple[tuple[str, Callable[[SplitStatistics], object]], ...] = (
     ("examples", lambda s: s.examples),
     ("  without text", lambda s: s.empty),
@@ -326,22 +330,22 @@ ROWS: tuple[tuple[str, Callable[[SplitStatistics], object]], ...] = (
     ("smallest class", lambda s: _class(s, -1)),
     ("  its share, %", lambda s: _class_share(s, -1)),
 )
-"""Title of a line, and what stands in it."""
+"""[(title of a line, function that returns its text)]"""
 
 
-def plain_statistics(found: Sequence[Statistics]) -> list[dict[str, Any]]:
-    """Statistics as plain data."""
+def plain_statistics(results: Sequence[Statistics]) -> list[dict[str, Any]]:
+    """Return statistics as plain data."""
     return [
         {
-            "name": each.name,
-            "classes": each.classes,
-            "encoder": each.ruler.name if each.ruler.unit == "pieces" else None,
-            "unit": each.ruler.unit,
-            "special_tokens": each.special_tokens,
-            "pairs": each.pairs,
-            "limit": each.limit,
-            "notices": list(each.notices),
-            "splits": {name: dataclasses.asdict(split) for name, split in each.splits.items()},
+            "name": data_set.name,
+            "classes": data_set.classes,
+            "encoder": data_set.ruler.name if data_set.ruler.unit == "pieces" else None,
+            "unit": data_set.ruler.unit,
+            "special_tokens": data_set.special_tokens,
+            "pairs": data_set.pairs,
+            "limit": data_set.limit,
+            "notices": list(data_set.notices),
+            "splits": {name: dataclasses.asdict(split) for name, split in data_set.splits.items()},
         }
-        for each in found
+        for data_set in results
     ]

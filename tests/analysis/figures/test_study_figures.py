@@ -130,7 +130,7 @@ def test_the_budget_says_what_it_cannot_tell() -> None:
     trials = [("complete", 9.0), ("stopped", 20.0), ("diverged", None), ("complete", 10.0)]
     found = study_figures.budget(searched(*trials, sampler="tpe"))
     assert found is not None
-    assert "of 3 the best" in found.description  # without the one that has no value
+    assert "best of 3 trials" in found.description  # without the one that has no value
     for part in ("the sampler learns", "One was stopped early and counts with the last value", "1 without a result is left out."):
         assert part in found.caption
     assert study_figures.budget(searched(("complete", 9.0))) is None

@@ -146,8 +146,8 @@ def test_predictions_of_another_number_of_classes_are_said_to_be(tmp_path: Path)
     write_predictions(folder / "imdb", "f00", truth, truth)
     found = ledger(folder)
     said = "\n".join(found.problems)
-    assert "imdb/f00: the test predictions say another score than the records" in said
-    assert "imdb: seeds of head-only were tested on different texts, so that it is compared with nothing" in said
+    assert "imdb/f00: the test predictions give another score than the records" in said
+    assert "imdb: seeds of head-only were tested on different texts, so that it is not compared" in said
     assert found.cells[0].mean == 20.0
 
 

@@ -137,7 +137,7 @@ def test_probabilities_that_are_none_are_refused_by_the_name_of_their_file(tmp_p
 def test_predictions_from_before_lengths_were_kept(tmp_path: Path) -> None:
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     text = text_of(reports.write([folder], tmp_path / "out").page)
-    assert "The test predictions do not hold the lengths of the texts: they are older than that." in text
+    assert "The test predictions are old and lack the lengths of the texts." in text
     assert "The test predictions hold no probabilities that can be used." in text
     assert rows(tmp_path / "out" / "lengths.csv") == rows(tmp_path / "out" / "calibration.csv") == []
     assert len(rows(tmp_path / "out" / "labels.csv")) == 8
@@ -157,7 +157,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     enrich(folder)
     page = reports.write([folder], tmp_path / "out").page
     text = text_of(page)
-    assert "good error % papers' setting error % bag of words error % good less papers' setting, points" in text
+    assert "good error % papers' setting error % bag of words error % good minus papers' setting, points" in text
     assert "papers' setting F1 % bag of words F1 %" in text
     assert "good 3 " in text
     Outline(page.read_text(encoding="utf-8"))

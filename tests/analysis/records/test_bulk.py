@@ -168,7 +168,7 @@ def test_curves_of_many_points_are_thinned_on_the_page_alone(monkeypatch: pytest
     monkeypatch.setattr(study_figures, "POINTS", 50)
     drawn = study_figures.curves(Run(Path("/nowhere"), rows, [], {}))
     assert drawn is not None
-    assert "Of each curve 50 points are drawn." in drawn.caption
+    assert "Curves are thinned to 50 points." in drawn.caption
 
 
 def test_flat_records_are_read_as_nested_ones_are() -> None:

@@ -93,7 +93,7 @@ def test_missing_settings_are_named() -> None:
         [cell("a", seeds(40, 44)), cell("b", None)], A_BEATS_B, {"says": "x", "better": {"row": "a"}, "worse": {"row": "nope"}}
     )
     assert (none.kind, unknown.kind) == ("open", "open")
-    assert none.text == "not yet decided: nothing to compare yet. Not in it: t, b: missing."
+    assert none.text == "not yet decided: nothing to compare yet. Excluded: t, b: missing."
     assert "nope: no such setting" in unknown.text
 
 
@@ -116,7 +116,7 @@ def test_diverged_seeds_beside_finished_ones_are_said_to_be_left_out() -> None:
     some.wanted = 3
     (found,) = judged([cell("a", seeds(40, 44, 36)), some], A_BEATS_B)
     assert found.kind == "supported"
-    assert "Not in it: t, b: 1 diverged of 3 seeds left out." in found.text
+    assert "Excluded: t, b: 1 diverged of 3 seeds left out." in found.text
 
 
 def test_tasks_are_pooled_and_shown_apart() -> None:

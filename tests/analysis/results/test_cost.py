@@ -85,8 +85,8 @@ def test_what_sharing_saved(told: Cost) -> None:
 def test_energy_is_told(told: Cost) -> None:
     said = " ".join(told.facts).replace("\N{NO-BREAK SPACE}", " ")
     assert "GPU energy: 1 kWh, by the driver's counters" in said
-    assert "CPU energy: 2 kWh, of all CPU packages of the machine, whatever else ran on it" in said
-    assert "does not tell" not in said
+    assert "CPU energy: 2 kWh, of all CPU packages of the machine, other programs included" in said
+    assert "not measured" not in said
 
 
 def test_energy_that_is_known_in_part(tmp_path: Path) -> None:
@@ -99,16 +99,14 @@ def test_energy_that_is_known_in_part(tmp_path: Path) -> None:
     assert found is not None
     said = " ".join(found.facts).replace("\N{NO-BREAK SPACE}", " ")
     assert found.total.cells[-1].replace("\N{NO-BREAK SPACE}", " ") == "0.01 kWh (1 of 2)"
-    assert "0.01 kWh in 1 of 2 trainings; the others' is not known" in said
+    assert "0.01 kWh in 1 of 2 trainings; the others' is unknown" in said
     assert "CPU energy: 1 Wh in 1 of 2 sessions" in said
 
 
 def test_a_machine_that_tells_nothing_says_so_in_one_line(finished: Path) -> None:
     found = cost.of_study(load(finished))
     assert found is not None
-    assert [text for text in found.facts if "nergy" in text] == [
-        "Energy: the machine does not tell (no NVIDIA GPU to a trial alone)."
-    ]
+    assert [text for text in found.facts if "nergy" in text] == ["Energy: not measured (no trial had an NVIDIA GPU to itself)."]
     assert {part.cells[-1] for part in found.parts} == {"–"}
 
 
@@ -177,7 +175,7 @@ def test_the_pages_have_the_section(tmp_path: Path, finished: Path) -> None:
     for text in (page, reports.write([finished], tmp_path / "b").page.read_text(encoding="utf-8")):
         assert '<section id="cost"' in text
         assert 'href="#cost"' in text
-        assert "the machine does not tell" in text
+        assert "Energy: not measured" in text
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,6 @@ def test_predictions_of_another_run_are_noticed(finished: Path, tmp_path: Path) 
     folder = make(tmp_path)
     for name in ("f00", "f01", "f02"):
         keep(folder, name, np.zeros(200, dtype=int), np.zeros(200, dtype=int))
-    said = "the test predictions say another score than the records."
+    said = "the test predictions give another score than the records."
     assert sum(said in text for text in sentences.missing(Finals(load(folder)))) == 1
     assert not [text for text in sentences.missing(Finals(load(finished))) if said in text]

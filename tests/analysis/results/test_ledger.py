@@ -63,7 +63,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     assert [row[0].ours for _, row in table.rows] == ["10.00 (1)", "22.50 (1)", "missing"]
     assert [row[0].mark for _, row in table.rows] == ["best", "", ""]
     assert "One seed only" in " ".join(table.notes)
-    assert "nothing can be said of how sure that is" in " ".join(table.caption)
+    assert "its uncertainty is unknown" in " ".join(table.caption)
 
 
 def test_a_cell_that_is_there_twice_counts_once(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     said = "\n".join(found.problems)
     assert "imdb/f00: no test predictions" in said
     assert "imdb/f03: f03-test.parquet" in said
-    assert "imdb/f06: the test predictions say another score than the records" in said
+    assert "imdb/f06: the test predictions give another score than the records" in said
     assert "seeds of head+tail were tested on different texts" in said
 
 
@@ -144,7 +144,7 @@ def test_cells_tested_on_splits_that_differ_are_not_compared(
     assert any("not tested on the same texts" in str(claim) for claim in data["claims"]) != same
 
 
-SPLITS = "imdb: the test splits differ (head-only, tail-only | head+tail), so that nothing is compared between them"
+SPLITS = "imdb: the test splits differ (head-only, tail-only | head+tail), so that these groups are not compared with each other"
 
 
 def test_unknown_published_names_are_said(tmp_path: Path) -> None:

@@ -90,11 +90,11 @@ def torch_says(monkeypatch: pytest.MonkeyPatch) -> Any:
     def says(*answer: Any, **more: str) -> Torch:
         made = Torch(json.dumps(answer), **more) if answer else Torch("", **more)
         monkeypatch.setattr(gpus.subprocess, "run", made)
-        gpus._asked.cache_clear()
+        gpus._answering.cache_clear()
         return made
 
     yield says
-    gpus._asked.cache_clear()
+    gpus._answering.cache_clear()
 
 
 def test_a_gpu_counts_where_it_answers(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_gpu_counts_where_it_answers(torch_says: Any, monkeypatch: pytest.Monk
     assert machine_for(Resources(gpus=0.5)).gpus == 1
     assert made.asked == 1, "once for a process"
     check_resources(Resources(gpus=1), machine_for(Resources(gpus=1)))
-    with pytest.raises(ConfigError, match=r"2 asked .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
+    with pytest.raises(ConfigError, match=r"2 requested .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
         check_resources(Resources(gpus=2), machine_for(Resources(gpus=2)))
 
 
@@ -122,7 +122,7 @@ def test_why_no_gpu_answers_is_said(torch_says: Any, answer: tuple[Any, ...], st
     with pytest.raises(ConfigError) as caught:
         check_resources(Resources(gpus=1), machine_for(Resources(gpus=1)))
     (fault,) = caught.value.faults
-    assert fault.startswith("resources.gpus: 1 asked for a trial, but this machine has 0 GPUs that answer")
+    assert fault.startswith("resources.gpus: 1 requested for a trial, but this machine has 0 GPUs that answer")
     assert said in fault
     assert "0 runs on CPUs" in fault
 
@@ -140,11 +140,11 @@ def test_a_study_is_refused_before_anything_is_computed(
     path = write_study(tmp_path / "input", resources={"gpus": 1})
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     said = refused(capsys, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
-    assert "resources.gpus: 1 asked for a trial, but this machine has 0 GPUs that answer" in said
+    assert "resources.gpus: 1 requested for a trial, but this machine has 0 GPUs that answer" in said
     assert "CUDA_VISIBLE_DEVICES='0'" in said
     assert records(tmp_path / "run") == []
     planned = answer(capsys, "plan", path, "--store", tmp_path / "store")
-    assert "not on this machine, where a run is refused: resources.gpus: 1 asked for a trial" in planned
+    assert "not on this machine, where a run is refused: resources.gpus: 1 requested for a trial" in planned
 
 
 def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -> None:

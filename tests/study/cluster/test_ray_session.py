@@ -35,12 +35,15 @@ def test_never_more_trials_at_once_than_have_all_their_workers(given: dict[str, 
 @pytest.mark.parametrize(
     ("given", "nodes", "fault"),
     [
-        ({"cpus": 3}, ((2, 0),), "3 asked for a trial, but X has 2 CPUs"),
-        ({"workers": 3, "gpus": 1}, ((8, 2),), "3 workers with 1 each asked for a trial, but X has 2 GPUs"),
+        ({"cpus": 3}, ((2, 0),), "3 requested for a trial, but X has 2 CPUs"),
+        ({"workers": 3, "gpus": 1}, ((8, 2),), "3 workers with 1 each requested for a trial, but X has 2 GPUs"),
         (
             {"workers": 2, "cpus": 3},
             ((4, 0), (2, 0)),
-            "2 workers with 3 CPUs and 0 GPUs each asked for a trial, but the nodes of X have 4 CPUs and 0 GPUs, 2 CPUs and 0 GPUs",
+            (
+                "2 workers with 3 CPUs and 0 GPUs each requested for a trial,"
+                " but the nodes of X have 4 CPUs and 0 GPUs, 2 CPUs and 0 GPUs"
+            ),
         ),
     ],
 )

@@ -198,7 +198,7 @@ UNSET = {"tapt.steps": 100_000, "tapt.schedule_steps": 100_000}
         ("DATP", "recipe: no recipe is called 'DATP'; did you mean 'DAPT'?"),
         ("bert-itpt-fit", "no recipe is called 'bert-itpt-fit'; did you mean"),
         ({"tapt": {}}, "no recipe is called 'tapt'"),
-        ({"finetune": {"epochs": 3}}, "no recipe is called 'finetune'; a stage stands in a list: recipe: [{finetune: ...}]"),
+        ({"finetune": {"epochs": 3}}, "no recipe is called 'finetune'; stages must be in a list: recipe: [{finetune: ...}]"),
         ({"DAPT": {}, "TAPT": {}}, "it should be one name, or a list of pretrain, multitask, marks, finetune"),
         ({}, "it should be one name"),
         ({"TAPT": 3}, "recipe.TAPT: 3 given; it should be settings by their paths, such as {finetune.learning_rate: 3e-5}"),

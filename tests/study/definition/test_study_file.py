@@ -287,8 +287,8 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
             "search.early_stopping.kind: 'asah' is not one of asha, none",
         ),
         ({"search": {"early_stopping": {"reduction": 1}}}, "search.early_stopping.reduction: 1 given"),
-        ({"search": {"sampler": "given"}}, "search.first: empty, but the sampler given tries the points that stand there"),
-        ({"search": {"first": [], "labels": ["a"]}}, "search.labels: they name given points, but the sampler is tpe; use given"),
+        ({"search": {"sampler": "given"}}, "search.first: empty, but the sampler given needs points there"),
+        ({"search": {"first": [], "labels": ["a"]}}, "search.labels: they name listed points, but the sampler is tpe; use given"),
         ({"search": GIVEN | {"labels": ["a"]}}, "search.labels: 1 given for 2 points of search.first"),
         ({"search": GIVEN | {"labels": ["a", "a"]}}, "search.labels: 'a' is given twice"),
         (

@@ -37,7 +37,7 @@ def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
     text = "\n".join(caught.value.faults)
     assert "tasks.yelp" in text
     assert "tasks.imdb.test" in text
-    assert "resources.cpus: 1 asked for a trial, but this machine has 0 CPUs" in text
+    assert "resources.cpus: 1 requested for a trial, but this machine has 0 CPUs" in text
 
 
 def test_check_reads_the_tasks_of_a_stage_on_several(tmp_path: Path) -> None:

@@ -104,19 +104,19 @@ def test_changed_data_are_said_to_have_changed(tmp_path: Path) -> None:
     assert trace(run, "it", store=store.url).differs == ""
     file = run / "study.yaml"
     as_run = file.read_text()
-    for split, words in (("test", "the test texts are others"), ("train", "training or validation texts")):
+    for split, words in (("test", "the test texts have changed"), ("train", "training or validation texts")):
         old = run / f"{split}.csv"
         new = run / f"other-{split}.csv"
         new.write_text("".join(old.read_text().splitlines(keepends=True)[:-1]))
         file.write_text(as_run.replace(str(old), str(new)))
         found = trace(run, "it", store=store.url)
         assert words in found.differs
-        assert f"\nnot the same as was recorded: {found.differs}" in str(found)
+        assert f"\nnot the same as recorded: {found.differs}" in str(found)
 
 
 def test_a_cell_that_diverged_is_said_to_have(tmp_path: Path) -> None:
     run, _ = final(tmp_path)
     about = {"trial": "f07", "phase": "final", "setting": "x", "seed": 0, "label": "lost", "params": {}}
     record.Records(run / "records.jsonl", "tiny").append("trial", status="diverged", reason="Diverged: nan", **about)
-    with pytest.raises(ConfigError, match="CELL 'lost': it has no number that could come out again; it is diverged"):
+    with pytest.raises(ConfigError, match="CELL 'lost': it has no number to compute again; it is diverged"):
         trace(run, "lost")

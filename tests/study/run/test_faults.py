@@ -124,7 +124,7 @@ def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctr
     assert process.returncode == 130, out + err
     assert "study run" in err
     assert "Traceback" not in out + err
-    assert "its process died; it goes on" in out
+    assert "its process died; it continues" in out
     wait_for(lambda: not alive(pids), seconds=5)
     assert records(folder, "study")[-1]["status"] == "interrupted"
     assert "interrupted" in study("status", folder).stdout

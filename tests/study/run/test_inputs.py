@@ -111,13 +111,11 @@ def rewritten(folder: Path) -> None:
 
 
 CHANGES = [
-    pytest.param(
-        another_label, ["tasks.reviews.train: as many texts, but others, in another order, or with other labels"], id="a label"
-    ),
+    pytest.param(another_label, ["tasks.reviews.train: same number of texts, but other texts, order or labels"], id="a label"),
     pytest.param(more_tests, ["tasks.reviews.test: 26 texts, was 24"], id="size of the test split"),
     pytest.param(other_documents, ["corpus documents.txt: 3 texts, was 4"], id="a corpus"),
-    pytest.param(other_weights, ["encoder.weights: another content"], id="weights"),
-    pytest.param(another_piece, ["encoder.tokenizer: another content"], id="a tokenizer"),
+    pytest.param(other_weights, ["encoder.weights: other content"], id="weights"),
+    pytest.param(another_piece, ["encoder.tokenizer: other content"], id="a tokenizer"),
 ]
 
 
@@ -141,7 +139,7 @@ def test_changed_inputs_are_refused_and_named(
     change(tmp_path / "input")
     before = (run / "records.jsonl").read_bytes()
     told = refused(capsys, "run", path, "--out", run)
-    for line in said if recorded else ["other names now", "not recorded here"]:
+    for line in said if recorded else ["have changed, so that", "not recorded here"]:
         assert line in told
     assert "--accept-changed-inputs" in told
     assert "another run folder" in told
@@ -211,7 +209,7 @@ def test_another_content_under_another_name_is_refused(change: Callable[[Path], 
 def test_another_version_of_the_stages_is_told_apart_from_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, run = begun(tmp_path)
     monkeypatch.setitem(identity.LATER, "schedule", "cosine")
-    with pytest.raises(ConfigError, match=r"stages of .* have other names now, though data, corpora and encoder are the same"):
+    with pytest.raises(ConfigError, match=r"ids of the stages of .* have changed, although data, corpora and encoder are the same"):
         launch.opened(load_study(path), run)
 
 
@@ -226,7 +224,7 @@ def test_a_finished_study_is_asked_again_and_its_data_are_gone(tmp_path: Path, c
     (tmp_path / "input" / "train.csv").unlink()
     said = answer(capsys, "run", path, "--out", run)
     assert "nothing was run again" in said
-    assert "note: whether inputs have changed is not known, since they cannot be read: tasks.reviews.train" in said
+    assert "note: whether inputs have changed is unknown, since they cannot be read: tasks.reviews.train" in said
     assert "changed" not in answer(capsys, "status", run)
 
 
@@ -323,8 +321,8 @@ def test_the_revision_of_a_hub_is_what_its_cache_tells(tmp_path: Path, monkeypat
     assert checkpoint.hub_commit("models", "a/b") == "abc"
     assert checkpoint.hub_commit("models", "a/b", "v2") is checkpoint.hub_commit("datasets", "a/b") is None
     before, now = ({"encoder.weights": {"digest": each, "revision": each}} for each in ("abc", "def"))
-    assert inputs.changes(before, now) == ["encoder.weights: another content (revision def, was abc)"]
-    assert inputs.changes(before, {}) == ["encoder.weights: was there, and is not any more"]
+    assert inputs.changes(before, now) == ["encoder.weights: other content (revision def, was abc)"]
+    assert inputs.changes(before, {}) == ["encoder.weights: no longer exists"]
 
 
 def test_a_run_is_moved_goes_on_with_changed_tests_and_names_no_home(
@@ -341,7 +339,7 @@ def test_a_run_is_moved_goes_on_with_changed_tests_and_names_no_home(
     assert "tasks.reviews.test: 26 texts, was 24" in said
     assert "train" not in said.replace("trainings", "")
     found = trace(run, "f00", store=str(store))
-    assert "no second try at the same number" in str(found)
+    assert "not comparable, since the inputs have changed" in str(found)
     assert "tasks.reviews.test: 26 texts, was 24" in found.differs
     before = (run / "records.jsonl").read_bytes()
     done = study("run", run, "--store", store, "--accept-changed-inputs", HOME=str(home))

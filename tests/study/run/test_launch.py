@@ -195,7 +195,7 @@ def test_trials_under_ray_train_give_back_their_cpus_also_when_one_is_killed(tmp
     os.kill(wait_for(partial(trial_actor, process.pid), process, 20), signal.SIGKILL)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
-    assert "its process died; it goes on" in out
+    assert "its process died; it continues" in out
     assert {row["trial"] for row in records(folder, "evaluation") if row["split"] == "test"} == {"f00"}
     ends = {row["trial"]: row["status"] for row in records(folder, "trial")}
     assert ends == {"t000": "complete", "t001": "stopped", "f00": "complete"}

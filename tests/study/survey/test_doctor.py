@@ -126,7 +126,7 @@ def test_a_mask_token_is_asked_for_where_the_study_masks(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"resources": {"cpus": 4096}}, "4096 asked for a trial"),
+        ({"resources": {"cpus": 4096}}, "4096 requested for a trial"),
         ({"encoder": {"folder": "/nowhere"}}, "/nowhere"),
         ({"tasks": {"reviews": {"train": "/nowhere/train.csv"}}}, "/nowhere/train.csv"),
         ({"encoder": {"config": TINY_BERT | {"hidden_size": 31}, "vocabulary": 400}}, "hidden"),
@@ -195,7 +195,7 @@ def test_variables_that_a_study_does_not_follow(monkeypatch: pytest.MonkeyPatch)
     assert said[0].startswith("warn RAY_ADDRESS=10.0.0.1:6379 is not used")
     assert "TUNE_ODD" in said[1]
     assert "RAY_ADDRESS" not in said[1]
-    assert said[2] == "warn a study sets these itself, whatever you give: RAY_AIR_NEW_OUTPUT"
+    assert said[2] == "warn a study overrides these: RAY_AIR_NEW_OUTPUT"
 
 
 @pytest.mark.parametrize(("broken", "name"), [("this_machine", "processors"), ("_folder", "folders")])
