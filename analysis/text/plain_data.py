@@ -12,8 +12,8 @@ from typing import Any
 
 from analysis.text.plain import plain
 
-DIGITS = 10
-"""Significant digits of a written number: further ones depend on the processor's order of summation."""
+DIGITS = 8
+"""Significant digits of a written number: further ones depend on the order of summation and on the version of scipy."""
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> str:
