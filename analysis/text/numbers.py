@@ -56,15 +56,18 @@ def count(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds: `42 s`, `3 min 10 s`, `2 h 05 min`."""
+    """Format seconds: `4.2 s`, `42 s`, `3 min 10 s`, `2 h 05 min`."""
+    return f"{seconds:.1f}{NARROW}s" if seconds < 10 else whole_seconds(seconds, NARROW)
+
+
+def whole_seconds(seconds: float, gap: str = " ") -> str:
+    """Format seconds without a fraction: `4 s`, `42 s`, `3 min 10 s`, `2 h 05 min`. `gap` separates a number and its unit."""
     whole = round(seconds)
-    if seconds < 10:
-        return f"{seconds:.1f}{NARROW}s"
     if whole < 60:
-        return f"{whole}{NARROW}s"
+        return f"{whole}{gap}s"
     if whole < 3600:
-        return f"{whole // 60}{NARROW}min {whole % 60:02d}{NARROW}s"
-    return f"{whole // 3600}{NARROW}h {whole % 3600 // 60:02d}{NARROW}min"
+        return f"{whole // 60}{gap}min {whole % 60:02d}{gap}s"
+    return f"{whole // 3600}{gap}h {whole % 3600 // 60:02d}{gap}min"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -102,7 +105,7 @@ def sd(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def fit(left: str, right: str, width: int = 80) -> str:
+def fit(left: str, right: str, width: int = WIDTH) -> str:
     """Place two texts at both ends of a line of `width` columns; the left one is cut if needed."""
     room = width - len(right) - 2
     shown = left if len(left) <= room else left[: room - 1] + "…"
@@ -110,10 +113,10 @@ def fit(left: str, right: str, width: int = 80) -> str:
 
 
 def pair(name: str, text: str) -> list[str]:
-    """Lines of `name  text`, wrapped at 80 columns."""
+    """Lines of `name  text`, wrapped at WIDTH columns."""
     import textwrap
 
-    return textwrap.wrap(text, 80, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
+    return textwrap.wrap(text, WIDTH, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
 
 
 def count_text(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,9 @@ def ablation_grid(
     return grid.grid(loaded, scale, tasks, seeds, named, overrides, placeholders)
 
 
-def quoted(value: object) -> str:
-    """A value as a shell takes it."""
+def command_line(command: str, target: object, overrides: tuple[str, ...], options: Mapping[str, object]) -> str:
+    """The command with its argument and those options that are set, quoted for a shell."""
     import shlex
 
-    return shlex.quote(str(value))
+    flags = [("--set", text) for text in overrides] + [(f"--{name}", value) for name, value in options.items() if value]
+    return " ".join([command, shlex.quote(str(target)), *(f"{option} {shlex.quote(str(value))}" for option, value in flags)])

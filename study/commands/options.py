@@ -15,6 +15,7 @@ TEXT = click.option(
     "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
+ADDRESS = click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
 STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 SCALE = click.option(
     "--scale",

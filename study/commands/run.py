@@ -10,7 +10,7 @@ import click
 
 from study.commands import arguments
 from study.commands.exits import Unexpected, cut_short, exit_code
-from study.commands.options import ACCEPT, OTHER_ENCODER, RETRY, SCALE, SEEDS, SET, STORE, STUDY, TASKS
+from study.commands.options import ACCEPT, ADDRESS, OTHER_ENCODER, RETRY, SCALE, SEEDS, SET, STORE, STUDY, TASKS
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @STUDY
 @SET
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
-@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@ADDRESS
 @STORE
 @ACCEPT
 @RETRY
@@ -43,8 +43,7 @@ def run(
 
     run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
     options = {"out": out, "address": address, "store": store}
-    words = [arguments.quoted(study_file), *(f"--set {arguments.quoted(text)}" for text in overrides)]
-    again = " ".join(["study run", *words, *(f"--{name} {arguments.quoted(value)}" for name, value in options.items() if value)])
+    again = arguments.command_line("study run", study_file, overrides, options)
     return _to_its_end(
         lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed), run_dir, again
     )
@@ -59,7 +58,7 @@ def run(
 @OTHER_ENCODER
 @SET
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/NAME-SCALE.")
-@click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+@ADDRESS
 @STORE
 @ACCEPT
 @RETRY
@@ -91,10 +90,7 @@ def reproduce(
     click.echo("\n".join([f"{grid.ablation.name} at scale {grid.scale}: {grid.ablation.title}", *_changes(grid)]))
     folder = out or Path("runs") / grid.name
     options = {"scale": scale, "tasks": only, "seeds": seeds, "encoder": encoder, "out": out, "address": address, "store": store}
-    words = [arguments.quoted(name), *(f"--set {arguments.quoted(text)}" for text in overrides)]
-    again = " ".join(
-        ["study reproduce", *words, *(f"--{key} {arguments.quoted(value)}" for key, value in options.items() if value)]
-    )
+    again = arguments.command_line("study reproduce", name, overrides, options)
     return _to_its_end(
         lambda: runs.run(grid, folder, store, address, click.echo, accept_changed_inputs, retry_failed), folder, again
     )

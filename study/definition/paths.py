@@ -11,7 +11,7 @@ from typing import Any
 from analysis.text.places import without_credentials
 from study.definition.models import Study, corpora
 from study.definition.space import setting_id
-from trainables.settings.corpus_names import is_local
+from trainables.settings.corpus_names import is_local_file
 from trainables.settings.encoder import Encoder
 from trainables.settings.stages import Pretrain
 
@@ -72,7 +72,7 @@ def _with_paths(parts: Mapping[str, Any], folder: Path, change: Callable[[str], 
         is_local_tokenizer = name.startswith((".", "/", "~")) or (name and (folder / name).exists())
         encoder = located(encoder, ("folder", "tokenizer") if is_local_tokenizer else ("folder",))
     tasks = {name: located(task, ("train", "validation", "test", "folder")) for name, task in parts["tasks"].items()}
-    corpora = _corpora(parts, lambda entry: changed(entry) if is_local(entry) else entry)
+    corpora = _corpora(parts, lambda entry: changed(entry) if is_local_file(entry) else entry)
     return {"tasks": tasks, "encoder": encoder, "store": changed(parts["store"]), **corpora}
 
 
@@ -133,7 +133,7 @@ def in_place(study: Study, run_dir: Path, rows: Sequence[dict[str, Any]]) -> tup
 
     Records name searched text files as `portable` does.
     """
-    files = {entry: outward(entry, run_dir) for entry in filter(is_local, corpora(study.recipe, study.space))}
+    files = {entry: outward(entry, run_dir) for entry in filter(is_local_file, corpora(study.recipe, study.space))}
     files = {entry: written for entry, written in files.items() if entry != written}
     if not files:
         return list(rows), Renaming({})

@@ -10,11 +10,12 @@ from analysis.records import record
 from analysis.records.metric import Metric, objective, of_run
 from analysis.results.ledger import listed
 from analysis.results.read_ablation import FILE, folder_of, is_ablation
+from analysis.text.numbers import whole_seconds
 from analysis.text.plain import plain
 from study.definition.space import describe
 from study.run import inputs
 from study.run.lock import running
-from study.run.screen import duration, number
+from study.run.screen import number
 from study.run.scribe import OVER, Row, ranking, trials
 from trainables.settings.errors import ConfigError
 from trainables.settings.plain_yaml import read_yaml
@@ -69,7 +70,9 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if last in ("started", "resumed"):
         last = "was killed; the same command goes on"
     spent = sum(row.get("seconds") or 0 for row in events)
-    text = f"{name}: {last}" + (f" after {duration(spent)}" if last in ("finished", "interrupted", "stopped") and spent else "")
+    text = f"{name}: {last}" + (
+        f" after {whole_seconds(spent)}" if last in ("finished", "interrupted", "stopped") and spent else ""
+    )
     return f"{text}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else text
 
 

@@ -14,21 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.records.metric import ERROR_RATE, Metric
+from analysis.text.numbers import WIDTH, whole_seconds
 from study.definition.space import describe
 from trainables.settings.stages import KINDS
 
-WIDTH = 80
 STYLES = {"running": "cyan", "complete": "green", "loaded": "green", "stopped": "yellow", "diverged": "red", "failed": "red"}
-
-
-def duration(seconds: float) -> str:
-    """Format seconds: `42 s`, `3 min 10 s`, `2 h 05 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def number(value: Any, form: str) -> str:
@@ -216,8 +206,8 @@ class Screen:
         filled = round(30 * done / total) if total else 0
         counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
         left = self.left()
-        gone = duration(time.monotonic() - self.started)
-        clock = f"{gone} gone, about {duration(left)} left" if left else f"{gone} gone"
+        gone = whole_seconds(time.monotonic() - self.started)
+        clock = f"{gone} gone, about {whole_seconds(left)} left" if left else f"{gone} gone"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
             loss, name, chosen = self.best

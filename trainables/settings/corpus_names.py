@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from trainables.settings.file_names import is_file
+from trainables.settings.file_names import is_file, is_local
 
 if TYPE_CHECKING:
     from trainables.settings.task import Task
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 WITHIN_TASK, IN_DOMAIN, CROSS_DOMAIN = WORDS = ("within-task", "in-domain", "cross-domain")
 
 
-def is_local(entry: str) -> bool:
+def is_local_file(entry: str) -> bool:
     """Whether an entry is a file on this machine."""
-    return is_file(entry) and "://" not in entry
+    return is_file(entry) and is_local(entry)
 
 
 def short(entry: str) -> str:

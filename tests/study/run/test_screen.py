@@ -8,7 +8,8 @@ import time
 import pytest
 from rich.console import Console
 
-from study.run.screen import PartProgress, Screen, duration
+from analysis.text.numbers import whole_seconds
+from study.run.screen import PartProgress, Screen
 
 ROW = {"stage": "finetune", "epoch": 1.0, "loss": 0.6931, "error_rate_percent": 12.5, "tokens_per_s": 123456.7}
 PARAMS = {"finetune.learning_rate": 3.2e-5, "finetune.truncation": "head+tail", "finetune.head_tokens": 6, "pretrain.steps": 100}
@@ -109,4 +110,4 @@ def test_nothing_is_left_of_a_part_that_is_done() -> None:
 
 @pytest.mark.parametrize(("seconds", "text"), [(42, "42 s"), (190, "3 min 10 s"), (7500, "2 h 05 min")])
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert whole_seconds(seconds) == text
