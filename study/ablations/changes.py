@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from study.ablations.ablation_file import Ablation, Setting
+from study.ablations.ablation_file import Ablation, AblationSetting
 from study.ablations.raw import LISTS, renaming
 from study.definition.models import STAGE_KINDS
 from study.definition.space import shown
@@ -74,7 +74,7 @@ def _value_changes(published: Ablation, actual: Ablation) -> Iterator[tuple[str,
                 yield path, was, value[1]
 
 
-def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
+def _values(ablation: Ablation, setting: AblationSetting) -> dict[str, tuple[str, Any]]:
     """{path: (kind of stage, value)} of all fields of a setting's stages, defaults included."""
     fields_by_path: dict[str, tuple[str, Any]] = {}
     recipe = ablation.recipe if setting.recipe is None else setting.recipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from study.ablations.ablation_file import SCALES, Ablation, Loaded, Scale, Setting, ablation_of, apply_override, written_out
+from study.ablations.ablation_file import SCALES, Ablation, AblationSetting, Loaded, Scale, ablation_of, apply_override, written_out
 from study.ablations.changes import changes_of
 from study.ablations.raw import Data, label_of, rename_tasks, set_in_recipes
 from study.ablations.studies import AblationStudy, parts_of
@@ -116,7 +116,7 @@ def _scaled(published: Ablation, scale: Scale, encoder: Encoder | None, seeds: i
     return data
 
 
-def _changed(setting: Setting, scale: Scale) -> Data:
+def _changed(setting: AblationSetting, scale: Scale) -> Data:
     data = setting.canonical()
     change = scale.settings.get(setting.label)
     if change is not None:

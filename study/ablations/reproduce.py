@@ -1,4 +1,4 @@
-"""Run an ablation in one run folder, from its first study to its tables; the same command resumes it at any time."""
+"""Run an ablation in one run folder, from its first study to its tables. It can be interrupted and resumed at any time."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STATISTICS = "statistics.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AblationOutcome:
     """The end of an ablation: whether there is a result, and the text to print."""
 
     has_result: bool
@@ -50,7 +50,7 @@ def run(
     say: Callable[[str], None] = print,
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
-) -> Outcome:
+) -> AblationOutcome:
     """Run the unfinished studies of an ablation, one after the other, then write its tables.
 
     Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse if another driver has the
@@ -188,7 +188,7 @@ def _row(measured: Any, domain: str | None) -> dict[str, Any]:
 # Tables --------------------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
+def _outcome(grid: Grid, folder: Path, ending: str) -> AblationOutcome:
     """Write the tables from the records, and return the text to print."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     report = tables.read(folder)
@@ -196,9 +196,9 @@ def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
         page = output.write(folder / "report", report.files, output.FORMATS)
         text = (page.parent / "table.txt").read_text(encoding="utf-8")
     except OSError as error:
-        return Outcome(tested, f"{ending}\n\n{launch.unwritten(error, folder)}")
+        return AblationOutcome(tested, f"{ending}\n\n{launch.unwritten(error, folder)}")
     spent = "" if grid.ablation.statistics else f"{tables.cost_text(report.ledger)}\n"
-    return Outcome(tested, f"{ending}\n\n{text}\n{spent}report: {page}")
+    return AblationOutcome(tested, f"{ending}\n\n{text}\n{spent}report: {page}")
 
 
 # The shipped ones ----------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Tell failures of the machine from failures of a trial, by types and texts of errors, and advise. Imports neither torch nor Ray.
 
-A failure of the machine, or one common to all trials, stops the study. No trial counts as failed then, and the same command resumes
-the study once the cause is gone. Out of memory within a process counts as the trial's failure: smaller settings may fit.
+A failure of the machine, or one common to all trials, stops the study. No trial counts as failed then, and the study can be
+resumed after the repair. Out of memory within a process counts as the trial's failure: smaller settings may fit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Fault:
 
 
 class StudyStopped(BaseException):
-    """Raised when the study stops early: the reason, and what to do before the same command resumes it.
+    """Raised when the study stops early: the reason, and what to do before it is resumed.
 
     Not an Exception, since Tune treats an Exception from a callback as a failure of the trial.
     """

@@ -138,8 +138,8 @@ def _forward(board: Any, run: str) -> Any:
     return Forward()
 
 
-def under_train(work: Work, layout: Placement, board: Any) -> Rows:
-    """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
+def under_train(work: Work, placement: Placement, board: Any) -> Rows:
+    """Yield the rows of the work, computed by the workers of a TorchTrainer. Raises Ended if a worker ends early."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -147,13 +147,13 @@ def under_train(work: Work, layout: Placement, board: Any) -> Rows:
         _worker,
         train_loop_config={"work": work, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=layout.workers,
-            use_gpu=layout.gpus > 0,
-            resources_per_worker={"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {}),
+            num_workers=placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker={"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=work.name,
-            storage_path=layout.storage,
+            storage_path=placement.storage,
             callbacks=[_forward(board, work.name)],
             # `persistent` restarts workers from the store; a controller that cannot start them gives up.
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=1),

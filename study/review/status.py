@@ -68,12 +68,12 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if owner is not None:
         return f"{name}: running, process {owner.pid} on {owner.host}"
     if last in ("started", "resumed"):
-        last = "was killed; the same command goes on"
+        last = "was killed; run the same command again to resume"
     spent = sum(row.get("seconds") or 0 for row in events)
     text = f"{name}: {last}" + (
         f" after {whole_seconds(spent)}" if last in ("finished", "interrupted", "stopped") and spent else ""
     )
-    return f"{text}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else text
+    return f"{text}: {plain(events[-1].get('reason'), 300)}; run the same command again to resume" if last == "stopped" else text
 
 
 def _progress(rows: Sequence[Row]) -> str:

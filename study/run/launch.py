@@ -43,7 +43,7 @@ PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex",
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """The end of a study: whether there is a result, the text to print, and a line on failed trials."""
 
     has_result: bool
@@ -53,7 +53,7 @@ class Outcome:
 
 def opened(
     study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False, reader: Reader | None = None
-) -> tuple[bool, inputs.Found]:
+) -> tuple[bool, inputs.ComparedInputs]:
     """Return (whether the study is finished, its inputs compared with those that the folder was computed from).
 
     Raises ConfigError if the folder belongs to another study, or to other inputs unless that is accepted.
@@ -77,7 +77,7 @@ def run(
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
     reader: Reader | None = None,
-) -> Outcome:
+) -> StudyOutcome:
     """Run or resume a study. Returns at once if it is finished.
 
     `shared` is a Ray that several studies use one after the other, and `reader` what they have read; by default a study starts
@@ -124,10 +124,10 @@ def _run_session(
     scribe: Scribe,
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
-    compared: inputs.Found,
+    compared: inputs.ComparedInputs,
     notices: list[str],
     reader: Reader,
-) -> Outcome:
+) -> StudyOutcome:
     """Start Ray, run the remaining parts, record how the session ended."""
     began = time.monotonic()
 
@@ -254,7 +254,7 @@ def _device(rows: list[Row]) -> str | None:
     return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
 
 
-def _outcome(run_dir: Path, text: str, anew: bool = False) -> Outcome:
+def _outcome(run_dir: Path, text: str, anew: bool = False) -> StudyOutcome:
     """Write the report and return the text to print at the end, also if the report cannot be written."""
     from analysis.pages import output, study_page
 
@@ -271,7 +271,7 @@ def _outcome(run_dir: Path, text: str, anew: bool = False) -> Outcome:
         reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
         text += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
     lost = _failed_text(rows)
-    return Outcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
+    return StudyOutcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
 
 
 def unwritten(error: OSError, run_dir: Path) -> str:

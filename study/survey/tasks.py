@@ -27,7 +27,7 @@ HEAD = f"{'set':<15}{'classes':>8}  {'domain':<16}  {'metric':<20}  papers"
 
 
 @dataclass(frozen=True)
-class Named:
+class TextSource:
     """What a command-line argument names: a task, or a file of the user's."""
 
     name: str
@@ -161,23 +161,23 @@ def _row(name: str, known: Known) -> str:
 # What an argument names ----------------------------------------------------------------------------------------------------------
 
 
-def named(arguments: Sequence[str]) -> tuple[list[Named], Encoder | None]:
+def named(arguments: Sequence[str]) -> tuple[list[TextSource], Encoder | None]:
     """Return (tasks and files that the arguments name, in order; the encoder of the last study file among them).
 
     An argument is a known task, a study file (its tasks), or a file of texts. Raises ConfigError with every fault at once.
     """
-    entries: list[Named] = []
+    entries: list[TextSource] = []
     faults: list[str] = []
     encoder: Encoder | None = None
     for argument in arguments:
         try:
             if argument in TABLE:
-                entries.append(Named(argument, resolve(argument)))
+                entries.append(TextSource(argument, resolve(argument)))
             elif argument.endswith(STUDY_FILES):
                 tasks, encoder = _of_study(argument)
                 entries += tasks
             elif _is_file(argument):
-                entries.append(Named(Path(argument).name, None, argument))
+                entries.append(TextSource(Path(argument).name, None, argument))
             else:
                 faults.append(f"{argument!r} is neither a known task nor a file{near(argument, TABLE)}")
         except ConfigError as error:
@@ -191,11 +191,11 @@ def _is_file(argument: str) -> bool:
     return "." in Path(argument).name or "/" in argument or Path(argument).is_file()
 
 
-def _of_study(path: str) -> tuple[list[Named], Encoder]:
+def _of_study(path: str) -> tuple[list[TextSource], Encoder]:
     from study.definition.study_file import load_study
 
     study = load_study(path)
-    return [Named(name, task) for name, task in study.tasks.items()], study.encoder
+    return [TextSource(name, task) for name, task in study.tasks.items()], study.encoder
 
 
 # Statistics ----------------------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def measured(
     return results
 
 
-def _of_file(fault: str, entry: Named) -> str:
+def _of_file(fault: str, entry: TextSource) -> str:
     """Rewrite a fault to name the file instead of a split, for a file of the user's."""
     if entry.file is None:
         return f"tasks.{fault}"

@@ -87,13 +87,13 @@ def test_rows_of_a_real_recipe_computed_here(tmp_path: Path) -> None:
     assert Store(work.store).get(rows[-1]["stage_id"]) is not None
 
 
-def layout(**changes: Any) -> Placement:
+def placement(**changes: Any) -> Placement:
     return Placement(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
 
 
 def test_the_driver_of_a_nested_trial_takes_no_cpu() -> None:
-    assert resources(layout()).required_resources == {"CPU": 1}
-    assert "CPU" not in resources(layout(under_train=True, workers=2)).required_resources
+    assert resources(placement()).required_resources == {"CPU": 1}
+    assert "CPU" not in resources(placement(under_train=True, workers=2)).required_resources
 
 
 class Listed:
