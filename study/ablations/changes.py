@@ -12,8 +12,6 @@ from study.definition.models import STAGE_KINDS
 from study.definition.space import shown
 from study.planning.estimate import encoder_name
 
-# Differences -----------------------------------------------------------------------------------------------------------------
-
 
 def changes_of(published: Ablation, actual: Ablation) -> Iterator[str]:
     """Yield a line for every difference from the published ablation."""

@@ -170,7 +170,7 @@ def _gpu_lines(plan_: GridPlan, name: str, gpu: Gpu) -> list[str]:
     if not fits:
         text += f"; not even one sequence fits into {gpu.memory_gb} GB"
     elif fits < batch:
-        text += f"; {gpu.memory_gb} GB hold {fits} at a time: the batch is split by itself, which changes no result"
+        text += f"; {gpu.memory_gb} GB hold {fits} at a time: the batch is split automatically, which does not change the results"
     text += f"; {gpu_costs.STATE_BYTES} bytes a weight, {gpu_costs.ACTIVATION_BYTES} a token, layer and unit of width"
     return lines + pair("memory", text)
 

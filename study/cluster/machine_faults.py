@@ -43,10 +43,10 @@ class StudyStopped(BaseException):
 SPACE, WRITABLE = "free some space", "make it writable"
 HANDLES = "raise the limit on open files and processes (ulimit -n, ulimit -u), or lower resources.concurrent"
 GPU = "see `nvidia-smi` and `study doctor`; with resources.gpus: 0 trials run on CPUs"
-PEERS = "see that the workers and their machines reach each other"
+PEERS = "check that the workers and their machines can reach each other"
 MEMORY = "lower resources.concurrent or resources.micro_batch, set resources.gradient_checkpointing, or close other programs"
-REACH = "see that it is there and can be reached"
-CLUSTER = "see that the machines of the cluster and their disks are well"
+REACH = "check that it exists and can be reached"
+CLUSTER = "check the machines of the cluster and their disks"
 
 ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Fault(SPACE)),
@@ -136,10 +136,10 @@ def stops() -> Iterator[None]:
         fault = None if wrong else fault_of(error)
         if fault is None:
             raise
-        raise StudyStopped(said(error), fault.advice) from error
+        raise StudyStopped(one_line(error), fault.advice) from error
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Format an error in one line: its type, unless its text is written for the user, and the last line of its text."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if isinstance(error, StoreError):

@@ -38,7 +38,7 @@ def machine_for(resources: Any) -> Machine:
     if not resources.gpus:
         return machine
     names, why = gpus.answering()
-    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.given()))))
+    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.hiding()))))
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables.QUIET | variables.RAY} | _quoted_python())
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"{option}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+        raise ConfigError([f"{option}: the Ray cluster there refuses the connection: {reason[:300]}"]) from None
 
 
 def _auto() -> str:

@@ -82,7 +82,7 @@ class Switchboard:
             await self._changed.wait_for(lambda: bool(mine.rows))
             return mine.rows.popleft()
 
-    async def may_go_on(self, run: str, computed: int) -> bool:
+    async def may_continue(self, run: str, computed: int) -> bool:
         """Wait until the caller requests evaluation number `computed`; False if it never will. All ranks get the same answer."""
         mine = self._runs.get(run, _Run(closed=True))
         async with self._changed:
@@ -116,7 +116,7 @@ def _worker(settings: dict[str, Any]) -> None:
     rows, computed = here(work), 0
     try:
         with contextlib.closing(rows):
-            while ray.get(board.may_go_on.remote(work.name, computed)):
+            while ray.get(board.may_continue.remote(work.name, computed)):
                 row = next(rows, None)
                 if row is None:
                     return

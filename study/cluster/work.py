@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.machine_faults import fault_of, said
+from study.cluster.machine_faults import fault_of, one_line
 from trainables.encoder.process_memory import lasting
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
@@ -68,7 +68,7 @@ def ended(error: BaseException) -> Ended:
     if isinstance(error, Ended):
         return error
     stages = [note for note in getattr(error, "__notes__", ()) if note.startswith("stage ")]
-    reason = said(error) + "".join(f" ({stage})" for stage in stages[:1])
+    reason = one_line(error) + "".join(f" ({stage})" for stage in stages[:1])
     details, where = "".join(traceback.format_exception(error)), _where(error)
     if type(error).__name__ == "Diverged":
         return Ended("diverged", reason, details, where)

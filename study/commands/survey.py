@@ -26,7 +26,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
     worst = DONE
     store = store or (study.store if study else None)
     for finding in doctors.examine(store, study):
-        click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
+        click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.text}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")
         worst = max(worst, finding.exit_code)

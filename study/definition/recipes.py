@@ -55,7 +55,7 @@ def _pretrain(name: str, settings: Mapping[str, Any], **more: Any) -> Entry:
 
 
 RECIPES = {
-    "BERT-FiT": PaperRecipe("fine-tuning alone", SUN.format("5.1"), (_FIT,)),
+    "BERT-FiT": PaperRecipe("fine-tuning only", SUN.format("5.1"), (_FIT,)),
     "BERT-ITPT-FiT": PaperRecipe(
         "further pre-training on the task's own training texts, then fine-tuning",
         SUN.format("5.4.1"),
@@ -81,7 +81,7 @@ RECIPES = {
         SUN.format("5.4.3"),
         ({"finetune": {"freeze": "encoder", "pooling": "bilstm"}},),
     ),
-    "RoBERTa-FiT": PaperRecipe("fine-tuning alone, with this paper's settings", GURURANGAN.format("3.1"), (_CLASSIFIER,)),
+    "RoBERTa-FiT": PaperRecipe("fine-tuning only, with this paper's settings", GURURANGAN.format("3.1"), (_CLASSIFIER,)),
     "DAPT": PaperRecipe(
         "further pre-training on a large corpus of the task's domain",
         GURURANGAN.format("3"),
@@ -89,13 +89,13 @@ RECIPES = {
         {"dapt": "[domain.txt]"},
     ),
     "not-DAPT": PaperRecipe(
-        "the same on a domain that has nothing to do with the task: the control",
+        "the same on a domain that is unrelated to the task: the control",
         GURURANGAN.format("3.3"),
         (_pretrain("dapt", _DAPT), _CLASSIFIER),
         {"dapt": "[another-domain.txt]"},
     ),
     "TAPT": PaperRecipe(
-        "further pre-training on the task's own training texts, 100 times each",
+        "further pre-training on the task's own training texts, 100 epochs",
         GURURANGAN.format("4"),
         (_pretrain("tapt", _TAPT, corpus=["within-task"]), _CLASSIFIER),
     ),
@@ -112,7 +112,7 @@ RECIPES = {
         {"tapt": "[within-task, collection.txt]"},
     ),
     "kNN-TAPT": PaperRecipe(
-        "TAPT on the task's texts and the 50 nearest of each in a corpus of its domain; steps as for the 500 texts of RCT-500",
+        "TAPT on the task's texts and 50 nearest neighbours of each from a domain corpus; steps as for the 500 texts of RCT-500",
         GURURANGAN.format("5.2 and Table 9"),
         (_pretrain("tapt", _SELECTED, select="nearest", neighbours=50), _CLASSIFIER),
         {"tapt": "[within-task, domain.txt]"},
@@ -200,7 +200,7 @@ def missing_texts(name: str, recipe: Any, space: Any) -> Iterator[str]:
             )
 
 
-# Shown ---------------------------------------------------------------------------------------------------------------------------
+# Output --------------------------------------------------------------------------------------------------------------------------
 
 
 def show() -> str:
@@ -209,7 +209,7 @@ def show() -> str:
     for name, recipe in RECIPES.items():
         lines += [f"{name}: {' -> '.join(_stage_names(recipe.stages))}", *_indented(f"{recipe.what} ({recipe.source})")]
         lines += _indented(_line(name)) if recipe.needs else []
-    return "\n".join([*lines, "", "Settings: docs/recipes.md. Own ones over them: recipe: {TAPT: {tapt.epochs: 10}}"])
+    return "\n".join([*lines, "", "Settings: docs/recipes.md. Changed settings: recipe: {TAPT: {tapt.epochs: 10}}"])
 
 
 def _indented(text: str) -> list[str]:
@@ -231,7 +231,7 @@ stages:
 recipe: BERT-ITPT-FiT
 ```
 
-and with settings of your own over it, by `<stage>.<field>`, still in one line:
+and with changed settings by `<stage>.<field>`, still in one line:
 
 ```yaml
 recipe: {DAPT+TAPT: {dapt.corpus: [domain.txt], finetune.epochs: 3}}

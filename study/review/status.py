@@ -26,7 +26,7 @@ def show(run_dir: Path) -> str:
     if is_ablation(run_dir):
         there = read_yaml(run_dir / FILE)
         if not isinstance(there, dict):
-            raise ConfigError([f"{run_dir / FILE}: holds no ablation"])
+            raise ConfigError([f"{run_dir / FILE}: is not an ablation"])
         return "\n".join(_studies(run_dir, there))
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
@@ -51,7 +51,7 @@ def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
     for part in listed(there.get("studies")):
         name = folder_of(part)
         if name is None:
-            yield f"  {plain(part, 80)}: no study of this folder"
+            yield f"  {plain(part, 80)}: no study in this folder"
             continue
         folder = run_dir / name
         rows, problems = record.read(folder / "records.jsonl")

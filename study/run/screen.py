@@ -206,8 +206,8 @@ class Screen:
         filled = round(30 * done / total) if total else 0
         counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
         left = self.left()
-        gone = whole_seconds(time.monotonic() - self.started)
-        clock = f"{gone} gone, about {whole_seconds(left)} left" if left else f"{gone} gone"
+        elapsed = whole_seconds(time.monotonic() - self.started)
+        clock = f"{elapsed} elapsed, about {whole_seconds(left)} left" if left else f"{elapsed} elapsed"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
             loss, name, chosen = self.best

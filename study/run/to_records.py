@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.machine_faults import StudyStopped, alike, fault_of, said
+from study.cluster.machine_faults import StudyStopped, alike, fault_of, one_line
 from study.run import finals
 from study.run.scribe import TrialSpec, trials
 
@@ -38,7 +38,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> 
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             name = trial.config["trial"]
-            if searcher.goes_on(name):
+            if searcher.is_restarted(name):
                 s.scribe.again(name)
             else:
                 self._ends(trial.config, *_death(trial.get_pickled_error()))
@@ -68,7 +68,7 @@ def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
     """(status, reason, further fields) of a trial whose process died too often."""
     reason = "its process died again and again"
     if error is not None and (fault := fault_of(error)):
-        return "halted", f"{reason}: {said(error)}", {"advice": fault.advice}
+        return "halted", f"{reason}: {one_line(error)}", {"advice": fault.advice}
     return "failed", reason, {}
 
 

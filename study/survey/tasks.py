@@ -46,7 +46,7 @@ def show(names: Sequence[str] = ()) -> str:
         lines += _entry(name, TABLE[name], whole=bool(names))
     lines += ["", *(line for paper, title in PAPERS.items() for line in _wrapped(f"{_short(paper)}: {title}", ""))]
     if not names:
-        lines += ["", "More about a set: study tasks NAME. What is in it: study tasks --stats NAME"]
+        lines += ["", "Details of a set: study tasks NAME. Its statistics: study tasks --stats NAME"]
     return "\n".join(lines)
 
 
@@ -121,11 +121,11 @@ def document() -> str:
         "",
         "Written by `make docs` from `known_tasks.py`. A study file may name a known task without further fields:",
         "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are sets without a copy on the hub that is known to be the",
-        "paper's own: for these, the message says what to fetch and what to write instead.",
+        "paper's own: for these, the message says what to download and what to write in the study file.",
         "",
         "```bash",
         "study tasks                                          # this table",
-        "study tasks chemprot                                 # how to bring a set by hand",
+        "study tasks chemprot                                 # how to get a set by hand",
         "study tasks --stats sls_imdb                         # examples, lengths, copies, classes",
         "study tasks --stats reviews.csv --text review --label stars",
         "study tasks --stats faq.csv --text question --text-pair answer --label topic",
@@ -142,7 +142,7 @@ def document() -> str:
         "",
         "## By hand",
         "",
-        "Also for machines that do not reach the hub.",
+        "Also for machines without access to the hub.",
         "",
         *(f"- **{name}**: {instructions(name)}." for name in TABLE if instructions(name)),
     ]
@@ -158,7 +158,7 @@ def _row(name: str, known: Known) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-# What an argument names ----------------------------------------------------------------------------------------------------------
+# Arguments -----------------------------------------------------------------------------------------------------------------------
 
 
 def named(arguments: Sequence[str]) -> tuple[list[TextSource], Encoder | None]:

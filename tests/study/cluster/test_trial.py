@@ -144,16 +144,16 @@ def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever() -> No
     turns = InTurn(search, [lambda: [{"trial": "f0"}]], concurrent=2, deaths=2)
     assert turns.suggest("a") == {"trial": "t0"}
     turns.on_trial_complete("a", error=True)
-    assert turns.goes_on("t0")
+    assert turns.is_restarted("t0")
     assert search.heard == [], "the search need not know"
     assert turns.suggest("b") == {"trial": "t0"}
-    assert not turns.goes_on("t0")
+    assert not turns.is_restarted("t0")
     assert turns.suggest("c") == {"trial": "t1"}
     turns.on_trial_complete("b", error=True)
     turns.on_trial_complete("c")
     assert search.heard == ["c"]
     assert turns.suggest("d") == {"trial": "t0"}, "what died goes on before anything new"
     turns.on_trial_complete("d", error=True)
-    assert not turns.goes_on("t0")
+    assert not turns.is_restarted("t0")
     assert search.heard == ["c", "a"], "the search hears of it under the name that it gave"
     assert turns.suggest("e") == {"trial": "f0"}

@@ -159,7 +159,7 @@ def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> 
     (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
     assert end["status"] == "failed"
     assert "vocab_size: 10 given, but the tokenizer has" in end["reason"]
-    assert "no trial came to a result" in done.stdout
+    assert "no trial has a result" in done.stdout
     assert end["reason"] in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert "Traceback" in (tmp_path / "run" / "study.log").read_text()
