@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.ablations import gpu_costs
 from study.ablations.gpu_costs import Gpu
-from study.ablations.grid import Grid
+from study.ablations.grid import AblationGrid
 from study.planning import estimate
 from study.planning.plan import with_precision
 from trainables.settings import corpus_names
@@ -23,7 +23,7 @@ from study.ablations.grid_plan import GridPlan, Step, plan
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
 
-def show(grid: Grid, store: Store, gpu: str | None = None, *others: Grid) -> str:
+def show(grid: AblationGrid, store: Store, gpu: str | None = None, *others: AblationGrid) -> str:
     """Plan an ablation, or several in one store, and format the plan for a terminal, 80 columns wide.
 
     Raises ConfigError for a GPU that is not in the table.
@@ -50,7 +50,7 @@ def show(grid: Grid, store: Store, gpu: str | None = None, *others: Grid) -> str
     return "\n".join(lines)
 
 
-def _grids(grids: Sequence[Grid], plan_: GridPlan) -> Iterator[str]:
+def _grids(grids: Sequence[AblationGrid], plan_: GridPlan) -> Iterator[str]:
     """The planned ablations; for several also a table of the tokens to train on."""
     for grid, share in zip(grids, plan_.shares, strict=True):
         count = f"{len(grid.ablation.settings)} settings x {len(grid.ablation.targets)} tasks x {grid.ablation.seeds} seeds"
@@ -91,7 +91,7 @@ def _assumptions(plan_: GridPlan) -> Iterator[str]:
     )
 
 
-def estimate_text(grid: Grid, store: Store, reader: Reader, here: bool = True) -> str:
+def estimate_text(grid: AblationGrid, store: Store, reader: Reader, here: bool = True) -> str:
     """Return a line for the start of a run: the work left and its time on this machine. Raises ConfigError if data are missing."""
     plan_ = plan(grid, store, reader=reader)
     left = plan_.tokens_shared if plan_.tokens_missing is None else plan_.tokens_missing
@@ -143,7 +143,7 @@ def _corpus(step: Step) -> str:
     return ", ".join(map(corpus_names.short, entries))
 
 
-def _rate_here(grid: Grid, store: Store) -> tuple[float, str]:
+def _rate_here(grid: AblationGrid, store: Store) -> tuple[float, str]:
     """(FLOP/s of training on this machine, the source of this rate)."""
     study = with_precision(grid.parts[0].study)
     encoder = gpu_costs.measurable(study.encoder)
@@ -151,7 +151,7 @@ def _rate_here(grid: Grid, store: Store) -> tuple[float, str]:
     return rate * gpu_costs.flops_per_piece(encoder), source
 
 
-def _here_lines(grid: Grid, plan_: GridPlan, store: Store) -> list[str]:
+def _here_lines(grid: AblationGrid, plan_: GridPlan, store: Store) -> list[str]:
     """Lines on the time on this machine."""
     rate, source = _rate_here(grid, store)
     text = f"about {time_text(plan_.flops / rate)} on this machine"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from study.ablations.grid import Grid
+    from study.ablations.grid import AblationGrid
     from study.definition.models import Study
 
 
@@ -26,7 +26,7 @@ def ablation_grid(
     encoder: str | None,
     overrides: tuple[str, ...],
     placeholders: bool = False,
-) -> Grid:
+) -> AblationGrid:
     """Return an ablation with the options applied. Raises ConfigError."""
     from study.ablations import ablation_file, grid
     from study.survey.tasks import encoder_named

@@ -14,7 +14,7 @@ from study.commands.options import ACCEPT, ADDRESS, OTHER_ENCODER, RETRY, SCALE,
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 
 if TYPE_CHECKING:
-    from study.ablations.grid import Grid
+    from study.ablations.grid import AblationGrid
 
 
 @click.command(epilog=EPILOG)
@@ -113,7 +113,7 @@ def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
     return DONE if outcome.has_result else NO_RESULT
 
 
-def _changes(grid: Grid) -> list[str]:
+def _changes(grid: AblationGrid) -> list[str]:
     """Return the changes of a scale as lines."""
     remark = [f"({grid.says})"] if grid.says else []
     return (
