@@ -80,7 +80,7 @@ def test_what_is_in_the_store_is_not_missing(tmp_path: Path) -> None:
     made = plan(found, store)
     done = nodes(Inputs(recipe))
     assert made.cached == {node.stage_id for node in done}
-    # The trajectory goes on from its fourth step.
+    # The trajectory continues from its fourth step.
     assert made.tokens_missing == made.tokens_shared - sum(node.tokens_estimate for node in done)
     text = show(found, store)
     assert "1 cached" in text

@@ -152,7 +152,7 @@ def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever() -> No
     turns.on_trial_complete("b", error=True)
     turns.on_trial_complete("c")
     assert search.heard == ["c"]
-    assert turns.suggest("d") == {"trial": "t0"}, "what died goes on before anything new"
+    assert turns.suggest("d") == {"trial": "t0"}, "a trial whose process died is restarted before any new one"
     turns.on_trial_complete("d", error=True)
     assert not turns.is_restarted("t0")
     assert search.heard == ["c", "a"], "the search hears of it under the name that it gave"

@@ -100,7 +100,7 @@ def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctr
     def epochs() -> list[float]:
         return [row["epoch"] for row in records(folder, "evaluation")]
 
-    # A trial whose process dies goes on in another one, from its last state.
+    # A trial whose process dies continues in another one, from its last state.
     wait_for(lambda: len(epochs()) >= 5, process)
     actor = wait_for(lambda: trial_actor(process.pid), process, 20)
     os.kill(actor, signal.SIGKILL)
