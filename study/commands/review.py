@@ -72,7 +72,7 @@ def compare(one: Path, other: Path, as_json: bool) -> int:
 @click.command(epilog=EPILOG)
 @RUN
 @click.option("--out", metavar="FILE.html", type=click.Path(path_type=Path), help="Write an HTML page instead.")
-@click.option("--texts", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Most texts of every set.")
+@click.option("--texts", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Most texts per set.")
 @STORE
 def marks(run_dir: Path, out: Path | None, texts: int, store: str | None) -> int:
     """Show the words that a run with selective masking marked, in the task's texts with scores, and in its corpora.

@@ -115,10 +115,10 @@ def encoders(encoder: str | None, as_json: bool) -> int:
 def overlap(
     sources: tuple[str, ...], text: tuple[str, ...], top: int, form: str, out: Path | None, as_json: bool, **dialect: str | None
 ) -> int:
-    """Compare the vocabularies of texts, as Gururangan et al. 2020 do in Figure 2: does a corpus resemble my task?
+    """Compare the vocabularies of texts, to see how closely a corpus resembles a task.
 
-    Takes known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files with one text a line, and the tasks of a
-    STUDY.yaml.
+    As in Figure 2 of Gururangan et al. 2020. Takes known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files
+    with one text a line, and the tasks of a STUDY.yaml.
     """
     from study.survey import overlap as overlaps
 
