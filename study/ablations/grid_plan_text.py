@@ -44,9 +44,9 @@ def show(grid: AblationGrid, store: Store, gpu: str | None = None, *others: Abla
     lines += pair("to read", f"{count_text(plan_.read)} tokens of validation and test texts")
     lines += _gpu_lines(plan_, gpu.upper(), named) if gpu and named else _here_lines(grids[0], plan_, store)
     for text in _assumptions(plan_):
-        lines += pair("reckoned", text)
+        lines += pair("assumed", text)
     for source in plan_.sources:
-        lines += pair("not here", f"data: {source}")
+        lines += pair("data", f"not on this machine; {source}")
     return "\n".join(lines)
 
 

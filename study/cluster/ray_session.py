@@ -74,7 +74,9 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     for base in BASES:
         remove_stale(base)
     if (place := writable_base()) is None:
-        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them, its sockets have short paths only"])
+        raise ConfigError(
+            [f"none of {', '.join(BASES)} can be written: Ray needs one of them for the short paths of its sockets"]
+        )
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
@@ -209,7 +211,7 @@ def check_seen(store: Store, paths: Iterable[str]) -> None:
         store.files.remove(probe)
         store.files.prune("seen")
     if faults:
-        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; --store is the store's"])
+        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; give the store with --store"])
 
 
 def remove_stale(base: str) -> None:

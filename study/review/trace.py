@@ -89,7 +89,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
 
     finals = sources(run)
     if finals and not any(cell in (final.label, final.trial) for final in finals) and (state := _without(run, cell)):
-        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; it is {state}"])
+        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; its state is {state}"])
     source = _chosen(finals, cell, task, seed)
     study = load_study(source.study / "study.yaml")
     rows, _ = record.read(source.study / "records.jsonl")
@@ -209,7 +209,7 @@ def _chosen(finals: Sequence[TracedFinal], cell: str, task: str | None, seed: in
         raise ConfigError([f"CELL {cell!r}: no such cell{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
     tasks = list(dict.fromkeys(final.task for final in named))
     if task is None and len(tasks) > 1:
-        raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])
+        raise ConfigError([f"CELL {cell!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
     if task is not None and task not in tasks:
         raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
     seeds = {final.seed: final for final in named if task in (None, final.task)}

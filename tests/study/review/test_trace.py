@@ -118,5 +118,5 @@ def test_a_cell_that_diverged_is_said_to_have(tmp_path: Path) -> None:
     run, _ = final(tmp_path)
     about = {"trial": "f07", "phase": "final", "setting": "x", "seed": 0, "label": "lost", "params": {}}
     record.Records(run / "records.jsonl", "tiny").append("trial", status="diverged", reason="Diverged: nan", **about)
-    with pytest.raises(ConfigError, match="CELL 'lost': it has no number to compute again; it is diverged"):
+    with pytest.raises(ConfigError, match="CELL 'lost': it has no number to compute again; its state is diverged"):
         trace(run, "lost")

@@ -40,9 +40,7 @@ def last_of(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["trial"]: (row["status"], row.get("reason") or "") for row in records(folder, "trial")}
 
 
-def test_a_lost_store_stops_the_study_which_is_resumed_once_it_is_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_store_stops_the_study_which_is_resumed_once_it_is_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, folder, store = write_study(tmp_path / "input", **LITTLE), tmp_path / "run", tmp_path / "store"
     store.mkdir()
     (store / "states").write_text("in the way of a folder")  # root, too, cannot write below a file
