@@ -74,9 +74,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     for base in BASES:
         remove_stale(base)
     if (place := writable_base()) is None:
-        raise ConfigError(
-            [f"none of {', '.join(BASES)} can be written: Ray needs one of them for the short paths of its sockets"]
-        )
+        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them for the short paths of its sockets"])
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
