@@ -1,1 +1,1 @@
-"""Many trials on Ray: study files, the search, the launcher, the command line. Knows no tensors."""
+"""Many trials on Ray: study files, the search, the launcher, the command line. Never imports torch."""

@@ -1,4 +1,4 @@
-"""The command line. Imports nothing heavy: torch and ray come with the command that needs them."""
+"""The command line. Imports no heavy package: torch and Ray are imported by the commands that need them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for command in (survey.doctor, survey.tasks, survey.recipes, survey.encoders, su
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: every error is one clear message on stderr and an exit code."""
+    """Run the command line. Every error becomes one message on stderr and an exit code."""
     open_streams()
     sys.exit(guarded(lambda: _main(arguments)))
 

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 130
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last evaluation", file=sys.stderr)
+        print("interrupted; run the same command again to resume from the last evaluation", file=sys.stderr)
         return 130
 
 

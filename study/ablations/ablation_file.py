@@ -32,7 +32,7 @@ Stages = tuple[dict[str, dict[str, Any] | None], ...]
 """The stages of a recipe, as in a study file; a file may also give the name of a recipe."""
 
 
-class Source(Settings):
+class PublishedTable(Settings):
     """The published table that an ablation is compared with."""
 
     paper: Name
@@ -83,7 +83,7 @@ class AblationTask(Task):
         return validate(Task, own)
 
 
-class Setting(Settings):
+class AblationSetting(Settings):
     """One row of the table, or with `column` one cell of it."""
 
     row: Name
@@ -107,7 +107,7 @@ class Setting(Settings):
         return self.row if self.column is None else f"{self.row} | {self.column}"
 
 
-class Place(Settings):
+class TablePlace(Settings):
     """The place of a setting in the table."""
 
     row: Name
@@ -121,14 +121,14 @@ class Place(Settings):
         return self.row if self.column is None else f"{self.row} | {self.column}"
 
 
-class Claim(Settings):
+class AblationClaim(Settings):
     """A claim of the paper on its table, that one setting is better than another. It gets a verdict."""
 
     says: Name
     """The claim in a few words."""
-    better: Place
+    better: TablePlace
     """The setting claimed to be better."""
-    worse: Place
+    worse: TablePlace
     """The setting claimed to be worse."""
     tasks: tuple[str, ...] = ()
     """Tasks that it is about; empty: all."""
@@ -169,7 +169,7 @@ class Ablation(Settings):
     """Name of the ablation; the run folder is `runs/NAME-SCALE`."""
     title: Name
     """Its subject in a few words."""
-    source: Source | None = None
+    source: PublishedTable | None = None
     """The published table; null without one."""
     tasks: dict[str, AblationTask]
     """Data sets by name."""
@@ -179,7 +179,7 @@ class Ablation(Settings):
     """Encoders of single tasks, {task: encoder}."""
     recipe: Stages = ({"finetune": {}},)
     """The stages of all settings, as in a study file."""
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[AblationSetting, ...] = ()
     """The rows of the table, or its cells."""
     layout: Literal["table", "curve"] = "table"
     """Form of the results: a table, or curves over `x`, without `x` over the epochs."""
@@ -193,7 +193,7 @@ class Ablation(Settings):
     """Arithmetic of matrix products."""
     resources: Resources | None = None
     """Resources of one trial; null: a GPU if this machine has one."""
-    claims: tuple[Claim, ...] = ()
+    claims: tuple[AblationClaim, ...] = ()
     """Claims of the paper on its table."""
     notes: tuple[str, ...] = ()
     """Gaps and contradictions in the paper."""
@@ -207,7 +207,7 @@ class Ablation(Settings):
         """The tasks that are columns of the table."""
         return {name: task for name, task in self.tasks.items() if task.target}
 
-    def encoder_of(self, task: str, setting: Setting | None = None) -> Encoder:
+    def encoder_of(self, task: str, setting: AblationSetting | None = None) -> Encoder:
         """Return the encoder that training of a cell starts from."""
         own = setting.encoder if setting is not None else None
         return own or self.encoders.get(task) or self.encoder

@@ -6,13 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from study.ablations.ablation_file import Ablation, Setting
+from study.ablations.ablation_file import Ablation, AblationSetting
 from study.ablations.raw import LISTS, renaming
 from study.definition.models import STAGE_KINDS
 from study.definition.space import shown
 from study.planning.estimate import encoder_name
-
-# Differences -----------------------------------------------------------------------------------------------------------------
 
 
 def changes_of(published: Ablation, actual: Ablation) -> Iterator[str]:
@@ -74,7 +72,7 @@ def _value_changes(published: Ablation, actual: Ablation) -> Iterator[tuple[str,
                 yield path, was, value[1]
 
 
-def _values(ablation: Ablation, setting: Setting) -> dict[str, tuple[str, Any]]:
+def _values(ablation: Ablation, setting: AblationSetting) -> dict[str, tuple[str, Any]]:
     """{path: (kind of stage, value)} of all fields of a setting's stages, defaults included."""
     fields_by_path: dict[str, tuple[str, Any]] = {}
     recipe = ablation.recipe if setting.recipe is None else setting.recipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from study.ablations.ablation_file import SCALES, Ablation, Loaded, Scale, Setting, ablation_of, apply_override, written_out
+from study.ablations.ablation_file import SCALES, Ablation, AblationSetting, Loaded, Scale, ablation_of, apply_override, written_out
 from study.ablations.changes import changes_of
 from study.ablations.raw import Data, label_of, rename_tasks, set_in_recipes
 from study.ablations.studies import AblationStudy, parts_of
@@ -20,7 +20,7 @@ from trainables.settings.validate import validate
 
 
 @dataclass(frozen=True)
-class Grid:
+class AblationGrid:
     """An ablation as it is run, with the scale applied."""
 
     ablation: Ablation
@@ -61,7 +61,7 @@ def grid(
     encoder: Encoder | None = None,
     overrides: Iterable[str] = (),
     placeholders: bool = False,
-) -> Grid:
+) -> AblationGrid:
     """Return an ablation at a scale, on some of its tasks, with other seeds, another encoder or other settings.
 
     `overrides` are `path=value`, of the ablation's own fields or of stages (`finetune.epochs=2`). With `placeholders` data sets
@@ -87,7 +87,7 @@ def grid(
         raise ConfigError(faults)
     resolved = ablation_of(data)
     parts = tuple(parts_of(resolved, loaded.folder, placeholders))
-    return Grid(resolved, scale, chosen.says, tuple(changes_of(published, resolved)), parts)
+    return AblationGrid(resolved, scale, chosen.says, tuple(changes_of(published, resolved)), parts)
 
 
 # The scale -----------------------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def _scaled(published: Ablation, scale: Scale, encoder: Encoder | None, seeds: i
     return data
 
 
-def _changed(setting: Setting, scale: Scale) -> Data:
+def _changed(setting: AblationSetting, scale: Scale) -> Data:
     data = setting.canonical()
     change = scale.settings.get(setting.label)
     if change is not None:

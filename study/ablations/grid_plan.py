@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from study.ablations import gpu_costs
 from study.ablations.ablation_file import AblationTask
 from study.ablations.gpu_costs import Size
-from study.ablations.grid import Grid
+from study.ablations.grid import AblationGrid
 from study.planning.plan import with_precision
 from study.search.search import given_points
 from trainables.settings import corpus_names
@@ -97,7 +97,7 @@ class _Cell:
     size: Size
 
 
-def plan(grid: Grid, store: Store, *others: Grid, reader: Reader | None = None) -> GridPlan:
+def plan(grid: AblationGrid, store: Store, *others: AblationGrid, reader: Reader | None = None) -> GridPlan:
     """Plan an ablation, or several that share a store.
 
     Data and encoders that are not on this machine count with their published sizes; if any data are missing, the stages of all
@@ -139,7 +139,7 @@ def plan(grid: Grid, store: Store, *others: Grid, reader: Reader | None = None) 
     )
 
 
-def _all_here(grids: Sequence[Grid], sizes: Sequence[Mapping[str, Size]]) -> bool:
+def _all_here(grids: Sequence[AblationGrid], sizes: Sequence[Mapping[str, Size]]) -> bool:
     """Whether data and encoders are on this machine."""
     if any(size.source for by_task in sizes for size in by_task.values()):
         return False
@@ -150,7 +150,7 @@ def _cell(recipe: Recipe, steps: Iterable[Step], sizes: Mapping[str, Size]) -> _
     return _Cell(recipe, tuple(steps), sizes[recipe.task])
 
 
-def _shares(grids: Sequence[Grid], walked: Sequence[Sequence[_Cell]]) -> Iterator[Share]:
+def _shares(grids: Sequence[AblationGrid], walked: Sequence[Sequence[_Cell]]) -> Iterator[Share]:
     before: dict[str, Step] = {}
     for grid, cells in zip(grids, walked, strict=True):
         steps = [step for cell in cells for step in cell.steps]
@@ -164,7 +164,7 @@ def _total(steps: Iterable[Step]) -> float:
     return sum(step.tokens for step in steps)
 
 
-def _cells(grid: Grid) -> Iterator[Recipe]:
+def _cells(grid: AblationGrid) -> Iterator[Recipe]:
     for part in grid.parts:
         study = with_precision(part.study)
         for params in given_points(study):
@@ -197,7 +197,7 @@ def _walked(recipe: Recipe, reader: Reader) -> list[Step]:
 # Without the data -----------------------------------------------------------------------------------------------------------------
 
 
-def _sizes(grid: Grid, reader: Reader) -> dict[str, Size]:
+def _sizes(grid: AblationGrid, reader: Reader) -> dict[str, Size]:
     return {name: _size(name, task, reader) for name, task in grid.ablation.tasks.items()}
 
 
@@ -213,7 +213,7 @@ def _size(name: str, task: AblationTask, reader: Reader) -> Size:
     return Size(len(data.train), len(data.validation), len(data.test), words * PIECES_PER_WORD, "")
 
 
-def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: Grid) -> Iterator[Step]:
+def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: AblationGrid) -> Iterator[Step]:
     """The stages of a cell with ids from the place of the data instead of their content."""
     from trainables.stages.identity import settings_of
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.ablations import gpu_costs
 from study.ablations.gpu_costs import Gpu
-from study.ablations.grid import Grid
+from study.ablations.grid import AblationGrid
 from study.planning import estimate
 from study.planning.plan import with_precision
 from trainables.settings import corpus_names
@@ -23,7 +23,7 @@ from study.ablations.grid_plan import GridPlan, Step, plan
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
 
-def show(grid: Grid, store: Store, gpu: str | None = None, *others: Grid) -> str:
+def show(grid: AblationGrid, store: Store, gpu: str | None = None, *others: AblationGrid) -> str:
     """Plan an ablation, or several in one store, and format the plan for a terminal, 80 columns wide.
 
     Raises ConfigError for a GPU that is not in the table.
@@ -44,13 +44,13 @@ def show(grid: Grid, store: Store, gpu: str | None = None, *others: Grid) -> str
     lines += pair("to read", f"{count_text(plan_.read)} tokens of validation and test texts")
     lines += _gpu_lines(plan_, gpu.upper(), named) if gpu and named else _here_lines(grids[0], plan_, store)
     for text in _assumptions(plan_):
-        lines += pair("reckoned", text)
+        lines += pair("assumed", text)
     for source in plan_.sources:
-        lines += pair("not here", f"data: {source}")
+        lines += pair("data", f"not on this machine; {source}")
     return "\n".join(lines)
 
 
-def _grids(grids: Sequence[Grid], plan_: GridPlan) -> Iterator[str]:
+def _grids(grids: Sequence[AblationGrid], plan_: GridPlan) -> Iterator[str]:
     """The planned ablations; for several also a table of the tokens to train on."""
     for grid, share in zip(grids, plan_.shares, strict=True):
         count = f"{len(grid.ablation.settings)} settings x {len(grid.ablation.targets)} tasks x {grid.ablation.seeds} seeds"
@@ -91,7 +91,7 @@ def _assumptions(plan_: GridPlan) -> Iterator[str]:
     )
 
 
-def estimate_text(grid: Grid, store: Store, reader: Reader, here: bool = True) -> str:
+def estimate_text(grid: AblationGrid, store: Store, reader: Reader, here: bool = True) -> str:
     """Return a line for the start of a run: the work left and its time on this machine. Raises ConfigError if data are missing."""
     plan_ = plan(grid, store, reader=reader)
     left = plan_.tokens_shared if plan_.tokens_missing is None else plan_.tokens_missing
@@ -143,7 +143,7 @@ def _corpus(step: Step) -> str:
     return ", ".join(map(corpus_names.short, entries))
 
 
-def _rate_here(grid: Grid, store: Store) -> tuple[float, str]:
+def _rate_here(grid: AblationGrid, store: Store) -> tuple[float, str]:
     """(FLOP/s of training on this machine, the source of this rate)."""
     study = with_precision(grid.parts[0].study)
     encoder = gpu_costs.measurable(study.encoder)
@@ -151,7 +151,7 @@ def _rate_here(grid: Grid, store: Store) -> tuple[float, str]:
     return rate * gpu_costs.flops_per_piece(encoder), source
 
 
-def _here_lines(grid: Grid, plan_: GridPlan, store: Store) -> list[str]:
+def _here_lines(grid: AblationGrid, plan_: GridPlan, store: Store) -> list[str]:
     """Lines on the time on this machine."""
     rate, source = _rate_here(grid, store)
     text = f"about {time_text(plan_.flops / rate)} on this machine"
@@ -170,7 +170,7 @@ def _gpu_lines(plan_: GridPlan, name: str, gpu: Gpu) -> list[str]:
     if not fits:
         text += f"; not even one sequence fits into {gpu.memory_gb} GB"
     elif fits < batch:
-        text += f"; {gpu.memory_gb} GB hold {fits} at a time: the batch is split by itself, which changes no result"
+        text += f"; {gpu.memory_gb} GB hold {fits} at a time: the batch is split automatically, which does not change the results"
     text += f"; {gpu_costs.STATE_BYTES} bytes a weight, {gpu_costs.ACTIVATION_BYTES} a token, layer and unit of width"
     return lines + pair("memory", text)
 

@@ -1,4 +1,4 @@
-"""Run an ablation in one run folder, from its first study to its tables; the same command resumes it at any time."""
+"""Run an ablation in one run folder, from its first study to its tables. It can be interrupted and resumed at any time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from analysis.text.places import shareable
 from analysis.text.write_whole import write_whole
 from study.ablations import ablation_file, gpu_costs, grid_plan_text
 from study.ablations.ablation_file import Ablation
-from study.ablations.grid import Grid
+from study.ablations.grid import AblationGrid
 from study.ablations.studies import AblationStudy
 from study.cluster.machine_faults import stops
 from study.cluster.ray_session import Shared, machine_for
@@ -35,7 +35,7 @@ STATISTICS = "statistics.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class AblationOutcome:
     """The end of an ablation: whether there is a result, and the text to print."""
 
     has_result: bool
@@ -43,14 +43,14 @@ class Outcome:
 
 
 def run(
-    grid: Grid,
+    grid: AblationGrid,
     folder: Path,
     store: str | None = None,
     address: str | None = None,
     say: Callable[[str], None] = print,
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
-) -> Outcome:
+) -> AblationOutcome:
     """Run the unfinished studies of an ablation, one after the other, then write its tables.
 
     Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse if another driver has the
@@ -86,7 +86,7 @@ def run(
         return _outcome(grid, folder, ending)
 
 
-def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[AblationStudy], bool]:
+def _left(grid: AblationGrid, folder: Path, accept: bool, retry_failed: bool, reader: Reader) -> tuple[list[AblationStudy], bool]:
     """(unfinished studies, whether the inputs of any have changed). Raises ConfigError with the faults of all."""
     faults: dict[str, None] = {}
     todo, changed = [], False
@@ -103,7 +103,7 @@ def _left(grid: Grid, folder: Path, accept: bool, retry_failed: bool, reader: Re
     return todo, changed
 
 
-def _is_as_before(grid: Grid, folder: Path) -> bool:
+def _is_as_before(grid: AblationGrid, folder: Path) -> bool:
     path = folder / FILE
     return path.exists() and path.read_text(encoding="utf-8") == shareable(grid.to_yaml())
 
@@ -120,7 +120,7 @@ def _check_all(parts: list[Any], address: str | None, reader: Reader) -> None:
         raise ConfigError(faults)
 
 
-def _check_folder(grid: Grid, folder: Path) -> None:
+def _check_folder(grid: AblationGrid, folder: Path) -> None:
     """Raise ConfigError if the folder holds something else, or this ablation at another scale."""
     path = folder / FILE
     if not path.exists():
@@ -129,12 +129,12 @@ def _check_folder(grid: Grid, folder: Path) -> None:
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return
     try:
-        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError([f"{path}: {error}"]) from None
-    there = there if isinstance(there, dict) else {}
+    data = data if isinstance(data, dict) else {}
     mine = f"{grid.ablation.name} at scale {grid.scale}"
-    theirs = f"{there.get('name')} at scale {there.get('scale')}"
+    theirs = f"{data.get('name')} at scale {data.get('scale')}"
     if mine != theirs:
         raise ConfigError([f"--out {folder}: holds {theirs}, not {mine}; give another folder"])
 
@@ -188,7 +188,7 @@ def _row(measured: Any, domain: str | None) -> dict[str, Any]:
 # Tables --------------------------------------------------------------------------------------------------------------------------
 
 
-def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
+def _outcome(grid: AblationGrid, folder: Path, ending: str) -> AblationOutcome:
     """Write the tables from the records, and return the text to print."""
     tested = grid.ablation.statistics or any(any((folder / part.folder / "predictions").glob("*.parquet")) for part in grid.parts)
     report = tables.read(folder)
@@ -196,9 +196,9 @@ def _outcome(grid: Grid, folder: Path, ending: str) -> Outcome:
         page = output.write(folder / "report", report.files, output.FORMATS)
         text = (page.parent / "table.txt").read_text(encoding="utf-8")
     except OSError as error:
-        return Outcome(tested, f"{ending}\n\n{launch.unwritten(error, folder)}")
+        return AblationOutcome(tested, f"{ending}\n\n{launch.unwritten(error, folder)}")
     spent = "" if grid.ablation.statistics else f"{tables.cost_text(report.ledger)}\n"
-    return Outcome(tested, f"{ending}\n\n{text}\n{spent}report: {page}")
+    return AblationOutcome(tested, f"{ending}\n\n{text}\n{spent}report: {page}")
 
 
 # The shipped ones ----------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from study.ablations.ablation_file import Ablation, AblationTask, Setting
+from study.ablations.ablation_file import Ablation, AblationSetting, AblationTask
 from study.ablations.raw import LISTS, Data, recipes_of, set_in_recipes
 from study.cluster.machine import this_machine
 from study.definition.models import Study
@@ -97,7 +97,9 @@ def _groups(ablation: Ablation, task: str, faults: list[str], placeholders: bool
     return list(groups.values())
 
 
-def _fill_corpora(ablation: Ablation, task: str, setting: Setting, recipe: Any, point: Data, placeholders: bool) -> Iterator[str]:
+def _fill_corpora(
+    ablation: Ablation, task: str, setting: AblationSetting, recipe: Any, point: Data, placeholders: bool
+) -> Iterator[str]:
     """Replace the names of the task's corpora in settings and stages by their entries; yield a fault for every empty one."""
     own = {name: list(entries) for name, entries in ablation.tasks[task].corpora.items()}
     if placeholders:

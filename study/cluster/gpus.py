@@ -85,7 +85,7 @@ def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
     return names, why
 
 
-def given() -> str:
+def hiding() -> str:
     """Format the variables that hide GPUs, as set here: `CUDA_VISIBLE_DEVICES='0,1'`."""
     return ", ".join(f"{name}={os.environ[name]!r}" for name in VARIABLES if name in os.environ)
 
@@ -107,7 +107,7 @@ def check_cluster(ray: Any, resources: Any) -> None:
     )  # GPUs in use do not answer in time
     answers = {tasks[task]: _answer(ray, task) for task in ready}
     if faults := [f"resources.gpus: no GPU of node {name} answers: {why}" for name, (names, why) in answers.items() if not names]:
-        raise ConfigError([*faults, "mend or leave out these nodes, or set resources.gpus: 0"])
+        raise ConfigError([*faults, "repair or exclude these nodes, or set resources.gpus: 0"])
 
 
 def _answer(ray: Any, task: Any) -> tuple[list[str], str]:

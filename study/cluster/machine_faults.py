@@ -1,7 +1,7 @@
 """Tell failures of the machine from failures of a trial, by types and texts of errors, and advise. Imports neither torch nor Ray.
 
-A failure of the machine, or one common to all trials, stops the study. No trial counts as failed then, and the same command resumes
-the study once the cause is gone. Out of memory within a process counts as the trial's failure: smaller settings may fit.
+A failure of the machine, or one common to all trials, stops the study. No trial counts as failed then, and the study can be
+resumed after the repair. Out of memory within a process counts as the trial's failure: smaller settings may fit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Fault:
 
 
 class StudyStopped(BaseException):
-    """Raised when the study stops early: the reason, and what to do before the same command resumes it.
+    """Raised when the study stops early: the reason, and what to do before it is resumed.
 
     Not an Exception, since Tune treats an Exception from a callback as a failure of the trial.
     """
@@ -43,10 +43,10 @@ class StudyStopped(BaseException):
 SPACE, WRITABLE = "free some space", "make it writable"
 HANDLES = "raise the limit on open files and processes (ulimit -n, ulimit -u), or lower resources.concurrent"
 GPU = "see `nvidia-smi` and `study doctor`; with resources.gpus: 0 trials run on CPUs"
-PEERS = "see that the workers and their machines reach each other"
+PEERS = "check that the workers and their machines can reach each other"
 MEMORY = "lower resources.concurrent or resources.micro_batch, set resources.gradient_checkpointing, or close other programs"
-REACH = "see that it is there and can be reached"
-CLUSTER = "see that the machines of the cluster and their disks are well"
+REACH = "check that it exists and can be reached"
+CLUSTER = "check the machines of the cluster and their disks"
 
 ERRNO = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), Fault(SPACE)),
@@ -136,10 +136,10 @@ def stops() -> Iterator[None]:
         fault = None if wrong else fault_of(error)
         if fault is None:
             raise
-        raise StudyStopped(said(error), fault.advice) from error
+        raise StudyStopped(one_line(error), fault.advice) from error
 
 
-def said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Format an error in one line: its type, unless its text is written for the user, and the last line of its text."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if isinstance(error, StoreError):

@@ -77,7 +77,7 @@ class Interrupts:
     """Handler of SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread with a time limit, the second kills."""
 
     def __init__(self) -> None:
-        self.asked: float | None = None
+        self.requested_at: float | None = None
         self._limit: threading.Timer | None = None
         self._before: Mapping[int, Any] = {}
 
@@ -98,9 +98,9 @@ class Interrupts:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked is not None:
+        if self.requested_at is not None:
             die()
-        self.asked = time.monotonic()
+        self.requested_at = time.monotonic()
         self._limit = threading.Timer(STOP_WITHIN_S, die)
         self._limit.daemon = True
         self._limit.start()

@@ -38,7 +38,7 @@ def machine_for(resources: Any) -> Machine:
     if not resources.gpus:
         return machine
     names, why = gpus.answering()
-    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.given()))))
+    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.hiding()))))
 
 
 @contextlib.contextmanager
@@ -74,7 +74,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     for base in BASES:
         remove_stale(base)
     if (place := writable_base()) is None:
-        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them, its sockets have short paths only"])
+        raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them for the short paths of its sockets"])
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
@@ -146,7 +146,7 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, runtime_env={"env_vars": variables.QUIET | variables.RAY} | _quoted_python())
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise ConfigError([f"{option}: the Ray cluster there does not let us in: {reason[:300]}"]) from None
+        raise ConfigError([f"{option}: the Ray cluster there refuses the connection: {reason[:300]}"]) from None
 
 
 def _auto() -> str:
@@ -209,7 +209,7 @@ def check_seen(store: Store, paths: Iterable[str]) -> None:
         store.files.remove(probe)
         store.files.prune("seen")
     if faults:
-        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; --store is the store's"])
+        raise ConfigError([*faults, "give URLs (s3://..., gs://...) or folders that all nodes mount; give the store with --store"])
 
 
 def remove_stale(base: str) -> None:

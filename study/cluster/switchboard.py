@@ -82,7 +82,7 @@ class Switchboard:
             await self._changed.wait_for(lambda: bool(mine.rows))
             return mine.rows.popleft()
 
-    async def may_go_on(self, run: str, computed: int) -> bool:
+    async def may_continue(self, run: str, computed: int) -> bool:
         """Wait until the caller requests evaluation number `computed`; False if it never will. All ranks get the same answer."""
         mine = self._runs.get(run, _Run(closed=True))
         async with self._changed:
@@ -116,7 +116,7 @@ def _worker(settings: dict[str, Any]) -> None:
     rows, computed = here(work), 0
     try:
         with contextlib.closing(rows):
-            while ray.get(board.may_go_on.remote(work.name, computed)):
+            while ray.get(board.may_continue.remote(work.name, computed)):
                 row = next(rows, None)
                 if row is None:
                     return
@@ -138,8 +138,8 @@ def _forward(board: Any, run: str) -> Any:
     return Forward()
 
 
-def under_train(work: Work, layout: Placement, board: Any) -> Rows:
-    """Rows of the work, computed by the workers of a TorchTrainer. Raises Ended for what ends a worker."""
+def under_train(work: Work, placement: Placement, board: Any) -> Rows:
+    """Yield the rows of the work, computed by the workers of a TorchTrainer. Raises Ended if a worker ends early."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -147,13 +147,13 @@ def under_train(work: Work, layout: Placement, board: Any) -> Rows:
         _worker,
         train_loop_config={"work": work, "board": board},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=layout.workers,
-            use_gpu=layout.gpus > 0,
-            resources_per_worker={"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {}),
+            num_workers=placement.workers,
+            use_gpu=placement.gpus > 0,
+            resources_per_worker={"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {}),
         ),
         run_config=ray.train.RunConfig(
             name=work.name,
-            storage_path=layout.storage,
+            storage_path=placement.storage,
             callbacks=[_forward(board, work.name)],
             # `persistent` restarts workers from the store; a controller that cannot start them gives up.
             failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=1),

@@ -28,9 +28,9 @@ FIRST_PAUSE_S = 1.0
 """Seconds until work is retried after a failure of the machine; doubled for every further retry."""
 
 
-def start(work: Work, layout: Placement, board: Any, reader: Reader | None = None) -> Rows:
-    """Rows of the work, computed where the layout says; what is only to be loaded needs no workers."""
-    return under_train(work, layout, board) if layout.under_train and not is_done(work, reader) else here(work, reader)
+def start(work: Work, placement: Placement, board: Any, reader: Reader | None = None) -> Rows:
+    """Yield the rows of the work, computed where `placement` says; work that is only loaded needs no workers."""
+    return under_train(work, placement, board) if placement.under_train and not is_done(work, reader) else here(work, reader)
 
 
 def is_done(work: Work, reader: Reader | None = None) -> bool:
@@ -84,10 +84,10 @@ class TrialActor(Trainable):  # type: ignore[misc]
     """
 
     def setup(
-        self, config: dict[str, Any], study: Study, store: str, layout: Placement, execution: Execution, board: Any = None
+        self, config: dict[str, Any], study: Study, store: str, placement: Placement, execution: Execution, board: Any = None
     ) -> None:
         """Begin a trial."""
-        self._study, self._store, self._layout, self._execution, self._board = study, store, layout, execution, board
+        self._study, self._store, self._placement, self._execution, self._board = study, store, placement, execution, board
         self._reader = Reader()
         self._begin(config)
 
@@ -102,11 +102,11 @@ class TrialActor(Trainable):  # type: ignore[misc]
     def _begin(self, config: dict[str, Any]) -> None:
         self._recipe = self._study.recipe_for(config["params"], config["seed"])
         work = Work(config["trial"], self._recipe, self._store, self._execution)
-        begin = partial(start, work, self._layout, self._board, self._reader)
+        begin = partial(start, work, self._placement, self._board, self._reader)
         if config.get("read_test"):
-            begin = partial(tested, work, self._layout, self._reader)
+            begin = partial(tested, work, self._placement, self._reader)
         self._poisoned = False
-        self._rows = persistent(begin, self._layout.retries, self._layout.patience_s)
+        self._rows = persistent(begin, self._placement.retries, self._placement.patience_s)
 
     def step(self) -> dict[str, Any]:
         """Compute until the next validation of the last stage, or until the end."""
@@ -125,7 +125,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
         except Ended as end:
             fields = {name: getattr(end, name) for name in ("status", "reason", "details", "where", "advice")}
             result |= fields | {"done": True}
-            self._poisoned = not self._layout.under_train and poisons(end.details)
+            self._poisoned = not self._placement.under_train and poisons(end.details)
         return result | {"rows": rows}
 
     def cleanup(self) -> None:
@@ -134,14 +134,14 @@ class TrialActor(Trainable):  # type: ignore[misc]
             self._rows.close()
 
 
-def resources(layout: Placement) -> Any:
-    """What a trial's own actor takes.
+def resources(placement: Placement) -> Any:
+    """Return the resources of a trial's own actor.
 
     Under Ray Train its workers take the CPUs, and it requests one byte of memory: if the workers fill the machine, even a hundredth
     of a CPU would keep the last worker from starting.
     """
     from ray.tune import PlacementGroupFactory
 
-    if layout.under_train:
+    if placement.under_train:
         return PlacementGroupFactory([{"memory": 1}])
-    return PlacementGroupFactory([{"CPU": layout.cpus} | ({"GPU": layout.gpus} if layout.gpus else {})])
+    return PlacementGroupFactory([{"CPU": placement.cpus} | ({"GPU": placement.gpus} if placement.gpus else {})])

@@ -136,7 +136,7 @@ class InTurn(Searcher):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._search, self._then, self._concurrent, self._deaths = search, list(then), concurrent, deaths
-        self._searching, self._given = True, list[dict[str, Any]]()
+        self._searching, self._queue = True, list[dict[str, Any]]()
         self._live: dict[str, _Ticket] = {}
         self._again: list[_Ticket] = []
 
@@ -155,15 +155,15 @@ class InTurn(Searcher):  # type: ignore[misc]
         return answer
 
     def _next(self) -> dict[str, Any] | str | None:
-        while not self._given:
+        while not self._queue:
             if self._live:
                 return None
             if not self._then:
                 return str(Searcher.FINISHED)
-            self._given = self._then.pop(0)()
-        return None if len(self._live) >= self._concurrent else self._given.pop(0)
+            self._queue = self._then.pop(0)()
+        return None if len(self._live) >= self._concurrent else self._queue.pop(0)
 
-    def goes_on(self, trial: str) -> bool:
+    def is_restarted(self, trial: str) -> bool:
         """Whether the trial of that name, whose process died, will be restarted."""
         return any(ticket.config["trial"] == trial for ticket in self._again)
 

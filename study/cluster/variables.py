@@ -78,7 +78,7 @@ def _set(values: dict[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def told(address: str | None) -> list[str]:
+def notices(address: str | None) -> list[str]:
     """Return notices on variables that are set and ignored."""
     cluster = os.environ.get(ADDRESS, "")
     if address is not None or cluster in ("", "local"):

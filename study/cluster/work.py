@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.machine_faults import fault_of, said
+from study.cluster.machine_faults import fault_of, one_line
 from trainables.encoder.process_memory import lasting
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
@@ -34,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a piece of work is spread: several workers, or one under Ray Train, or one right here."""
+    """Where work is computed: by workers under Ray Train, or in this process."""
 
     workers: int
     cpus: float
@@ -51,7 +51,7 @@ class Placement:
 class Ended(Exception):
     """Raised when work ends early: status diverged, failed, or halted by a failure of the machine; the reason in one line.
 
-    `details` is the traceback, `where` the line of code, `advice` what to do about the machine; `passing`: it may recover by
+    `details` is the traceback, `where` the line of code, `advice` how to repair the machine; `passing`: it may recover by
     itself.
     """
 
@@ -68,7 +68,7 @@ def ended(error: BaseException) -> Ended:
     if isinstance(error, Ended):
         return error
     stages = [note for note in getattr(error, "__notes__", ()) if note.startswith("stage ")]
-    reason = said(error) + "".join(f" ({stage})" for stage in stages[:1])
+    reason = one_line(error) + "".join(f" ({stage})" for stage in stages[:1])
     details, where = "".join(traceback.format_exception(error)), _where(error)
     if type(error).__name__ == "Diverged":
         return Ended("diverged", reason, details, where)
@@ -133,13 +133,13 @@ def read_test(work: Work, reader: Reader | None = None) -> Row:
     return evaluate_test(work.recipe, Store(work.store), work.execution, reader)
 
 
-def tested(work: Work, layout: Placement, reader: Reader) -> Rows:
+def tested(work: Work, placement: Placement, reader: Reader) -> Rows:
     """Yield the test scores of a finished trial, computed here or, if this process has no CPUs and GPUs, in a task that has."""
-    if not layout.under_train:
+    if not placement.under_train:
         yield read_test(work, reader)
         return
     import ray
 
     # By default a task would be held to this actor's placement group, which has no CPU.
-    task = ray.remote(num_cpus=layout.cpus, num_gpus=layout.gpus, scheduling_strategy="DEFAULT")(read_test)
+    task = ray.remote(num_cpus=placement.cpus, num_gpus=placement.gpus, scheduling_strategy="DEFAULT")(read_test)
     yield ray.get(task.remote(work))

@@ -1,4 +1,4 @@
-"""The commands of `study`, one file for those of a kind, with their options and exit codes.
+"""The commands of `study`, with their options and exit codes; related commands share a file.
 
-Nothing heavy is imported here: it comes with the command that needs it.
+Heavy packages are imported only inside the commands that need them.
 """

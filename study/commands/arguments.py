@@ -1,4 +1,4 @@
-"""Arguments of several commands, read: a study file, an ablation with its options. Imports nothing heavy."""
+"""Read the arguments that several commands share: a study file, an ablation with its options. Imports no heavy package."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from study.ablations.grid import Grid
+    from study.ablations.grid import AblationGrid
     from study.definition.models import Study
 
 
 def load_study_at(path: Path, overrides: tuple[str, ...]) -> Study:
-    """The study of a file or of a run folder. Raises ConfigError."""
+    """Load the study of a file or of a run folder. Raises ConfigError."""
     from study.definition.study_file import load_study
 
     return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
@@ -26,12 +26,12 @@ def ablation_grid(
     encoder: str | None,
     overrides: tuple[str, ...],
     placeholders: bool = False,
-) -> Grid:
-    """An ablation as the options say. Raises ConfigError."""
+) -> AblationGrid:
+    """Return an ablation with the options applied. Raises ConfigError."""
     from study.ablations import ablation_file, grid
     from study.survey.tasks import encoder_named
 
-    tasks = [each.strip() for each in (only or "").split(",") if each.strip()]
+    tasks = [name.strip() for name in (only or "").split(",") if name.strip()]
     named = encoder_named(encoder, absolute=True) if encoder else None
     loaded = ablation_file.load(name)
     scale = scale or ("small" if "small" in loaded.ablation.scales else "paper")
@@ -39,7 +39,7 @@ def ablation_grid(
 
 
 def command_line(command: str, target: object, overrides: tuple[str, ...], options: Mapping[str, object]) -> str:
-    """The command with its argument and those options that are set, quoted for a shell."""
+    """Return the command with its argument and the options that are set, quoted for a shell."""
     import shlex
 
     flags = [("--set", text) for text in overrides] + [(f"--{name}", value) for name, value in options.items() if value]

@@ -1,4 +1,4 @@
-"""Exit codes of the command, and what it says where a study ends before its end. Imports nothing heavy."""
+"""Exit codes of the command, and its messages when a study ends early. Imports no heavy package."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from study.definition.exit_codes import IN_USE, INTERRUPTED, NO_RESULT, WRONG_IN
 
 
 def cut_short(end: BaseException, again: str) -> int:
-    """Says why a study ended before its end, and what goes on with it; returns the exit code."""
+    """Print why a study ended early and the command that resumes it; return the exit code."""
     from study.cluster.machine_faults import StudyStopped
 
     if not isinstance(end, StudyStopped):
-        click.echo(f"interrupted; nothing that was evaluated is lost. Go on with:\n  {again}", err=True)
+        click.echo(f"interrupted; nothing that was evaluated is lost. Resume with:\n  {again}", err=True)
         return INTERRUPTED
     click.echo(f"stopped: {end.reason}", err=True)
     if end.advice:
         click.echo(f"  {end.advice}", err=True)
-    click.echo(f"no trial counts as failed for it, and nothing that was evaluated is lost. Then go on with:\n  {again}", err=True)
+    click.echo(f"no trial counts as failed, and nothing that was evaluated is lost. Then resume with:\n  {again}", err=True)
     return STOPPED
 
 
 class Unexpected(Exception):
-    """Something broke that should not; its argument is the file that holds the traceback, or None."""
+    """An unexpected error; its argument is the file with the traceback, or None."""
 
 
 def exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that has an answer; None for the unexpected."""
+    """Return the exit code of an expected error; None for an unexpected one."""
     from study.run.lock import RunInUse
     from trainables.settings.errors import ConfigError
 
@@ -39,13 +39,13 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def unexpected(error: Exception) -> int:
-    """Says what broke and where the traceback is; returns the exit code."""
+    """Print an unexpected error and the place of its traceback; return the exit code."""
     from study.cluster.machine_faults import fault_of
 
     if isinstance(error, Unexpected):
         cause = error.__cause__
         fault = fault_of(cause) if cause is not None else None
-        advice = f"; {fault.advice}, and the same command goes on" if fault else ""
+        advice = f"; {fault.advice}, then run the same command again to resume" if fault else ""
         click.echo(f"error: {type(cause).__name__}: {cause}{advice}\nthe traceback is in {error.args[0]}", err=True)
         return NO_RESULT
     import os

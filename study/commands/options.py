@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have. Imports nothing heavy."""
+"""Options and arguments that several commands share. Imports no heavy package."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ SET = click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, he
 TEXT = click.option(
     "--text", metavar="COLUMN", multiple=True, default=("text",), show_default=True, help="Column of a FILE with text; repeatable."
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="Plain data instead of a table.")
-ADDRESS = click.option("--address", metavar="ADDRESS", help="Join the Ray cluster there instead of starting one here.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+ADDRESS = click.option("--address", metavar="ADDRESS", help="Join the Ray cluster at this address instead of starting Ray here.")
 STORE = click.option("--store", metavar="URL", help="Store of artifacts: a folder or any fsspec URL. Default: the user's cache.")
 SCALE = click.option(
     "--scale",
     type=click.Choice(["paper", "small", "smoke"]),
     help="Size of an ablation: as published; hours on a GPU or a night on a laptop; minutes on 2 cores."
-    " Default: small, or paper where there is no small.",
+    " Default: small, or paper if the ablation has no small scale.",
 )
-TASKS = click.option("--tasks", "only", metavar="NAME,...", help="Some of an ablation's tasks.")
-SEEDS = click.option("--seeds", metavar="N", type=click.IntRange(min=1), help="Seeds of every cell of an ablation.")
-OTHER_ENCODER = click.option("--encoder", metavar="FOLDER|HUB", help="Another encoder for an ablation; the rows' own stay.")
+TASKS = click.option("--tasks", "only", metavar="NAME,...", help="Run only these tasks of an ablation.")
+SEEDS = click.option("--seeds", metavar="N", type=click.IntRange(min=1), help="Number of seeds of every cell of an ablation.")
+OTHER_ENCODER = click.option(
+    "--encoder", metavar="FOLDER|HUB", help="Another encoder for an ablation; rows with their own keep it."
+)
 _DIALECT = (
-    click.option("--delimiter", metavar="CHARACTER", help="What divides the columns of csv and tsv FILEs. Default: comma or tab."),
+    click.option("--delimiter", metavar="CHARACTER", help="Separator of the columns of csv and tsv FILEs. Default: comma or tab."),
     click.option(
         "--quoting",
         type=click.Choice(["double", "backslash", "none"]),
-        help="How quotes inside of quoted texts of csv and tsv FILEs are written; none: quotes enclose nothing.",
+        help="How csv and tsv FILEs write a quote within a quoted text; none: quotes have no meaning.",
     ),
     click.option("--encoding", metavar="NAME", help="Encoding of FILEs that are not in UTF-8, such as cp1252."),
 )
 
 
 def DIALECT(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Three options: how csv and tsv files are written."""
+    """Add the three options on the format of csv and tsv files."""
     for option in reversed(_DIALECT):
         command = option(command)
     return command
@@ -47,6 +49,6 @@ def DIALECT(command: Callable[..., Any]) -> Callable[..., Any]:
 ACCEPT = click.option(
     "--accept-changed-inputs",
     is_flag=True,
-    help="Where data or encoder are not those of earlier sessions: start again what was computed from them.",
+    help="If data or encoder have changed since earlier sessions: compute the results from them again.",
 )
-RETRY = click.option("--retry-failed", is_flag=True, help="Begin trials that failed again, with their numbers and settings.")
+RETRY = click.option("--retry-failed", is_flag=True, help="Run failed trials again, with their numbers and settings.")

@@ -1,4 +1,4 @@
-"""`study plan`: what a study or ablations would compute and cost."""
+"""`study plan`: show what a study or ablations would compute and cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @TASKS
 @SEEDS
 @OTHER_ENCODER
-@click.option("--gpu", metavar="NAME", help="Hours and memory of an ablation on this GPU, such as H100.")
+@click.option("--gpu", metavar="NAME", help="Estimate hours and memory of an ablation on this GPU, such as H100.")
 def plan(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -35,9 +35,9 @@ def plan(
     encoder: str | None,
     gpu: str | None,
 ) -> int:
-    """Show the stage tree, what is cached, and what a study or a whole ablation would cost. Computes nothing.
+    """Show the stages, the cached results, and the expected cost of a study or a whole ablation. Computes nothing.
 
-    Several ablations are planned as in one store, where what they have in common is computed once; options are for all of them.
+    Several ablations are planned for one store, in which common stages are computed once; the options apply to all of them.
     """
     from study.ablations import ablation_file
     from trainables.store.store import Store
@@ -72,7 +72,7 @@ def plan(
 
 
 def _say_unfit(studies: Iterable[Study]) -> None:
-    """Says which resources this machine does not have: a plan may be for another one, a run here is refused."""
+    """Print which resources this machine lacks. The plan may be for another machine, so that this is not an error."""
     from study.cluster.machine import check_resources
     from study.cluster.ray_session import machine_for
     from trainables.settings.errors import ConfigError
@@ -84,4 +84,4 @@ def _say_unfit(studies: Iterable[Study]) -> None:
         except ConfigError as error:
             faults |= dict.fromkeys(error.faults)
     for fault in faults:
-        click.echo(f"\nnot on this machine, where a run is refused: {fault}")
+        click.echo(f"\nthis machine would refuse the run: {fault}")

@@ -1,4 +1,4 @@
-"""Runs looked at: `study status`, `report`, `compare`, `marks` and `trace`."""
+"""Commands on runs: `study status`, `report`, `compare`, `marks` and `trace`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 @click.command(epilog=EPILOG)
 @RUN
 def status(run_dir: Path) -> int:
-    """Show how far a study is, running or not, from any terminal: by its records; and whether small local inputs have changed."""
+    """Show the progress of a study from its records, also while it runs, and whether small local inputs have changed."""
     from study.review import status as states
 
     click.echo(states.show(run_dir))
@@ -23,28 +23,33 @@ def status(run_dir: Path) -> int:
 
 @click.command(epilog=EPILOG)
 @click.argument("run_dirs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--format", "formats", metavar="NAMES", help="By comma: html, md, tex, csv, json, pdf. Default: all but the PDF.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Default: RUN/report; of several runs ./report.")
+@click.option("--format", "formats", metavar="NAMES", help="From html, md, tex, csv, json, pdf. Default: all except pdf.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Default: RUN/report; for several runs ./report.",
+)
 def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) -> int:
-    """Remake tables, figures and the page of runs from their records: of studies, and of ablations with verdicts on their claims.
+    """Write tables, figures and the page of runs again from their records; for ablations with verdicts on their claims.
 
-    Of several runs it is one report: what each asked and found, all cells in one table, and in a folder of its name the report of
-    each. A PDF needs Chromium or Chrome.
+    Several runs get one report with the question and the result of every run and all cells in one table, and a folder with the
+    report of every run. A PDF needs Chromium or Chrome.
     """
     from analysis.pages import reports
     from analysis.pages.pdf import NoBrowser
     from trainables.settings.errors import ConfigError
 
     try:
-        made = reports.write(run_dirs, out, reports.formats(formats))
+        report = reports.write(run_dirs, out, reports.formats(formats))
     except (FileNotFoundError, ValueError, NoBrowser) as error:
         raise ConfigError(str(error).split("\n")) from None
     except OSError as error:
         where = out or (run_dirs[0] / "report" if len(run_dirs) == 1 else reports.OUT)
         raise ConfigError([f"--out {where}: {error.strerror or error}; give a folder that can be written"]) from None
-    for each in made.lost:
-        click.echo(each, err=True)
-    click.echo(f"report: {made.page}")
+    for line in report.lost:
+        click.echo(line, err=True)
+    click.echo(f"report: {report.page}")
     return DONE
 
 
@@ -53,7 +58,7 @@ def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) ->
 @click.argument("other", metavar="RUN_B", type=click.Path(path_type=Path))
 @JSON
 def compare(one: Path, other: Path, as_json: bool) -> int:
-    """Compare the finals of two runs, studies or ablations, by task and setting: paired over the test texts, a verdict for each."""
+    """Compare the finals of two studies or ablations, with a verdict by task and setting, paired over the test texts."""
     from analysis.results import compare as comparisons
     from trainables.settings.errors import ConfigError
 
@@ -66,43 +71,43 @@ def compare(one: Path, other: Path, as_json: bool) -> int:
 
 @click.command(epilog=EPILOG)
 @RUN
-@click.option("--out", metavar="FILE.html", type=click.Path(path_type=Path), help="Write a page instead.")
-@click.option("--texts", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Most texts of each set.")
+@click.option("--out", metavar="FILE.html", type=click.Path(path_type=Path), help="Write an HTML page instead.")
+@click.option("--texts", metavar="N", type=click.IntRange(min=1), default=20, show_default=True, help="Most texts per set.")
 @STORE
 def marks(run_dir: Path, out: Path | None, texts: int, store: str | None) -> int:
-    """Show which words a run with selective masking marked: in the task's texts, with scores, and in its corpora.
+    """Show the words that a run with selective masking marked, in the task's texts with scores, and in its corpora.
 
     In colour on a terminal, else as plain text.
     """
     from study.review import marks as words
 
-    found = words.load(run_dir, store, texts)
+    groups = words.load(run_dir, store, texts)
     if out:
-        words.write(found, words.name_of(run_dir), out)
+        words.write(groups, words.name_of(run_dir), out)
         click.echo(f"marks: {out}")
     elif sys.stdout.isatty():
         from rich.console import Console
 
-        Console().print(words.coloured(found))
+        Console().print(words.coloured(groups))
     else:
-        click.echo(words.plain(found))
+        click.echo(words.plain(groups))
     return DONE
 
 
 @click.command(epilog=EPILOG)
 @RUN
 @click.argument("cell", metavar="CELL")
-@click.option("--task", metavar="NAME", help="Which task, where the cell is there for several.")
-@click.option("--seed", metavar="N", type=int, help="Which seed. Default: the first that has a number.")
+@click.option("--task", metavar="NAME", help="The task, if several tasks have the cell.")
+@click.option("--seed", metavar="N", type=int, help="The seed. Default: the first seed with a number.")
 @STORE
 def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: str | None) -> int:
-    """Compute one number again, and say whether it came out again.
+    """Compute one number again and check that it is the same.
 
-    CELL is a setting's label as tables show it, `row` or `row | column`, or the name of a final. Its fine-tuning and test are run
-    anew in a store of their own; further pre-training comes from the store. Exit code 1 where the number is another one.
+    CELL is the label of a setting in the tables, `row` or `row | column`, or the name of a final. Its fine-tuning and test are run
+    again in a temporary store; further pre-training is loaded from the store. Exit code 1 if the number differs.
     """
     from study.review import trace as traces
 
-    found = traces.trace(run_dir, cell, task, seed, store)
-    click.echo(str(found))
-    return DONE if found.again else NO_RESULT
+    traced = traces.trace(run_dir, cell, task, seed, store)
+    click.echo(str(traced))
+    return DONE if traced.again else NO_RESULT

@@ -1,4 +1,4 @@
-"""`study run` and `study reproduce`: a study or an ablation to its end."""
+"""`study run` and `study reproduce`: run a study or an ablation to its end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.commands.options import ACCEPT, ADDRESS, OTHER_ENCODER, RETRY, SCALE,
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 
 if TYPE_CHECKING:
-    from study.ablations.grid import Grid
+    from study.ablations.grid import AblationGrid
 
 
 @click.command(epilog=EPILOG)
@@ -34,9 +34,9 @@ def run(
     accept_changed_inputs: bool,
     retry_failed: bool,
 ) -> int:
-    """Run a study, or go on with one that was interrupted or whose budget was raised.
+    """Run a study, or resume one that was interrupted or whose budget was raised.
 
-    STUDY.yaml may also be a run folder, whose own study is then gone on with. Ctrl-C saves and stops; the same command goes on.
+    STUDY.yaml may also be a run folder: its study is resumed. Ctrl-C saves and stops; run the same command again to resume.
     """
     study = arguments.load_study_at(study_file, overrides)
     from study.run import launch
@@ -51,7 +51,7 @@ def run(
 
 @click.command(epilog=EPILOG)
 @click.argument("name", metavar="[NAME|FILE]", required=False)
-@click.option("--list", "as_list", is_flag=True, help="The ablations that come with the package.")
+@click.option("--list", "as_list", is_flag=True, help="List the ablations in the package.")
 @SCALE
 @TASKS
 @SEEDS
@@ -79,7 +79,7 @@ def reproduce(
     """Run a published ablation, or one of your own, and show its table beside the published numbers.
 
     --set takes fields of the ablation (resources.gpus=1, tasks.sogou.train=FILE) and of stages (finetune.epochs=2). Ctrl-C
-    saves and stops; the same command goes on.
+    saves and stops; run the same command again to resume.
     """
     from study.ablations import reproduce as runs
 
@@ -97,7 +97,7 @@ def reproduce(
 
 
 def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
-    """Run a study or an ablation and say how it ended; the exit code. What broke unexpectedly is written to the folder's log."""
+    """Run a study or an ablation, print how it ended, and return the exit code. Unexpected errors go to the log of the folder."""
     from study.cluster.machine_faults import StudyStopped
     from study.run import launch
 
@@ -113,11 +113,11 @@ def _to_its_end(work: Callable[[], Any], folder: Path, again: str) -> int:
     return DONE if outcome.has_result else NO_RESULT
 
 
-def _changes(grid: Grid) -> list[str]:
-    """What a scale changes, as lines."""
-    told = [f"({grid.says})"] if grid.says else []
+def _changes(grid: AblationGrid) -> list[str]:
+    """Return the changes of a scale as lines."""
+    remark = [f"({grid.says})"] if grid.says else []
     return (
-        [*told, *(f"  {line}" for line in grid.changes)]
+        [*remark, *(f"  {line}" for line in grid.changes)]
         if grid.changes
         else [f"  as {'published' if grid.ablation.source else 'in its file'}"]
     )

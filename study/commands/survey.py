@@ -1,4 +1,4 @@
-"""What there is: `study doctor`, `tasks`, `recipes`, `encoders` and `overlap`."""
+"""Commands on the machine and the data: `study doctor`, `tasks`, `recipes`, `encoders` and `overlap`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from study.definition.exit_codes import DONE, EPILOG
 @click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
 @STORE
 def doctor(study_file: Path | None, store: str | None) -> int:
-    """Say what this machine offers (and whether data and encoder of a study are in order), and what to do about what is wrong.
+    """Check this machine, and data and encoder of a study, and advise how to repair what is wrong.
 
-    Exit code 1 where something of the machine is wrong; 2, as of `study run`, where something of the study is.
+    Exit code 1 if something is wrong with the machine; 2, as for `study run`, if something is wrong with the study.
     """
     study = arguments.load_study_at(study_file, ()) if study_file else None
     from study.survey import doctor as doctors
@@ -26,7 +26,7 @@ def doctor(study_file: Path | None, store: str | None) -> int:
     worst = DONE
     store = store or (study.store if study else None)
     for finding in doctors.examine(store, study):
-        click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.found}")
+        click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.text}")
         if finding.advice:
             click.echo(f"      -> {finding.advice}")
         worst = max(worst, finding.exit_code)
@@ -35,13 +35,15 @@ def doctor(study_file: Path | None, store: str | None) -> int:
 
 @click.command(epilog=EPILOG)
 @click.argument("names", metavar="[NAME|FILE]...", nargs=-1)
-@click.option("--stats", is_flag=True, help="What is in them: of known tasks, files of texts, the tasks of a STUDY.yaml.")
+@click.option("--stats", is_flag=True, help="Measure them: known tasks, files of texts, the tasks of a STUDY.yaml.")
 @TEXT
 @DIALECT
 @click.option("--text-pair", metavar="COLUMN", multiple=True, help="Column of a FILE with the second text of pairs; repeatable.")
 @click.option("--label", metavar="COLUMN", default="label", show_default=True, help="Column of a FILE that holds the label.")
 @click.option(
-    "--encoder", metavar="FOLDER|HUB", help="Whose pieces lengths count. Default: the study's, or the quickstart's if installed."
+    "--encoder",
+    metavar="FOLDER|HUB",
+    help="Encoder that divides texts into pieces. Default: the study's, or the quickstart's if installed.",
 )
 @click.option(
     "--limit", metavar="N", type=click.IntRange(min=1), default=512, show_default=True, help="Longest sequence, in pieces."
@@ -58,15 +60,15 @@ def tasks(
     as_json: bool,
     **dialect: str | None,
 ) -> int:
-    """List the data sets of the papers, where each comes from and how to bring it; with --stats, measure them.
+    """List the data sets of the papers, their sources and how to get them by hand; with --stats, measure them.
 
-    --stats gives Table 1 of Sun et al. 2019 for known tasks, your own csv, tsv, jsonl or parquet, or the tasks of a study file.
+    --stats prints Table 1 of Sun et al. 2019 for known tasks, csv, tsv, jsonl or parquet files, or the tasks of a study file.
     """
     from study.survey import tasks as table
 
     if stats:
-        found = table.measured(names, text, label, encoder, limit, text_pair, dialect)
-        click.echo(_json(table.plain_statistics(found)) if as_json else table.show_statistics(found))
+        results = table.measured(names, text, label, encoder, limit, text_pair, dialect)
+        click.echo(_json(table.plain_statistics(results)) if as_json else table.show_statistics(results))
     else:
         click.echo(_json(table.listing(names)) if as_json else table.show(names))
     return DONE
@@ -74,7 +76,7 @@ def tasks(
 
 @click.command(epilog=EPILOG)
 def recipes() -> int:
-    """List the papers' recipes, each of which a study file can name in one line: `recipe: TAPT`."""
+    """List the papers' recipes. A study file uses one by its name: `recipe: TAPT`."""
     from study.definition import recipes as table
 
     click.echo(table.show())
@@ -85,12 +87,12 @@ def recipes() -> int:
 @click.argument("encoder", metavar="[FOLDER|HUB]", required=False)
 @JSON
 def encoders(encoder: str | None, as_json: bool) -> int:
-    """List what works with which family of encoders; of one encoder, load it and try."""
+    """List which features work with which family of encoders; for one encoder, load it and try them."""
     from study.survey import encoders as table
 
     if encoder is not None:
-        found = table.measured(encoder)
-        click.echo(_json(found) if as_json else table.show_measured(found))
+        results = table.measured(encoder)
+        click.echo(_json(results) if as_json else table.show_measured(results))
     else:
         click.echo(_json(table.listing()) if as_json else table.show())
     return DONE
@@ -100,29 +102,30 @@ def encoders(encoder: str | None, as_json: bool) -> int:
 @click.argument("sources", metavar="TASK|FILE...", nargs=-1, required=True)
 @TEXT
 @DIALECT
-@click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Unigrams of a vocabulary.")
+@click.option("--top", metavar="N", type=click.IntRange(min=1), default=10_000, show_default=True, help="Size of a vocabulary.")
 @click.option(
     "--form",
     type=click.Choice(["paper", "jaccard"]),
     default="paper",
     show_default=True,
-    help="Shared words by --top, or by those of either.",
+    help="Divide the shared words by --top, or by the words of both together.",
 )
-@click.option("--out", metavar="FILE.svg", type=click.Path(path_type=Path), help="Write a heat map too.")
+@click.option("--out", metavar="FILE.svg", type=click.Path(path_type=Path), help="Also write a heat map.")
 @JSON
 def overlap(
     sources: tuple[str, ...], text: tuple[str, ...], top: int, form: str, out: Path | None, as_json: bool, **dialect: str | None
 ) -> int:
-    """Compare the vocabularies of texts, as Gururangan et al. 2020 do in Figure 2: does a corpus resemble my task?
+    """Compare the vocabularies of texts, to see how closely a corpus resembles a task.
 
-    Known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files with a text a line, tasks of a STUDY.yaml.
+    As in Figure 2 of Gururangan et al. 2020. Takes known tasks (their training texts), csv, tsv, jsonl or parquet files, .txt files
+    with one text a line, and the tasks of a STUDY.yaml.
     """
     from study.survey import overlap as overlaps
 
-    found = overlaps.compare(sources, text, form, top, dialect)
+    result = overlaps.compare(sources, text, form, top, dialect)
     if out:
-        overlaps.write(found, out)
-    click.echo(_json(overlaps.plain(found)) if as_json else overlaps.show(found))
+        overlaps.write(result, out)
+    click.echo(_json(overlaps.plain(result)) if as_json else overlaps.show(result))
     return DONE
 
 

@@ -22,7 +22,7 @@ Entry = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Named:
+class PaperRecipe:
     """A recipe that a paper names."""
 
     what: str
@@ -55,69 +55,69 @@ def _pretrain(name: str, settings: Mapping[str, Any], **more: Any) -> Entry:
 
 
 RECIPES = {
-    "BERT-FiT": Named("fine-tuning alone", SUN.format("5.1"), (_FIT,)),
-    "BERT-ITPT-FiT": Named(
+    "BERT-FiT": PaperRecipe("fine-tuning only", SUN.format("5.1"), (_FIT,)),
+    "BERT-ITPT-FiT": PaperRecipe(
         "further pre-training on the task's own training texts, then fine-tuning",
         SUN.format("5.4.1"),
         ({"pretrain": {"corpus": ["within-task"], **_FURTHER}}, _FIT),
     ),
-    "BERT-IDPT-FiT": Named(
+    "BERT-IDPT-FiT": PaperRecipe(
         "the same on the training texts of all tasks of the target's domain",
         SUN.format("5.4.2"),
         ({"pretrain": {"corpus": ["in-domain"], **_FURTHER}}, _FIT),
     ),
-    "BERT-CDPT-FiT": Named(
+    "BERT-CDPT-FiT": PaperRecipe(
         "the same on the training texts of all tasks",
         SUN.format("5.4.2"),
         ({"pretrain": {"corpus": ["cross-domain"], **_FURTHER}}, _FIT),
     ),
-    "BERT-CDPT-MFiT-FiT": Named(
+    "BERT-CDPT-MFiT-FiT": PaperRecipe(
         "that, then fine-tuning on all tasks at once, then on the target at a lower rate (the paper does not say which)",
         SUN.format("5.5"),
         ({"pretrain": {"corpus": ["cross-domain"], **_FURTHER}}, {"multitask": {}}, {"finetune": {"learning_rate": 1e-5}}),
     ),
-    "BERT-Feat": Named(
+    "BERT-Feat": PaperRecipe(
         "no fine-tuning: the encoder's features into a biLSTM with self-attention",
         SUN.format("5.4.3"),
         ({"finetune": {"freeze": "encoder", "pooling": "bilstm"}},),
     ),
-    "RoBERTa-FiT": Named("fine-tuning alone, with this paper's settings", GURURANGAN.format("3.1"), (_CLASSIFIER,)),
-    "DAPT": Named(
+    "RoBERTa-FiT": PaperRecipe("fine-tuning only, with this paper's settings", GURURANGAN.format("3.1"), (_CLASSIFIER,)),
+    "DAPT": PaperRecipe(
         "further pre-training on a large corpus of the task's domain",
         GURURANGAN.format("3"),
         (_pretrain("dapt", _DAPT), _CLASSIFIER),
         {"dapt": "[domain.txt]"},
     ),
-    "not-DAPT": Named(
-        "the same on a domain that has nothing to do with the task: the control",
+    "not-DAPT": PaperRecipe(
+        "the same on a domain that is unrelated to the task: the control",
         GURURANGAN.format("3.3"),
         (_pretrain("dapt", _DAPT), _CLASSIFIER),
         {"dapt": "[another-domain.txt]"},
     ),
-    "TAPT": Named(
-        "further pre-training on the task's own training texts, 100 times each",
+    "TAPT": PaperRecipe(
+        "further pre-training on the task's own training texts, 100 epochs",
         GURURANGAN.format("4"),
         (_pretrain("tapt", _TAPT, corpus=["within-task"]), _CLASSIFIER),
     ),
-    "DAPT+TAPT": Named(
+    "DAPT+TAPT": PaperRecipe(
         "the domain first, then the task",
         GURURANGAN.format("4.2"),
         (_pretrain("dapt", _DAPT), _pretrain("tapt", _TAPT, corpus=["within-task"]), _CLASSIFIER),
         {"dapt": "[domain.txt]"},
     ),
-    "curated-TAPT": Named(
+    "curated-TAPT": PaperRecipe(
         "TAPT on a larger collection of texts like the task's own, without labels",
         GURURANGAN.format("5.1"),
         (_pretrain("tapt", _TAPT), _CLASSIFIER),
         {"tapt": "[within-task, collection.txt]"},
     ),
-    "kNN-TAPT": Named(
-        "TAPT on the task's texts and the 50 nearest of each in a corpus of its domain; steps as for the 500 texts of RCT-500",
+    "kNN-TAPT": PaperRecipe(
+        "TAPT on the task's texts and 50 nearest neighbours of each from a domain corpus; steps as for the 500 texts of RCT-500",
         GURURANGAN.format("5.2 and Table 9"),
         (_pretrain("tapt", _SELECTED, select="nearest", neighbours=50), _CLASSIFIER),
         {"tapt": "[within-task, domain.txt]"},
     ),
-    "RAND-TAPT": Named(
+    "RAND-TAPT": PaperRecipe(
         "the same with as many texts of the corpus drawn at random: the control",
         GURURANGAN.format("5.2"),
         (_pretrain("tapt", _SELECTED, select="random", neighbours=50), _CLASSIFIER),
@@ -200,7 +200,7 @@ def missing_texts(name: str, recipe: Any, space: Any) -> Iterator[str]:
             )
 
 
-# Shown ---------------------------------------------------------------------------------------------------------------------------
+# Output --------------------------------------------------------------------------------------------------------------------------
 
 
 def show() -> str:
@@ -209,7 +209,7 @@ def show() -> str:
     for name, recipe in RECIPES.items():
         lines += [f"{name}: {' -> '.join(_stage_names(recipe.stages))}", *_indented(f"{recipe.what} ({recipe.source})")]
         lines += _indented(_line(name)) if recipe.needs else []
-    return "\n".join([*lines, "", "Settings: docs/recipes.md. Own ones over them: recipe: {TAPT: {tapt.epochs: 10}}"])
+    return "\n".join([*lines, "", "Settings: docs/recipes.md. Changed settings: recipe: {TAPT: {tapt.epochs: 10}}"])
 
 
 def _indented(text: str) -> list[str]:
@@ -231,7 +231,7 @@ stages:
 recipe: BERT-ITPT-FiT
 ```
 
-and with settings of your own over it, by `<stage>.<field>`, still in one line:
+and with changed settings by `<stage>.<field>`, still in one line:
 
 ```yaml
 recipe: {DAPT+TAPT: {dapt.corpus: [domain.txt], finetune.epochs: 3}}

@@ -16,18 +16,17 @@ HEAD = """# Study file
 
 Written by `make docs` from the models in `study/definition/` and `trainables/settings/`.
 
-A study file is YAML: plain data, without tags, anchors and doubled keys. It is validated whole before any work, and every fault is
-reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`,
-`--set recipe.finetune.epochs=2` (a stage by its name), `--set 'space.finetune.xi={uniform: [0.9, 1]}'` (`null` takes the dimension
-out of the space).
+A study file is YAML: plain data, without tags, anchors and repeated keys. It is validated before any work, and all faults are
+reported at once. `study run FILE --set path=value` overrides a field: `--set budget.trials=20`, `--set recipe.finetune.epochs=2`
+(a stage by its name), `--set 'space.finetune.xi={uniform: [0.9, 1]}'` (`null` removes the dimension from the space).
 Relative paths are relative to the file.
 
-Text is taken as written, also without quotes: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
+Text is read as written, also without quotes: `labels: [no, yes]`, `[0, 1]`, `text: off`, names of tasks and
 stages. `null` stays null, but not in a list of names. Numbers that YAML reads to another base (010, 0x1f, 1:30) are refused.
 
-Labels are read over all splits together, and mean the same in every format: 1.0 is 1 where all are whole numbers or where 1 occurs
-as well; dates, booleans and +1 stay the text that they are. Several labels in one cell are read where all cells have one form, and
-refused where that is in doubt. `study tasks --stats FILE` shows how a file is read.
+Labels are read over all splits together, and mean the same in every format: 1.0 is 1 if all labels are whole numbers or if 1 occurs
+as well; dates, booleans and +1 stay text as written. Several labels in one cell are read if all cells have the same form, and
+refused if that is in doubt. `study tasks --stats FILE` shows how a file is read.
 """
 
 EXAMPLES = {
@@ -36,25 +35,25 @@ EXAMPLES = {
         " trajectory. In the space: `pretrain.corpus: {choice: [[within-task], [in-domain], [cross-domain]]}`."
     ),
     "multitask": (
-        "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. What follows starts from"
-        " the shared encoder and pooler; fine-tuning on one of the tasks starts from that task's own head too. All trials with"
-        " the same settings share it."
+        "`recipe: [{multitask: {tasks: [imdb, yelp_polarity]}}, {finetune: {learning_rate: 5e-6}}]`. The next stage starts from"
+        " the shared encoder and pooler; fine-tuning on one of the tasks also starts from the head of that task. All trials with"
+        " the same settings share the stage."
     ),
     "marks": (
         "`recipe: [{marks: {}}, {pretrain: {masking: selective, corpus: [reviews.txt], max_length: 256, learning_rate: 2e-5,"
         " warmup: 0.2}}, {finetune: {}}]`, as in the paper; `space: {pretrain.masking: {choice: [random, matched, selective]}}`"
-        " compares it with its controls. `study marks RUN` shows the words."
+        " compares selective masking with its controls. `study marks RUN` shows the words."
     ),
     "finetune": "The last stage of every recipe. The defaults are those of Sun et al. (2019).",
 }
-"""How each kind of stage stands in a file."""
+"""{kind of stage: example in a study file}"""
 SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
     ("The study", Study, ""),
     (
         "tasks",
         Task,
         (
-            "`tasks: {my_reviews: {train: reviews.csv, test: test.csv}}`. A name from the table of known tasks may stand alone:"
+            "`tasks: {my_reviews: {train: reviews.csv, test: test.csv}}`. A known task needs only its name:"
             " `tasks: {imdb: known}` or `tasks: [imdb, yelp_polarity]`."
         ),
     ),
@@ -65,12 +64,12 @@ SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
         Dimension,
         (
             "`space: {finetune.learning_rate: {log_uniform: [1e-5, 1e-4]}, finetune.head_tokens: {int: [16, 256], when:"
-            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination that the space can give"
+            " {finetune.truncation: head+tail}}}`: dimensions by `<stage name>.<field>`. Every combination in the space"
             " must be valid."
         ),
     ),
     ("search", SearchSettings, ""),
-    ("search.early_stopping", EarlyStopping, "`early_stopping: none` or `early_stopping: asha` stand for `{kind: ...}`."),
+    ("search.early_stopping", EarlyStopping, "`early_stopping: none` and `early_stopping: asha` are short for `{kind: ...}`."),
     ("budget", Budget, ""),
     ("final", Final, ""),
     ("resources", Resources, ""),
@@ -78,8 +77,8 @@ SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
 
 TAIL = """## What may change when a run is resumed
 
-`name`, `budget`, `final`, `resources`, `baseline` and `store`. A file that differs elsewhere is another study and needs a run
-folder of its own; the message says where it differs. The folders of data files, and tasks that no stage reads, make no difference.
+`name`, `budget`, `final`, `resources`, `baseline` and `store`. A file with other differences is another study and needs another
+run folder; the message names the differences. The folders of data files, and tasks that no stage reads, do not count.
 """
 
 

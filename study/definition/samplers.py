@@ -1,4 +1,4 @@
-"""How the search comes to its settings: a table of samplers. Optuna comes when one draws."""
+"""The samplers of the search, as a table by name. Optuna is imported when a sampler is created."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 class Sampler(NamedTuple):
-    """One line of the table."""
+    """One entry of the table: how the search chooses its settings."""
 
-    made: Callable[[int, int], optuna.samplers.BaseSampler] | None = None
-    """Makes what draws the settings of one trial, of a seed and `startup_trials`; None where settings can be counted up."""
+    create: Callable[[int, int], optuna.samplers.BaseSampler] | None = None
+    """Creates Optuna's sampler of one trial from a seed and `startup_trials`; None if the settings are enumerated."""
     only_first: bool = False
-    """Whether there are no settings but those of `first`, which need not be in the space."""
+    """Whether only the settings of `first` are tried; these need not be in the space."""
 
     @property
-    def gone_through(self) -> bool:
-        """Whether the settings are counted up, not drawn."""
-        return self.made is None
+    def enumerated(self) -> bool:
+        """Whether the settings are enumerated, not drawn."""
+        return self.create is None
 
 
 def _tpe(seed: int, startup_trials: int) -> optuna.samplers.BaseSampler:
@@ -50,4 +50,4 @@ SAMPLERS = {
     "grid": Sampler(),
     "given": Sampler(only_first=True),
 }
-"""By the name that a study file gives."""
+"""{name in the study file: sampler}"""

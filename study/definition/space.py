@@ -145,7 +145,7 @@ def ordered(space: Space) -> list[str]:
     while left:
         ready = [path for path in left if not any(parent in left for parent in space[path].when)]
         if not ready:
-            raise ConfigError([f"space: the conditions of {', '.join(left)} go in a circle"])
+            raise ConfigError([f"space: the conditions of {', '.join(left)} are circular"])
         done += ready
         left = [path for path in left if path not in ready]
     return done

@@ -271,8 +271,8 @@ def _task_faults(task: str, tasks: Mapping[str, Task], recipe: Sequence[Stage], 
 
 
 def _search_faults(search: SearchSettings, space: Space, stages: Mapping[str, Settings] | None) -> Iterator[str]:
-    if search.how.gone_through and not search.how.only_first:
-        drawn = " or ".join(name for name, sampler in SAMPLERS.items() if not sampler.gone_through)
+    if search.how.enumerated and not search.how.only_first:
+        drawn = " or ".join(name for name, sampler in SAMPLERS.items() if not sampler.enumerated)
         for path, dimension in space.items():
             if dimension.values is None:
                 needs = f"{search.sampler} needs choice and int dimensions only"

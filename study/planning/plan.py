@@ -249,7 +249,7 @@ def _draws(study: Study) -> list[Params]:
     """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
     if study.search.how.only_first:
         return given_points(study)
-    settings = study.search if study.search.how.gone_through else study.search.model_copy(update={"sampler": "random"})
+    settings = study.search if study.search.how.enumerated else study.search.model_copy(update={"sampler": "random"})
     draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
     search = Search(study.model_copy(update={"search": settings, "budget": study.budget.model_copy(update={"trials": draws})}))
     found = []

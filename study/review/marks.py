@@ -1,6 +1,6 @@
-"""`study marks`: which words a run marked as important, and what selective masking chose, as text, in colour, and as a page.
+"""`study marks`: show the words that a run marked as important and those that selective masking chose, as text or as a page.
 
-Read from what the run's stages left in the store: needs neither torch nor ray.
+Reads the artifacts of the run's stages in the store. Needs neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from trainables.store.store import Artifact, Store
 
 WIDTH = 80
-LEGEND = "marked words are underlined; numbers are scores: a low one means that the text's class hangs on the word"
+LEGEND = "marked words are underlined; numbers are scores: a low score means that the text's class depends on the word"
 PLAIN_LEGEND = (
-    "marked words are in brackets, with their score where they have one: low means that the text's class hangs on the word"
+    "marked words are in brackets, with their score if they have one: a low score means that the text's class depends on the word"
 )
 
 
@@ -38,33 +38,33 @@ class Word(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shown:
+class MarkedTexts:
     """Texts of one artifact with their marks."""
 
     title: str
-    about: str
+    description: str
     texts: tuple[tuple[Word, ...], ...]
 
 
-def load(run_dir: Path, store: str | None = None, most: int = 20) -> list[Shown]:
-    """At most so many texts of each artifact of the run that holds marks. Raises ConfigError where there is none."""
+def load(run_dir: Path, store: str | None = None, most: int = 20) -> list[MarkedTexts]:
+    """Return at most `most` texts of every artifact of the run that has marks. Raises ConfigError if there is none."""
     from study.definition.study_file import load_study
     from trainables.store.store import Store
 
     rows, _ = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
-    given = store or load_study(run_dir / "study.yaml").store
-    artifacts = Store(given) if given else Store.default()
-    found = [_shown(artifact, most) for artifact in _with_marks(rows, artifacts)]
-    if not found:
-        why = "no stage of this run left any, or its store is another one; then give it with --store"
+    url = store or load_study(run_dir / "study.yaml").store
+    artifacts = Store(url) if url else Store.default()
+    groups = [_marked_texts(artifact, most) for artifact in _with_marks(rows, artifacts)]
+    if not groups:
+        why = "no stage of this run has stored any, or its store is another one: then give it with --store"
         raise ConfigError([f"{run_dir}: no marks in {artifacts.url}: {why}"])
-    return found
+    return groups
 
 
 def _with_marks(rows: Sequence[record.Row], store: Store) -> Iterator[Artifact]:
-    """Artifacts of the run that hold marks, in the order of its records; of the milestones of one trajectory the first."""
+    """Yield the artifacts of the run that have marks, in the order of its records; of a trajectory only the first milestone."""
     ids = [row["stage_id"] for row in rows if row["event"] == "stage"]
     ids += [stage_id for row in rows if row["event"] == "trial" for stage_id in row.get("stage_ids") or ()]
     seen = set()
@@ -79,7 +79,7 @@ def _with_marks(rows: Sequence[record.Row], store: Store) -> Iterator[Artifact]:
             yield artifact
 
 
-def _shown(artifact: Artifact, most: int) -> Shown:
+def _marked_texts(artifact: Artifact, most: int) -> MarkedTexts:
     import pyarrow.parquet as pq
 
     file, settings = MARKS if artifact.has(MARKS) else CHOSEN, artifact.manifest["settings"]
@@ -94,29 +94,30 @@ def _shown(artifact: Artifact, most: int) -> Shown:
         )
         for row in rows
     )
-    shown = f"{len(texts)} of {table.num_rows} texts"
+    share = f"{len(texts)} of {table.num_rows} texts"
     if file == CHOSEN:
-        about = f"at most {settings['mask_share']:.0%} of a sequence; {shown} that are kept as examples"
-        return Shown(f"{settings['name']}: what was masked in the corpus", about, texts)
+        description = f"at most {settings['mask_share']:.0%} of a sequence; {share} that are kept as examples"
+        return MarkedTexts(f"{settings['name']}: masked words of the corpus", description, texts)
     best = max(row["mark_f1"] for row in artifact.manifest["rows"])
-    about = f"threshold {settings['threshold']:g}, stop words {settings['stop_words']}; best F1 on held-out texts {best:.3f}"
-    return Shown(f"{settings['name']}: words of the task's training texts", f"{about}; {shown} that have scores", texts)
+    chosen_by = f"threshold {settings['threshold']:g}, stop words {settings['stop_words']}"
+    description = f"{chosen_by}; best F1 on held-out texts {best:.3f}; {share} that have scores"
+    return MarkedTexts(f"{settings['name']}: words of the task's training texts", description, texts)
 
 
 def _printable(word: str) -> str:
-    """A word without what would move a terminal's cursor."""
+    """Replace characters that would move a terminal's cursor."""
     return "".join(letter if letter.isprintable() else "\ufffd" for letter in word)
 
 
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
 
-def plain(found: Sequence[Shown]) -> str:
-    """Text of 80 columns: marked words in brackets."""
+def plain(groups: Sequence[MarkedTexts]) -> str:
+    """Format as text of 80 columns, marked words in brackets."""
     lines = wrap(PLAIN_LEGEND, WIDTH)
-    for each in found:
-        lines += ["", each.title, *wrap(each.about, WIDTH), ""]
-        for words in each.texts:
+    for group in groups:
+        lines += ["", group.title, *wrap(group.description, WIDTH), ""]
+        for words in group.texts:
             text = " ".join(f"[{word.text}{_scored(word)}]" if word.marked else word.text for word in words)
             lines += wrap(text, WIDTH, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False)
     return "\n".join(lines)
@@ -126,14 +127,14 @@ def _scored(word: Word) -> str:
     return "" if word.score is None else f":{word.score:.3f}"
 
 
-def coloured(found: Sequence[Shown]) -> Text:
-    """For a terminal: marked words underlined and in colour."""
+def coloured(groups: Sequence[MarkedTexts]) -> Text:
+    """Format for a terminal, marked words underlined and in colour."""
     from rich.text import Text
 
     text = Text().append(LEGEND + "\n", style="dim")
-    for each in found:
-        text.append(f"\n{each.title}\n", style="bold").append(f"{each.about}\n\n")
-        for words in each.texts:
+    for group in groups:
+        text.append(f"\n{group.title}\n", style="bold").append(f"{group.description}\n\n")
+        for words in group.texts:
             text.append("- ")
             for word in words:
                 text.append(word.text, style="bold underline yellow" if word.marked else "")
@@ -145,27 +146,27 @@ def coloured(found: Sequence[Shown]) -> Text:
 # The page ------------------------------------------------------------------------------------------------------------------------
 
 
-def page(found: Sequence[Shown], name: str) -> str:
-    """A page that needs nothing outside itself; every text in it is escaped."""
+def page(groups: Sequence[MarkedTexts], name: str) -> str:
+    """Return a self-contained HTML page; every text in it is escaped."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
-    return template.render(found=found, name=name, legend=LEGEND.capitalize())
+    return template.render(groups=groups, name=name, legend=LEGEND.capitalize())
 
 
-def write(found: Sequence[Shown], name: str, path: Path) -> None:
-    """Write the page. Raises ConfigError where that cannot be."""
+def write(groups: Sequence[MarkedTexts], name: str, path: Path) -> None:
+    """Write the page. Raises ConfigError for a path that is not HTML or cannot be written."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError([f"--out {path}: the marks are a page; give a name that ends in .html"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page(found, name), encoding="utf-8")
+        path.write_text(page(groups, name), encoding="utf-8")
     except OSError as error:
         raise ConfigError([f"--out {path}: {error.strerror or error}; give a file that can be written"]) from None
 
 
 def name_of(run_dir: Path) -> str:
-    """Name of the study that a run folder holds."""
+    """Return the name of the study in a run folder."""
     rows: list[Any] = record.read(run_dir / "records.jsonl")[0]
     return str(next((row["study"] for row in rows if row.get("study")), run_dir.name))

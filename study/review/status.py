@@ -22,12 +22,12 @@ from trainables.settings.plain_yaml import read_yaml
 
 
 def show(run_dir: Path) -> str:
-    """Format state, progress, best trial and a line per trial; of an ablation its studies. Raises ConfigError without a run."""
+    """Format state, progress, best trial and a line per trial; for an ablation its studies. Raises ConfigError without a run."""
     if is_ablation(run_dir):
-        there = read_yaml(run_dir / FILE)
-        if not isinstance(there, dict):
-            raise ConfigError([f"{run_dir / FILE}: holds no ablation"])
-        return "\n".join(_studies(run_dir, there))
+        ablation = read_yaml(run_dir / FILE)
+        if not isinstance(ablation, dict):
+            raise ConfigError([f"{run_dir / FILE}: is not an ablation"])
+        return "\n".join(_studies(run_dir, ablation))
     rows, problems = record.read(run_dir / "records.jsonl")
     if not rows:
         raise ConfigError([f"{run_dir}: no run folder (there are no records in it)"])
@@ -38,20 +38,20 @@ def show(run_dir: Path) -> str:
 
 
 def _inputs(run_dir: Path, rows: Sequence[Row]) -> Iterator[str]:
-    """Lines on the study's inputs: changes that were accepted, and changes since."""
+    """Yield lines on the inputs: changes that were accepted, and changes since then."""
     yield from (record.accepted(row) for row in rows if record.starts_again(row))
     yield from (f"has changed since: {line}" for line in inputs.since(run_dir, rows))
 
 
-def _studies(run_dir: Path, there: Mapping[str, Any]) -> Iterator[str]:
-    """The state of an ablation, the process that runs it, and the state of its studies."""
+def _studies(run_dir: Path, ablation: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the state of an ablation, the process that runs it, and the state of its studies."""
     owner = running(run_dir)
     who = "not running" if owner is None else f"running, process {owner.pid} on {owner.host}"
-    yield f"{plain(there.get('name'), 60)} at scale {plain(there.get('scale'), 40)}: {who}"
-    for part in listed(there.get("studies")):
+    yield f"{plain(ablation.get('name'), 60)} at scale {plain(ablation.get('scale'), 40)}: {who}"
+    for part in listed(ablation.get("studies")):
         name = folder_of(part)
         if name is None:
-            yield f"  {plain(part, 80)}: no study of this folder"
+            yield f"  {plain(part, 80)}: no study in this folder"
             continue
         folder = run_dir / name
         rows, problems = record.read(folder / "records.jsonl")
@@ -68,12 +68,12 @@ def _state(run_dir: Path, rows: Sequence[Row]) -> str:
     if owner is not None:
         return f"{name}: running, process {owner.pid} on {owner.host}"
     if last in ("started", "resumed"):
-        last = "was killed; the same command goes on"
+        last = "was killed; run the same command again to resume"
     spent = sum(row.get("seconds") or 0 for row in events)
     text = f"{name}: {last}" + (
         f" after {whole_seconds(spent)}" if last in ("finished", "interrupted", "stopped") and spent else ""
     )
-    return f"{text}: {plain(events[-1].get('reason'), 300)}; the same command goes on" if last == "stopped" else text
+    return f"{text}: {plain(events[-1].get('reason'), 300)}; run the same command again to resume" if last == "stopped" else text
 
 
 def _progress(rows: Sequence[Row]) -> str:
@@ -112,5 +112,7 @@ def _line(trial: Row, rows: Sequence[Row]) -> str:
 
 
 def _last_validation(name: str, rows: Sequence[Row]) -> Mapping[str, Any]:
-    mine = [row for row in rows if row["event"] == "evaluation" and row.get("trial") == name and row.get("split") == "validation"]
-    return max(mine, key=lambda row: row.get("step") or 0, default={})
+    validations = [
+        row for row in rows if row["event"] == "evaluation" and row.get("trial") == name and row.get("split") == "validation"
+    ]
+    return max(validations, key=lambda row: row.get("step") or 0, default={})

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Source:
+class TracedFinal:
     """The final that a number comes from."""
 
     label: str
@@ -40,7 +40,7 @@ class Source:
 class Traced:
     """A number and its recomputation."""
 
-    source: Source
+    source: TracedFinal
     error: float
     """Test error now, percent."""
     changed: int | None
@@ -53,13 +53,13 @@ class Traced:
 
     @property
     def again(self) -> bool:
-        """Whether the number came out again from the same inputs, and all predictions, if they were stored."""
+        """Whether the same inputs gave the same number again, and the same predictions if they were stored."""
         return self.error == self.source.recorded and not self.changed and not self.differs
 
     def __str__(self) -> str:
         """Describe the outcome in words."""
         at = f"{self.source.label} on {self.source.task}, seed {self.source.seed} ({self.source.study.name}/{self.source.trial})"
-        words = "it came out again" if self.again else "it did NOT come out again"
+        words = "reproduced" if self.again else "NOT reproduced"
         if self.differs:
             words = "not comparable, since the inputs have changed"
         text = f"{at}: recorded {self.source.recorded:.4f} % test error, now {self.error:.4f} %: {words}"
@@ -89,7 +89,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
 
     finals = sources(run)
     if finals and not any(cell in (final.label, final.trial) for final in finals) and (state := _without(run, cell)):
-        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; it is {state}"])
+        raise ConfigError([f"CELL {cell!r}: it has no number to compute again; its state is {state}"])
     source = _chosen(finals, cell, task, seed)
     study = load_study(source.study / "study.yaml")
     rows, _ = record.read(source.study / "records.jsonl")
@@ -116,7 +116,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
 
 
-def _differs(source: Source, stage_id: str, test_id: str) -> str:
+def _differs(source: TracedFinal, stage_id: str, test_id: str) -> str:
     """Differences of data and encoder, by the ids of stages, which are hashed from their content; empty without any."""
     if source.stage_id and source.stage_id != stage_id:
         return (
@@ -137,7 +137,7 @@ def _copied(shared: Store, fresh: Store, stage_id: str) -> bool:
     return False
 
 
-def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
+def _changed(source: TracedFinal, fresh: Store, row: Row) -> tuple[int | None, int]:
     """(number of test texts with another prediction than recorded, number of test texts); (None, 0) without predictions."""
     import numpy as np
 
@@ -159,7 +159,7 @@ def _changed(source: Source, fresh: Store, row: Row) -> tuple[int | None, int]:
 # Which final ---------------------------------------------------------------------------------------------------------------------
 
 
-def sources(run: Path) -> list[Source]:
+def sources(run: Path) -> list[TracedFinal]:
     """Return every number of a run, an ablation or a study. Raises ConfigError without a run."""
     from analysis.records.run_folder import load
     from analysis.results.read_ablation import is_ablation, ledger
@@ -173,7 +173,7 @@ def sources(run: Path) -> list[Source]:
     except (OSError, ValueError) as error:
         raise ConfigError([str(error)]) from None
     return [
-        Source(
+        TracedFinal(
             label,
             task,
             study,
@@ -201,7 +201,7 @@ def _without(run: Path, cell: str) -> str:
     return ", ".join(dict.fromkeys(states))
 
 
-def _chosen(finals: Sequence[Source], cell: str, task: str | None, seed: int | None) -> Source:
+def _chosen(finals: Sequence[TracedFinal], cell: str, task: str | None, seed: int | None) -> TracedFinal:
     if not finals:
         raise ConfigError(["the run has no number yet: no final's test split was read"])
     named = [final for final in finals if cell in (final.label, final.trial)]
@@ -209,7 +209,7 @@ def _chosen(finals: Sequence[Source], cell: str, task: str | None, seed: int | N
         raise ConfigError([f"CELL {cell!r}: no such cell{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
     tasks = list(dict.fromkeys(final.task for final in named))
     if task is None and len(tasks) > 1:
-        raise ConfigError([f"CELL {cell!r}: it is there for several tasks; give --task, one of {', '.join(tasks)}"])
+        raise ConfigError([f"CELL {cell!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
     if task is not None and task not in tasks:
         raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
     seeds = {final.seed: final for final in named if task in (None, final.task)}

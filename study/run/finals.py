@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from study.run.session import Session
 
 
-def runs(s: Session, asked: dict[str, TrialSpec]) -> list[dict[str, Any]]:
+def runs(s: Session, proposed: dict[str, TrialSpec]) -> list[dict[str, Any]]:
     """Return the configurations of the finals to run: the best settings and the first one, over seeds."""
     search = s.scribe.screen.parts["search"]
     s.scribe.screen.expect("search", search.done, search.done)  # the search may have ended by its time limit
     every = final_trials(s)
-    asked.update({trial.name: trial for trial in every})
+    proposed.update({trial.name: trial for trial in every})
     _known_to_diverge(s, every)
     done = trials(s.rows, "final")
     todo = [trial for trial in every if done.get(trial.name, {}).get("status") not in OVER or _is_lost(s, trial, done)]

@@ -32,7 +32,7 @@ CHEAP_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
-class Found:
+class ComparedInputs:
     """The inputs of a study, compared with those of its earlier sessions."""
 
     now: Inputs
@@ -44,7 +44,7 @@ class Found:
     notices: tuple[str, ...] = ()
 
 
-# What they are -------------------------------------------------------------------------------------------------------------------
+# Digests -------------------------------------------------------------------------------------------------------------------------
 
 
 def of(study: Study, reader: Reader) -> Inputs:
@@ -81,7 +81,7 @@ def _corpora(study: Study, reader: Reader) -> Iterator[tuple[str, dict[str, Any]
         yield f"corpus {name}{number}", {"digest": digests[file][0], "examples": digests[file][1]}
 
 
-# What has changed ----------------------------------------------------------------------------------------------------------------
+# Changes -------------------------------------------------------------------------------------------------------------------------
 
 
 def known(rows: Sequence[Row]) -> Inputs:
@@ -131,10 +131,10 @@ def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> 
     return test_id is not None and test_id != identity.test_id(target, now[-1])
 
 
-# Going on ------------------------------------------------------------------------------------------------------------------------
+# Check on resume -----------------------------------------------------------------------------------------------------------------
 
 
-def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> Found:
+def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> ComparedInputs:
     """Compare the inputs of a study with those that its run folder was computed from; `study` has the precision of that run.
 
     Raises ConfigError if they differ, unless that is accepted. If they cannot be read, a notice says so: a process that computes
@@ -142,24 +142,24 @@ def look(study: Study, run_dir: Path, reader: Reader, accept: bool = False) -> F
     """
     rows, _ = record.read(run_dir / "records.jsonl")
     if not rows:
-        return Found({}, {})
+        return ComparedInputs({}, {})
     before = known(rows)
     try:
         now = of(study, reader)
         changed = changes(before, now) or _of_stages(renamed(study, run_dir, rows, reader), before)
     except ConfigError as error:
         unread = f"whether inputs have changed is unknown, since they cannot be read: {error.faults[0]}"
-        return Found({}, before, notices=(unread,) if before or trials(rows, "search") else ())
+        return ComparedInputs({}, before, notices=(unread,) if before or trials(rows, "search") else ())
     if changed and not accept:
         raise ConfigError([f"--out {run_dir}: {MIXED}", *(f"  {line}" for line in changed), WAYS_OUT])
     old = not before and any(row.get("stage_ids") for row in rows)
-    return Found(now, before, tuple(changed), (UNRECORDED,) if old and not changed else ())
+    return ComparedInputs(now, before, tuple(changed), (UNRECORDED,) if old and not changed else ())
 
 
 MIXED = "inputs have changed since this was computed, and results of both must not be mixed in one table:"
 WAYS_OUT = (
-    "  ways out: give another run folder (--out), restore the earlier inputs, or pass --accept-changed-inputs, which repeats what"
-    " was computed from them; the old records stay in the file and no longer count"
+    "  ways out: give another run folder (--out), restore the earlier inputs, or pass --accept-changed-inputs, which repeats all"
+    " results from them; the old records stay in the file and no longer count"
 )
 UNRECORDED = (
     "this run folder does not record the inputs of its earlier sessions; the ids of its trials' stages are unchanged, so data,"
@@ -178,7 +178,7 @@ def _of_stages(others: Sequence[str], before: Inputs) -> list[str]:
     return [f"ids of the stages of {named} have changed, {why}"]
 
 
-def write(found: Found, scribe: Scribe, run_dir: Path) -> None:
+def write(found: ComparedInputs, scribe: Scribe, run_dir: Path) -> None:
     """Record the inputs read from now on. If they have changed, earlier results no longer count."""
     session = scribe.records.session
     if found.changed:

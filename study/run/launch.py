@@ -43,7 +43,7 @@ PACKAGES = ("torch", "ray", "optuna", "transformers", "tokenizers", "sentencex",
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudyOutcome:
     """The end of a study: whether there is a result, the text to print, and a line on failed trials."""
 
     has_result: bool
@@ -53,7 +53,7 @@ class Outcome:
 
 def opened(
     study: Study, run_dir: Path, accept: bool = False, retry_failed: bool = False, reader: Reader | None = None
-) -> tuple[bool, inputs.Found]:
+) -> tuple[bool, inputs.ComparedInputs]:
     """Return (whether the study is finished, its inputs compared with those that the folder was computed from).
 
     Raises ConfigError if the folder belongs to another study, or to other inputs unless that is accepted.
@@ -62,7 +62,7 @@ def opened(
     compared = inputs.look(study if earlier is None else _with_precision(study, earlier), run_dir, reader or Reader(), accept)
     if earlier is not None and compared.now and not compared.changed and (names := earlier.renamed(study)):
         compared = replace(
-            compared, notices=(*compared.notices, f"files have other names, and the same content: {'; '.join(names)}")
+            compared, notices=(*compared.notices, f"files have other names and the same content: {'; '.join(names)}")
         )
     finished = earlier is not None and not compared.changed and _finished(run_dir, study, earlier)
     return finished and not (retry_failed and _can_retry(run_dir, study)), compared
@@ -77,7 +77,7 @@ def run(
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
     reader: Reader | None = None,
-) -> Outcome:
+) -> StudyOutcome:
     """Run or resume a study. Returns at once if it is finished.
 
     `shared` is a Ray that several studies use one after the other, and `reader` what they have read; by default a study starts
@@ -91,7 +91,7 @@ def run(
         lines = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in compared.notices)]
         return _outcome(run_dir, "\n".join(lines))
     artifacts = Store(store or study.store or Store.default().url)
-    notices = [*check(study, None if address else machine_for(study.resources), reader), *variables.told(address)]
+    notices = [*check(study, None if address else machine_for(study.resources), reader), *variables.notices(address)]
     if not compared.now:  # a new folder, or inputs that could not be read a moment ago
         _, compared = opened(study, run_dir, accept_changed_inputs, reader=reader)
         compared = replace(compared, now=compared.now or inputs.of(study, reader))
@@ -124,10 +124,10 @@ def _run_session(
     scribe: Scribe,
     session_of_ray: Callable[[], AbstractContextManager[Machine]],
     interrupts: Interrupts,
-    compared: inputs.Found,
+    compared: inputs.ComparedInputs,
     notices: list[str],
     reader: Reader,
-) -> Outcome:
+) -> StudyOutcome:
     """Start Ray, run the remaining parts, record how the session ended."""
     began = time.monotonic()
 
@@ -224,7 +224,7 @@ def _finished(run_dir: Path, study: Study, earlier: Study) -> bool:
 
 
 def _can_retry(run_dir: Path, study: Study) -> bool:
-    """Whether anything in a finished study failed: trials, the test scores of a final, the bag of words."""
+    """Whether anything failed in a finished study: trials, the test scores of a final, the bag of words."""
     rows, _ = record.read(run_dir / "records.jsonl")
     tested = {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
     finals = {name for name, row in trials(rows, "final").items() if row["status"] == "complete"}
@@ -246,7 +246,7 @@ def _failed_text(rows: list[Row]) -> str:
     return f"{len(names)} trial{'s' * (not one)} failed: {shown}. {again}" if names else ""
 
 
-# How it ended ---------------------------------------------------------------------------------------------------------------------
+# Outcome --------------------------------------------------------------------------------------------------------------------------
 
 
 def _device(rows: list[Row]) -> str | None:
@@ -254,7 +254,7 @@ def _device(rows: list[Row]) -> str | None:
     return next((row["device"] for row in reversed(rows) if row["event"] == "evaluation" and row.get("device")), None)
 
 
-def _outcome(run_dir: Path, text: str, anew: bool = False) -> Outcome:
+def _outcome(run_dir: Path, text: str, anew: bool = False) -> StudyOutcome:
     """Write the report and return the text to print at the end, also if the report cannot be written."""
     from analysis.pages import output, study_page
 
@@ -269,14 +269,14 @@ def _outcome(run_dir: Path, text: str, anew: bool = False) -> Outcome:
     tested = any(row["event"] == "evaluation" and row.get("split") == "test" for row in rows)
     if not tested:
         reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
-        text += "\nno trial came to a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
+        text += "\nno trial has a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
     lost = _failed_text(rows)
-    return Outcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
+    return StudyOutcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
 
 
 def unwritten(error: OSError, run_dir: Path) -> str:
     """Message for a study whose results are complete but whose report cannot be written."""
-    return f"no report was written: {error}; all results are there, and once that is mended: study report {run_dir}"
+    return f"no report was written: {error}; all results are complete; after the repair, run: study report {run_dir}"
 
 
 def log_failure(run_dir: Path) -> Path:

@@ -49,7 +49,7 @@ def _task(s: Session, function: Callable[..., Any], *arguments: Any) -> Any:
     """Start a function as a Ray task with the resources of one worker."""
     import ray
 
-    return ray.remote(num_cpus=s.layout.cpus, num_gpus=s.layout.gpus)(function).remote(*arguments)
+    return ray.remote(num_cpus=s.placement.cpus, num_gpus=s.placement.gpus)(function).remote(*arguments)
 
 
 def _resolve_precision(s: Session) -> None:
@@ -127,13 +127,13 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     """Run a trajectory; return ({step: row}, the reason of a failure or None)."""
     from study.cluster.trial import persistent, start
 
-    layout = _stage_layout(s)
+    placement = _stage_placement(s)
     name = f"{trajectory.name}-{trajectory.trajectory_id[:8]}"
-    work = Work(name, trajectory.recipe, s.store.url, _execution(s, layout), trajectory.name, trajectory.milestones)
+    work = Work(name, trajectory.recipe, s.store.url, _execution(s, placement), trajectory.name, trajectory.milestones)
     rows: dict[int, Row] = {}
     s.scribe.screen.expect("stages", 1)
     try:
-        for row in persistent(partial(start, work, layout, s.board), layout.retries, layout.patience_s):
+        for row in persistent(partial(start, work, placement, s.board), placement.retries, placement.patience_s):
             s.scribe.shared(row)
             rows[row["step"]] = row
     except Ended as end:
@@ -146,14 +146,14 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
     return rows, None
 
 
-def _stage_layout(s: Session) -> Placement:
-    """Shared stages run alone, on the whole cluster."""
-    workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
-    return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
+def _stage_placement(s: Session) -> Placement:
+    """Return the placement of shared stages, which run alone on the whole cluster."""
+    workers, cpus = s.machine.all_for_one(s.placement.cpus, s.placement.gpus)
+    return replace(s.placement, workers=workers, cpus=cpus, under_train=True)
 
 
-def _execution(s: Session, layout: Placement | None = None) -> Execution:
-    threads = int((layout or s.layout).cpus)
+def _execution(s: Session, placement: Placement | None = None) -> Execution:
+    threads = int((placement or s.placement).cpus)
     return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
 
 
@@ -200,9 +200,9 @@ def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
     from study.cluster.trial import TrialActor, resources
 
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it warns about missing result files
-    parameters = {"study": s.study, "store": s.store.url, "layout": s.layout, "board": s.board, "execution": _execution(s)}
+    parameters = {"study": s.study, "store": s.store.url, "placement": s.placement, "board": s.board, "execution": _execution(s)}
     tune.Tuner(
-        tune.with_resources(tune.with_parameters(TrialActor, **parameters), resources(s.layout)),
+        tune.with_resources(tune.with_parameters(TrialActor, **parameters), resources(s.placement)),
         tune_config=tune.TuneConfig(reuse_actors=True, search_alg=searcher, scheduler=scheduler, num_samples=-1),
         run_config=tune.RunConfig(
             name="tune",

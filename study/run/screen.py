@@ -27,7 +27,7 @@ def number(value: Any, form: str) -> str:
 
 
 @dataclass
-class Line:
+class TrialLine:
     """One trial on the screen."""
 
     name: str
@@ -69,7 +69,7 @@ class Screen:
     parts: dict[str, PartProgress] = field(
         default_factory=lambda: {part: PartProgress() for part in ("stages", "search", "finals", "test")}
     )
-    lines: dict[str, Line] = field(default_factory=dict)
+    lines: dict[str, TrialLine] = field(default_factory=dict)
     best: tuple[float, str, str] | None = None
     """(loss on validation in percent, trial, settings)"""
     doing: str = "starting"
@@ -116,11 +116,11 @@ class Screen:
 
     def trial(self, name: str, params: Mapping[str, Any], epochs: int) -> None:
         """Add a line for a trial that starts."""
-        self.lines[name] = Line(name, describe(dict(params)), epochs)
+        self.lines[name] = TrialLine(name, describe(dict(params)), epochs)
 
     def evaluation(self, name: str, row: Mapping[str, Any]) -> None:
         """Show an evaluation of a trial, or of a shared stage under its own name."""
-        line = self.lines.setdefault(name, Line(name, "", 0))
+        line = self.lines.setdefault(name, TrialLine(name, "", 0))
         loss = row["train_loss"] if row.get("loss") is None else row["loss"]
         score, speed = self.metric.score(row), row.get("tokens_per_s")
         if row.get("split") == "test":
@@ -192,7 +192,7 @@ class Screen:
             )
         return Group(Text(f"{self.name}: {self.doing}", style="bold", no_wrap=True, overflow="ellipsis"), table, *self._summary())
 
-    def _shown(self, count: int) -> list[Line]:
+    def _shown(self, count: int) -> list[TrialLine]:
         """Running trials, and the latest of those that have ended."""
         lines = list(self.lines.values())
         running = [line for line in lines if line.state == "running"]
@@ -206,8 +206,8 @@ class Screen:
         filled = round(30 * done / total) if total else 0
         counts = ", ".join(f"{name} {part.done}/{part.total}" for name, part in self.parts.items() if part.total)
         left = self.left()
-        gone = whole_seconds(time.monotonic() - self.started)
-        clock = f"{gone} gone, about {whole_seconds(left)} left" if left else f"{gone} gone"
+        elapsed = whole_seconds(time.monotonic() - self.started)
+        clock = f"{elapsed} elapsed, about {whole_seconds(left)} left" if left else f"{elapsed} elapsed"
         lines = [Text(f"{'━' * filled}{'─' * (30 - filled)} {counts}", no_wrap=True, overflow="ellipsis"), Text(clock)]
         if self.best is not None:
             loss, name, chosen = self.best

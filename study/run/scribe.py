@@ -67,11 +67,11 @@ class Scribe:
     pruned: set[tuple[str, str]] = field(default_factory=set)
     """(stage, status) of trials whose weights or states have been deleted."""
 
-    said: set[str] = field(init=False)
+    noted: set[str] = field(init=False)
     """Texts of all notices so far."""
 
     def __post_init__(self) -> None:
-        self.said = {str(row.get("text")) for row in self.rows if row["event"] == "notice"}
+        self.noted = {str(row.get("text")) for row in self.rows if row["event"] == "notice"}
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one record, unless it is an evaluation that exists already. Raises StudyStopped if the disk is full."""
@@ -83,14 +83,14 @@ class Scribe:
 
     def note(self, text: str) -> None:
         """Record and show a notice to the user."""
-        self.said.add(text)
+        self.noted.add(text)
         self.write("notice", text=text, source="launch")
         self.screen.say(f"note: {text}")
 
     def notices(self, row: Row) -> None:
         """Record and show the notices of a stage on its encoder and data, once in the whole run."""
         for text in row.get("notices") or ():
-            if text not in self.said:
+            if text not in self.noted:
                 self.note(text)
 
     def starts(self, trial: TrialSpec) -> None:

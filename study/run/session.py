@@ -27,7 +27,7 @@ class Session:
     store: Store
     scribe: Scribe
     machine: Machine
-    layout: Placement
+    placement: Placement
     board: Any
     reader: Reader = field(default_factory=Reader)
     """Of the study's data, in this process."""
@@ -40,9 +40,9 @@ class Session:
     def clear_away(self) -> None:
         """Remove the files that Ray wrote; they are not read again."""
         shutil.rmtree(self.run_dir / "ray", ignore_errors=True)
-        if self.layout.storage.startswith(self.store.url):
+        if self.placement.storage.startswith(self.store.url):
             with suppress(OSError):
-                self.store.files.remove(f"{RAY}/{self.layout.storage.rpartition('/')[2]}")
+                self.store.files.remove(f"{RAY}/{self.placement.storage.rpartition('/')[2]}")
 
 
 def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine, reader: Reader) -> Session:
@@ -56,6 +56,6 @@ def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, mach
     # On one node the run folder; several nodes see only the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
-    layout = Placement(resources.workers, resources.cpus, resources.gpus, under_train, storage, 1, resources.patience_seconds)
+    placement = Placement(resources.workers, resources.cpus, resources.gpus, under_train, storage, 1, resources.patience_seconds)
     board = ray.remote(num_cpus=0)(Switchboard).remote()
-    return Session(study, run_dir, store, scribe, machine, layout, board, reader)
+    return Session(study, run_dir, store, scribe, machine, placement, board, reader)

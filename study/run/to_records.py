@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.machine_faults import StudyStopped, alike, fault_of, said
+from study.cluster.machine_faults import StudyStopped, alike, fault_of, one_line
 from study.run import finals
 from study.run.scribe import TrialSpec, trials
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 from study.run.session import Session
 
 
-def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> Any:
+def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) -> Any:
     """Return the Tune callback that writes results to the records. Only the driver writes them."""
     from ray import tune
 
     class ToRecords(tune.Callback):  # type: ignore[misc]
         def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             if not trial.config.get("read_test"):
-                s.scribe.starts(asked[trial.config["trial"]])
+                s.scribe.starts(proposed[trial.config["trial"]])
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             name = trial.config["trial"]
             for row in result["rows"]:
                 if trial.config.get("read_test"):
-                    s.scribe.tested(asked[name], row)
+                    s.scribe.tested(proposed[name], row)
                 else:
                     s.scribe.evaluated(name, row)
 
@@ -38,7 +38,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> 
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             name = trial.config["trial"]
-            if searcher.goes_on(name):
+            if searcher.is_restarted(name):
                 s.scribe.again(name)
             else:
                 self._ends(trial.config, *_death(trial.get_pickled_error()))
@@ -46,7 +46,7 @@ def to_records(s: Session, searcher: InTurn, asked: Mapping[str, TrialSpec]) -> 
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):
-                s.scribe.starts(asked[config["trial"]])  # its process may have died before the start
+                s.scribe.starts(proposed[config["trial"]])  # its process may have died before the start
                 if status != "halted":
                     s.scribe.ends(config["trial"], status, reason, result.get("details"), result.get("where"))
                     finals.prune(s)
@@ -68,7 +68,7 @@ def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
     """(status, reason, further fields) of a trial whose process died too often."""
     reason = "its process died again and again"
     if error is not None and (fault := fault_of(error)):
-        return "halted", f"{reason}: {said(error)}", {"advice": fault.advice}
+        return "halted", f"{reason}: {one_line(error)}", {"advice": fault.advice}
     return "failed", reason, {}
 
 

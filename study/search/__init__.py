@@ -1,4 +1,4 @@
 """The search: Optuna's ask and tell over the space of a study, and early stopping.
 
-Knows no Ray. Start with `search.py`.
+Does not import Ray. Start with `search.py`.
 """

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Mapping
 from study.definition.models import EarlyStopping
 from study.search.history import Past
 
-# early stopping -------------------------------------------------------------------------------------------------------------------
-
 
 def asha_stops(own: Mapping[int, float], others: Iterable[Mapping[int, float]], epoch: int, grace: int, reduction: int) -> bool:
     """Whether a trial stops after `epoch`: asynchronous successive halving (Li et al. 2020, algorithm 2, stopping variant).

@@ -1,8 +1,8 @@
-"""The search: Optuna's ask and tell over the study's space, and early stopping. Knows no Ray; optuna comes when a search begins.
+"""The search: Optuna's ask and tell over a study's space. Imports no Ray; Optuna is imported when a search begins.
 
-The records are the one truth. A search is made of the study and of what the records say about earlier sessions; its journal, which
-optuna-dashboard reads, is rebuilt from them. The sampler of trial n is made afresh with a seed derived from (search.seed, n), so
-that a resumed study asks exactly what an undisturbed one would have asked.
+The records are authoritative: a search is rebuilt from the study and the trials in its records, and its journal, which
+optuna-dashboard reads, is rewritten from them. Every trial n has a new sampler with a seed derived from (search.seed, n), so that a
+resumed study asks for exactly the settings that an uninterrupted one would have asked for.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Search:
-    """Asks for settings and is told how they did. Trials are numbered in the order asked."""
+    """Proposes settings and takes the results of their trials. Trials are numbered in the order in which they are proposed."""
 
     def __init__(self, study: Study, past: Sequence[Past] = (), journal: str | Path | None = None) -> None:
         self.study = study
         self._points = given_points(study)
-        self._enumerated = study.search.how.gone_through or not study.space
+        self._enumerated = study.search.how.enumerated or not study.space
         self._unfinished: list[tuple[int, Params]] = []
         aside = None if journal is None else Path(f"{journal}.rebuilt")
         if aside is not None:
@@ -43,31 +43,31 @@ class Search:
             self._storage, self.optuna = _open(study, Path(journal))
 
     def _replay(self, past: Sequence[Past]) -> None:
-        known = {each.number: each for each in past}
+        known = {trial.number: trial for trial in past}
         for number in range(max(known, default=-1) + 1):
-            each = known.get(number)
-            if each is None:  # asked, but killed before that was recorded
+            trial = known.get(number)
+            if trial is None:  # the study was killed after it had asked for the trial and before it recorded it
                 self._unfinished.append(self._begin())
                 continue
-            self._add(each)
-            if each.state is None:
-                self._unfinished.append((number, each.params))
+            self._add(trial)
+            if trial.state is None:
+                self._unfinished.append((number, trial.params))
 
     @property
     def asked(self) -> int:
-        """Number of trials asked so far, over all sessions."""
+        """Number of trials proposed so far, over all sessions."""
         return len(self.optuna.get_trials(deepcopy=False))
 
     @property
     def exhausted(self) -> bool:
-        """Whether there is nothing more to ask: the budget is spent, or every point of a grid was tried."""
+        """Whether no trial is left to propose: the budget is spent, or every point of a grid was tried."""
         limit = self.study.budget.trials
         if self._enumerated:
             limit = min(limit, len(self._points))
         return not self._unfinished and self.asked >= limit
 
     def ask(self) -> tuple[int, Params] | None:
-        """(number, parameters) of the next trial; None at the end. Those that an earlier session did not finish come first."""
+        """Return (number, parameters) of the next trial, unfinished trials of earlier sessions first; None at the end."""
         if self._unfinished:
             return self._unfinished.pop(0)
         return None if self.exhausted else self._begin()
@@ -80,16 +80,16 @@ class Search:
             self._add(Past(number, params))
             return number, params
         settings = self.study.search
-        assert settings.how.made is not None
+        assert settings.how.create is not None
         seed = int.from_bytes(hashlib.sha256(f"{settings.seed}/{number}".encode()).digest()[:4], "big")
-        self.optuna.sampler = settings.how.made(seed, settings.startup_trials)
+        self.optuna.sampler = settings.how.create(seed, settings.startup_trials)
         trial = self.optuna.ask()
         params = spaces.suggest(trial, self.study.space, self.study.fixed)
         self._note(number, {"setting": spaces.setting_id(params)})
         return number, params
 
     def report(self, number: int, epoch: int, error: float | None) -> None:
-        """Tell a running trial's loss on validation after an epoch, in percent. Values that are not finite are passed over."""
+        """Store a running trial's validation loss after an epoch, in percent. Values that are not finite are ignored."""
         trial_id = self._trial_id(number)
         if error is not None and math.isfinite(error) and epoch not in self._storage.get_trial(trial_id).intermediate_values:
             self._storage.set_trial_intermediate_value(trial_id, epoch, error)
@@ -102,26 +102,26 @@ class Search:
         intermediate: Mapping[int, float] | None = None,
         attrs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Tell how a trial ended: complete, stopped, diverged or failed.
+        """Store how a trial ended: complete, stopped, diverged or failed.
 
-        Optuna takes complete as COMPLETE with its value, stopped as PRUNED with the last intermediate one, the others, and a
-        complete one without a finite value, as FAIL.
+        In Optuna a complete trial is COMPLETE with its value, and a stopped one PRUNED with its last intermediate value. All
+        others, and complete ones without a finite value, are FAIL.
         """
         from optuna.trial import TrialState
 
         for epoch, error in (intermediate or {}).items():
             self.report(number, epoch, error)
         self._note(number, attrs or {})
-        told, value = _told(state, value, {})
-        self.optuna.tell(number, value if told == "COMPLETE" else None, state=TrialState[told])
+        name, value = _final_state(state, value, {})
+        self.optuna.tell(number, value if name == "COMPLETE" else None, state=TrialState[name])
 
     def _add(self, past: Past) -> None:
-        """Put a trial into Optuna's study as it stands: finished, or running."""
+        """Add a finished or running trial to Optuna's study."""
         from optuna.trial import TrialState, create_trial
 
         params, distributions = spaces.to_optuna(past.params, self.study.space)
         finite = {epoch: error for epoch, error in past.intermediate.items() if math.isfinite(error)}
-        state, value = ("RUNNING", None) if past.state is None else _told(past.state, past.value, finite)
+        state, value = ("RUNNING", None) if past.state is None else _final_state(past.state, past.value, finite)
         self.optuna.add_trial(
             create_trial(
                 state=TrialState[state],
@@ -142,31 +142,31 @@ class Search:
         return int(self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
 
-def _told(state: str, value: float | None, intermediate: Mapping[int, float]) -> tuple[str, float | None]:
-    """(Optuna's state, value) of a finished trial."""
-    told = STATES[state]
-    if told == "PRUNED":
-        return told, intermediate[max(intermediate)] if intermediate else None
-    if told == "COMPLETE" and value is not None and math.isfinite(value):
-        return told, value
+def _final_state(state: str, value: float | None, intermediate: Mapping[int, float]) -> tuple[str, float | None]:
+    """Return (name of Optuna's state, value) of a finished trial."""
+    name = STATES[state]
+    if name == "PRUNED":
+        return name, intermediate[max(intermediate)] if intermediate else None
+    if name == "COMPLETE" and value is not None and math.isfinite(value):
+        return name, value
     return "FAIL", None
 
 
 def given_points(study: Study) -> list[Params]:
-    """Points that need no sampler, up to the budget: the given first ones, then a grid, or the one point of an empty space."""
+    """Return the points that need no sampler, up to the budget: `search.first`, then a grid, or the one point of an empty space."""
     first = study.first_points()
     if study.search.how.only_first:
         return first[: study.budget.trials]
-    if study.space and not study.search.how.gone_through:
+    if study.space and not study.search.how.enumerated:
         return first
     others = (point for point in spaces.grid(study.space, study.fixed) if point not in first)
     return first + list(islice(others, max(0, study.budget.trials - len(first))))
 
 
 def different_settings(study: Study) -> int:
-    """How many different settings the search can try, counted up to the budget."""
+    """Return the number of different settings that the search can try, at most the budget."""
     most, points = study.budget.trials, given_points(study)
-    if study.space and not study.search.how.gone_through:
+    if study.space and not study.search.how.enumerated:
         if any(dimension.values is None for dimension in study.space.values()):
             return most
         points += islice(spaces.grid(study.space, study.fixed), most)
@@ -174,7 +174,7 @@ def different_settings(study: Study) -> int:
 
 
 def repeats(study: Study) -> str | None:
-    """What to say where the search has more trials than there are different settings."""
+    """Return a notice if the search has more trials than there are different settings, else None."""
     settings, trials = different_settings(study), trial_count(study)
     if settings >= trials:
         return None
@@ -184,8 +184,8 @@ def repeats(study: Study) -> str | None:
 
 
 def trial_count(study: Study) -> int:
-    """How many trials the search has: the budget, or the points of a grid where these are fewer."""
-    if study.space and not study.search.how.gone_through:
+    """Return the number of trials of the search: the budget, or the number of points of a grid if that is smaller."""
+    if study.space and not study.search.how.enumerated:
         return study.budget.trials
     return min(study.budget.trials, len(given_points(study)))
 
@@ -197,11 +197,11 @@ def _open(study: Study, journal: Path | None) -> tuple[optuna.storages.BaseStora
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = InMemoryStorage() if journal is None else JournalStorage(JournalFileBackend(str(journal)))
-    made = optuna.create_study(storage=storage, study_name=study.name, direction="minimize", load_if_exists=True)
-    return storage, made
+    opened = optuna.create_study(storage=storage, study_name=study.name, direction="minimize", load_if_exists=True)
+    return storage, opened
 
 
 def _remove_stale(journal: Path) -> None:
-    """Remove a journal, and the lock that a killed session may have left: Optuna would wait half a minute for it."""
+    """Remove a journal and its lock, which a killed session may have left: Optuna would wait half a minute for it."""
     for path in (journal, Path(f"{journal}.lock")):
         path.unlink(missing_ok=True)

@@ -34,11 +34,11 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of one check: ok, warn or fail; the finding; advice."""
+    """Result of one check: ok, warn or fail; its text; advice."""
 
     sign: str
     what: str
-    found: str
+    text: str
     advice: str = ""
     of_study: bool = False
     """Whether it is a fault of the study, for which `study run` would also refuse it here."""
@@ -82,7 +82,7 @@ def _processors() -> Iterator[Finding]:
     limits = {name: os.environ[name] for name in THREADS if os.environ.get(name)}
     odd = [f"{name}={value}, {why}" for name, value in limits.items() if (why := _thread_fault(value, machine.cpus))]
     for fault in odd:
-        yield Finding(WARN, "threads", fault, "unset it: a trial takes the CPUs it was given")
+        yield Finding(WARN, "threads", fault, "unset it: a trial uses the CPUs in resources.cpus")
     if not odd:
         values = ", ".join(f"{name}={value}" for name, value in limits.items())
         yield Finding(OK, "threads", values or "as many as a trial has CPUs (resources.cpus)")
@@ -97,10 +97,10 @@ def _thread_fault(value: str, cpus: float) -> str:
 
 
 def _variables() -> Iterator[Finding]:
-    for notice in variables.told(None):
+    for notice in variables.notices(None):
         yield Finding(WARN, "environment", notice)
     if aside := [name for name in variables.others(joined=False) if name != variables.ADDRESS]:
-        yield Finding(OK, "environment", f"set aside where a study starts Ray: {', '.join(aside)}")
+        yield Finding(OK, "environment", f"ignored when a study starts Ray: {', '.join(aside)}")
     if changed := [name for name, value in variables.RAY.items() if os.environ.get(name, value) != value]:
         yield Finding(WARN, "environment", f"a study overrides these: {', '.join(changed)}", "unset them")
 

@@ -77,11 +77,11 @@ TABLE = {
 HEAD = ("family", "batches", "MLM", "NSP", "types", "blocks", "longest text")
 REMARKS = (
     """All of them: fine-tuning, layer-wise rates, any layers as features, every kind of truncation, fractions of long texts,
-    adapters, gradient checkpointing, and further pre-training where MLM says yes.""",
+    adapters, gradient checkpointing, and further pre-training if MLM is 'yes'.""",
     """padded: batches of texts with similar lengths, with a notice: the same results, more slowly. Any other encoder is tested when
     it is loaded: study encoders FOLDER|HUB.""",
-    """NSP: the family has token types for pairs; a checkpoint with a single one, as RoBERTa's, takes MLM alone.""",
-    """blocks: 'one' is shared by all layers and has the rate of the last.""",
+    """NSP: the family has token types for pairs; a checkpoint with a single token type, as RoBERTa's, works with MLM only.""",
+    """blocks: 'one' block is shared by all layers and has the learning rate of the last layer.""",
     """longest text: in pieces, special ones included, of the published checkpoints; '~' marks the length in training of encoders
     without learned positions.""",
 )
@@ -90,8 +90,8 @@ REMARKS = (
 CHECKED = """\
 `study encoders`, `doctor`, `plan` and `run` check an encoder before anything is computed.
 
-- Weights: weights that config.json describes and the file lacks are refused, as are other shapes, types that are not whole
-  weights, two encoders in one file, NaN, and layers that config.json would leave out. A pooler and heads of pre-training may be
+- Weights: weights that config.json describes and the file lacks are refused, and so are other shapes, types that are not whole
+  weights, two encoders in one file, NaN, and layers that config.json leaves out. A pooler and heads of pre-training may be
   missing: a notice says where a new one is drawn, for a pooler in the plan. Prefixes that programs put before all names (`module.`,
   `_orig_mod.`, `base_model.model.`, `0.auto_model.`, `model.`) are removed, with a notice. A wrong `num_attention_heads` that
   divides the width cannot be detected.

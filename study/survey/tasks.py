@@ -27,7 +27,7 @@ HEAD = f"{'set':<15}{'classes':>8}  {'domain':<16}  {'metric':<20}  papers"
 
 
 @dataclass(frozen=True)
-class Named:
+class TextSource:
     """What a command-line argument names: a task, or a file of the user's."""
 
     name: str
@@ -46,7 +46,7 @@ def show(names: Sequence[str] = ()) -> str:
         lines += _entry(name, TABLE[name], whole=bool(names))
     lines += ["", *(line for paper, title in PAPERS.items() for line in _wrapped(f"{_short(paper)}: {title}", ""))]
     if not names:
-        lines += ["", "More about a set: study tasks NAME. What is in it: study tasks --stats NAME"]
+        lines += ["", "Details of a set: study tasks NAME. Its statistics: study tasks --stats NAME"]
     return "\n".join(lines)
 
 
@@ -121,11 +121,11 @@ def document() -> str:
         "",
         "Written by `make docs` from `known_tasks.py`. A study file may name a known task without further fields:",
         "`tasks: [imdb, ag_news]` or `tasks: {imdb: known}`. *By hand* are sets without a copy on the hub that is known to be the",
-        "paper's own: for these, the message says what to fetch and what to write instead.",
+        "paper's own: for these, the message says what to download and what to write in the study file.",
         "",
         "```bash",
         "study tasks                                          # this table",
-        "study tasks chemprot                                 # how to bring a set by hand",
+        "study tasks chemprot                                 # how to get a set by hand",
         "study tasks --stats sls_imdb                         # examples, lengths, copies, classes",
         "study tasks --stats reviews.csv --text review --label stars",
         "study tasks --stats faq.csv --text question --text-pair answer --label topic",
@@ -142,7 +142,7 @@ def document() -> str:
         "",
         "## By hand",
         "",
-        "Also for machines that do not reach the hub.",
+        "Also for machines without access to the hub.",
         "",
         *(f"- **{name}**: {instructions(name)}." for name in TABLE if instructions(name)),
     ]
@@ -158,26 +158,26 @@ def _row(name: str, known: Known) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-# What an argument names ----------------------------------------------------------------------------------------------------------
+# Arguments -----------------------------------------------------------------------------------------------------------------------
 
 
-def named(arguments: Sequence[str]) -> tuple[list[Named], Encoder | None]:
+def named(arguments: Sequence[str]) -> tuple[list[TextSource], Encoder | None]:
     """Return (tasks and files that the arguments name, in order; the encoder of the last study file among them).
 
     An argument is a known task, a study file (its tasks), or a file of texts. Raises ConfigError with every fault at once.
     """
-    entries: list[Named] = []
+    entries: list[TextSource] = []
     faults: list[str] = []
     encoder: Encoder | None = None
     for argument in arguments:
         try:
             if argument in TABLE:
-                entries.append(Named(argument, resolve(argument)))
+                entries.append(TextSource(argument, resolve(argument)))
             elif argument.endswith(STUDY_FILES):
                 tasks, encoder = _of_study(argument)
                 entries += tasks
             elif _is_file(argument):
-                entries.append(Named(Path(argument).name, None, argument))
+                entries.append(TextSource(Path(argument).name, None, argument))
             else:
                 faults.append(f"{argument!r} is neither a known task nor a file{near(argument, TABLE)}")
         except ConfigError as error:
@@ -191,11 +191,11 @@ def _is_file(argument: str) -> bool:
     return "." in Path(argument).name or "/" in argument or Path(argument).is_file()
 
 
-def _of_study(path: str) -> tuple[list[Named], Encoder]:
+def _of_study(path: str) -> tuple[list[TextSource], Encoder]:
     from study.definition.study_file import load_study
 
     study = load_study(path)
-    return [Named(name, task) for name, task in study.tasks.items()], study.encoder
+    return [TextSource(name, task) for name, task in study.tasks.items()], study.encoder
 
 
 # Statistics ----------------------------------------------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ def measured(
     return results
 
 
-def _of_file(fault: str, entry: Named) -> str:
+def _of_file(fault: str, entry: TextSource) -> str:
     """Rewrite a fault to name the file instead of a split, for a file of the user's."""
     if entry.file is None:
         return f"tasks.{fault}"

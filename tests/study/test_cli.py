@@ -150,4 +150,4 @@ def test_a_full_disk_comes_with_a_way_out(capsys: pytest.CaptureFixture[str]) ->
     error = exits.Unexpected("study.log")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert exits.unexpected(error) == 1
-    assert "No space left on device; free some space, and the same command goes on" in capsys.readouterr().err
+    assert "No space left on device; free some space, then run the same command again to resume" in capsys.readouterr().err

@@ -23,7 +23,7 @@ FEATURES = 500_000
 
 
 def error_rate(row: Mapping[str, Any]) -> float:
-    """Error rate in a row of scores, percent."""
+    """Return the error rate of a row of scores, percent."""
     return float(row["error_rate_percent"])
 
 
@@ -66,7 +66,7 @@ def bag_of_words(
 
 
 def words_taken(texts: Sequence[str]) -> str:
-    """Unit of the features for these training texts: words, characters or signs."""
+    """Return the unit of the features for these training texts: words, characters or signs."""
     if not any(map(words, texts)):
         return "signs"
     return "characters" if mostly_spaceless(texts) else "words"

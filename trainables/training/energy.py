@@ -1,7 +1,7 @@
-"""Joules of NVIDIA GPUs, from the driver's counters.
+"""Energy used by NVIDIA GPUs, in joules, from the driver's counters.
 
-A counter only adds up, so what was used is the difference of two readings. It is of the whole GPU: it is read by a process that has
-the GPU to itself. Where nothing tells, or a counter fails, the answer is None and never a guess; nothing here raises.
+A counter only increases, so the energy used is the difference of two readings. It covers the whole GPU, and is therefore read only
+by a process that has the GPU to itself. Without a counter, or if it fails, the energy is None, never a guess; nothing here raises.
 """
 
 from __future__ import annotations
@@ -10,36 +10,38 @@ from collections.abc import Callable
 from contextlib import suppress
 
 Counter = Callable[[], float | None]
-"""Reads joules since some moment; None where nothing tells."""
+"""Function that returns the joules since some fixed moment; None without a counter."""
 
 
 def silent() -> float | None:
-    """The counter of a machine that tells nothing."""
+    """Return None: the counter of a machine without energy counters."""
     return None
 
 
 def used(before: float | None, after: float | None) -> float | None:
-    """Joules between two readings; None where one is missing, or where the counter began anew in between."""
+    """Return the joules between two readings; None if one is missing, or if the counter was reset in between."""
     return None if before is None or after is None or after < before else after - before
 
 
 def added(*parts: float | None) -> float | None:
-    """The sum, which is known only where all parts are."""
+    """Return the sum in joules; None if any part is None."""
     return None if any(part is None for part in parts) else sum(part for part in parts if part is not None)
 
 
 def gpu(uuid: str) -> Counter:
-    """The counter of a GPU, by the UUID that CUDA gives for it: whatever CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER hold, CUDA has
-    applied it already. Silent for a part of a GPU (MIG), without NVIDIA's driver, and for GPUs before Volta, which do not count.
+    """Return the counter of the GPU with this UUID, as CUDA reports it.
+
+    A UUID does not depend on CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER. The counter is `silent` for a part of a GPU (MIG) and
+    without NVIDIA's driver; GPUs before Volta have no counter, and every reading is None.
     """
     import pynvml
 
-    parts = False
+    has_parts = False
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
-        with suppress(pynvml.NVMLError):  # a GPU that cannot be parted, or a driver from before there were parts
-            parts = pynvml.nvmlDeviceGetMigMode(handle)[0] != pynvml.NVML_DEVICE_MIG_DISABLE
+        with suppress(pynvml.NVMLError):  # a GPU or a driver without MIG
+            has_parts = pynvml.nvmlDeviceGetMigMode(handle)[0] != pynvml.NVML_DEVICE_MIG_DISABLE
     except pynvml.NVMLError:
         return silent
 
@@ -48,4 +50,4 @@ def gpu(uuid: str) -> Counter:
             return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
         return None
 
-    return silent if parts else joules
+    return silent if has_parts else joules

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from study.ablations.ablation_file import FOLDER, Loaded, load, parse
-from study.ablations.grid import Grid, grid
+from study.ablations.grid import AblationGrid, grid
 from study.definition.study_file import load_study
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
@@ -56,7 +56,7 @@ DATA: dict[str, Any] = {
 }
 
 
-def made(scale: str = "paper", data: dict[str, Any] | None = None, **options: Any) -> Grid:
+def made(scale: str = "paper", data: dict[str, Any] | None = None, **options: Any) -> AblationGrid:
     return grid(Loaded(parse(DATA if data is None else data), Path("/there")), scale, **options)
 
 

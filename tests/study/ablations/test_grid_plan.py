@@ -10,7 +10,7 @@ import pytest
 from analysis.text.numbers import count_text, time_text
 from study.ablations import gpu_costs
 from study.ablations.ablation_file import Loaded, load, parse
-from study.ablations.grid import Grid, grid
+from study.ablations.grid import AblationGrid, grid
 from study.ablations.grid_plan import plan
 from study.ablations.grid_plan_text import estimate_text, gpu_text, show
 from study.cluster.work import Work, here
@@ -33,7 +33,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
 
 
-def tiny(folder: Path, **changes: Any) -> Grid:
+def tiny(folder: Path, **changes: Any) -> AblationGrid:
     """Two rows without further pre-training, two milestones of one trajectory, over two seeds."""
     data: dict[str, Any] = {
         "name": "tiny",
@@ -80,7 +80,7 @@ def test_what_is_in_the_store_is_not_missing(tmp_path: Path) -> None:
     made = plan(found, store)
     done = nodes(Inputs(recipe))
     assert made.cached == {node.stage_id for node in done}
-    # The trajectory goes on from its fourth step.
+    # The trajectory continues from its fourth step.
     assert made.tokens_missing == made.tokens_shared - sum(node.tokens_estimate for node in done)
     text = show(found, store)
     assert "1 cached" in text

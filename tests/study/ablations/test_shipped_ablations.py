@@ -16,7 +16,7 @@ from analysis.records.record import Records
 from analysis.results.read_ablation import FILE, ledger
 from study.ablations import grid_plan
 from study.ablations.ablation_file import FOLDER, Loaded, load, parse
-from study.ablations.grid import Grid, grid
+from study.ablations.grid import AblationGrid, grid
 from study.ablations.studies import AblationStudy
 from study.cluster.machine import Machine
 from study.cluster.work import Placement, Work, ended, here, read_test
@@ -48,7 +48,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"config": TINY_BERT | {"num_hidden_layers": 6}, "tokenizer": str(folder)}
 
 
-def shrunk(name: str, encoder: dict[str, Any], folder: Path) -> Grid:
+def shrunk(name: str, encoder: dict[str, Any], folder: Path) -> AblationGrid:
     """The smoke scale on 60 texts of each set, two sentences each, in one epoch, a few steps, one seed."""
     data = _less(load(name).ablation.canonical(), encoder)
     for task, about in data["scales"]["smoke"]["tasks"].items():

@@ -144,7 +144,7 @@ def test_a_study_is_refused_before_anything_is_computed(
     assert "CUDA_VISIBLE_DEVICES='0'" in said
     assert records(tmp_path / "run") == []
     planned = answer(capsys, "plan", path, "--store", tmp_path / "store")
-    assert "not on this machine, where a run is refused: resources.gpus: 1 requested for a trial" in planned
+    assert "this machine would refuse the run: resources.gpus: 1 requested for a trial" in planned
 
 
 def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -> None:

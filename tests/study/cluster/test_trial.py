@@ -87,13 +87,13 @@ def test_rows_of_a_real_recipe_computed_here(tmp_path: Path) -> None:
     assert Store(work.store).get(rows[-1]["stage_id"]) is not None
 
 
-def layout(**changes: Any) -> Placement:
+def placement(**changes: Any) -> Placement:
     return Placement(**({"workers": 1, "cpus": 1, "gpus": 0, "under_train": False, "storage": ""} | changes))
 
 
 def test_the_driver_of_a_nested_trial_takes_no_cpu() -> None:
-    assert resources(layout()).required_resources == {"CPU": 1}
-    assert "CPU" not in resources(layout(under_train=True, workers=2)).required_resources
+    assert resources(placement()).required_resources == {"CPU": 1}
+    assert "CPU" not in resources(placement(under_train=True, workers=2)).required_resources
 
 
 class Listed:
@@ -144,16 +144,16 @@ def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever() -> No
     turns = InTurn(search, [lambda: [{"trial": "f0"}]], concurrent=2, deaths=2)
     assert turns.suggest("a") == {"trial": "t0"}
     turns.on_trial_complete("a", error=True)
-    assert turns.goes_on("t0")
+    assert turns.is_restarted("t0")
     assert search.heard == [], "the search need not know"
     assert turns.suggest("b") == {"trial": "t0"}
-    assert not turns.goes_on("t0")
+    assert not turns.is_restarted("t0")
     assert turns.suggest("c") == {"trial": "t1"}
     turns.on_trial_complete("b", error=True)
     turns.on_trial_complete("c")
     assert search.heard == ["c"]
-    assert turns.suggest("d") == {"trial": "t0"}, "what died goes on before anything new"
+    assert turns.suggest("d") == {"trial": "t0"}, "a trial whose process died is restarted before any new one"
     turns.on_trial_complete("d", error=True)
-    assert not turns.goes_on("t0")
+    assert not turns.is_restarted("t0")
     assert search.heard == ["c", "a"], "the search hears of it under the name that it gave"
     assert turns.suggest("e") == {"trial": "f0"}

@@ -99,7 +99,7 @@ def test_a_cluster_that_is_not_joined_is_told(
         monkeypatch.delenv(name, raising=False)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    told = variables.told(address)
+    told = variables.notices(address)
     assert len(told) == bool(said)
     assert said in "".join(told)
 

@@ -83,7 +83,7 @@ def test_the_order_of_the_file_does_not_matter() -> None:
 
 def test_conditions_in_a_circle() -> None:
     space = {"a.x": Dimension(choice=(1,), when={"a.y": 1}), "a.y": Dimension(choice=(1,), when={"a.x": 1})}
-    with pytest.raises(ConfigError, match=r"a\.x, a\.y go in a circle"):
+    with pytest.raises(ConfigError, match=r"a\.x, a\.y are circular"):
         ordered(space)
 
 

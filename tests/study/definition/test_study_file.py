@@ -207,7 +207,7 @@ def test_conditions_in_a_circle() -> None:
     data = changed(search=None)
     data["space"]["finetune.truncation"]["when"] = {"pretrain.steps": 4}
     data["space"]["pretrain.steps"]["when"] = {"finetune.truncation": "head"}
-    assert any("go in a circle" in line for line in faults(data))
+    assert any("are circular" in line for line in faults(data))
 
 
 def test_combinations_that_a_stage_refuses() -> None:

@@ -18,7 +18,7 @@ from study.planning.check import check
 from study.planning.plan import trajectories
 from study.planning.plan_text import show
 from study.review import marks
-from study.review.marks import Shown, Word
+from study.review.marks import MarkedTexts, Word
 from tests.helpers import TINY_BERT, tiny_task
 from tests.study.tiny import ROOT, answer, inside
 from trainables.settings.errors import ConfigError
@@ -139,9 +139,9 @@ def test_what_is_shown(finished: tuple[Path, Study, Store], capsys: pytest.Captu
     run_dir, _, store = finished
     task, corpus = marks.load(run_dir, most=3)
     assert task.title == "words: words of the task's training texts"
-    assert "threshold 0.05, stop words english; best F1 on held-out texts 0." in task.about
-    assert corpus.title == "pretrain: what was masked in the corpus"
-    assert corpus.about.startswith("at most 15% of a sequence; 3 of ")
+    assert "threshold 0.05, stop words english; best F1 on held-out texts 0." in task.description
+    assert corpus.title == "pretrain: masked words of the corpus"
+    assert corpus.description.startswith("at most 15% of a sequence; 3 of ")
     assert len(task.texts) == len(corpus.texts) == 3
     for words in task.texts:
         assert all(word.score is not None and (not word.marked or word.score < 0.05) for word in words)
@@ -158,7 +158,7 @@ def test_what_is_shown(finished: tuple[Path, Study, Store], capsys: pytest.Captu
 def test_in_a_terminal_marked_words_are_underlined(finished: tuple[Path, Study, Store]) -> None:
     from rich.console import Console
 
-    found = [Shown("a", "b", ((Word("good", True, 0.01), Word("[red]film[/red]", False, 0.3)),))]
+    found = [MarkedTexts("a", "b", ((Word("good", True, 0.01), Word("[red]film[/red]", False, 0.3)),))]
     console = Console(force_terminal=True, width=80, color_system="standard")
     with console.capture() as shown:
         console.print(marks.coloured(found))
@@ -191,7 +191,7 @@ class Page(HTMLParser):
 
 def test_the_page_stands_alone_and_every_text_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert('&')</script>"
-    found = [Shown(evil, evil, ((Word(evil, True, -0.5), Word(evil, False, None)),))]
+    found = [MarkedTexts(evil, evil, ((Word(evil, True, -0.5), Word(evil, False, None)),))]
     marks.write(found, evil, tmp_path / "new" / "page.html")
     text = (tmp_path / "new" / "page.html").read_text(encoding="utf-8")
     page = Page()
@@ -211,7 +211,7 @@ def test_the_page_stands_alone_and_every_text_is_escaped(tmp_path: Path) -> None
 
 SECTIONS = """<section>
 <h2>first</h2>
-<p class="about">one &amp; two</p>
+<p class="description">one &amp; two</p>
 <ul>
 <li><mark><ruby>a<rt>0.250</rt></ruby></mark> b&lt; <mark>&#34;c&#34;</mark> <ruby>d<rt>-1.000</rt></ruby></li>
 <li></li>
@@ -219,7 +219,7 @@ SECTIONS = """<section>
 </section>
 <section>
 <h2>second</h2>
-<p class="about"></p>
+<p class="description"></p>
 <ul>
 <li></li>
 </ul>
@@ -231,7 +231,7 @@ SECTIONS = """<section>
 
 def test_the_page_as_written() -> None:
     words = (Word("a", True, 0.25), Word("b<", False, None), Word('"c"', True, None), Word("d", False, -1.0))
-    text = marks.page([Shown("first", "one & two", (words, ())), Shown("second", "", ((),))], "mine")
+    text = marks.page([MarkedTexts("first", "one & two", (words, ())), MarkedTexts("second", "", ((),))], "mine")
     assert text[text.index("<section>") :] == SECTIONS
     assert text.startswith("<!doctype html>\n<html lang")
     assert text.count("Marked words of mine") == 2

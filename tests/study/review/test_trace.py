@@ -57,7 +57,7 @@ def test_it_comes_out_again_until_something_differs(tmp_path: Path, capsys: pyte
     found = trace(run, "it", seed=1, store=store.url)
     assert found.again
     assert (found.source.trial, found.changed, found.texts, found.recomputed) == ("f01", 0, 24, ())
-    assert "it came out again; all predictions are the same" in str(found)
+    assert "reproduced; all predictions are the same" in str(found)
     assert sorted(path for path in Path(store.url).rglob("*") if path.is_file()) == held  # nothing was left in the store
 
     empty = trace(run, "f01", store=str(tmp_path / "another store"))
@@ -71,7 +71,7 @@ def test_it_comes_out_again_until_something_differs(tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit, match="1"):
         cli.main(["trace", str(run), "it", "--seed", "0", "--store", store.url])
     said = capsys.readouterr().out
-    assert "did NOT come out again; 3 of 24 predictions differ" in said
+    assert "NOT reproduced; 3 of 24 predictions differ" in said
     assert np.isfinite(found.error)
 
 
@@ -118,5 +118,5 @@ def test_a_cell_that_diverged_is_said_to_have(tmp_path: Path) -> None:
     run, _ = final(tmp_path)
     about = {"trial": "f07", "phase": "final", "setting": "x", "seed": 0, "label": "lost", "params": {}}
     record.Records(run / "records.jsonl", "tiny").append("trial", status="diverged", reason="Diverged: nan", **about)
-    with pytest.raises(ConfigError, match="CELL 'lost': it has no number to compute again; it is diverged"):
+    with pytest.raises(ConfigError, match="CELL 'lost': it has no number to compute again; its state is diverged"):
         trace(run, "lost")

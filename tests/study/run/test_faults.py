@@ -100,7 +100,7 @@ def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctr
     def epochs() -> list[float]:
         return [row["epoch"] for row in records(folder, "evaluation")]
 
-    # A trial whose process dies goes on in another one, from its last state.
+    # A trial whose process dies continues in another one, from its last state.
     wait_for(lambda: len(epochs()) >= 5, process)
     actor = wait_for(lambda: trial_actor(process.pid), process, 20)
     os.kill(actor, signal.SIGKILL)
@@ -159,7 +159,7 @@ def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> 
     (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
     assert end["status"] == "failed"
     assert "vocab_size: 10 given, but the tokenizer has" in end["reason"]
-    assert "no trial came to a result" in done.stdout
+    assert "no trial has a result" in done.stdout
     assert end["reason"] in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert "Traceback" in (tmp_path / "run" / "study.log").read_text()

@@ -74,7 +74,7 @@ def begun(folder: Path, recorded: bool = True, params: dict[str, Any] = PARAMS, 
     scribe = scribe_of(found, run)
     scribe.write("study", status="started", versions={"torch": "1.0"})
     if recorded:
-        inputs.write(inputs.Found(inputs.of(found, Reader()), {}), scribe, run)
+        inputs.write(inputs.ComparedInputs(inputs.of(found, Reader()), {}), scribe, run)
     complete(scribe, trial(found, params=params))
     final = trial(found, "f00", "final", params)
     test_id = identity.test_id(Inputs(found.recipe_for(params, 0)).target, final.stage_ids[-1])

@@ -473,7 +473,7 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path, capsys: pytest.C
     assert (trial["status"], len(trial["stage_ids"])) == ("complete", 4)
     shown = answer(capsys, "marks", tmp_path / "run", "--store", tmp_path / "store", "--texts", 2)
     assert "marks: words of the task's training texts" in shown
-    assert "pretrain: what was masked in the corpus" in shown
+    assert "pretrain: masked words of the corpus" in shown
     assert "marks.scorer" in (tmp_path / "run" / "report" / "report.html").read_text(encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Studies that the machine stops, or that fail alike, and what goes on with them; trials that failed and are begun again."""
+"""Studies that the machine stops, or that fail alike, and their resumption; failed trials that are run again."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ def last_of(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["trial"]: (row["status"], row.get("reason") or "") for row in records(folder, "trial")}
 
 
-def test_a_store_that_is_gone_stops_the_study_and_the_same_command_goes_on_once_it_is_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_lost_store_stops_the_study_which_is_resumed_once_it_is_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, folder, store = write_study(tmp_path / "input", **LITTLE), tmp_path / "run", tmp_path / "store"
     store.mkdir()
     (store / "states").write_text("in the way of a folder")  # root, too, cannot write below a file

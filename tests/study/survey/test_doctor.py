@@ -60,15 +60,15 @@ def test_a_store_that_cannot_be_written_fails_with_a_way_out(place: str, tmp_pat
     stores |= {"a folder that cannot be made": "/proc/no/such/place", "no protocol": "s33://bucket/store"}
     (finding,) = doctor._store(str(stores[place]))
     assert (finding.sign, finding.what) == (FAIL, "store")
-    assert str(stores[place]) in finding.found
-    assert {"no protocol": "did you mean 's3'"}.get(place, "--store") in finding.found + finding.advice
+    assert str(stores[place]) in finding.text
+    assert {"no protocol": "did you mean 's3'"}.get(place, "--store") in finding.text + finding.advice
 
 
 def test_a_store_that_can_be_written_is_left_as_it_was(tmp_path: Path, bucket: str) -> None:
     for url in (f"{bucket}/store", str(tmp_path)):
         (finding,) = doctor._store(url)
         assert finding.sign == OK, finding
-        assert url in finding.found
+        assert url in finding.text
         assert Store(url).files.names("") == []
 
 
@@ -82,7 +82,7 @@ def test_an_encoder_that_is_not_there_fails(tmp_path: Path) -> None:
     (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     found = findings(tmp_path, encoder={"folder": str(tmp_path / "encoder")})
     assert {finding.sign for finding in found} == {FAIL}
-    assert "encoder" in found[0].found
+    assert "encoder" in found[0].text
 
 
 def test_weights_that_do_not_fit_fail_and_what_is_odd_warns(tmp_path: Path) -> None:
@@ -91,12 +91,12 @@ def test_weights_that_do_not_fit_fail_and_what_is_odd_warns(tmp_path: Path) -> N
     tasks = {"reviews": {"train": films, "test": write_csv(tmp_path / "more.csv", [("кино", "0"), ("немцы", "1")])}}
     fine, study_fine, *odd = findings(tmp_path, encoder={"folder": str(folder)}, tasks=tasks)
     assert (fine.sign, study_fine.sign, {finding.sign for finding in odd}) == (OK, OK, {WARN})
-    assert any("are unknown to the tokenizer" in finding.found for finding in odd)
+    assert any("are unknown to the tokenizer" in finding.text for finding in odd)
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 4}))
     (finding,) = findings(tmp_path, encoder={"folder": str(folder)})
     assert finding.sign == FAIL
-    assert "config.json asks for 4 layers, but the file has weights for 3" in finding.found
+    assert "config.json asks for 4 layers, but the file has weights for 3" in finding.text
     found = findings(tmp_path, encoder={"config": {"model_type": "gpt2"}})
     assert {finding.sign for finding in found} == {FAIL}
 
@@ -109,7 +109,7 @@ def test_a_mask_token_is_asked_for_where_the_study_masks(tmp_path: Path) -> None
     tokenizer.mask_token = None
     tokenizer.save_pretrained(folder)
     encoder = {"folder": str(folder)}
-    assert any("no mask token" in finding.found for finding in findings(tmp_path, encoder=encoder) if finding.sign == FAIL)
+    assert any("no mask token" in finding.text for finding in findings(tmp_path, encoder=encoder) if finding.sign == FAIL)
     recipe = [{"finetune": {"max_length": 24, "head_tokens": 6}}]
     plain = {
         "recipe": recipe,
@@ -119,7 +119,7 @@ def test_a_mask_token_is_asked_for_where_the_study_masks(tmp_path: Path) -> None
         "budget": {"trials": 1},
     }
     found = findings(tmp_path, encoder=encoder, **plain)
-    assert not any("mask token" in finding.found for finding in found)
+    assert not any("mask token" in finding.text for finding in found)
     assert FAIL not in {finding.sign for finding in found}
 
 
@@ -185,13 +185,13 @@ def test_numbers_of_threads(monkeypatch: pytest.MonkeyPatch, name: str, value: s
     monkeypatch.setenv(name, value)
     *_, found = doctor._processors()
     assert (found.what, found.sign) == ("threads", sign)
-    assert value.strip() in found.found
+    assert value.strip() in found.text
 
 
 def test_variables_that_a_study_does_not_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RAY_ADDRESS": "10.0.0.1:6379", "TUNE_ODD": "1", "RAY_AIR_NEW_OUTPUT": "1"}.items():
         monkeypatch.setenv(name, value)
-    said = [f"{finding.sign} {finding.found}" for finding in doctor._variables()]
+    said = [f"{finding.sign} {finding.text}" for finding in doctor._variables()]
     assert said[0].startswith("warn RAY_ADDRESS=10.0.0.1:6379 is not used")
     assert "TUNE_ODD" in said[1]
     assert "RAY_ADDRESS" not in said[1]
@@ -210,4 +210,4 @@ def test_a_check_that_breaks_is_a_finding(broken: str, name: str, monkeypatch: p
         if finding.sign == FAIL:
             break
     assert findings[-1].what == name
-    assert "many" in findings[-1].found
+    assert "many" in findings[-1].text

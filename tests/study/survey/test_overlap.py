@@ -64,7 +64,7 @@ def test_scripts_without_spaces_are_told(sources: list[str], tmp_path: Path, cap
     (tmp_path / "汉.txt").write_text("这家餐厅的汤很好喝\n今天很冷 film\n", encoding="utf-8")
     given = (*sources, str(tmp_path / "汉.txt"), "--text", "body")
     out = answer(capsys, "overlap", *given, "--top", 1)
-    assert "note: written without spaces: 汉.txt; two characters in a row count as a" in out
+    assert "note: written without spaces: 汉.txt; two adjacent characters count as a" in out
     assert fits(out)
     found = json.loads(answer(capsys, "overlap", *given, "--json"))
     assert found["character_pairs"] == ["汉.txt"]
