@@ -19,7 +19,7 @@ from analysis.results.read_ablation import ledger
 from analysis.tables import forms
 from analysis.tables.forms import tally
 from analysis.tables.published_layout import LEVEL, Grid, grid, missing
-from analysis.text.numbers import DASH, NARROW, count, duration, interval, number, spread, wrapped
+from analysis.text.numbers import DASH, NARROW, count_text, duration, interval, number, spread, wrapped
 from analysis.text.plain import plain
 
 REFUSED = 20
@@ -201,7 +201,9 @@ def _detail(ledger: Ledger, cell: Cell) -> dict[str, Any]:
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
     effort = (
-        [count(sum(trial.tokens for trial in trials)), duration(sum(trial.seconds for trial in trials))] if trials else [DASH] * 2
+        [count_text(sum(trial.tokens for trial in trials), NARROW), duration(sum(trial.seconds for trial in trials))]
+        if trials
+        else [DASH] * 2
     )
     seeds = f"{len(cell.finished)} of {cell.wanted}"
     return {

@@ -13,7 +13,7 @@ from typing import Any
 from analysis.records.run_folder import Run
 from analysis.records.trials import Trial
 from analysis.results.sharing import Saved, saved_by, training_seconds
-from analysis.text.numbers import DASH, NARROW, count, duration
+from analysis.text.numbers import DASH, NARROW, count_text, duration
 from analysis.text.plain import plain
 
 HEAD = ("trained", "from the store", "tokens", "time", "tokens/s", "GPU energy")
@@ -77,7 +77,7 @@ class CostLine:
     def cells(self) -> list[str]:
         """Cells of the line, in the order of HEAD."""
         rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
-        spent = [count(self.tokens), duration(self.seconds), rate] if self.trained else [DASH] * 3
+        spent = [count_text(self.tokens, NARROW), duration(self.seconds), rate] if self.trained else [DASH] * 3
         partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
         return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.told else DASH]
 
@@ -172,9 +172,11 @@ def _sharing(saved: Saved | None, unit: str) -> list[str]:
     if saved is None:
         return []
     less = saved.unshared - saved.shared
-    text = f"With {unit} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
-    text += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
-    return [text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count(saved.unshared)} tokens."]
+    text = f"With {unit} running its own stages it would have been {count_text(saved.unshared, NARROW)} tokens; each stage once is"
+    text += f" {count_text(saved.shared, NARROW)}: sharing saved {count_text(less, NARROW)}, {100 * saved.share:.0f}{NARROW}%."
+    return [
+        text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count_text(saved.unshared, NARROW)} tokens."
+    ]
 
 
 def _energy(accounts: Sequence[Account], total: CostLine) -> list[str]:

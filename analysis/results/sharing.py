@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.records.run_folder import Run
 from analysis.records.trials import Trial
-from analysis.text.numbers import count, duration
+from analysis.text.numbers import NARROW, count_text, duration
 from analysis.text.plain import plain
 
 STATES = {
@@ -111,7 +111,7 @@ def _milestone(row: dict[str, Any], users: int) -> Node:
     steps = row.get("steps")
     title = f"{steps:,} steps" if isinstance(steps, int) else plain(row.get("label") or row.get("name") or "stage", 60)
     state = STATES.get(str(row.get("status")), "")
-    facts = [f"{count(row['tokens'])} tokens"] if row.get("tokens") else []
+    facts = [f"{count_text(row['tokens'], NARROW)} tokens"] if row.get("tokens") else []
     facts += [state] if state else []
     facts += [duration(seconds)] if (seconds := training_seconds(row)) and row.get("status") == "computed" else []
     facts += [plain(row["reason"], 200)] if row.get("reason") else []

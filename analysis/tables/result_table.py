@@ -11,7 +11,7 @@ from analysis.records.run_folder import Run, load, settings_text
 from analysis.results import final_settings
 from analysis.results.final_settings import Finals, Setting
 from analysis.tables.sentences import comparisons, facts, missing
-from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count, duration, interval, md, number, spread, wrapped
+from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count_text, duration, interval, md, number, spread, wrapped
 from analysis.text.plain import plain
 from analysis.text.tex import Column, table, tex
 
@@ -75,7 +75,7 @@ def _setting_line(run: Run, setting: Setting) -> Line:
         over_both=interval(setting.interval),
         over_texts=interval(setting.texts_interval),
         trials=str(len(setting.trials)),
-        tokens=count(setting.tokens),
+        tokens=count_text(setting.tokens, NARROW),
         time=duration(setting.seconds),
         also=tuple(spread(_scores(setting, metric)) for metric in others(run)),
         chosen=chosen,

@@ -12,7 +12,7 @@ from analysis.results import final_settings
 from analysis.results.final_settings import Difference, Finals, Setting
 from analysis.stats.inference import ALPHA, p_text
 from analysis.text import numbers
-from analysis.text.numbers import count, duration, signed
+from analysis.text.numbers import NARROW, count_text, duration, signed
 from analysis.text.plain import plain
 
 # Sentences -----------------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def search_summary(run: Run) -> str:
     trials, settings = len(run.search), len({trial.setting for trial in run.search if trial.setting})
     sentence = f"The search: {trials} trial{'s' * (trials != 1)}"
     sentence += f" of {settings} different setting{'s' * (settings != 1)}" if 0 < settings < trials else ""
-    sentence += f" ({by_status(run)}), {count(trained_tokens(run.search))} tokens of fine-tuning"
+    sentence += f" ({by_status(run)}), {count_text(trained_tokens(run.search), NARROW)} tokens of fine-tuning"
     loaded = sum(trial.source == "loaded" for trial in run.search)
     sentence += f", {loaded} from the store" if loaded else ""
     return sentence + (f"; the whole study took {duration(run.seconds)}." if run.seconds else ".")

@@ -155,7 +155,7 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         (
             {"trials": 1, "diverged": None, "failed": None},
             "test error with the chosen setting",
-            "Too few validated trials to tell: 1",
+            "Too few validated trials: 1;",
         ),
     ],
 )

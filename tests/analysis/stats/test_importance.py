@@ -61,7 +61,7 @@ def test_all_equal_is_said() -> None:
 def test_few_trials_are_said() -> None:
     found = importance(trials(FEWEST - 1, "a"), SPACE)
     assert not found.shares
-    assert f"Too few validated trials to tell: {FEWEST - 1}" in found.why
+    assert f"Too few validated trials: {FEWEST - 1}" in found.why
     assert importance(trials(20, "a"), SPACE).few
     assert not importance(trials(60, "a"), SPACE).few
 

@@ -92,9 +92,7 @@ def test_the_search_counts_what_it_trained_on(tmp_path: Path) -> None:
         assert trained_tokens(each.search) == part.tokens == sum(trial.tokens for trial in run.search)
     told = sentences.search_summary(more).replace(numbers.NARROW, " ")
     assert told.startswith("The search: 7 trials of 5 different settings (")
-    assert (
-        f"{numbers.count(trained_tokens(run.search))} tokens of fine-tuning, 2 from the store".replace(numbers.NARROW, " ") in told
-    )
+    assert f"{numbers.count_text(trained_tokens(run.search))} tokens of fine-tuning, 2 from the store" in told
     assert "different" not in sentences.search_summary(run)
 
 
@@ -208,13 +206,9 @@ def test_labels_in_a_sentence() -> None:
 
 
 def test_numbers_as_text() -> None:
-    assert [numbers.count(n).replace("\xa0", " ") for n in (812, 52_400, 157_200, 1_160_000, 2.5e9)] == [
-        "812",
-        "52.4 k",
-        "157 k",
-        "1.16 M",
-        "2.5 G",
-    ]
+    counts = (812, 999.6, 52_400, 157_200, 999_700, 1_160_000, 2.5e9, 1.4e12)
+    assert list(map(numbers.count_text, counts)) == ["812", "1 k", "52.4 k", "157 k", "1 M", "1.16 M", "2.5 G", "1.4 T"]
+    assert numbers.count_text(52_400, numbers.NARROW) == "52.4\xa0k"
     assert [numbers.duration(s).replace("\xa0", " ") for s in (0.42, 42, 190, 7500)] == [
         "0.4 s",
         "42 s",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,8 @@ from tests.study.tiny import write_study
 
 
 @pytest.fixture(autouse=True)
-def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/export/people/ann")
-    places._here.cache_clear()
-    yield
-    places._here.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -43,6 +39,19 @@ def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_a_text_names_nobody(text: str, shown: str) -> None:
     assert places.shareable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("home", "shown"),
+    [
+        ("/export/people/ann/", "~/p /export/people/anna /scratch/user"),
+        ("/", "/export/people/ann/p /export/people/anna /scratch/ann"),
+        ("/nonexistent", "/export/people/ann/p /export/people/anna /scratch/ann"),
+    ],
+)
+def test_the_home_of_the_process_is_hidden(monkeypatch: pytest.MonkeyPatch, home: str, shown: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert places.shareable("/export/people/ann/p /export/people/anna /scratch/ann") == shown
 
 
 @pytest.mark.parametrize(
