@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.results.ledger import Ledger
-from analysis.tables.published_layout import Grid
+from analysis.tables.published_layout import TableLayout
 from analysis.text.places import shareable
 from analysis.text.write_whole import write_whole
 
@@ -24,7 +24,7 @@ class Report:
     """The report of a run, before it is written."""
 
     ledger: Ledger
-    grid: Grid
+    layout: TableLayout
     headline: str
     sentence: str
     missing: Sequence[str]

@@ -13,12 +13,12 @@ from typing import Any
 from analysis.figures import study_figures
 from analysis.figures.svg import COLOURS, Figure
 from analysis.pages import details, output
-from analysis.pages.details import Detail, Told
+from analysis.pages.details import ComparedDetails, Details
 from analysis.records.metric import BESIDE
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
-from analysis.results.final_settings import Difference, Finals, Setting
+from analysis.results.final_settings import Difference, Finals, FinalSetting
 from analysis.stats import labels
 from analysis.stats.importance import Importance, importance
 from analysis.tables import csv_export, forms, result_table, sentences, study_ledger
@@ -33,9 +33,9 @@ def read(run: str | Path) -> output.Report:
     records = load(run)
     shares = importance(records.search, records.space)
     finals = Finals(records)
-    drawn, comparison = draw(finals, shares), detail(finals)
+    drawn, comparison = draw(finals, shares), compared_details(finals)
     ledger = study_ledger.ledger(finals)
-    table, lacking, headline_and_sentence = study_ledger.grid(finals, ledger), sentences.missing(finals), answer(finals)
+    table, lacking, headline_and_sentence = study_ledger.layout(finals, ledger), sentences.missing(finals), answer(finals)
     figures = [*drawn.values(), *(comparison.figures.values() if comparison else ())]
     files: output.Files = {
         "html": {"report.html": lambda: page(finals, shares, drawn, comparison)},
@@ -47,7 +47,7 @@ def read(run: str | Path) -> output.Report:
             "trials.csv": lambda: csv_export.trials_csv(records),
             "tasks.csv": lambda: csv_export.tasks_csv(records),
         }
-        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, finals))),
+        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(setting_details, finals))),
         "json": {"report.json": lambda: forms.as_json(ledger, table, (), headline_and_sentence, lacking)},
         "txt": {"table.txt": lambda: result_table.result_text(finals)},
         "": {"provenance.csv": lambda: forms.provenance_csv(ledger)}
@@ -65,25 +65,25 @@ def draw(finals: Finals, shares: Importance) -> dict[str, Figure]:
     return {figure.name: figure for figure in figures if figure is not None}
 
 
-def detail(finals: Finals) -> Detail | None:
+def compared_details(finals: Finals) -> ComparedDetails | None:
     """Compare the chosen setting, or the best so far, with the reference and the bag of words; None without its predictions."""
     run, tested = finals.run, finals.tested
     compared = [sides.of_setting(run, setting) for setting in tested if setting is tested[0] or setting.reference]
-    return details.detail("", "chosen", compared, sides.of_baseline(run))
+    return details.compare_details("", "chosen", compared, sides.of_baseline(run))
 
 
-def told(finals: Finals) -> list[tuple[dict[str, Any], Told]]:
+def setting_details(finals: Finals) -> list[tuple[dict[str, Any], Details]]:
     """Return (columns that identify it, its details) of every final setting with a test score."""
     return [
         (
             {"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)},
-            details.told(sides.of_setting(finals.run, setting)),
+            details.details_of(sides.of_setting(finals.run, setting)),
         )
         for setting in finals.tested
     ]
 
 
-def page(finals: Finals, shares: Importance, drawn: Mapping[str, Figure], comparison: Detail | None = None) -> str:
+def page(finals: Finals, shares: Importance, drawn: Mapping[str, Figure], comparison: ComparedDetails | None = None) -> str:
     """Format the report as one HTML page without external files."""
     run = finals.run
     headline, sentence = answer(finals)
@@ -186,7 +186,7 @@ def chosen_settings(finals: Finals) -> str:
     return settings_text(ranked[0].trials[0].params, finals.run.space) if ranked and ranked[0].test else ""
 
 
-def _no_answer(run: Run, where: str, ranked: Sequence[Setting]) -> tuple[str, str]:
+def _no_answer(run: Run, where: str, ranked: Sequence[FinalSetting]) -> tuple[str, str]:
     """(headline, sentence) before there is a test score."""
     if ranked:
         best = ranked[0]

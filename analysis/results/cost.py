@@ -58,7 +58,7 @@ class CostLine:
     tokens: int = 0
     seconds: float = 0.0
     energy_j: float = 0.0
-    told: int = 0
+    measured: int = 0
     """Number of trained ones whose energy is known."""
 
     def add(self, training: Training) -> None:
@@ -70,7 +70,7 @@ class CostLine:
                 self.tokens + training.tokens,
                 self.seconds + training.seconds,
             )
-            self.told += training.energy_j is not None
+            self.measured += training.energy_j is not None
             self.energy_j += training.energy_j or 0.0
 
     @property
@@ -78,8 +78,8 @@ class CostLine:
         """Cells of the line, in the order of HEAD."""
         rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
         spent = [count_text(self.tokens, NARROW), duration(self.seconds), rate] if self.trained else [DASH] * 3
-        partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
-        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.told else DASH]
+        partly = f" ({self.measured} of {self.trained})" if self.measured < self.trained else ""
+        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.measured else DASH]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
             part = plain(row.get("name") or row.get("kind") or "stage", 60)
             add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
     others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}
-    for row in run.each("evaluation") if others else ():  # stages that are not shared, one for each trial
+    for row in run.iterate("evaluation") if others else ():  # stages that are not shared, one for each trial
         if row.get("trial") and row.get("stage") in others and row.get("stage_id") not in run.stages:
             part = plain(row.get("stage_name") or row["stage"], 60)
             spent = (row.get("wall_s") or 0.0, row.get("energy_j"))
@@ -182,8 +182,12 @@ def _sharing(saved: Saved | None, unit: str) -> list[str]:
 def _energy(accounts: Sequence[Account], total: CostLine) -> list[str]:
     """Sentences on the energy, as far as the records have it."""
     facts = []
-    if total.told:
-        of = f" in {total.told:,} of {total.trained:,} trainings; the others' is unknown" if total.told < total.trained else ""
+    if total.measured:
+        of = (
+            f" in {total.measured:,} of {total.trained:,} trainings; the others' is unknown"
+            if total.measured < total.trained
+            else ""
+        )
         facts.append(
             f"GPU energy: {energy_text(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
             " GPUs of its own. Start-up, the test split and idle time are excluded."

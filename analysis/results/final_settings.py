@@ -32,7 +32,7 @@ NO_SPREAD = "equal on every text with every seed, so that its uncertainty is unk
 
 
 @dataclass(frozen=True, eq=False)
-class Setting:
+class FinalSetting:
     """One setting of the finals over its seeds. Scores are by the run's metric; scores and intervals are in percent."""
 
     key: str
@@ -119,7 +119,7 @@ class Finals:
     run: Run
 
     @cached_property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[FinalSetting]:
         """The final settings, best on validation first."""
         return settings(self.run)
 
@@ -134,12 +134,12 @@ class Finals:
         return baseline_interval(self.run)
 
     @property
-    def tested(self) -> list[Setting]:
+    def tested(self) -> list[FinalSetting]:
         """The final settings that have a test score."""
         return [setting for setting in self.settings if setting.test]
 
 
-def settings(run: Run) -> list[Setting]:
+def settings(run: Run) -> list[FinalSetting]:
     """Return the final settings, best on validation first. Only completed seeds count."""
     chosen: list[Any] = next((row["settings"] for row in reversed(run.of("selection"))), [])
     selected = [entry for entry in chosen if isinstance(entry, dict) and entry.get("setting")]
@@ -153,9 +153,9 @@ def settings(run: Run) -> list[Setting]:
     return [_setting(run, key, labels[key], groups[key], rank) for rank, key in enumerate(order, 1)]
 
 
-def _setting(run: Run, key: str, label: str, trials: Sequence[Trial], rank: int) -> Setting:
+def _setting(run: Run, key: str, label: str, trials: Sequence[Trial], rank: int) -> FinalSetting:
     losses, texts = run.losses([trial.name for trial in trials if trial.test])
-    return Setting(key, label or key, tuple(trials), rank, is_reference(run, label), run.metric, losses, texts)
+    return FinalSetting(key, label or key, tuple(trials), rank, is_reference(run, label), run.metric, losses, texts)
 
 
 def is_reference(run: Run, label: str) -> bool:
@@ -183,7 +183,7 @@ def wilson(error: float, examples: int, level: float = LEVEL) -> Interval:
     return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
 
 
-def difference(one: Setting, other: Setting) -> Difference | None:
+def difference(one: FinalSetting, other: FinalSetting) -> Difference | None:
     """Return the test score of `one` minus that of `other`; None unless both have test scores."""
     if not one.test or not other.test:
         return None
@@ -194,7 +194,7 @@ def difference(one: Setting, other: Setting) -> Difference | None:
     return _independent(points, one.metric, sides, [one.test, other.test])
 
 
-def against_baseline(run: Run, one: Setting) -> Difference | None:
+def against_baseline(run: Run, one: FinalSetting) -> Difference | None:
     """Return the test score of `one` minus that of the bag of words, which has no seed; None unless both have test scores."""
     row = run.baseline.get("test", {})
     score = run.metric.score(row)
@@ -207,7 +207,7 @@ def against_baseline(run: Run, one: Setting) -> Difference | None:
     return _independent(points, run.metric, [(one.test, one.examples), ([score], row.get("examples"))], [one.test])
 
 
-def comparisons(run: Run, ranked: Sequence[Setting]) -> list[tuple[str, Difference]]:
+def comparisons(run: Run, ranked: Sequence[FinalSetting]) -> list[tuple[str, Difference]]:
     """Return (label, difference) of the first setting, the chosen one, from the reference and from the bag of words.
 
     The p values are corrected for the number of comparisons.

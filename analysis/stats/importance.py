@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.records.trials import Dimension, Trial
+from analysis.records.trials import SearchDimension, Trial
 from analysis.text.plain import shown
 
 Array = np.ndarray[Any, Any]
@@ -44,7 +44,7 @@ class Importance:
         return self.trials < FEW
 
 
-def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importance:
+def importance(trials: Sequence[Trial], space: Sequence[SearchDimension]) -> Importance:
     """Return the importance of each dimension, from the completed and early-stopped trials of a search. Deterministic."""
     done = [trial for trial in trials if trial.status in ("complete", "stopped") and trial.curve][-MOST:]
     epoch = min((trial.curve[-1][0] for trial in done), default=0)
@@ -68,7 +68,7 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
     return Importance(shared, len(done), epoch if any(trial.curve[-1][0] > epoch for trial in done) else None, explained)
 
 
-def encode(trials: Sequence[Trial], space: Sequence[Dimension]) -> tuple[Array, Array]:
+def encode(trials: Sequence[Trial], space: Sequence[SearchDimension]) -> tuple[Array, Array]:
     """Return (settings [n, dimensions] as numbers, whether a trial has the dimension [n, dimensions]).
 
     A trial without a conditional dimension gets the median of the others, so that the number does not encode the condition.
@@ -83,7 +83,7 @@ def encode(trials: Sequence[Trial], space: Sequence[Dimension]) -> tuple[Array, 
     return features, active
 
 
-def position(dimension: Dimension, value: Any) -> float | None:
+def position(dimension: SearchDimension, value: Any) -> float | None:
     """Return the position of a value on its axis: its logarithm on a log axis, the index of a category; None if it has none."""
     if dimension.kind == "category":
         name = shown(value)

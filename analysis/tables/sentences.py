@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from analysis.records.run_folder import Run, trained_tokens
 from analysis.records.trials import STATUSES
 from analysis.results import final_settings
-from analysis.results.final_settings import Difference, Finals, Setting
+from analysis.results.final_settings import Difference, Finals, FinalSetting
 from analysis.stats.inference import ALPHA, p_text
 from analysis.text import numbers
 from analysis.text.numbers import NARROW, count_text, duration, signed
@@ -79,7 +79,7 @@ def facts(finals: Finals) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def intervals(run: Run, settings: Sequence[Setting]) -> str:
+def intervals(run: Run, settings: Sequence[FinalSetting]) -> str:
     """Return the sentence on how the 95 % intervals are computed."""
     whole = sum(setting.losses is not None for setting in settings)
     both = "an analysis of variance over seeds and test texts" if whole else "the spread over seeds, and texts as independent"
@@ -171,7 +171,7 @@ def missing(finals: Finals) -> list[str]:
     return sentences
 
 
-def _torn(finals: Sequence[Setting]) -> list[Setting]:
+def _torn(finals: Sequence[FinalSetting]) -> list[FinalSetting]:
     """Settings whose test predictions do not match their records."""
     means = [(setting, numbers.mean(setting.test), setting.estimate) for setting in finals if setting.losses is not None]
     return [

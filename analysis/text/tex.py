@@ -90,7 +90,7 @@ LABEL, HEAD = 28, 40
 
 
 @dataclass(frozen=True)
-class Column:
+class TexColumn:
     """One or several columns of a table under one head."""
 
     head: str
@@ -116,7 +116,7 @@ def _length(cell: str) -> int:
 
 def table(
     labels: Sequence[str],
-    columns: Sequence[Column],
+    columns: Sequence[TexColumn],
     caption: Sequence[str],
     notes: Sequence[str] = (),
     comments: Sequence[str] = (),
@@ -153,10 +153,10 @@ def table(
     )
 
 
-def _parts(labels: Sequence[str], columns: Sequence[Column]) -> list[list[Column]]:
+def _parts(labels: Sequence[str], columns: Sequence[TexColumn]) -> list[list[TexColumn]]:
     """Split the columns into groups that fit the width of the page."""
     room = ROOM - min(LABEL, max(map(len, labels), default=0))
-    parts: list[list[Column]] = [[]]
+    parts: list[list[TexColumn]] = [[]]
     left = room
     for column in columns:
         if parts[-1] and column.width > left:
@@ -167,7 +167,7 @@ def _parts(labels: Sequence[str], columns: Sequence[Column]) -> list[list[Column
     return parts
 
 
-def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[Column], rows: slice, corner: str) -> str:
+def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[TexColumn], rows: slice, corner: str) -> str:
     """Format one tabular, scaled down if it is wider than the line."""
     names = [rf"\textbf{{{tex(label)}}}" if strong else tex(label) for label, strong in zip(labels, bold, strict=True)]
     long = max(map(len, labels), default=0) > LABEL
@@ -200,6 +200,6 @@ def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[Colu
     )
 
 
-def _head(column: Column) -> str:
+def _head(column: TexColumn) -> str:
     name = tex(plain(column.head, HEAD))
     return rf"\multicolumn{{{len(column.under)}}}{{c}}{{{name}}}" if len(column.under) > 1 else name

@@ -20,7 +20,7 @@ from analysis.results.claims import verdicts
 from analysis.results.ledger import Ledger
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from analysis.text.plain import CONTROL
 from study.review import status
 from tests.analysis.ablations import TABLE2, build, wrong
@@ -70,17 +70,19 @@ def plain_tags(tmp_path_factory: pytest.TempPathFactory) -> Tags:
 FIELDS = ("row", "column", "task", "title", "note", "reason")
 Forms = dict[str, Callable[[Ledger], str]]
 FORMS: Forms = {
-    "txt": lambda found: forms.text(found, grid(found), verdicts(found)),
-    "md": lambda found: forms.markdown(found, grid(found), verdicts(found)),
-    "tex": lambda found: forms.latex(found, grid(found), verdicts(found)),
-    "csv": lambda found: forms.csv(found, grid(found)),
+    "txt": lambda found: forms.text(found, layout(found), verdicts(found)),
+    "md": lambda found: forms.markdown(found, layout(found), verdicts(found)),
+    "tex": lambda found: forms.latex(found, layout(found), verdicts(found)),
+    "csv": lambda found: forms.csv(found, layout(found)),
     "provenance": forms.provenance_csv,
-    "json": lambda found: forms.as_json(found, grid(found), verdicts(found)),
+    "json": lambda found: forms.as_json(found, layout(found), verdicts(found)),
 }
 
 
 def page(found: Ledger) -> str:
-    return ablation_page.page(found, grid(found), verdicts(found), [], ablation_page.tell(found), ablation_page.look(found))
+    return ablation_page.page(
+        found, layout(found), verdicts(found), [], ablation_page.cell_details(found), ablation_page.compared_details(found)
+    )
 
 
 def made(folder: Path, names: dict[str, str]) -> Ledger:

@@ -85,7 +85,7 @@ def test_predictions_are_read_in_the_order_of_the_texts(tmp_path: Path, several:
     assert found.several == several
     assert found.classes == 6
     assert np.array_equal(found.has if not several else found.has[:, :4], has)
-    assert np.array_equal(found.given if not several else found.given[:, :4], given)
+    assert np.array_equal(found.predicted if not several else found.predicted[:, :4], given)
     right, have, got = found.counts()
     assert [each[4:].tolist() for each in (right, have, got)] == [[0, 0]] * 3
 
@@ -125,7 +125,7 @@ def test_lists_of_labels_are_as_wide_as_their_probabilities(tmp_path: Path) -> N
     columns = {"label": [[0], [], [0, 2]], "prediction": [[0], [1], [2]], "probabilities": [[0.5] * 4] * 3}
     found = read(write(tmp_path / "p.parquet", index=[0, 1, 2], **columns))
     assert found.has.astype(int).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
-    assert found.given.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert found.predicted.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

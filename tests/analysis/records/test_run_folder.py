@@ -95,7 +95,7 @@ def test_predictions_are_read_from_the_run_folder_only(finished: Path) -> None:
     assert found is not None
     test = run.finals[0].test
     assert test is not None
-    assert 100 * (found.has != found.given).mean() == pytest.approx(test["error_rate_percent"])
+    assert 100 * (found.has != found.predicted).mean() == pytest.approx(test["error_rate_percent"])
     assert run.predictions("../predictions/f00") is None
     assert run.predictions("t000") is None
 

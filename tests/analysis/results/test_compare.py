@@ -16,7 +16,7 @@ from analysis.results import compare
 from analysis.results.final_settings import NO_SPREAD, Finals
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from analysis.tables.sentences import comparisons, facts
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
 from tests.analysis.made_records import make
@@ -184,4 +184,4 @@ def test_every_metric_has_a_number_and_an_interval(tmp_path: Path, metric: str) 
     assert cell.scores == pytest.approx(pair.one.scores)
     assert cell.interval is not None
     assert cell.interval[0] < np.mean(pair.one.scores) < cell.interval[1]
-    assert f"Test {cell.metric.label} %, ours" in " ".join(grid(found).caption)
+    assert f"Test {cell.metric.label} %, ours" in " ".join(layout(found).caption)

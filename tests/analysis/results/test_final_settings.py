@@ -15,7 +15,7 @@ from analysis.records.trials import Trial
 from analysis.results import final_settings
 from analysis.results.claims import verdicts
 from analysis.results.compare import compare
-from analysis.results.final_settings import Finals, Setting
+from analysis.results.final_settings import Finals, FinalSetting
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
 from analysis.tables import result_table, sentences
@@ -25,11 +25,11 @@ from tests.analysis.measured import keep
 from tests.analysis.measured import make as measured
 
 
-def setting(tests: list[float], examples: int = 200, name: str = "a") -> Setting:
+def setting(tests: list[float], examples: int = 200, name: str = "a") -> FinalSetting:
     trials = [
         Trial(f"{name}{i}", "final", error=e, test={"error_rate_percent": e, "examples": examples}) for i, e in enumerate(tests)
     ]
-    return Setting(name, name, tuple(trials), 1, False)
+    return FinalSetting(name, name, tuple(trials), 1, False)
 
 
 def test_the_chosen_one_is_best_on_validation_not_on_test(finished: Path) -> None:

@@ -19,7 +19,7 @@ from analysis.pages import ablation_page
 from analysis.results.claims import verdicts
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from study.review import status
 from study.review.trace import sources
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
@@ -77,12 +77,12 @@ def read_all(folder: Path) -> None:
         found = ledger(folder)
     except ValueError:  # that it says why is tested below
         return
-    table, judged = grid(found), verdicts(found)
+    table, judged = layout(found), verdicts(found)
     for make in (forms.text, forms.markdown, forms.latex, forms.as_json):
         assert make(found, table, judged)
     assert forms.csv(found, table)
     assert forms.provenance_csv(found)
-    assert ablation_page.page(found, table, judged, [], ablation_page.tell(found), ablation_page.look(found))
+    assert ablation_page.page(found, table, judged, [], ablation_page.cell_details(found), ablation_page.compared_details(found))
 
 
 @settings(max_examples=30, phases=ONCE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

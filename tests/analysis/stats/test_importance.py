@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from analysis.records.run_folder import load
-from analysis.records.trials import Dimension, Trial
+from analysis.records.trials import SearchDimension, Trial
 from analysis.stats.importance import FEWEST, encode, importance
 from tests.analysis.made_records import make
 
 SPACE = [
-    Dimension("a", "a", "log"),
-    Dimension("b", "b", "linear"),
-    Dimension("kind", "kind", "category", ("x", "y")),
-    Dimension("only_y", "only y", "linear", conditional=True),
+    SearchDimension("a", "a", "log"),
+    SearchDimension("b", "b", "linear"),
+    SearchDimension("kind", "kind", "category", ("x", "y")),
+    SearchDimension("only_y", "only y", "linear", conditional=True),
 ]
 
 

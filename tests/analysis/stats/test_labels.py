@@ -50,7 +50,7 @@ def test_each_label_is_as_scikit_learn_has_it(tmp_path: Path, kind: object) -> N
         assert each.texts == expected[0, 3, i]
         assert list(each.f1) == pytest.approx(100 * expected[:, 2, i])
         assert each.baseline == pytest.approx(100 * expected[0, 2, i])
-        assert each.given == pytest.approx(np.mean([(given[:, i] if has.ndim > 1 else given == i).sum() for given in seeds]))
+        assert each.predicted == pytest.approx(np.mean([(given[:, i] if has.ndim > 1 else given == i).sum() for given in seeds]))
         assert each.threshold == (0.25 if has.ndim > 1 else None)
     mean = [np.mean([expected[:, 2, i] for i in range(3)])]
     assert 100 * mean[0] == pytest.approx(numbers.mean(final_settings.settings(run)[0].test))

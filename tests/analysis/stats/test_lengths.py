@@ -42,7 +42,7 @@ def test_errors_are_of_texts_not_given_just_what_they_have() -> None:
     others = [Predictions(has, has, 2)] * 2
     for part in lengths.bins(pieces):
         inside = [i for i in range(40) if part.low <= pieces[i] <= part.high]
-        wrong = np.array([[100.0 * (seed.given[i] != seed.has[i]) for i in inside] for seed in seeds])
+        wrong = np.array([[100.0 * (seed.predicted[i] != seed.has[i]) for i in inside] for seed in seeds])
         found = lengths.error(seeds, part)
         expected = inference.mean(wrong)
         assert found.value == pytest.approx(expected.value)

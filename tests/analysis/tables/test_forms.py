@@ -16,15 +16,15 @@ from analysis.results.claims import verdicts
 from analysis.results.ledger import Ledger
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
 
 FORMS = {
-    "table.txt": lambda found: forms.text(found, grid(found), verdicts(found)),
-    "table.md": lambda found: forms.markdown(found, grid(found), verdicts(found)),
-    "table.tex": lambda found: forms.latex(found, grid(found), verdicts(found)),
-    "cells.csv": lambda found: forms.csv(found, grid(found)),
-    "report.json": lambda found: forms.as_json(found, grid(found), verdicts(found)),
+    "table.txt": lambda found: forms.text(found, layout(found), verdicts(found)),
+    "table.md": lambda found: forms.markdown(found, layout(found), verdicts(found)),
+    "table.tex": lambda found: forms.latex(found, layout(found), verdicts(found)),
+    "cells.csv": lambda found: forms.csv(found, layout(found)),
+    "report.json": lambda found: forms.as_json(found, layout(found), verdicts(found)),
     "provenance.csv": forms.provenance_csv,
 }
 
