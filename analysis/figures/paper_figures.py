@@ -68,7 +68,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
         names = [_tick(ledger, task, row) for row in rows]
         axes.set_xticks(range(len(rows)), names, rotation=30 if max(map(len, names)) > 6 and len(rows) > 6 else 0)
         axes.set_xlim(-0.4, len(rows) - 0.6)
-        axes.set_xlabel(_axis(str(ledger.definition["x"])))
+        axes.set_xlabel(plain(str(ledger.definition["x"]).replace(".", " ").replace("_", " "), 40))
         axes.set_ylabel(f"test {cells[0].metric.label}, %")
 
     for number, column in enumerate(columns):
@@ -202,10 +202,6 @@ def _thousands(name: str) -> float | None:
         return float(word.rstrip("Kk%")) * scale
     except ValueError:
         return None
-
-
-def _axis(path: str) -> str:
-    return plain(path.replace(".", " ").replace("_", " "), 40)
 
 
 def _tip(cell: Cell) -> str:

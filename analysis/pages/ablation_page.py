@@ -116,7 +116,7 @@ def page(
         sentence=sentence,
         tiles=tiles(ledger, judged),
         missing=missing(ledger),
-        verdicts=[{"kind": v.kind, "says": v.says, "because": _because(v)} for v in judged],
+        verdicts=[{"kind": v.kind, "says": v.says, "because": v.text.removeprefix(f"{KINDS[v.kind]}: ")} for v in judged],
         kinds=KINDS,
         level=LEVEL,
         anchors=anchors,
@@ -190,11 +190,6 @@ def tiles(ledger: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
     if ledger.cells:
         shown.append(Tile("cells with a number", str(done), f"of {len(ledger.cells)}", spread))
     return shown
-
-
-def _because(verdict: Verdict) -> str:
-    """The verdict's text without the name of the verdict."""
-    return verdict.text.removeprefix(f"{KINDS[verdict.kind]}: ")
 
 
 def _detail(ledger: Ledger, cell: Cell) -> dict[str, Any]:

@@ -282,7 +282,8 @@ def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
 
 def in_words(verdict: Verdict) -> str:
     """Put a verdict into words: the difference, its uncertainty, and what would decide the claim."""
-    parts = [_difference(verdict), _seeds_needed(verdict), _paper(verdict), _details(verdict)]
+    paper = "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
+    parts = [_difference(verdict), _seeds_needed(verdict), paper, _details(verdict)]
     return f"{KINDS[verdict.kind]}: {' '.join(part for part in parts if part)}"
 
 
@@ -332,10 +333,6 @@ def _seeds_needed(verdict: Verdict) -> str:
             "The interval leaves zero out, but not after the correction for the number of claims: a few more seeds would decide it."
         )
     return f"About {verdict.needed} seeds of each would decide it, if the difference stays the same."
-
-
-def _paper(verdict: Verdict) -> str:
-    return "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
 
 
 def _details(verdict: Verdict) -> str:

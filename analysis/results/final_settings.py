@@ -56,7 +56,11 @@ class FinalSetting:
     @property
     def test(self) -> list[float]:
         """Test score of each seed that has one."""
-        return [score for trial in self.trials if trial.test and (score := self.metric.score(trial.test)) is not None]
+        return self.test_by(self.metric)
+
+    def test_by(self, metric: Metric) -> list[float]:
+        """Test score by another metric of each seed that has one."""
+        return [score for trial in self.trials if trial.test and (score := metric.score(trial.test)) is not None]
 
     @property
     def examples(self) -> int | None:

@@ -122,7 +122,8 @@ def _add(ledger: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         ledger.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
         return False
     try:
-        run = load(folder / name, skip=None if _wants_curves(ledger) else _validation)
+        draws_curves = ledger.definition.get("layout") == "curve" and not ledger.definition.get("x")
+        run = load(folder / name, skip=None if draws_curves else _is_validation)
     except FileNotFoundError:
         return False
     if run.problems:
@@ -171,13 +172,9 @@ def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
             trial.curve = curves.get(trial.stage_ids[-1], [])
 
 
-def _validation(line: bytes) -> bool:
+def _is_validation(line: bytes) -> bool:
     """Whether a line is an evaluation on validation: most lines are, and they need not be parsed here."""
     return b'"split":"validation"' in line and b'"event":"evaluation"' in line and line.rstrip().endswith(b"}")
-
-
-def _wants_curves(ledger: Ledger) -> bool:
-    return ledger.definition.get("layout") == "curve" and not ledger.definition.get("x")
 
 
 def settle(ledger: Ledger, cell: Cell, folder: Path) -> None:

@@ -77,14 +77,10 @@ def _setting_line(run: Run, setting: FinalSetting) -> ResultRow:
         trials=str(len(setting.trials)),
         tokens=count_text(setting.tokens, NARROW),
         time=duration(setting.seconds),
-        also=tuple(spread(_scores(setting, metric)) for metric in others(run)),
+        also=tuple(spread(setting.test_by(metric)) for metric in others(run)),
         chosen=chosen,
         kind="chosen" if chosen else "reference" if setting.reference else "",
     )
-
-
-def _scores(setting: FinalSetting, metric: Metric) -> list[float]:
-    return [score for trial in setting.trials if trial.test and (score := metric.score(trial.test)) is not None]
 
 
 def _seeds(setting: FinalSetting) -> str:
