@@ -113,7 +113,7 @@ def page(finals: Finals, shares: Importance, drawn: Mapping[str, Figure], compar
         saved=sharing.saved(run),
         cost=cost.of_study(run),
         cost_head=cost.HEAD,
-        trials=[_trial_row(run, trial) for trial in sorted(run.trials, key=run.loss)],  # best on validation first
+        trials=[_trial_row(run, trial) for trial in _ordered(run)],
         versions=versions(run),
         notices=notices(run),
         count=partial(numbers.count_text, gap=numbers.NARROW),
@@ -237,6 +237,11 @@ def _gap_tile(name: str, gap: Difference) -> Tile:
         return Tile(name, numbers.signed(gap.points), "points", gap.method)
     bounds = f"95 %: {numbers.signed(gap.interval[0])} to {numbers.signed(gap.interval[1])}"
     return Tile(name, numbers.signed(gap.points), "points", f"{sentences.certainty(gap)}\n{bounds}")
+
+
+def _ordered(run: Run) -> list[Trial]:
+    """All trials, best on validation first; those without a score last."""
+    return sorted(run.trials, key=run.loss)
 
 
 def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:

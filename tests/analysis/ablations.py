@@ -1,4 +1,4 @@
-"""Made-up runs of ablations: `ablation.yaml`, records and predictions of its studies, without any training."""
+"""Make runs of ablations, with `ablation.yaml`, records and predictions of the studies, without any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up run: the records, study file and predictions that a study of sls_imdb leaves, without any training."""
+"""Make a run of a study of sls_imdb, with records, study file and predictions, without any training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up run whose scores are scikit-learn's, of predictions that a test gives."""
+"""Make a run from the predictions of a test; its scores are scikit-learn's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every kind of page before axe-core, in light and dark, wide and narrow; and by keyboard and on paper."""
+"""Every kind of page checked by axe-core, in light and dark, wide and narrow; keyboard use and printing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a real browser: it sorts, it fits, it is readable, it asks for nothing, it complains of nothing."""
+"""The report in a real browser: sorting, layout, legibility, no network requests, no errors in the console."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def shown(page: Page, written: Path) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(("ci", "user", "outcome"), [("1", 1000, pytest.fail), ("", 0, pytest.fail), ("", 1000, pytest.skip)])
-def test_a_missing_browser_is_said(monkeypatch: pytest.MonkeyPatch, ci: str, user: int, outcome: Any) -> None:
+def test_a_missing_browser_is_reported(monkeypatch: pytest.MonkeyPatch, ci: str, user: int, outcome: Any) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr("os.geteuid", lambda: user)

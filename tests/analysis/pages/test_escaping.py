@@ -1,4 +1,4 @@
-"""Names that would be code elsewhere stay text in every form of a report."""
+"""Names with special characters are escaped in every form of a report."""
 
 from __future__ import annotations
 

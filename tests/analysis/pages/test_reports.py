@@ -1,4 +1,4 @@
-"""Reports of one run and of several: the same words for studies and ablations, the same bytes from the same records."""
+"""Reports of one run and of several: the same formats for studies and ablations, the same bytes from the same records."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_tables_are_written_with_eight_digits_too() -> None:
     assert plain_data.csv_text(["a", "b"], [{"a": 1 / 3, "b": 123456789012}]) == "a,b\n0.33333333,123456789012\n"
 
 
-def test_what_cannot_be_used_is_named_and_the_rest_is_used(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_runs_are_named_and_the_others_are_used(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ablation.yaml").write_text("[", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report: whole from any run, closed to the outside, the same bytes from the same records, free of torch and ray."""
+"""The report of a study: from runs in any state, without network access, with the same bytes, without torch and ray."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         ({"seeds": 1}, "test error with the chosen setting", "One seed only"),
         ({"equal": True}, "test error with the chosen setting", "same score on validation"),
         ({"baseline": False}, "test error with the chosen setting", "There is no bag of words"),
-        ({"study_file": False}, "test error with the chosen setting", "holds no study file"),
+        ({"study_file": False}, "test error with the chosen setting", "contains no study file"),
         ({"predictions": False}, "test error with the chosen setting", "test texts"),
         (
             {"trials": 1, "diverged": None, "failed": None},
@@ -159,7 +159,7 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_any_state_of_a_run_gives_a_page_that_says_what_is_missing(
+def test_the_page_of_any_state_of_a_run_lists_what_is_missing(
     tmp_path: Path, changes: dict[str, object], headline: str, said: str
 ) -> None:
     text = text_of(make(tmp_path / "run", **changes), tmp_path / "out")

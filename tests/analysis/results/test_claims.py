@@ -1,4 +1,4 @@
-"""Verdicts: right where the truth is known, silent where nothing is known, seldom wrong under the null, in plain words."""
+"""Verdicts: right if the truth is known, none without data, seldom wrong under the null hypothesis; their wording."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_supported_and_contradicted() -> None:
     assert against_it.text.startswith("contradicted: b has 10.00 points of error more than a (95 % interval +6.11 to +13.89")
 
 
-def test_undecided_says_how_many_seeds_would_decide() -> None:
+def test_undecided_verdicts_state_how_many_seeds_would_decide() -> None:
     (found,) = judged([cell("a", seeds(40, 44, 36)), cell("b", seeds(42, 40, 44))], A_BEATS_B)
     assert found.kind == "undecided"
     assert found.estimate is not None
@@ -110,7 +110,7 @@ def test_divergence_of_all_seeds_is_weighed_as_such() -> None:
     assert other_way.kind == "contradicted"
 
 
-def test_diverged_seeds_beside_finished_ones_are_said_to_be_left_out() -> None:
+def test_diverged_seeds_beside_finished_ones_are_reported_as_left_out() -> None:
     some = cell("b", seeds(80, 76))
     some.runs.append(run(2, "diverged"))
     some.wanted = 3
@@ -157,7 +157,7 @@ def test_other_texts_are_not_paired() -> None:
     assert "not tested on the same texts" in found.text
 
 
-def test_more_is_better_where_the_metric_says_so() -> None:
+def test_more_is_better_if_the_metric_is_a_score() -> None:
     assert points(-1.5, ERROR_RATE) == "1.50 points of error less"
     assert points(-1.5, METRICS["macro_f1"]) == "1.50 points of macro-F1 more"
     assert points(1.5, METRICS["accuracy"]) == "1.50 points of accuracy less"

@@ -1,4 +1,4 @@
-"""What a run has cost: each training once, what came from the store apart, energy where it is told, what sharing saved."""
+"""Cost of a run: every training once, those from the store apart, measured energy, the training saved by sharing."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def test_seconds_of_stages_agree_with_the_stage_tree(tmp_path: Path) -> None:
     assert account.total.seconds == 31.0
 
 
-def test_what_sharing_saved(told: Cost) -> None:
+def test_the_training_saved_by_sharing(told: Cost) -> None:
     # Apart: 500 + 500 + 500 + 700 of fine-tuning, 3 x 1,000 + 2,000 before it. Once: 500 + 500 + 700, and one run to 2,000.
     said = next(text for text in told.facts if "sharing saved" in text).replace("\N{NO-BREAK SPACE}", " ")
     assert "7.2 k tokens; each stage once is 3.7 k: sharing saved 3.5 k, 49 %" in said
 
 
-def test_energy_is_told(told: Cost) -> None:
+def test_measured_energy_is_reported(told: Cost) -> None:
     said = " ".join(told.facts).replace("\N{NO-BREAK SPACE}", " ")
     assert "GPU energy: 1 kWh, by the driver's counters" in said
     assert "CPU energy: 2 kWh, of all CPU packages of the machine, other programs included" in said
@@ -103,7 +103,7 @@ def test_energy_that_is_known_in_part(tmp_path: Path) -> None:
     assert "CPU energy: 1 Wh in 1 of 2 sessions" in said
 
 
-def test_a_machine_that_tells_nothing_says_so_in_one_line(finished: Path) -> None:
+def test_unmeasured_energy_is_reported_in_one_line(finished: Path) -> None:
     found = cost.of_study(load(finished))
     assert found is not None
     assert [text for text in found.facts if "nergy" in text] == ["Energy: not measured (no trial had an NVIDIA GPU to itself)."]

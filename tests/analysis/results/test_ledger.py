@@ -1,4 +1,4 @@
-"""The ledger: every cell once, in its true state, with its published number; what does not fit is said, and the rest used."""
+"""The ledger: every cell once, with its state and published number; unusable entries are reported, the others are used."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_cells_tested_on_splits_that_differ_are_not_compared(
 SPLITS = "imdb: the test splits differ (head-only, tail-only | head+tail), so that these groups are not compared with each other"
 
 
-def test_unknown_published_names_are_said(tmp_path: Path) -> None:
+def test_unknown_published_names_are_reported(tmp_path: Path) -> None:
     settings = [*TABLE2["settings"][:2], {"row": "head+tale", "set": {}}]
     found = made(tmp_path, TABLE2 | {"settings": settings}, {})
     assert "the published table has no row 'head+tale' for these tasks; did you mean 'head+tail'" in "\n".join(found.problems)
@@ -262,7 +262,7 @@ def test_best_and_those_not_significantly_worse(tmp_path: Path) -> None:
     assert [row[0].mark for _, row in table.rows] == ["best"] * 3
 
 
-def test_seeds_that_share_a_pre_training_are_said_to(tmp_path: Path) -> None:
+def test_seeds_that_share_a_pre_training_are_reported(tmp_path: Path) -> None:
     settings = [{"row": "100K further pre-training steps", "set": {"pretrain.steps": 100}}]
     found = made(tmp_path, TABLE2 | {"settings": settings}, {("imdb", settings[0]["row"]): [wrong(40), wrong(44, 1)]})
     assert shared_stages(found.cells)
@@ -270,7 +270,7 @@ def test_seeds_that_share_a_pre_training_are_said_to(tmp_path: Path) -> None:
     assert not shared_stages(made(tmp_path / "b").cells)
 
 
-def test_evaluations_on_validation_are_not_read_where_nobody_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_on_validation_are_read_for_curves_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A million records are mostly such lines."""
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     from analysis.records import record

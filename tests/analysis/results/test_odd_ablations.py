@@ -1,4 +1,4 @@
-"""What a hand or another program may have made of `ablation.yaml` and the records: words or a report, never a traceback."""
+"""Damaged or edited `ablation.yaml` and records: a message or a report, never a traceback."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_wrong_types_that_once_broke_it(tmp_path: Path, change: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("text", ["", "3", "[1]", "a: b: c", "\x00", "[" * 1200, "a: !!python/name:os.system"])
-def test_what_is_no_ablation_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_ablation_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ablation.yaml").write_text(text)
     for use in (status.show, sources, ledger):
         with pytest.raises(ValueError, match=r"ablation\.yaml"):

@@ -1,4 +1,4 @@
-"""Importance finds what matters, and says so when it cannot."""
+"""Importance of the dimensions: known cases, and the reason if there is no result."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def test_noise_is_called_noise() -> None:
     assert "No dimension stands out" in found.why
 
 
-def test_all_equal_is_said() -> None:
+def test_equal_scores_are_reported() -> None:
     found = importance(trials(20, "equal"), SPACE)
     assert not found.shares
     assert "same score on validation" in found.why
 
 
-def test_few_trials_are_said() -> None:
+def test_too_few_trials_are_reported() -> None:
     found = importance(trials(FEWEST - 1, "a"), SPACE)
     assert not found.shares
     assert f"Too few validated trials: {FEWEST - 1}" in found.why

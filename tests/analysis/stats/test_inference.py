@@ -164,7 +164,7 @@ def test_so_many_seeds_decide() -> None:
     assert not decides(needed - 1)
 
 
-def test_what_a_seed_does_to_both_settings_drops_out() -> None:
+def test_a_common_effect_of_a_seed_cancels_in_the_difference() -> None:
     """Seeds that differ by far more than the settings do: seed by seed the difference is plain, apart it is not."""
     rng = np.random.default_rng(5)
     of_seed = np.array([[0.10], [0.20], [0.25], [0.30], [0.40]])

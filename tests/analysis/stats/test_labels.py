@@ -1,4 +1,4 @@
-"""Each class and each label of the finals, and the metric of a task from the records to the page."""
+"""Scores by class and label of the finals, and the metric of a task from the records to the page."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_thousand_classes_are_bounded_on_the_page_and_whole_in_csv(tmp_path: P
     assert len((tmp_path / "out" / "report.html").read_text()) < 400_000
 
 
-def test_the_metric_says_which_setting_is_best(tmp_path: Path) -> None:
+def test_the_metric_decides_which_setting_is_best(tmp_path: Path) -> None:
     """By error the common class alone is enough, by macro-F1 it is not."""
     has = np.array([0] * 90 + [1] * 10)
     common, fair = np.zeros(100, dtype=int), np.where(np.arange(100) < 15, 1, has)

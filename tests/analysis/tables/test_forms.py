@@ -1,4 +1,4 @@
-"""The parts of each form of the table that a reader must be able to rely on."""
+"""Text, Markdown, LaTeX, CSV and JSON of an ablation's table."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_csv_is_tidy(table2: Ledger) -> None:
     assert by_cell["sls_yelp", "head-only"]["interval_low"] == ""  # one seed has no interval
 
 
-def test_json_says_the_same_as_csv(table2: Ledger) -> None:
+def test_json_and_csv_have_the_same_content(table2: Ledger) -> None:
     data = json.loads(FORMS["report.json"](table2))
     rows = list(csv.DictReader(io.StringIO(FORMS["cells.csv"](table2))))
     assert [cell["mean"] for cell in data["cells"]] == [float(row["mean"]) if row["mean"] else None for row in rows]

@@ -1,4 +1,4 @@
-"""Tables say what the records say, in every form, whatever a label holds."""
+"""The result table of a study in every form, with any label."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_table_holds_the_numbers_of_the_records(finished: Path) -> None:
     assert "pretrain steps 0" in lines[2].settings
 
 
-def test_the_terminal_table_fits_and_says_how_it_was_chosen(finished: Path) -> None:
+def test_the_terminal_table_fits_and_states_how_the_setting_was_chosen(finished: Path) -> None:
     text = result_table.result_text(finished)
     assert max(map(len, text.splitlines())) <= 80
     assert "* best 1" in text
@@ -58,7 +58,7 @@ def test_the_terminal_table_fits_and_says_how_it_was_chosen(finished: Path) -> N
     assert "over texts alone Wilson's" in re.sub(r"\s+", " ", text)
 
 
-def test_within_noise_is_said(tmp_path: Path) -> None:
+def test_a_difference_within_noise_is_marked(tmp_path: Path) -> None:
     def swap(story: Story) -> None:
         (last,) = [row for row in story.rows() if row["event"] == "selection"]
         labels = {1: "best 1", 2: "papers' setting", 3: "other"}
@@ -179,7 +179,7 @@ def test_csv_holds_no_formula(tmp_path: Path, start: str) -> None:
         ({"baseline": False}, "There is no bag of words"),
     ],
 )
-def test_what_is_missing_is_said_in_every_form(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+def test_every_form_lists_what_is_missing(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     run = load(make(tmp_path, **changes))
     assert said in " ".join(sentences.missing(Finals(run)))
     assert said.split()[-1].strip(".") in result_table.result_text(Finals(run))
@@ -220,7 +220,7 @@ def test_numbers_as_text() -> None:
 
 
 @pytest.mark.parametrize(("words", "told"), [(None, "TF-IDF, "), ("words", "TF-IDF, "), ("characters", "TF-IDF of characters, ")])
-def test_the_table_says_what_the_bag_of_words_looks_at(finished: Path, tmp_path: Path, words: str | None, told: str) -> None:
+def test_the_table_describes_the_bag_of_words(finished: Path, tmp_path: Path, words: str | None, told: str) -> None:
     path = finished / "records.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told_in = [row | ({"words": words} if row["event"] == "baseline" else {}) for row in rows]

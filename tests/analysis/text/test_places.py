@@ -1,4 +1,4 @@
-"""Paths and addresses as they may be shown to others."""
+"""Paths and addresses without home folders, user names and passwords."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _home(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://example.org/home/me", "https://example.org/home/me"),
     ],
 )
-def test_a_text_names_nobody(text: str, shown: str) -> None:
+def test_home_folders_and_user_names_are_removed(text: str, shown: str) -> None:
     assert places.shareable(text) == shown
 
 
@@ -91,7 +91,7 @@ def test_the_copy_of_a_study_loads_back_the_same_from_any_folder(tmp_path: Path,
     assert again.store == "s3://bucket/x"
 
 
-def test_records_name_nobody(tmp_path: Path) -> None:
+def test_records_contain_no_user_names(tmp_path: Path) -> None:
     records = Records(tmp_path / "records.jsonl", "x")
     records.append("notice", text="/home/me/a is empty; s3://k:s@b is not")
     records.append("trial", trial="t000", status="failed", reason="OSError: '/export/people/ann/b'", label="/home/me/ label")

@@ -1,4 +1,4 @@
-"""LaTeX is compiled: whatever names, however wide and long, it is set without a fault and stays on the page."""
+"""LaTeX tables are compiled: with any names, width and length they compile without errors and fit the page."""
 
 from __future__ import annotations
 
