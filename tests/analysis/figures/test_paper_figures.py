@@ -126,7 +126,7 @@ def crosses(figure: Figure, gid: str) -> list[tuple[float, float]]:
 
 
 def f1_study(folder: Path, about: dict[str, Any], seeds: dict[str, list[Any]]) -> Ledger:
-    """A run whose task goes by macro-F1. `seeds` are by row: F1 after each epoch, and whether the run then diverged."""
+    """Write a run whose metric is macro-F1. `seeds` holds, by row, F1 after each epoch, and whether the run then diverged."""
     build(folder, about, {})
     (task,) = about["tasks"]
     story = Story(folder / task, task)

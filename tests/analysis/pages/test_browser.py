@@ -57,7 +57,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shown(page: Page, written: Path) -> Iterator[Page]:
-    """The report of a finished run. Whatever a test does with it, nothing may go wrong or out."""
+    """Open the report of a finished run; afterwards there must be no error and no network request."""
     page.console.clear(), page.exceptions.clear(), page.requests.clear()
     page.viewport(1280, 900)
     page.media()
@@ -78,7 +78,7 @@ def test_a_missing_browser_is_reported(monkeypatch: pytest.MonkeyPatch, ci: str,
 
 
 def numbers(page: Page, column: int) -> list[float]:
-    """A column of the table of trials, without empty cells."""
+    """Return a column of the table of trials, without empty cells."""
     return [float(value) for value in page.run(COLUMN.format(column, column)) if value != ""]
 
 
@@ -171,7 +171,7 @@ def test_odd_runs_open_without_complaint(page: Page, tmp_path: Path, changes: di
 
 
 def test_the_page_forbids_itself_to_ask_the_outside(page: Page, written: Path) -> None:
-    """That the tests above see no request means something: one that is tried here is seen, and the page's policy refuses it."""
+    """The tests above would see a request: one attempted here is recorded, and the page's policy blocks it."""
     page.viewport(1280, 900)
     page.open(written)
     page.console.clear()

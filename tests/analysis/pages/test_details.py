@@ -30,7 +30,7 @@ LENGTHS = np.random.default_rng(2).integers(3, 80, TEXTS)
 
 
 def enrich(run: Path, pieces: bool = True, classes: int = 3) -> None:
-    """Give predictions probabilities that fit them, and all but the bag of words lengths."""
+    """Add matching probabilities to predictions, and lengths to all except the bag of words."""
     for path in sorted(run.glob("**/predictions/*.parquet")):
         table = pq.read_table(path)
         n, rng = table.num_rows, np.random.default_rng(len(path.name) + int(path.name[1]) if path.name[1].isdigit() else 0)
@@ -59,7 +59,7 @@ def text_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ablation on two tasks, of which one is not finished, whose predictions have lengths and probabilities."""
+    """Write an ablation on two tasks, one unfinished, with lengths and probabilities in the predictions."""
     about = TABLE2 | {"recipe": [{"finetune": {"max_length": 16}}]}
     folder = build(tmp_path_factory.mktemp("table2") / "run", about, table2_outcomes(), finished=False)
     enrich(folder)

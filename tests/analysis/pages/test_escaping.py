@@ -63,7 +63,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def plain_tags(tmp_path_factory: pytest.TempPathFactory) -> Tags:
-    """What a page of a harmless run is made of."""
+    """Return the tags of the page of a harmless run."""
     return Tags(page(made(tmp_path_factory.mktemp("plain") / "run", dict.fromkeys(FIELDS, "name"))))
 
 
@@ -86,7 +86,7 @@ def page(found: Ledger) -> str:
 
 
 def made(folder: Path, names: dict[str, str]) -> Ledger:
-    """A run of which everything that another may name is named so."""
+    """Write a run with these texts in all fields that users choose, {one of FIELDS: text}."""
     first: dict[str, Any] = {"row": names["row"] + "1"}
     second: dict[str, Any] = {"row": names["row"] + "2", "column": names["column"]}
     about = TABLE2 | dict.fromkeys(("name", "title", "scale", "command"), names["title"])

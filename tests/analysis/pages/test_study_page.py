@@ -24,7 +24,7 @@ from tests.analysis.tables.test_result_table import nasty
 
 
 class Outline(HTMLParser):
-    """Headings, ids, tags that are open, and everything that could ask a network for something."""
+    """Collects headings, ids, open tags, and everything that could cause a network request."""
 
     VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
 
@@ -60,7 +60,7 @@ class Outline(HTMLParser):
 
 
 def text_of(folder: Path, out: Path) -> str:
-    """The page without markup."""
+    """Return the text of the page without markup."""
     page = reports.write([folder], out).page.read_text(encoding="utf-8")
     page = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
@@ -173,7 +173,7 @@ def test_an_empty_run_gives_a_page(tmp_path: Path) -> None:
 
 
 def test_every_beginning_of_the_records_gives_a_page(finished: Path, tmp_path: Path) -> None:
-    """A report may be asked for at any moment of a run, also after a crash in the middle of a line."""
+    """A report can be written at any time, also after a crash in the middle of a line."""
     whole = (finished / "records.jsonl").read_bytes()
     shutil.copy(finished / "study.yaml", tmp_path)
     for share in (0.01, 0.1, 0.3, 0.5, 0.66, 0.8, 0.9, 0.97):

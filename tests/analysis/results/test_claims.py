@@ -19,7 +19,7 @@ from tests.analysis.ablations import wrong
 
 
 def cell(row: str, losses: Any, column: str = "", task: str = "t", texts: str = "same", metric: Metric = ERROR_RATE) -> Cell:
-    """A cell with losses 0/1 [seeds, texts]."""
+    """Return a cell with losses 0/1 [seeds, texts]."""
     values = None if losses is None else 100.0 * np.asarray(losses, dtype=float)
     runs = [] if values is None else [run(seed, "complete", float(each.mean())) for seed, each in enumerate(values)]
     return Cell(row, column, task, 0, metric, len(runs) or 3, runs, losses=values, texts=texts)
@@ -136,7 +136,7 @@ def test_tasks_are_pooled_and_shown_apart() -> None:
 
 
 def test_a_column_is_compared_row_by_row() -> None:
-    """`xi < 1 beats 1`: the rows are learning rates, each with its own level; rows that lack one side are left out."""
+    """`xi < 1 beats 1`: rows are learning rates with different mean errors; rows that lack one side are left out."""
     cells = [cell("r1", seeds(40, 44, 36), "xi=0.95"), cell("r1", seeds(60, 64, 56), "xi=1.00")]
     cells += [
         cell("r2", seeds(90, 94, 86), "xi=0.95"),
@@ -187,7 +187,7 @@ def test_verdicts_are_seldom_wrong_where_nothing_differs() -> None:
 
 
 def test_the_best_of_several_equal_ones_is_not_taken_for_better() -> None:
-    """The best of five equal settings looks better than a sixth; with the choice repeated in every draw that is taken off."""
+    """The best of five equal settings looks better than a sixth; repeating the choice in every draw removes that bias."""
     rng = np.random.default_rng(12)
     plain, honest, alarms = [], [], 0
     for _ in range(40):

@@ -19,7 +19,7 @@ from tests.analysis.made_records import TOKENS_PER_EPOCH, TOKENS_PER_STEP, make
 
 
 def study(folder: Path, task: str) -> Records:
-    """Records of a study of two settings over two seeds after further pre-training, whose clock stands still."""
+    """Return a writer of records in a new run folder; all records get nearly the same time."""
     (folder / task).mkdir(parents=True)
     return Records(folder / task / "records.jsonl", task)
 
@@ -36,7 +36,7 @@ def trial(records: Records, name: str, stages: list[str], tokens: int, source: s
 
 @pytest.fixture
 def told(tmp_path: Path) -> Cost:
-    """A machine that tells: one trajectory with two milestones, four trials, two of one fine-tuning, one loaded."""
+    """With measured energy: one trajectory with two milestones, four trials, two of one fine-tuning, one loaded."""
     records = study(tmp_path, "a")
     stage(records, "m1", 10, 1_000, wall_s=10.0, energy_j=100.0)
     stage(records, "m2", 20, 2_000, wall_s=20.0, energy_j=200.0)
@@ -63,7 +63,7 @@ def test_each_training_counts_once(told: Cost) -> None:
 
 
 def test_seconds_of_stages_agree_with_the_stage_tree(tmp_path: Path) -> None:
-    """Each milestone tells the training up to it; the last one is what the table counts, not their sum."""
+    """The record of a milestone holds the training up to it; the table counts the last one, not their sum."""
     records = study(tmp_path, "a")
     for name, steps, wall_s in (("m1", 10, 10.0), ("m2", 20, 21.0), ("m3", 30, 31.0)):
         stage(records, name, steps, 100 * steps, wall_s=wall_s)

@@ -113,7 +113,7 @@ def test_predictions_make_the_interval_of_a_difference_narrower(finished: Path, 
 
 
 def test_intervals_of_differences_have_their_nominal_coverage() -> None:
-    """Two settings, equal in truth, over three seeds and 200 texts each: 95 % of the intervals should cover zero; more may."""
+    """Two settings with equal expected errors, three seeds, 200 texts: at least 95 % of the intervals should cover zero."""
     rng = np.random.default_rng(0)
     covered, rounds = 0, 400
     for _ in range(rounds):

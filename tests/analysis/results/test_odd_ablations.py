@@ -50,14 +50,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in plain data."""
+    """Yield the path of plain data itself and of every value in it."""
     yield at
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         yield from places(value, (*at, key))
 
 
 def put(data: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy of plain data with something else at a place."""
+    """Return a copy of plain data with another value at a path."""
     if not place:
         return value
     data = copy.deepcopy(data)
@@ -69,7 +69,7 @@ def put(data: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def read_all(folder: Path) -> None:
-    """Everything that is made of a run folder, but for the figures. Raises what they raise, but for words to the user."""
+    """Write all reports of a run folder except figures. Raises their exceptions, except for messages to the user."""
     for use in (status.show, sources):
         with contextlib.suppress(ConfigError):
             use(folder)

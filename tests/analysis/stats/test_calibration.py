@@ -19,7 +19,7 @@ from analysis.stats.calibration import BINS, Calibration, calibration, equal_mas
 
 
 def softmax(n: int, classes: int, seed: int = 0, sharp: float = 2.0) -> tuple[Predictions, Array]:
-    """Random probabilities and labels that they say something about."""
+    """Return random probabilities, and labels that correlate with them."""
     rng = np.random.default_rng(seed)
     logits = sharp * rng.normal(size=(n, classes))
     found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)

@@ -46,7 +46,7 @@ def test_the_terminal_form_fits_80_columns(table2: Ledger, tmp_path: Path) -> No
 
 
 def balanced(tex: str) -> None:
-    """What a LaTeX needs: environments and braces that close, and no bare special character outside of commands."""
+    """Check LaTeX: environments and braces are closed, and special characters are escaped."""
     tex = re.sub(r"^%.*$", "", tex, flags=re.MULTILINE)
     opened: list[str] = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", tex):
@@ -115,7 +115,7 @@ NASTY = "<script>alert('x')</script> & $x_1$ \\input{/etc/passwd} \x1b[31mred\x1
 
 
 def nasty() -> dict[str, Any]:
-    """TABLE2 with names of another's making."""
+    """TABLE2 with names that contain special characters."""
     settings = [{"row": NASTY, "set": {}}, {"row": "=HYPERLINK(1)", "set": {}}]
     claims = [{"says": NASTY, "better": {"row": NASTY}, "worse": {"row": "=HYPERLINK(1)"}}]
     return TABLE2 | {"name": NASTY, "title": NASTY, "settings": settings, "claims": claims, "notes": [NASTY], "changes": [NASTY]}

@@ -23,7 +23,7 @@ NASTY = "=cmd|' /C calc'!A0 <script>alert(1)</script> $x_1^2$ \\input{/etc/passw
 
 
 def nasty(story: Story) -> None:
-    """Give the paper's setting a label that tries to break out of every form."""
+    """Give the paper's setting a label with special characters of every form."""
     for seed in range(3):
         name = f"f{90 + seed}"
         story.trial(name, "final", PAPER, seed, NASTY)
@@ -72,7 +72,7 @@ def test_a_difference_within_noise_is_marked(tmp_path: Path) -> None:
 
 
 def test_the_search_counts_what_it_trained_on(tmp_path: Path) -> None:
-    """As the account of costs does: a repeated setting once, what came from the store not at all."""
+    """As in the table of costs: a repeated setting counts once, one from the store not at all."""
 
     def again(story: Story) -> None:
         rows = {row["trial"]: row for row in story.rows() if row["event"] == "trial" and row["status"] == "complete"}

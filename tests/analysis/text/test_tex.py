@@ -37,7 +37,7 @@ def pdflatex() -> str:
 
 
 def compile_tex(pdflatex: str, folder: Path, text: str) -> str:
-    """What the log says, less what is no fault; the PDF lies beside it."""
+    """Return the warnings and errors of the log, without harmless ones; the PDF is written beside it."""
     whole = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"
     (folder / "table.tex").write_text(text, encoding="utf-8")
     (folder / "whole.tex").write_text(whole, encoding="utf-8")
