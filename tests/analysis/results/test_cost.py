@@ -19,7 +19,7 @@ from tests.analysis.made_records import TOKENS_PER_EPOCH, TOKENS_PER_STEP, make
 
 
 def study(folder: Path, task: str) -> Records:
-    """Return a writer of records in a new run folder; all records get nearly the same time."""
+    """Return a writer of records in a new run folder."""
     (folder / task).mkdir(parents=True)
     return Records(folder / task / "records.jsonl", task)
 
