@@ -17,7 +17,7 @@ from analysis.text.plain import plain
 from analysis.text.plain_data import csv_text, json_text
 from analysis.text.tex import TexColumn, table, tex
 
-COMPARE = "study compare RUN_A RUN_B weighs two runs, setting by setting: paired over the test texts, a verdict for each."
+COMPARE = "study compare RUN_A RUN_B compares two runs setting by setting, paired over the test texts, with verdicts."
 
 
 @dataclass(frozen=True)

@@ -144,8 +144,8 @@ def of_study(run: Run) -> Cost | None:
     return together([mine], run.trials, "every trial")
 
 
-def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) -> Cost | None:
-    """Return the cost of several studies; None before anything has trained. `each` names what would run its own stages unshared."""
+def together(accounts: Sequence[Account], trials: Iterable[Trial], unit: str) -> Cost | None:
+    """Return the cost of several studies; None before anything has trained. `unit` names what would run its own stages unshared."""
     every: dict[str, Training] = {}
     for name, one in (pair for mine in accounts for pair in mine.trainings.items()):
         every[name] = one if name not in every else _joined(every[name], one)
@@ -157,7 +157,7 @@ def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) ->
         parts.setdefault(one.part, CostLine(one.part)).add(one)
         total.add(one)
     saved = saved_by(trials, {stage_id: row for mine in accounts for stage_id, row in mine.stages.items()})
-    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, each), _energy(accounts, total))
+    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, unit), _energy(accounts, total))
 
 
 def _time(accounts: Sequence[Account]) -> list[str]:
