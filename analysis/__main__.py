@@ -1,7 +1,7 @@
-"""Reports from records, without torch and ray.
+"""Write reports from records, without torch and ray.
 
-`python -m analysis RUN ...`: tables, figures and the page of a study or of an ablation, of several one over all of them.
-`python -m analysis compare A B`: two runs.
+`python -m analysis RUN ...` writes tables, figures and the page of a study or an ablation; for several runs one common report.
+`python -m analysis compare A B` compares two runs.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from analysis.text.terminal import Unwritten, guarded, open_streams
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the report and print the result, or compare two runs.
 
-    Returns 0, 2 for wrong input, 4 where what it prints cannot be written.
+    Returns 0, 2 for wrong input, 4 if the output cannot be written.
     """
     open_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return guarded(lambda: _answered(words))
+    return guarded(lambda: _exit_code(words))
 
 
-def _answered(words: Sequence[str]) -> int:
+def _exit_code(words: Sequence[str]) -> int:
     try:
         return _compare(words[1:]) if words[:1] == ["compare"] else _report(words)
     except Unwritten:
@@ -37,13 +37,15 @@ def _answered(words: Sequence[str]) -> int:
 
 
 def _report(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m analysis", description="Remake tables, figures and the page of a run.")
+    parser = argparse.ArgumentParser(prog="python -m analysis", description="Write tables, figures and the page of a run again.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder of a study or an ablation; or `compare A B`")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report, of several ./report")
-    parser.add_argument("--format", metavar="NAMES", help=f"which forms, by comma: {', '.join(output.ALL_FORMATS)}")
-    given = parser.parse_args(words)
-    made = reports.write(given.runs, given.out, reports.formats(given.format))
-    print(f"{made.text}\nreport: {made.page}")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the report goes; default: RUN/report, for several runs ./report"
+    )
+    parser.add_argument("--format", metavar="NAMES", help=f"formats, separated by commas: {', '.join(output.ALL_FORMATS)}")
+    options = parser.parse_args(words)
+    written = reports.write(options.runs, options.out, reports.formats(options.format))
+    print(f"{written.text}\nreport: {written.page}")
     return 0
 
 
@@ -52,10 +54,11 @@ def _compare(words: Sequence[str]) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m analysis compare", description="Compare the finals of two runs, by task.")
     parser.add_argument("one", type=Path, metavar="A", help="run folder of a study or an ablation")
-    parser.add_argument("other", type=Path, metavar="B", help="another one")
-    parser.add_argument("--json", action="store_true", help="plain data instead of a table")
-    given = parser.parse_args(words)
-    print(compare.as_json(given.one, given.other) if given.json else compare.text(given.one, given.other), end="")
+    parser.add_argument("other", type=Path, metavar="B", help="another run folder")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(words)
+    form = compare.as_json if options.json else compare.text
+    print(form(options.one, options.other), end="")
     return 0
 
 

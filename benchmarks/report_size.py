@@ -24,15 +24,16 @@ SPACE = {"finetune.learning_rate": {"log_uniform": [1e-5, 2e-4]}, "finetune.xi":
 MEASURED = """
 import resource, sys, time
 from pathlib import Path
-from analysis.pages import study_page as report; from analysis.tables import result_table as tables
+from analysis.pages import reports; from analysis.tables import result_table as tables
 from analysis.records.run_folder import load
+from analysis.results.final_settings import Finals
 
 began, used = time.perf_counter(), time.process_time()
 if sys.argv[2] == "tables":
-    run = load(sys.argv[1])
-    tables.result_text(run), tables.markdown(run), tables.latex(run)
+    finals = Finals(load(sys.argv[1]))
+    tables.result_text(finals), tables.markdown(finals), tables.latex(finals)
 else:
-    report.write(sys.argv[1])
+    reports.write([Path(sys.argv[1])])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(f"{time.perf_counter() - began:.1f} {time.process_time() - used:.1f} {peak:.0f}")
 """

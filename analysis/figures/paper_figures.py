@@ -20,10 +20,12 @@ from analysis.text.plain import plain, shown
 
 def figures(ledger: Ledger) -> list[Figure]:
     """Return the figures of the ledger's layout; empty for a table."""
-    if ledger.about.get("layout") != "curve":
+    if ledger.definition.get("layout") != "curve":
         return []
     drawn = (
-        [against(ledger, task) for task in ledger.tasks] if ledger.about.get("x") else [learning(ledger, t) for t in ledger.tasks]
+        [against(ledger, task) for task in ledger.tasks]
+        if ledger.definition.get("x")
+        else [learning(ledger, t) for t in ledger.tasks]
     )
     return [figure for figure in drawn if figure is not None]
 
@@ -66,7 +68,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
         names = [_tick(ledger, task, row) for row in rows]
         axes.set_xticks(range(len(rows)), names, rotation=30 if max(map(len, names)) > 6 and len(rows) > 6 else 0)
         axes.set_xlim(-0.4, len(rows) - 0.6)
-        axes.set_xlabel(_axis(str(ledger.about["x"])))
+        axes.set_xlabel(plain(str(ledger.definition["x"]).replace(".", " ").replace("_", " "), 40))
         axes.set_ylabel(f"test {cells[0].metric.label}, %")
 
     for number, column in enumerate(columns):
@@ -182,12 +184,12 @@ def _tick(ledger: Ledger, task: str, row: str) -> str:
 
 
 def _value(ledger: Ledger, cells: Sequence[Cell]) -> Any:
-    path = str(ledger.about["x"])
+    path = str(ledger.definition["x"])
     for cell in cells:
         value = ledger.params.get((cell.task, cell.setting), {}).get(path)
         if value is not None:
             return value
-    settings = ledger.about.get("settings") or []
+    settings = ledger.definition.get("settings") or []
     changed = settings[cells[0].setting].get("set") if isinstance(settings[cells[0].setting], dict) else None
     return changed.get(path) if isinstance(changed, dict) else None
 
@@ -200,10 +202,6 @@ def _thousands(name: str) -> float | None:
         return float(word.rstrip("Kk%")) * scale
     except ValueError:
         return None
-
-
-def _axis(path: str) -> str:
-    return plain(path.replace(".", " ").replace("_", " "), 40)
 
 
 def _tip(cell: Cell) -> str:

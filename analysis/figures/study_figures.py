@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.figures.svg import COLOURS, Figure, figure
 from analysis.records.run_folder import Run, settings_text
-from analysis.records.trials import Dimension, Trial
+from analysis.records.trials import SearchDimension, Trial
 from analysis.results.final_settings import Finals
 from analysis.stats import inference
 from analysis.stats.importance import Importance, position
@@ -42,9 +42,9 @@ MANY = 60
 """Number of trials from which on lines are fainter and an axis of trials is logarithmic."""
 
 
-def result(found: Finals) -> Figure | None:
+def result(results: Finals) -> Figure | None:
     """Draw the test score of every final setting with its seeds and intervals, and the bag of words; None without test scores."""
-    run, settings = found.run, found.tested
+    run, settings = results.run, results.tested
     baseline, label = run.metric.score(run.baseline.get("test", {})), run.metric.label
     if not settings:
         return None
@@ -64,7 +64,7 @@ def result(found: Finals) -> Figure | None:
             axes.scatter(setting.test, [y + 0.24] * len(setting.test), s=9, color=COLOURS["muted"], linewidths=0, gid=f"seeds-{y}")
             axes.plot([statistics.fmean(setting.test)], [y], marker=marker, color=COLOURS[colour], markersize=7)
         if baseline is not None:
-            if bounds := found.baseline_interval:
+            if bounds := results.baseline_interval:
                 axes.plot(bounds, [len(settings)] * 2, color=COLOURS["muted"], linewidth=1, marker="|", markersize=6)
             axes.plot([baseline], [len(settings)], marker="P", color=COLOURS["muted"], markersize=7)
         axes.set_yticks(range(len(names)), names)
@@ -122,9 +122,9 @@ def curves(run: Run) -> Figure | None:
     return figure("curves", "Learning curves of the search", description, caption, draw, tips, legend)
 
 
-def finals(found: Finals) -> Figure | None:
+def finals(results: Finals) -> Figure | None:
     """Draw the validation score by epoch of the final settings: mean over seeds and range; None without curves."""
-    run, settings = found.run, [setting for setting in found.settings if any(trial.curve for trial in setting.trials)]
+    run, settings = results.run, [setting for setting in results.settings if any(trial.curve for trial in setting.trials)]
     if not settings:
         return None
     legend = []
@@ -296,7 +296,7 @@ def dimension(run: Run, index: int) -> Figure | None:
     return figure(f"dimension-{index}", title, description, caption, draw, tips, _legend([t for t, _ in placed]))
 
 
-def tip(trial: Trial, space: Sequence[Dimension]) -> str:
+def tip(trial: Trial, space: Sequence[SearchDimension]) -> str:
     """Text of the tool tip on a trial's mark."""
     status = MARKS[trial.status][3] + (f": {trial.reason}" if trial.status in ("diverged", "failed") and trial.reason else "")
     score = f"{trial.score:.2f} %, " if trial.score is not None else ""
@@ -343,9 +343,9 @@ def line(colour: str, width: float, marker: str = "", style: str = "-") -> Any:
 def _legend(trials: Iterable[Trial], leave: Sequence[str] = ()) -> list[tuple[str, Any]]:
     from matplotlib.lines import Line2D
 
-    there, entries = {trial.status for trial in trials} - set(leave), []
+    present, entries = {trial.status for trial in trials} - set(leave), []
     for status, (colour, marker, filled, name) in MARKS.items():
-        if status in there:
+        if status in present:
             face = COLOURS[colour] if filled else "none"
             style: dict[str, Any] = {
                 "markerfacecolor": face,
@@ -371,7 +371,7 @@ def _strip(trial: Trial, at: float) -> float:
     return at + ((digits * 0.618034) % 1 - 0.5) * 0.44
 
 
-def _strips(axes: Any, axis: Dimension, placed: Sequence[tuple[Trial, float]]) -> None:
+def _strips(axes: Any, axis: SearchDimension, placed: Sequence[tuple[Trial, float]]) -> None:
     for index in range(len(axis.values)):
         scores = [t.score for t, at in placed if at == index and t.status == "complete" and t.score is not None]
         if scores:

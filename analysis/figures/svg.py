@@ -100,7 +100,7 @@ def figure(
         out = io.StringIO()
         canvas.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = _tidy(out.getvalue(), name, title, description, tips)
-    return Figure(name, title, description, caption, _own_file(svg), _for_page(svg))
+    return Figure(name, title, description, caption, f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n', _for_page(svg))
 
 
 def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
@@ -139,10 +139,6 @@ def _add_tips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None
     marks = [e for e in group.iter() if e.tag == f"{{{SVG}}}use"] or [e for e in group if e.tag == f"{{{SVG}}}path"]
     for mark, text in zip(marks, texts, strict=False):
         ElementTree.SubElement(mark, f"{{{SVG}}}title").text = plain(text, 300)
-
-
-def _own_file(svg: str) -> str:
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + svg + "\n"
 
 
 def _for_page(svg: str) -> str:

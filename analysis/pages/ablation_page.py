@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.figures.paper_figures import figures
 from analysis.pages import details, output
-from analysis.pages.details import Detail, Told
+from analysis.pages.details import ComparedDetails, Details
 from analysis.pages.study_page import Tile, inline, render
 from analysis.results import claims, cost, sides
 from analysis.results.claims import KINDS, Verdict, verdicts
@@ -18,8 +18,8 @@ from analysis.results.ledger import Cell, Ledger
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
 from analysis.tables.forms import tally
-from analysis.tables.published_layout import LEVEL, Grid, grid, missing
-from analysis.text.numbers import DASH, NARROW, count, duration, interval, number, spread, wrapped
+from analysis.tables.published_layout import LEVEL, TableLayout, layout, missing
+from analysis.text.numbers import DASH, NARROW, count_text, duration, interval, number, spread, wrapped
 from analysis.text.plain import plain
 
 REFUSED = 20
@@ -27,52 +27,53 @@ REFUSED = 20
 
 
 def read(run_folder: Path) -> output.Report:
-    """The report of an ablation's run folder, before it is written.
+    """Return the report of an ablation's run folder, before it is written.
 
     Raises ValueError for a damaged `ablation.yaml`, FileNotFoundError without one.
     """
     result = ledger(run_folder)
-    table, judged, drawn = grid(result), verdicts(result), figures(result)
-    described, close = cache(partial(tell, result)), look(result)  # only page and csv files need the details of every cell
-    sentence, lacking = answer(result, judged), missing(result)
-    every = [*drawn, *(figure for detail in close for figure in detail.figures.values())]
+    table, judged, drawn = layout(result), verdicts(result), figures(result)
+    described = cache(partial(cell_details, result))  # slow, and only the page and the csv files need it
+    comparisons, gaps = compared_details(result), missing(result)
+    headline_and_sentence = answer(result, judged)
+    all_figures = [*drawn, *(figure for comparison in comparisons for figure in comparison.figures.values())]
     files: output.Files = {
-        "html": {"report.html": lambda: page(result, table, judged, drawn, described(), close)},
+        "html": {"report.html": lambda: page(result, table, judged, drawn, described(), comparisons)},
         "md": {"table.md": lambda: forms.markdown(result, table, judged)},
         "tex": {"table.tex": lambda: forms.latex(result, table, judged)},
         "csv": {"cells.csv": lambda: forms.csv(result, table)}
         | details.csv_files(
-            ("task", "row", "column", "seeds"), lambda: [(_place_of(cell), details_) for cell, details_ in described()]
+            ("task", "row", "column", "seeds"), lambda: [(_row_key(cell), setting) for cell, setting in described()]
         ),
-        "json": {"report.json": lambda: forms.as_json(result, table, judged, sentence, lacking)},
+        "json": {"report.json": lambda: forms.as_json(result, table, judged, headline_and_sentence, gaps)},
         "txt": {"table.txt": lambda: forms.text(result, table, judged)},
         "": {"provenance.csv": lambda: forms.provenance_csv(result)}
-        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
+        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in all_figures},
     }
-    return output.Report(result, table, *sentence, lacking, files)
+    return output.Report(result, table, *headline_and_sentence, gaps, files)
 
 
 def text(run_folder: Path) -> str:
     """Format verdicts and table for a terminal. Raises as `read` does."""
     result = ledger(run_folder)
-    return forms.text(result, grid(result), verdicts(result))
+    return forms.text(result, layout(result), verdicts(result))
 
 
-def tell(ledger: Ledger) -> list[tuple[Cell, Told]]:
-    """Return classes, lengths and calibration of every cell that has a number."""
-    return [(cell, details.told(sides.of_cell(ledger, cell))) for cell in ledger.cells if cell.finished]
+def cell_details(ledger: Ledger) -> list[tuple[Cell, Details]]:
+    """Return (cell, its details) of every cell that has a number."""
+    return [(cell, details.details_of(sides.of_cell(ledger, cell))) for cell in ledger.cells if cell.finished]
 
 
-def look(ledger: Ledger) -> list[Detail]:
+def compared_details(ledger: Ledger) -> list[ComparedDetails]:
     """Return a comparison of two settings for every task."""
-    compared = []
+    comparisons = []
     for place, task in enumerate(ledger.tasks):
         pair = [sides.of_cell(ledger, cell) for cell in claims.sides(ledger, task)]
-        compared.append(details.detail(ledger.task_name(task), str(place), pair))
-    return [detail for detail in compared if detail is not None]
+        comparisons.append(details.compare_details(ledger.task_name(task), str(place), pair))
+    return [comparison for comparison in comparisons if comparison is not None]
 
 
-def _place_of(cell: Cell) -> dict[str, Any]:
+def _row_key(cell: Cell) -> dict[str, Any]:
     return {"task": cell.task, "row": cell.row, "column": cell.column or None, "seeds": len(cell.finished)}
 
 
@@ -97,11 +98,11 @@ def spent(ledger: Ledger) -> cost.Cost | None:
 
 def page(
     ledger: Ledger,
-    table: Grid,
+    table: TableLayout,
     judged: Sequence[Verdict],
     drawn: Sequence[Any],
-    told: Sequence[tuple[Cell, Told]],
-    close: Sequence[Detail],
+    details_by_cell: Sequence[tuple[Cell, Details]],
+    comparisons: Sequence[ComparedDetails],
 ) -> str:
     """Format the report as one HTML page without external files."""
     anchors = {(cell.task, cell.setting): f"cell-{index}" for index, cell in enumerate(ledger.cells)}
@@ -110,24 +111,24 @@ def page(
     return render(
         "ablation.html",
         ledger=ledger,
-        grid=table,
+        layout=table,
         headline=headline,
         sentence=sentence,
         tiles=tiles(ledger, judged),
         missing=missing(ledger),
-        verdicts=[{"kind": v.kind, "says": v.says, "because": _because(v)} for v in judged],
+        verdicts=[{"kind": v.kind, "says": v.says, "because": v.text.removeprefix(f"{KINDS[v.kind]}: ")} for v in judged],
         kinds=KINDS,
         level=LEVEL,
         anchors=anchors,
         figures=drawn,
-        inline=inline({figure.name: figure for figure in [*drawn, *(f for detail in close for f in detail.figures.values())]}),
-        errors=close,
-        calibrated=told if any(cell_details.calibration for _, cell_details in told) else (),
+        inline=inline({figure.name: figure for figure in [*drawn, *(f for c in comparisons for f in c.figures.values())]}),
+        errors=comparisons,
+        calibrated=details_by_cell if any(setting.calibration for _, setting in details_by_cell) else (),
         refused=[
-            f"{ledger.task_name(cell.task)}, {cell.label}: {text}" for cell, cell_details in told for text in cell_details.problems
+            f"{ledger.task_name(cell.task)}, {cell.label}: {text}" for cell, setting in details_by_cell for text in setting.problems
         ][:REFUSED],
         score_heads=details.SCORES,
-        score_facts=details.facts(cell_details for _, cell_details in told),
+        score_facts=details.facts(setting for _, setting in details_by_cell),
         number=number,
         spread=spread,
         cost=spent(ledger),
@@ -157,7 +158,7 @@ def answer(ledger: Ledger, judged: Sequence[Verdict]) -> tuple[str, str]:
         headline = tally(judged) if ledger.scale == "paper" else f"at scale {ledger.scale}: {tally(judged)}"
         headline = headline[:1].upper() + headline[1:]
         sentence += " Differences are paired over test texts and seeds."
-    elif ledger.about.get("statistics"):
+    elif ledger.definition.get("statistics"):
         return ledger.title, f"Statistics of {len(ledger.statistics)} data sets at scale {ledger.scale}, beside {ledger.source}."
     else:
         headline = _leader(ledger) or (f"{done} of {len(ledger.cells)} cells have a number" if done else "No result yet")
@@ -191,17 +192,14 @@ def tiles(ledger: Ledger, judged: Sequence[Verdict]) -> list[Tile]:
     return shown
 
 
-def _because(verdict: Verdict) -> str:
-    """The verdict's text without the name of the verdict."""
-    return verdict.text.removeprefix(f"{KINDS[verdict.kind]}: ")
-
-
 def _detail(ledger: Ledger, cell: Cell) -> dict[str, Any]:
     bounds, drawn = interval(cell.interval, 2), interval(cell.bootstrap, 2)
     texts = f"{cell.estimate.texts:,}" if cell.estimate else DASH
     trials = [run.trial for run in cell.runs]
     effort = (
-        [count(sum(trial.tokens for trial in trials)), duration(sum(trial.seconds for trial in trials))] if trials else [DASH] * 2
+        [count_text(sum(trial.tokens for trial in trials), NARROW), duration(sum(trial.seconds for trial in trials))]
+        if trials
+        else [DASH] * 2
     )
     seeds = f"{len(cell.finished)} of {cell.wanted}"
     return {

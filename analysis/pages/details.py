@@ -1,6 +1,6 @@
 """Details behind a score: scores by class, confusions, errors by length, calibration; as tables, figures and csv.
 
-A page compares a few settings on a task (`Detail`); the csv files hold all settings (`Told`).
+A page compares a few settings on a task (`ComparedDetails`); the csv files hold all settings (`Details`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from analysis.figures.study_figures import SERIES, line
 from analysis.figures.svg import COLOURS, Figure, figure
 from analysis.records.predictions import Array
-from analysis.results.sides import Cut, Side
+from analysis.results.sides import Side, Truncation
 from analysis.stats import labels, lengths
 from analysis.stats.calibration import Calibration
 from analysis.stats.inference import Estimate
@@ -63,7 +63,7 @@ class Length:
 
 
 @dataclass(frozen=True)
-class Told:
+class Details:
     """The details of one setting without its predictions: small enough to keep hundreds in memory."""
 
     label: str
@@ -72,7 +72,7 @@ class Told:
     confusions: Sequence[Confusion]
     lengths: Sequence[Length]
     calibration: Calibration | None
-    cut: Cut | None
+    cut: Truncation | None
     seeds: int
     problems: Sequence[str]
 
@@ -88,13 +88,13 @@ class Told:
         return [(str(self.seeds), self.seeds), (spread(own.ece), numbers.mean(own.ece)), *rest]
 
 
-def facts(settings: Iterable[Told]) -> tuple[str, ...]:
+def facts(settings: Iterable[Details]) -> tuple[str, ...]:
     """Return the sentences that explain SCORES; they leave out the spread if all settings have one seed."""
     several = any("±" in text for setting in settings for text, _ in setting.scores)
     return FACTS if several else tuple(fact.removesuffix(OF_SEVERAL) for fact in FACTS)
 
 
-def told(side: Side, pieces: Array | None = None) -> Told:
+def details_of(side: Side, pieces: Array | None = None) -> Details:
     """Return the details of one side. `pieces` are the lengths of the texts used for bins, by default the side's own."""
     pieces = side.pieces if pieces is None else pieces
     own = pieces if side.pieces is None else side.pieces  # encoders differ in pieces per text
@@ -103,20 +103,20 @@ def told(side: Side, pieces: Array | None = None) -> Told:
         longer = None if side.cut is None or own is None else 100 * float((own[part.texts] > side.cut.max_length).mean())
         bins.append(Length(part.low, part.high, int(part.texts.sum()), longer, lengths.error(side.seeds, part)))
     several = bool(side.seeds) and side.seeds[0].several
-    return Told(
+    return Details(
         *(side.label, several, side.labels, side.confusions, bins, side.calibration, side.cut, len(side.seeds), side.problems)
     )
 
 
 @dataclass(frozen=True)
-class Detail:
+class ComparedDetails:
     """The details of one setting on a task, compared with others."""
 
     name: str
     """Name of the task."""
     key: str
     """Makes the names of its figures and ids unique."""
-    sides: Sequence[Told]
+    sides: Sequence[Details]
     """The setting, then the others."""
     gaps: Sequence[Sequence[Estimate]]
     """By other setting and bin of lengths: error of the first setting minus error of the other."""
@@ -125,8 +125,8 @@ class Detail:
     figures: Mapping[str, Figure]
 
     @property
-    def first(self) -> Told:
-        """The setting that the details are about."""
+    def first(self) -> Details:
+        """The setting that is compared with the others."""
         return self.sides[0]
 
     @property
@@ -155,9 +155,9 @@ class Detail:
         """Rows of the table of lengths: (pieces, texts, shares beyond every cut, errors of the sides, gaps to the others)."""
         rows = []
         for place, part in enumerate(self.first.lengths):
-            there = [side.lengths[place] for side in self.sides if side.lengths]
+            bins = [side.lengths[place] for side in self.sides if side.lengths]
             beyond = [number(side.lengths[place].longer, 0) for side in self._cutting]
-            errors = [_with(number(bin_.estimate.value, 1), bin_.interval) for bin_ in there]
+            errors = [_with(number(bin_.estimate.value, 1), bin_.interval) for bin_ in bins]
             gaps = [_with(signed(gap[place].value), lengths.interval(gap[place], -100.0), signed) for gap in self.gaps]
             rows.append((part.name, f"{part.texts:,}", beyond, errors, gaps))
         return rows
@@ -165,12 +165,12 @@ class Detail:
     @property
     def length_heads(self) -> tuple[list[str], list[str], list[str]]:
         """Heads of the columns of `length_rows`."""
-        there = [side.label for side in self.sides if side.lengths]
+        sides = [side.label for side in self.sides if side.lengths]
         cuts = [f"longer than {side.cut.max_length} %" for side in self._cutting if side.cut]
-        return cuts, [f"{label} error %" for label in there], [f"{there[0]} minus {label}, points" for label in there[1:]]
+        return cuts, [f"{label} error %" for label in sides], [f"{sides[0]} minus {label}, points" for label in sides[1:]]
 
     @property
-    def _cutting(self) -> list[Told]:
+    def _cutting(self) -> list[Details]:
         """One side for every distinct length read at once."""
         by_cut = {side.cut.max_length: side for side in reversed(self.sides) if side.cut and side.lengths}
         return list(reversed(by_cut.values()))
@@ -189,14 +189,14 @@ class Detail:
         return sentences
 
 
-def detail(name: str, key: str, sides: Sequence[Side], bag: Side | None = None) -> Detail | None:
+def compare_details(name: str, key: str, sides: Sequence[Side], bag: Side | None = None) -> ComparedDetails | None:
     """Compare a setting, the first of `sides`, with others on the same texts; None without predictions of the first."""
     if not sides or not sides[0].seeds:
         return None
     same = [side for side in (*sides, *([bag] if bag else [])) if side.same_texts(sides[0])]
     pieces = next((side.pieces for side in same if side.pieces is not None), None)
     parts = [] if pieces is None else lengths.bins(pieces)
-    settings = [told(side, pieces) for side in same]
+    settings = [details_of(side, pieces) for side in same]
     gaps = [[lengths.gap(same[0].seeds, other.seeds, part) for part in parts] for other in same[1:]]
     f1 = [
         (other.label, {label.place: numbers.mean(label.f1) for label in other.labels})
@@ -204,23 +204,23 @@ def detail(name: str, key: str, sides: Sequence[Side], bag: Side | None = None) 
         if side is not bag
     ]
     drawn = {"reliability": reliability(settings, key), "lengths": by_length(settings, key)}
-    return Detail(name, key, settings, gaps, f1, {name: drawing for name, drawing in drawn.items() if drawing is not None})
+    return ComparedDetails(name, key, settings, gaps, f1, {name: drawing for name, drawing in drawn.items() if drawing is not None})
 
 
 # Figures -------------------------------------------------------------------------------------------------------------------------
 
 
-def reliability(sides: Sequence[Told], key: str) -> Figure | None:
+def reliability(sides: Sequence[Details], key: str) -> Figure | None:
     """Draw the share of right predictions against confidence, over all seeds; None without probabilities."""
-    there = [(place, side, side.calibration) for place, side in enumerate(sides) if side.calibration]
-    if not there:
+    drawn = [(place, side, side.calibration) for place, side in enumerate(sides) if side.calibration]
+    if not drawn:
         return None
-    what = "decisions" if there[0][2].several else "texts"
+    what = "decisions" if drawn[0][2].several else "texts"
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
         axes.plot([0, 100], [0, 100], color=COLOURS["muted"], linewidth=1, linestyle=(0, (3, 3)), zorder=1)
-        for place, _, calibration in there:
+        for place, _, calibration in drawn:
             colour, marker, style = SERIES[place % len(SERIES)]
             x, y = [100 * group.confidence for group in calibration.bins], [100 * group.right for group in calibration.bins]
             total = sum(group.texts for group in calibration.bins)
@@ -239,9 +239,9 @@ def reliability(sides: Sequence[Told], key: str) -> Figure | None:
         axes.set_xlabel("probability of a label, %" if what == "decisions" else "confidence, %")
         axes.set_ylabel("have it, %" if what == "decisions" else "right, %")
 
-    legend = [(side.label[:24], line(*_look(place))) for place, side, _ in there]
+    legend = [(side.label[:24], line(*_look(place))) for place, side, _ in drawn]
     description = "; ".join(
-        f"{side.label}: expected calibration error {number(numbers.mean(calibration.ece))} %" for _, side, calibration in there
+        f"{side.label}: expected calibration error {number(numbers.mean(calibration.ece))} %" for _, side, calibration in drawn
     )
     caption = (
         f"Reliability: share of {what} that are right against their confidence, over all seeds; on the dashed line the two are"
@@ -250,22 +250,22 @@ def reliability(sides: Sequence[Told], key: str) -> Figure | None:
     return figure(f"reliability-{key}", "Reliability diagram", description, caption, draw, tips, legend)
 
 
-def by_length(sides: Sequence[Told], key: str) -> Figure | None:
+def by_length(sides: Sequence[Details], key: str) -> Figure | None:
     """Draw the error against length with intervals and the truncation lengths; None without several bins."""
-    there = [(place, side) for place, side in enumerate(sides) if len(side.lengths) > 1]
-    if not there:
+    drawn = [(place, side) for place, side in enumerate(sides) if len(side.lengths) > 1]
+    if not drawn:
         return None
-    parts = there[0][1].lengths
+    parts = drawn[0][1].lengths
     names = [part.name for part in parts]
-    cuts = sorted({side.cut.max_length for _, side in there if side.cut and parts[0].low <= side.cut.max_length < parts[-1].high})
+    cuts = sorted({side.cut.max_length for _, side in drawn if side.cut and parts[0].low <= side.cut.max_length < parts[-1].high})
     tips: dict[str, list[str]] = {}
 
     def draw(axes: Any) -> None:
         for length in cuts:
             axes.axvline(_place(length, parts), color=COLOURS["muted"], linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        for turn, (place, side) in enumerate(there):
+        for turn, (place, side) in enumerate(drawn):
             colour, marker, style = SERIES[place % len(SERIES)]
-            x = [at + 0.12 * (turn - (len(there) - 1) / 2) for at in range(len(parts))]
+            x = [at + 0.12 * (turn - (len(drawn) - 1) / 2) for at in range(len(parts))]
             y = [part.estimate.value for part in side.lengths]
             for at, part in zip(x, side.lengths, strict=True):
                 if part.interval:
@@ -283,10 +283,10 @@ def by_length(sides: Sequence[Told], key: str) -> Figure | None:
         axes.set_xlabel("pieces of a text before truncation")
         axes.set_ylabel("error, %")
 
-    legend = [(side.label[:24], line(*_look(place))) for place, side in there]
+    legend = [(side.label[:24], line(*_look(place))) for place, side in drawn]
     description = "; ".join(
         f"{side.label}: " + ", ".join(f"{n} pieces {e.estimate.value:.1f} %" for n, e in zip(names, side.lengths, strict=True))
-        for _, side in there
+        for _, side in drawn
     )
     caption = "Errors by length: mean over seeds, with the 95 % interval over seeds and texts (bar)."
     caption += f" Dashed: {' and '.join(map(str, cuts))} pieces, the number read at once." if cuts else ""
@@ -315,27 +315,27 @@ def _with(value: str, bounds: tuple[float, float] | None, form: Any = number) ->
 
 # CSV -----------------------------------------------------------------------------------------------------------------------------
 
-About = Mapping[str, Any]
+RowKey = Mapping[str, Any]
 """The columns of a csv row that identify the setting."""
 
 
-def csv_files(columns: Sequence[str], settings: Callable[[], Sequence[tuple[About, Told]]]) -> dict[str, Callable[[], str]]:
+def csv_files(columns: Sequence[str], settings: Callable[[], Sequence[tuple[RowKey, Details]]]) -> dict[str, Callable[[], str]]:
     """Return {name of a csv file: function that makes it}, with rows by class, pair of classes, bin of lengths, and setting."""
     makers = {"labels": (LABELS, _labels), "confusions": (CONFUSIONS, _confusions), "lengths": (LENGTHS, _lengths)}
     makers |= {"calibration": (CALIBRATION, _calibration)}
 
-    def text(own: Sequence[str], rows: Callable[[Told], list[dict[str, Any]]]) -> str:
+    def text(own: Sequence[str], rows: Callable[[Details], list[dict[str, Any]]]) -> str:
         return csv_text((*columns, *own), [{**place, **row} for place, setting in settings() for row in rows(setting)])
 
     return {f"{name}.csv": partial(text, *maker) for name, maker in makers.items()}
 
 
-def _labels(setting: Told) -> list[dict[str, Any]]:
+def _labels(setting: Details) -> list[dict[str, Any]]:
     return [
         {
             "label": label.name,
             "texts": label.texts,
-            "given": label.given,
+            "given": label.predicted,
             "threshold": label.threshold,
             "precision_percent": label.precision,
             "recall_percent": label.recall,
@@ -347,14 +347,14 @@ def _labels(setting: Told) -> list[dict[str, Any]]:
     ]
 
 
-def _confusions(setting: Told) -> list[dict[str, Any]]:
+def _confusions(setting: Details) -> list[dict[str, Any]]:
     return [
         {"label": confusion.name, "given": confusion.instead, "texts": confusion.texts, "share_percent": confusion.share}
         for confusion in setting.confusions
     ]
 
 
-def _lengths(setting: Told) -> list[dict[str, Any]]:
+def _lengths(setting: Details) -> list[dict[str, Any]]:
     return [
         {
             "least_pieces": part.low,
@@ -371,7 +371,7 @@ def _lengths(setting: Told) -> list[dict[str, Any]]:
     ]
 
 
-def _calibration(setting: Told) -> list[dict[str, Any]]:
+def _calibration(setting: Details) -> list[dict[str, Any]]:
     scores = setting.calibration
     if scores is None:
         return []

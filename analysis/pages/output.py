@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.results.ledger import Ledger
-from analysis.tables.published_layout import Grid
-from analysis.text.write_whole import replace
+from analysis.tables.published_layout import TableLayout
+from analysis.text.places import shareable
+from analysis.text.write_whole import write_whole
 
 FORMATS = ("html", "md", "tex", "csv", "json")
 ALL_FORMATS = (*FORMATS, "txt", "pdf")
@@ -23,7 +24,7 @@ class Report:
     """The report of a run, before it is written."""
 
     ledger: Ledger
-    grid: Grid
+    layout: TableLayout
     headline: str
     sentence: str
     missing: Sequence[str]
@@ -39,13 +40,14 @@ def check(formats: Sequence[str]) -> None:
 def write(folder: Path, files: Files, formats: Sequence[str]) -> Path:
     """Write the files of these formats except the PDF. Returns the path of the page, or the folder without one.
 
+    Reports are shared with others: home folders and user names are removed from paths in them.
     Raises ValueError for an unknown format, OSError if the folder cannot be written.
     """
     check(formats)
     wanted = dict.fromkeys([*formats, *ALWAYS, *(["html"] if "pdf" in formats else [])])
     texts = {name: make() for format_ in wanted for name, make in files.get(format_, {}).items()}
     for name, text in texts.items():
-        replace(folder / name, text)
+        write_whole(folder / name, shareable(text) if isinstance(text, str) else map(shareable, text))
     for old in (folder / "figures").glob("*.svg"):
         if f"figures/{old.name}" not in texts:
             old.unlink()  # from an earlier state of the run

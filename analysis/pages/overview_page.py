@@ -15,9 +15,9 @@ from analysis.tables.published_layout import ours
 from analysis.text.numbers import DASH, aligned, interval, md, over_seeds, wrapped
 from analysis.text.plain import plain
 from analysis.text.plain_data import csv_text, json_text
-from analysis.text.tex import Column, table, tex
+from analysis.text.tex import TexColumn, table, tex
 
-COMPARE = "study compare RUN_A RUN_B weighs two runs, setting by setting: paired over the test texts, a verdict for each."
+COMPARE = "study compare RUN_A RUN_B compares two runs setting by setting, paired over the test texts, with verdicts."
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def notes(entries: Sequence[Entry]) -> list[str]:
         sentences.append(
             "Published numbers are of the papers' own data, encoders and sizes; ours are shown beside them and do not replace them."
         )
-    if statistics := [e.name for e in entries if not e.report.ledger.cells and e.report.ledger.about.get("statistics")]:
+    if statistics := [e.name for e in entries if not e.report.ledger.cells and e.report.ledger.definition.get("statistics")]:
         sentences.append(f"Statistics of texts are only in the report of {', '.join(statistics)}.")
     if matrix(entries) and any(entry.report.ledger.kind == "study" for entry in entries):
         sentences.append(
@@ -194,7 +194,7 @@ def latex(entries: Sequence[Entry], lost: Sequence[str]) -> str:
     """Format the table of all cells as LaTeX."""
     all_rows = rows(entries)
     columns = [
-        Column(name, [[tex(_texts(row)[i])] for row in all_rows], align="l" if i < 4 else "r") for i, name in enumerate(HEAD)
+        TexColumn(name, [[tex(_texts(row)[i])] for row in all_rows], align="l" if i < 4 else "r") for i, name in enumerate(HEAD)
     ]
     remarks = [*notes(entries), *(f"{entry.name}: {text}" for entry in entries for text in entry.report.missing), *lost]
     comments = [f"{entry.name}: {entry.report.headline}" for entry in entries]
@@ -206,7 +206,7 @@ def latex(entries: Sequence[Entry], lost: Sequence[str]) -> str:
 
 def cells(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """Return every cell as plain data."""
-    return [{"run": e.name} | cell for e in entries for cell in forms.cells(e.report.ledger, e.report.grid)]
+    return [{"run": e.name} | cell for e in entries for cell in forms.cells(e.report.ledger, e.report.layout)]
 
 
 def csv(entries: Sequence[Entry]) -> str:

@@ -1,10 +1,10 @@
-"""All that is made of a run's records, in one folder: tables, figures, the page. The same records give the same bytes."""
+"""Write the report of a study from its records: tables, figures, the page. The same records give the same bytes."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,12 +13,12 @@ from typing import Any
 from analysis.figures import study_figures
 from analysis.figures.svg import COLOURS, Figure
 from analysis.pages import details, output
-from analysis.pages.details import Detail, Told
+from analysis.pages.details import ComparedDetails, Details
 from analysis.records.metric import BESIDE
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
-from analysis.results.final_settings import Difference, Finals, Setting
+from analysis.results.final_settings import Difference, Finals, FinalSetting
 from analysis.stats import labels
 from analysis.stats.importance import Importance, importance
 from analysis.tables import csv_export, forms, result_table, sentences, study_ledger
@@ -29,60 +29,62 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def read(run: str | Path) -> output.Report:
-    """The report of a run folder, before it is written. Raises FileNotFoundError where there is no run."""
-    found = load(run)
-    matter = importance(found.search, found.space)
-    finals = Finals(found)
-    drawn, close = draw(finals, matter), detail(finals)
-    made = study_ledger.ledger(finals)
-    table, lacking, said = study_ledger.grid(finals, made), sentences.missing(finals), answer(finals)
-    every = [*drawn.values(), *(close.figures.values() if close else ())]
+    """Return the report of a run folder, before it is written. Raises FileNotFoundError if there is no run."""
+    records = load(run)
+    shares = importance(records.search, records.space)
+    finals = Finals(records)
+    drawn, comparison = draw(finals, shares), compared_details(finals)
+    ledger = study_ledger.ledger(finals)
+    table, lacking, headline_and_sentence = study_ledger.layout(finals, ledger), sentences.missing(finals), answer(finals)
+    figures = [*drawn.values(), *(comparison.figures.values() if comparison else ())]
     files: output.Files = {
-        "html": {"report.html": lambda: page(finals, matter, drawn, close)},
+        "html": {"report.html": lambda: page(finals, shares, drawn, comparison)},
         "md": {"table.md": lambda: result_table.markdown(finals)},
         "tex": {"table.tex": lambda: result_table.latex(finals)},
         "csv": {
-            "cells.csv": lambda: forms.csv(made, table),
-            "results.csv": lambda: csv_export.results_csv(found),
-            "trials.csv": lambda: csv_export.trials_csv(found),
-            "tasks.csv": lambda: csv_export.tasks_csv(found),
+            "cells.csv": lambda: forms.csv(ledger, table),
+            "results.csv": lambda: csv_export.results_csv(records),
+            "trials.csv": lambda: csv_export.trials_csv(records),
+            "tasks.csv": lambda: csv_export.tasks_csv(records),
         }
-        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(told, finals))),
-        "json": {"report.json": lambda: forms.as_json(made, table, (), said, lacking)},
+        | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(setting_details, finals))),
+        "json": {"report.json": lambda: forms.as_json(ledger, table, (), headline_and_sentence, lacking)},
         "txt": {"table.txt": lambda: result_table.result_text(finals)},
-        "": {"provenance.csv": lambda: forms.provenance_csv(made)}
-        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in every},
+        "": {"provenance.csv": lambda: forms.provenance_csv(ledger)}
+        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in figures},
     }
-    return output.Report(made, table, *said, lacking, files)
+    return output.Report(ledger, table, *headline_and_sentence, lacking, files)
 
 
-def draw(finals: Finals, matter: Importance) -> dict[str, Figure]:
-    """All figures that the records are good for, by name."""
+def draw(finals: Finals, shares: Importance) -> dict[str, Figure]:
+    """Return {name: figure} of all figures that the records have data for."""
     run = finals.run
-    made = [study_figures.result(finals), study_figures.curves(run), study_figures.finals(finals), study_figures.history(run)]
-    made += [study_figures.budget(run), study_figures.importances(run, matter)]
-    made += [study_figures.dimension(run, index) for index in range(len(run.space))]
-    return {figure.name: figure for figure in made if figure is not None}
+    figures = [study_figures.result(finals), study_figures.curves(run), study_figures.finals(finals), study_figures.history(run)]
+    figures += [study_figures.budget(run), study_figures.importances(run, shares)]
+    figures += [study_figures.dimension(run, index) for index in range(len(run.space))]
+    return {figure.name: figure for figure in figures if figure is not None}
 
 
-def detail(finals: Finals) -> Detail | None:
-    """The chosen setting, or the best so far, with the reference and the bag of words beside it; None without predictions of it."""
-    run, found = finals.run, finals.tested
-    chosen = [sides.of_setting(run, setting) for setting in found if setting is found[0] or setting.reference]
-    return details.detail("", "chosen", chosen, sides.of_baseline(run))
+def compared_details(finals: Finals) -> ComparedDetails | None:
+    """Compare the chosen setting, or the best so far, with the reference and the bag of words; None without its predictions."""
+    run, tested = finals.run, finals.tested
+    compared = [sides.of_setting(run, setting) for setting in tested if setting is tested[0] or setting.reference]
+    return details.compare_details("", "chosen", compared, sides.of_baseline(run))
 
 
-def told(finals: Finals) -> list[tuple[dict[str, Any], Told]]:
-    """(what says which it is, all that is said of it) of every final setting with a test score."""
-    found = [(setting, sides.of_setting(finals.run, setting)) for setting in finals.tested]
+def setting_details(finals: Finals) -> list[tuple[dict[str, Any], Details]]:
+    """Return (columns that identify it, its details) of every final setting with a test score."""
     return [
-        ({"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)}, details.told(side))
-        for setting, side in found
+        (
+            {"setting": setting.key, "setting_label": setting.label, "seeds": len(setting.test)},
+            details.details_of(sides.of_setting(finals.run, setting)),
+        )
+        for setting in finals.tested
     ]
 
 
-def page(finals: Finals, matter: Importance, drawn: Mapping[str, Figure], close: Detail | None = None) -> str:
-    """The report as one HTML page that asks for nothing else."""
+def page(finals: Finals, shares: Importance, drawn: Mapping[str, Figure], comparison: ComparedDetails | None = None) -> str:
+    """Format the report as one HTML page without external files."""
     run = finals.run
     headline, sentence = answer(finals)
     return render(
@@ -97,12 +99,12 @@ def page(finals: Finals, matter: Importance, drawn: Mapping[str, Figure], close:
         facts=sentences.facts(finals),
         missing=sentences.missing(finals),
         figures=drawn,
-        inline=inline(drawn) | inline({each.name: each for each in close.figures.values()} if close else {}),
-        importance=matter,
+        inline=inline(drawn) | inline({figure.name: figure for figure in comparison.figures.values()} if comparison else {}),
+        importance=shares,
         dimensions=[f"dimension-{index}" for index in range(len(run.space)) if f"dimension-{index}" in drawn],
-        detail=close,
+        detail=comparison,
         score_heads=details.SCORES,
-        score_facts=details.facts(close.sides if close else ()),
+        score_facts=details.facts(comparison.sides if comparison else ()),
         number=numbers.number,
         spread=numbers.spread,
         by_task=labels.by_task(run),
@@ -114,19 +116,19 @@ def page(finals: Finals, matter: Importance, drawn: Mapping[str, Figure], close:
         trials=[_trial_row(run, trial) for trial in _ordered(run)],
         versions=versions(run),
         notices=notices(run),
-        count=numbers.count,
+        count=partial(numbers.count_text, gap=numbers.NARROW),
     )
 
 
 def inline(drawn: Mapping[str, Figure]) -> dict[str, Any]:
-    """Figures as markup of the page: our own drawing, whose texts are escaped."""
+    """Return {name: markup of the figure}; it needs no escaping, since we draw it and escape its texts."""
     from markupsafe import Markup
 
     return {name: Markup(figure.inline) for name, figure in drawn.items()}
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of that template, with the style and the script that all pages share, and a policy that lets it ask for nothing."""
+    """Render a template with the common style and script, and a content security policy that forbids network access."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -144,13 +146,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def answer(finals: Finals) -> tuple[str, str]:
-    """(headline, the answer in one sentence)."""
-    run, found = finals.run, finals.settings
+    """Return (headline, the answer in one sentence)."""
+    run, ranked = finals.run, finals.settings
     task = plain(run.config.get("task") or next((task for (task,) in run.distinct("task") if task), ""), 60)
     where = f"On {task}, " if task else ""
-    if not found or not found[0].test:
-        return _no_answer(run, where, found)
-    best = found[0]
+    if not ranked or not ranked[0].test:
+        return _no_answer(run, where, ranked)
+    best = ranked[0]
     score = numbers.mean(best.test) or 0.0
     seeds = f"{len(best.test)} seeds" if len(best.test) > 1 else "one seed"
     settled = final_settings.is_settled(run)
@@ -161,16 +163,15 @@ def answer(finals: Finals) -> tuple[str, str]:
         bounds.append(f"{numbers.interval(best.texts_interval)} over the {best.examples:,} test texts{alone}")
     interval = f"95 % interval {', '.join(bounds)}" if bounds else "no interval"
     interval += "; one seed, whose spread is unknown" if len(best.test) == 1 else ""
-    said = f"{where}{sentences.named(best.label)} "
     if run.metric.higher:
-        said += f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
+        result = f"reaches a test {run.metric.label} of {score:.2f} % ({interval})"
     else:
-        said += f"errs on {score:.2f} % of the test texts ({interval})"
-    return headline, said + _versus(finals) + "."
+        result = f"errs on {score:.2f} % of the test texts ({interval})"
+    return headline, f"{where}{sentences.named(best.label)} {result}{_versus(finals)}."
 
 
 def _versus(finals: Finals) -> str:
-    """`: 0.8 points below the papers' setting, within noise, and 11.0 points below ...`; empty with nothing to compare."""
+    """`: 0.8 points below the papers' setting, within noise, and 11.0 points below ...`; empty without a comparison."""
     gaps = finals.comparisons
     parts = [sentences.distance(gap, sentences.named(label)) for label, gap in gaps]
     certain = [sentences.certainty(gap) for _, gap in gaps]
@@ -180,34 +181,31 @@ def _versus(finals: Finals) -> str:
 
 
 def chosen_settings(finals: Finals) -> str:
-    """The settings of the chosen one, or of the best so far, in one line."""
-    found = finals.settings
-    return settings_text(found[0].trials[0].params, finals.run.space) if found and found[0].test else ""
+    """Return the hyperparameters of the chosen setting, or of the best so far, in one line; empty without a test score."""
+    ranked = finals.settings
+    return settings_text(ranked[0].trials[0].params, finals.run.space) if ranked and ranked[0].test else ""
 
 
-def _no_answer(run: Run, where: str, found: list[Setting]) -> tuple[str, str]:
-    if found:
-        best = found[0]
+def _no_answer(run: Run, where: str, ranked: Sequence[FinalSetting]) -> tuple[str, str]:
+    """(headline, sentence) before there is a test score."""
+    if ranked:
+        best = ranked[0]
         name, score = sentences.named(best.label), f"{numbers.spread(best.validation)} % validation {run.metric.label}"
-        said = f"{where}{name} ({settings_text(best.trials[0].params, run.space)}) leads with {score}"
-        return "No test result yet", f"{said}; the test split has not been read."
+        leader = f"{name} ({settings_text(best.trials[0].params, run.space)})"
+        return "No test result yet", f"{where}{leader} leads with {score}; the test split has not been read."
     complete = [trial for trial in run.search if trial.status == "complete" and trial.score is not None]
     best_trial = min(complete, key=run.loss, default=None)
     if best_trial is None:
-        return "No result yet", f"{where}no trial has come to a result{_tally(run)}."
-    said = (
-        f"{where}the best of {len(complete)} complete trials is {best_trial.name} ({settings_text(best_trial.params, run.space)})"
-    )
-    return "No test result yet", f"{said} with {best_trial.score:.2f} % validation {run.metric.label}; finals have not been run."
-
-
-def _tally(run: Run) -> str:
-    return f" ({len(run.search)} begun: {sentences.by_status(run)})" if run.search else ""
+        tally = f" ({len(run.search)} begun: {sentences.by_status(run)})" if run.search else ""
+        return "No result yet", f"{where}no trial has a result yet{tally}."
+    leader = f"the best of {len(complete)} complete trials is {best_trial.name} ({settings_text(best_trial.params, run.space)})"
+    score = f"{best_trial.score:.2f} % validation {run.metric.label}"
+    return "No test result yet", f"{where}{leader} with {score}; finals have not been run."
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A number that stands out at the top."""
+    """A number at the top of the page."""
 
     name: str
     value: str
@@ -216,21 +214,22 @@ class Tile:
 
 
 def tiles(finals: Finals) -> list[Tile]:
-    """Test score, differences, what sharing saved."""
-    run, found = finals.run, finals.settings
-    made: list[Tile] = []
-    if found and found[0].test:
-        best = found[0]
+    """Return the numbers at the top of the page: test score, differences, the training saved by sharing."""
+    run, ranked = finals.run, finals.settings
+    entries: list[Tile] = []
+    if ranked and ranked[0].test:
+        best = ranked[0]
         note = f"95 %: {numbers.interval(best.interval)} over {len(best.test)} seeds and texts" if best.interval else ""
         note = note or ("one seed" if len(best.test) == 1 else f"{len(best.test)} seeds")
         note += f"\n95 %: {numbers.interval(best.texts_interval)} over texts alone"
-        made.append(Tile(f"test {run.metric.label}", f"{numbers.mean(best.test) or 0.0:.2f}", "%", note))
-        made += [_gap_tile(f"against {sentences.named(label)}", gap) for label, gap in finals.comparisons]
+        entries.append(Tile(f"test {run.metric.label}", f"{numbers.mean(best.test) or 0.0:.2f}", "%", note))
+        entries += [_gap_tile(f"against {sentences.named(label)}", gap) for label, gap in finals.comparisons]
     total = sharing.saved(run)
     if total is not None:
-        note = f"{numbers.count(total.shared)} tokens instead of {numbers.count(total.unshared)}"
-        made.append(Tile("training spared by sharing", f"{100 * total.share:.0f}", "%", note))
-    return made
+        shared, unshared = (numbers.count_text(tokens, numbers.NARROW) for tokens in (total.shared, total.unshared))
+        note = f"{shared} tokens instead of {unshared}"
+        entries.append(Tile("training spared by sharing", f"{100 * total.share:.0f}", "%", note))
+    return entries
 
 
 def _gap_tile(name: str, gap: Difference) -> Tile:
@@ -241,12 +240,12 @@ def _gap_tile(name: str, gap: Difference) -> Tile:
 
 
 def _ordered(run: Run) -> list[Trial]:
-    """Best on validation first; those without a value last."""
+    """All trials, best on validation first; those without a score last."""
     return sorted(run.trials, key=run.loss)
 
 
 def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
-    """Cells of the table of trials: (text, value to sort by)."""
+    """One row of the table of trials; a cell is (text, value to sort by)."""
     test = run.metric.score(trial.test) if trial.test else None
     epochs = trial.curve[-1][0] if trial.curve else 0
     return {
@@ -260,7 +259,7 @@ def _trial_row(run: Run, trial: Trial) -> dict[str, Any]:
         "effort": [
             (numbers.DASH if trial.seed is None else str(trial.seed), trial.seed),
             (f"{epochs:g}", epochs),
-            (numbers.count(trial.tokens), trial.tokens),
+            (numbers.count_text(trial.tokens, numbers.NARROW), trial.tokens),
             (numbers.duration(trial.seconds), trial.seconds),
         ],
     }
@@ -273,18 +272,18 @@ def _cell(value: Any) -> tuple[str, Any]:
 
 
 def versions(run: Run) -> list[tuple[str, str]]:
-    """(what, which) of everything that made the results; several where sessions differ."""
-    found: dict[str, list[str]] = {}
+    """Return (name, version) of the software and hardware that computed the results; several versions if sessions differ."""
+    used: dict[str, list[str]] = {}
     for row in run.of("study"):
-        about = {**(row.get("versions") or {}), "commit": _short_commit(row.get("commit")), "device": row.get("device")}
-        about["study digest"] = row.get("config_digest")
-        for name, value in about.items():
-            if value and plain(value) not in found.setdefault(plain(name), []):
-                found[plain(name)].append(plain(value, 80))
+        session = {**(row.get("versions") or {}), "commit": _short_commit(row.get("commit")), "device": row.get("device")}
+        session["study digest"] = row.get("config_digest")
+        for name, value in session.items():
+            if value and plain(value) not in used.setdefault(plain(name), []):
+                used[plain(name)].append(plain(value, 80))
     devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
-    found["device"] = devices or found.get("device", [])
-    found["precision"] = precisions
-    return [(name, ", then ".join(values)) for name, values in found.items() if values]
+    used["device"] = devices or used.get("device", [])
+    used["precision"] = precisions
+    return [(name, ", then ".join(values)) for name, values in used.items() if values]
 
 
 def _short_commit(commit: str | None) -> str | None:
@@ -292,5 +291,5 @@ def _short_commit(commit: str | None) -> str | None:
 
 
 def notices(run: Run) -> list[str]:
-    """What the study had to say, each once."""
+    """Return the notices of the study without repetitions."""
     return list(dict.fromkeys(plain(row["text"], 500) for row in run.of("notice")))

@@ -58,7 +58,7 @@ class Columns:
             for at, values in zip(kept.index, kept.itertuples(index=False), strict=True)
         }
 
-    def by_trial(self, metric: Metric) -> dict[str, Told]:
+    def by_trial(self, metric: Metric) -> dict[str, TrialEvaluations]:
         """Return {trial: its evaluations in the order of the records}."""
         import pandas as pd
 
@@ -72,7 +72,7 @@ class Columns:
         order = np.argsort(codes, kind="stable")
         for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
             if len(part) and codes[part[0]] >= 0 and (name := known[codes[part[0]]]):
-                evaluations[name] = Told(phase[part[0]], **{field: values[part] for field, values in columns.items()})
+                evaluations[name] = TrialEvaluations(phase[part[0]], **{field: values[part] for field, values in columns.items()})
         return evaluations
 
     def ends(self) -> Iterator[tuple[Any, str]]:
@@ -90,7 +90,7 @@ class Columns:
 
 
 @dataclass
-class Told:
+class TrialEvaluations:
     """The evaluations of a trial as arrays [n], in the order of the records; NaN or None where a value is missing."""
 
     phase: str | None

@@ -1,6 +1,6 @@
 """Test predictions of a final: counts by class, scores, and the loss of every text, from which the variance of a score follows.
 
-A score is a smooth function of means over texts; its influence function (Hampel's, the delta method) tells how much one text moves
+A score is a smooth function of means over texts; its influence function (Hampel's, the delta method) is how much one text moves
 it. The variance of the influences divided by the number of texts is the variance of the score; the same holds for the difference of
 two scores on the same texts. For a share of texts it is the usual binomial variance. So every score can be written as a mean of
 losses of texts, and the statistics of error rates apply to F1 and Matthews' coefficient too.
@@ -26,10 +26,10 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """True (`has`) and predicted (`given`) classes in the order of the texts: [n] for one label, 0/1 [n, labels] for several."""
+    """True (`has`) and `predicted` classes in the order of the texts: [n] for one label, 0/1 [n, labels] for several."""
 
     has: Array
-    given: Array
+    predicted: Array
     classes: int
     pieces: Array | None = None
     """[n]: length of each text before truncation, in pieces; None if not stored."""
@@ -48,24 +48,24 @@ class Predictions:
     @property
     def right(self) -> Array:
         """[n]: which texts are classified correctly; with several labels, all of them."""
-        same = self.has == self.given
+        same = self.has == self.predicted
         return np.asarray(same.all(axis=1) if self.several else same)
 
     def counts(self) -> tuple[Array, Array, Array]:
         """Return (true positives, true texts, predicted texts) of every class, [classes] each."""
         if self.several:
-            return (self.has & self.given).sum(axis=0), self.has.sum(axis=0), self.given.sum(axis=0)
-        right = self.has[self.has == self.given]
+            return (self.has & self.predicted).sum(axis=0), self.has.sum(axis=0), self.predicted.sum(axis=0)
+        right = self.has[self.has == self.predicted]
         return (
             np.bincount(right, minlength=self.classes),
             np.bincount(self.has, minlength=self.classes),
-            np.bincount(self.given, minlength=self.classes),
+            np.bincount(self.predicted, minlength=self.classes),
         )
 
     def confusions(self) -> Counter[tuple[int, int]]:
         """Return {(true class, predicted class): number of misclassified texts}; for one label per text."""
-        wrong = self.has != self.given
-        return Counter(zip(self.has[wrong].tolist(), self.given[wrong].tolist(), strict=True))
+        wrong = self.has != self.predicted
+        return Counter(zip(self.has[wrong].tolist(), self.predicted[wrong].tolist(), strict=True))
 
     def score(self, metric: Metric) -> float:
         """The score over all texts, percent."""
@@ -85,7 +85,7 @@ def _right(of: Predictions) -> tuple[float, Array]:
 def _micro(of: Predictions) -> tuple[float, Array]:
     if not of.several:
         return _right(of)
-    right, both = (of.has & of.given).sum(axis=1), of.has.sum(axis=1) + of.given.sum(axis=1)
+    right, both = (of.has & of.predicted).sum(axis=1), of.has.sum(axis=1) + of.predicted.sum(axis=1)
     if not both.sum():
         return 0.0, np.zeros(len(both))
     f1 = 2 * right.sum() / both.sum()
@@ -94,24 +94,28 @@ def _micro(of: Predictions) -> tuple[float, Array]:
 
 def _macro(of: Predictions) -> tuple[float, Array]:
     right, has, predicted = of.counts()
-    there = has + predicted > 0
-    weight = np.where(there, len(of.has) / np.maximum(has + predicted, 1), 0.0)  # 1 over a class's mean of has + predicted
+    occurs = has + predicted > 0
+    weight = np.where(occurs, len(of.has) / np.maximum(has + predicted, 1), 0.0)  # 1 over a class's mean of has + predicted
     f1 = 2 * right / np.maximum(has + predicted, 1)
     if of.several:
-        moved = 2.0 * (of.has & of.given) - f1 * (of.has.astype(int) + of.given)
+        moved = 2.0 * (of.has & of.predicted) - f1 * (of.has.astype(int) + of.predicted)
         return float(f1.mean()), (moved * weight).sum(axis=1) / of.classes
-    moved = 2 * weight[of.has] * (of.has == of.given) - (f1 * weight)[of.has] - (f1 * weight)[of.given]
-    return float(f1.sum() / there.sum()), moved / there.sum()
+    moved = 2 * weight[of.has] * (of.has == of.predicted) - (f1 * weight)[of.has] - (f1 * weight)[of.predicted]
+    return float(f1.sum() / occurs.sum()), moved / occurs.sum()
 
 
 def _mcc(of: Predictions) -> tuple[float, Array]:
     _, has, predicted = of.counts()
     p, q = has / len(of.has), predicted / len(of.has)
-    above, u, v = of.right.mean() - (p * q).sum(), 1 - (p * p).sum(), 1 - (q * q).sum()  # no @: its bits are the processor's
+    above, u, v = (
+        of.right.mean() - (p * q).sum(),
+        1 - (p * p).sum(),
+        1 - (q * q).sum(),
+    )  # no @: its last bits depend on the processor
     if not u * v:
         return 0.0, np.zeros(len(of.has))
-    moved = of.right - q[of.has] - p[of.given]  # up to a constant, as all that follows
-    moved = moved + above * (p[of.has] / u + q[of.given] / v)
+    moved = of.right - q[of.has] - p[of.predicted]  # up to a constant, like all terms below
+    moved = moved + above * (p[of.has] / u + q[of.predicted] / v)
     return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
 
 
@@ -209,8 +213,8 @@ def probabilities(run: Path, name: str, of: Predictions) -> Array | None:
         order = np.argsort(table["index"].to_numpy(), kind="stable")
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float64)
         values = flat.reshape(len(of.has), -1)[order]
-        if values.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.given.max())):
-            raise ValueError(f"there are probabilities of {values.shape[1]} classes only")
+        if values.shape[1] < (of.has.shape[1] if of.several else 1 + max(of.has.max(), of.predicted.max())):
+            raise ValueError(f"it has probabilities of {values.shape[1]} classes only")
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise ValueError("some probabilities are no numbers from 0 to 1")
         if not of.several and abs(values.sum(axis=1) - 1).max() > 1e-3:

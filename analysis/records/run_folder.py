@@ -17,7 +17,7 @@ from analysis.records import bulk, record
 from analysis.records.bulk import Columns
 from analysis.records.metric import Metric, of_run
 from analysis.records.predictions import Array, Predictions, of_trial, stacked
-from analysis.records.trials import Dimension, Row, Trial, dimensions_of, trials_of
+from analysis.records.trials import Row, SearchDimension, Trial, dimensions_of, trials_of
 from analysis.text.plain import plain, shown
 
 
@@ -48,9 +48,9 @@ class Run:
 
     def of(self, event: str) -> list[Row]:
         """Return the records of one event, in order."""
-        return list(self.each(event))
+        return list(self.iterate(event))
 
-    def each(self, event: str) -> Iterator[Row]:
+    def iterate(self, event: str) -> Iterator[Row]:
         """Yield the same one by one, without holding all of a large run in memory."""
         if event != "evaluation" or self.columns is None:
             return (row for row in self.rows if row["event"] == event)
@@ -133,7 +133,7 @@ class Run:
         } | recorded
 
     @cached_property
-    def space(self) -> list[Dimension]:
+    def space(self) -> list[SearchDimension]:
         """Dimensions of the search, from the study file; without one, inferred from the trials' parameters."""
         return dimensions_of(self.config.get("space"), self.search or self.trials)
 
@@ -218,7 +218,7 @@ def unread(error: Exception) -> str:
     return "no test predictions" if isinstance(error, FileNotFoundError) else plain(error, 160)
 
 
-def settings_text(params: Mapping[str, Any], space: Sequence[Dimension]) -> str:
+def settings_text(params: Mapping[str, Any], space: Sequence[SearchDimension]) -> str:
     """Format a setting in one line, in the order of the search space."""
     names = {dimension.path: dimension.name for dimension in space}
     order = [path for path in names if path in params] + [path for path in params if path not in names]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.records.bulk import Columns, Told
+from analysis.records.bulk import Columns, TrialEvaluations
 from analysis.records.metric import Metric, objective
 from analysis.text.plain import plain, shown
 
@@ -18,7 +18,7 @@ STATUSES = ("complete", "stopped", "diverged", "failed", "running")
 
 
 @dataclass(frozen=True)
-class Dimension:
+class SearchDimension:
     """One dimension of the search space."""
 
     path: str
@@ -126,7 +126,7 @@ def _evaluation(trial: Trial, row: Row, metric: Metric) -> None:
         trial.energy_j = row.get("energy_j", trial.energy_j)
 
 
-def _evaluations(trial: Trial, evaluations: Told, until: int | None = None) -> None:
+def _evaluations(trial: Trial, evaluations: TrialEvaluations, until: int | None = None) -> None:
     """Update a trial from its evaluations before a line of the records, except those processed already."""
     end = len(evaluations.lines) if until is None else int(np.searchsorted(evaluations.lines, until))
     new, evaluations.taken = slice(evaluations.taken, end), end
@@ -147,7 +147,7 @@ def _evaluations(trial: Trial, evaluations: Told, until: int | None = None) -> N
     trial.seconds = float(timed[-1]) if len(timed) else trial.seconds
 
 
-def dimensions_of(config: Any, trials: Sequence[Trial]) -> list[Dimension]:
+def dimensions_of(config: Any, trials: Sequence[Trial]) -> list[SearchDimension]:
     """Return the dimensions of a search space `config` (anything else counts as empty) and of the trials' parameters."""
     config = config if isinstance(config, dict) else {}
     seen: dict[str, list[Any]] = {}
@@ -160,7 +160,7 @@ def dimensions_of(config: Any, trials: Sequence[Trial]) -> list[Dimension]:
         spec = config[path] if isinstance(config.get(path), dict) else None
         kind, values = _kind(spec, seen.get(path, []))
         conditional = bool(spec.get("when")) if spec else len(seen.get(path, [])) < len(trials)
-        dimensions.append(Dimension(path, _short(path), kind, values, conditional))
+        dimensions.append(SearchDimension(path, _short(path), kind, values, conditional))
     return dimensions
 
 

@@ -77,12 +77,12 @@ class Verdict:
     @property
     def text(self) -> str:
         """The verdict and its reasons as sentences."""
-        return said(self)
+        return in_words(self)
 
 
 def verdicts(ledger: Ledger) -> list[Verdict]:
     """Return a verdict for every claim, in order."""
-    results = [_verdict(ledger, claim) for claim in listed(ledger.about.get("claims")) if isinstance(claim, dict)]
+    results = [_verdict(ledger, claim) for claim in listed(ledger.definition.get("claims")) if isinstance(claim, dict)]
     tested = [v.p_value for v in results if v.p_value is not None]
     corrected = iter(inference.holm(tested))
     return [_decided(v, next(corrected), len(tested)) if v.p_value is not None else v for v in results]
@@ -158,7 +158,7 @@ def _selected(ledger: Ledger, task: str, selector: Mapping[str, Any]) -> list[Ce
 
 def sides(ledger: Ledger, task: str) -> list[Cell]:
     """Return two cells of a task to show in detail: the best of both sides of the first claim, else the best and the first."""
-    for claim in (entry for entry in listed(ledger.about.get("claims")) if isinstance(entry, dict)):
+    for claim in (entry for entry in listed(ledger.definition.get("claims")) if isinstance(entry, dict)):
         if not _is_of(ledger, claim, task):
             continue
         best = claim.get("best")
@@ -280,9 +280,10 @@ def _printed(one: Sequence[Cell], other: Sequence[Cell]) -> float | None:
 # Words ---------------------------------------------------------------------------------------------------------------------------
 
 
-def said(verdict: Verdict) -> str:
+def in_words(verdict: Verdict) -> str:
     """Put a verdict into words: the difference, its uncertainty, and what would decide the claim."""
-    parts = [_difference(verdict), _seeds_needed(verdict), _paper(verdict), _details(verdict)]
+    paper = "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
+    parts = [_difference(verdict), _seeds_needed(verdict), paper, _details(verdict)]
     return f"{KINDS[verdict.kind]}: {' '.join(part for part in parts if part)}"
 
 
@@ -331,11 +332,7 @@ def _seeds_needed(verdict: Verdict) -> str:
         return (
             "The interval leaves zero out, but not after the correction for the number of claims: a few more seeds would decide it."
         )
-    return f"About {verdict.needed} seeds of each would decide it, if the difference stays what it is."
-
-
-def _paper(verdict: Verdict) -> str:
-    return "" if verdict.published is None else f"In the paper: {points(verdict.published, verdict.metric)}."
+    return f"About {verdict.needed} seeds of each would decide it, if the difference stays the same."
 
 
 def _details(verdict: Verdict) -> str:

@@ -25,7 +25,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Side:
+class TestedSetting:
     """One setting of one run."""
 
     metric: Metric
@@ -57,8 +57,8 @@ class Pair:
     """A setting that both runs have."""
 
     key: Key
-    one: Side
-    other: Side
+    one: TestedSetting
+    other: TestedSetting
     estimate: Estimate | None
     """Loss of the second minus loss of the first, points; None if they cannot be compared."""
     why: str
@@ -97,13 +97,13 @@ def compare(one: Path, other: Path) -> tuple[list[Pair], list[str]]:
     return pairs, [*lacking, *(f"A: {text}" for text in notes), *(f"B: {text}" for text in their_notes)]
 
 
-def _chosen(mine: dict[Key, Side], theirs: dict[Key, Side]) -> dict[Key, Key]:
+def _chosen(mine: dict[Key, TestedSetting], theirs: dict[Key, TestedSetting]) -> dict[Key, Key]:
     """Match the first setting of each task, which in a study is the chosen one, for runs whose labels differ."""
     first = {task: (task, label) for task, label in reversed(mine)}
     return {first[task]: (task, label) for task, label in reversed(theirs) if task in first}
 
 
-def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
+def _sides(folder: Path) -> tuple[dict[Key, TestedSetting], list[str]]:
     if is_ablation(folder):
         ablation = ledger(folder)
         cells = [cell for cell in ablation.cells if cell.finished]
@@ -117,24 +117,24 @@ def _sides(folder: Path) -> tuple[dict[Key, Side], list[str]]:
         task = plain(next((trial.test["task"] for trial in tested if trial.test and trial.test.get("task")), "") or "the task")
         if setting.losses is None:
             problems.append(f"{setting.label}: {setting.texts}")
-        sides[task, setting.label] = Side(run.metric, tuple(setting.test), setting.losses, setting.texts, run.inputs, task)
+        sides[task, setting.label] = TestedSetting(run.metric, tuple(setting.test), setting.losses, setting.texts, run.inputs, task)
     return sides, problems
 
 
-def _side(ledger: Ledger, cell: Cell) -> Side:
+def _side(ledger: Ledger, cell: Cell) -> TestedSetting:
     first = cell.finished[0]
     data = plain((first.trial.test or {}).get("task") or cell.task)
-    return Side(cell.metric, tuple(cell.scores), cell.losses, cell.texts, ledger.studies[first.study].inputs, data)
+    return TestedSetting(cell.metric, tuple(cell.scores), cell.losses, cell.texts, ledger.studies[first.study].inputs, data)
 
 
-def _other_inputs(sides: Iterable[tuple[Side, Side]]) -> list[str]:
+def _other_inputs(sides: Iterable[tuple[TestedSetting, TestedSetting]]) -> list[str]:
     """A note on the inputs that differ between the two sides; empty if old records lack the inputs."""
     known = [(one.inputs, other.inputs) for one, other in sides if one.inputs and other.inputs]
     names = {name for one, other in known for name in {*one, *other} if one.get(name) != other.get(name)}
     return [f"not the same in A and B: {', '.join(sorted(names))}"] if names else []
 
 
-def _pair(key: Key, one: Side, other: Side) -> Pair:
+def _pair(key: Key, one: TestedSetting, other: TestedSetting) -> Pair:
     if one.metric != other.metric:
         return Pair(key, one, other, None, f"{one.metric.label} % and {other.metric.label} %")
     if one.losses is None or other.losses is None:

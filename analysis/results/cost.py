@@ -13,7 +13,7 @@ from typing import Any
 from analysis.records.run_folder import Run
 from analysis.records.trials import Trial
 from analysis.results.sharing import Saved, saved_by, training_seconds
-from analysis.text.numbers import DASH, NARROW, count, duration
+from analysis.text.numbers import DASH, NARROW, count_text, duration
 from analysis.text.plain import plain
 
 HEAD = ("trained", "from the store", "tokens", "time", "tokens/s", "GPU energy")
@@ -58,7 +58,7 @@ class CostLine:
     tokens: int = 0
     seconds: float = 0.0
     energy_j: float = 0.0
-    told: int = 0
+    measured: int = 0
     """Number of trained ones whose energy is known."""
 
     def add(self, training: Training) -> None:
@@ -70,16 +70,16 @@ class CostLine:
                 self.tokens + training.tokens,
                 self.seconds + training.seconds,
             )
-            self.told += training.energy_j is not None
+            self.measured += training.energy_j is not None
             self.energy_j += training.energy_j or 0.0
 
     @property
     def cells(self) -> list[str]:
         """Cells of the line, in the order of HEAD."""
         rate = f"{self.tokens / self.seconds:,.0f}" if self.seconds and self.tokens else DASH
-        spent = [count(self.tokens), duration(self.seconds), rate] if self.trained else [DASH] * 3
-        partly = f" ({self.told} of {self.trained})" if self.told < self.trained else ""
-        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.told else DASH]
+        spent = [count_text(self.tokens, NARROW), duration(self.seconds), rate] if self.trained else [DASH] * 3
+        partly = f" ({self.measured} of {self.trained})" if self.measured < self.trained else ""
+        return [f"{self.trained:,}", f"{self.loaded:,}", *spent, energy_text(self.energy_j) + partly if self.measured else DASH]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def account(run: Run, tuned: Callable[[Trial], str]) -> Account:
             part = plain(row.get("name") or row.get("kind") or "stage", 60)
             add(str(row.get("trajectory_id") or stage_id), Training(part, here, row["tokens"], *spent))
     others = {stage for (stage,) in run.distinct("stage")} - {None, "finetune", "test"}
-    for row in run.each("evaluation") if others else ():  # stages that are not shared, one for each trial
+    for row in run.iterate("evaluation") if others else ():  # stages that are not shared, one for each trial
         if row.get("trial") and row.get("stage") in others and row.get("stage_id") not in run.stages:
             part = plain(row.get("stage_name") or row["stage"], 60)
             spent = (row.get("wall_s") or 0.0, row.get("energy_j"))
@@ -144,8 +144,8 @@ def of_study(run: Run) -> Cost | None:
     return together([mine], run.trials, "every trial")
 
 
-def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) -> Cost | None:
-    """Return the cost of several studies; None before anything has trained. `each` names what would run its own stages unshared."""
+def together(accounts: Sequence[Account], trials: Iterable[Trial], unit: str) -> Cost | None:
+    """Return the cost of several studies; None before anything has trained. `unit` names what would run its own stages unshared."""
     every: dict[str, Training] = {}
     for name, one in (pair for mine in accounts for pair in mine.trainings.items()):
         every[name] = one if name not in every else _joined(every[name], one)
@@ -157,7 +157,7 @@ def together(accounts: Sequence[Account], trials: Iterable[Trial], each: str) ->
         parts.setdefault(one.part, CostLine(one.part)).add(one)
         total.add(one)
     saved = saved_by(trials, {stage_id: row for mine in accounts for stage_id, row in mine.stages.items()})
-    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, each), _energy(accounts, total))
+    return Cost(list(parts.values()), total, _time(accounts), _sharing(saved, unit), _energy(accounts, total))
 
 
 def _time(accounts: Sequence[Account]) -> list[str]:
@@ -172,16 +172,22 @@ def _sharing(saved: Saved | None, unit: str) -> list[str]:
     if saved is None:
         return []
     less = saved.unshared - saved.shared
-    text = f"With {unit} running its own stages it would have been {count(saved.unshared)} tokens; each stage once is"
-    text += f" {count(saved.shared)}: sharing saved {count(less)}, {100 * saved.share:.0f}{NARROW}%."
-    return [text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count(saved.unshared)} tokens."]
+    text = f"With {unit} running its own stages it would have been {count_text(saved.unshared, NARROW)} tokens; each stage once is"
+    text += f" {count_text(saved.shared, NARROW)}: sharing saved {count_text(less, NARROW)}, {100 * saved.share:.0f}{NARROW}%."
+    return [
+        text if less > 0 else f"Sharing saved nothing: {unit} needs stages of its own, {count_text(saved.unshared, NARROW)} tokens."
+    ]
 
 
 def _energy(accounts: Sequence[Account], total: CostLine) -> list[str]:
     """Sentences on the energy, as far as the records have it."""
     facts = []
-    if total.told:
-        of = f" in {total.told:,} of {total.trained:,} trainings; the others' is unknown" if total.told < total.trained else ""
+    if total.measured:
+        of = (
+            f" in {total.measured:,} of {total.trained:,} trainings; the others' is unknown"
+            if total.measured < total.trained
+            else ""
+        )
         facts.append(
             f"GPU energy: {energy_text(total.energy_j)}{of}, by the driver's counters while trials trained and validated, each on"
             " GPUs of its own. Start-up, the test split and idle time are excluded."

@@ -132,8 +132,8 @@ class StudySummary:
 class Ledger:
     """An ablation as run."""
 
-    about: dict[str, Any]
-    """`ablation.yaml`."""
+    definition: dict[str, Any]
+    """Contents of `ablation.yaml`."""
     cells: list[Cell]
     problems: list[str]
     """Files that could not be used and contradictions between them, a sentence each."""
@@ -158,32 +158,34 @@ class Ledger:
     @property
     def name(self) -> str:
         """Name of the ablation."""
-        return plain(self.about.get("name") or "ablation", 60)
+        return plain(self.definition.get("name") or "ablation", 60)
 
     @property
     def title(self) -> str:
         """Title of the ablation; its name without one."""
-        return plain(self.about.get("title") or self.name, 200)
+        return plain(self.definition.get("title") or self.name, 200)
 
     @property
     def scale(self) -> str:
         """Scale that it was run at."""
-        return plain(self.about.get("scale") or "paper", 40)
+        return plain(self.definition.get("scale") or "paper", 40)
 
     @property
     def changes(self) -> list[str]:
         """What the scale changes, and remarks on it."""
-        return [plain(text, 300).replace(" -> ", " to ") for name in ("changes", "says") for text in listed(self.about.get(name))]
+        return [
+            plain(text, 300).replace(" -> ", " to ") for name in ("changes", "says") for text in listed(self.definition.get(name))
+        ]
 
     @property
     def notes(self) -> list[str]:
         """Notes on gaps and contradictions in the paper."""
-        return [plain(note, 600) for note in listed(self.about.get("notes"))]
+        return [plain(note, 600) for note in listed(self.definition.get("notes"))]
 
     @property
     def source(self) -> str:
         """Paper and table, `Sun et al. 2019, ...: Table 2`; empty for a user's own ablation."""
-        source = as_dict(self.about.get("source"))
+        source = as_dict(self.definition.get("source"))
         paper = str(source.get("paper") or "")
         tables = ", ".join(map(plain, listed(source.get("table"))))
         return ": ".join(part for part in (published.PAPERS.get(paper, plain(paper)), tables) if part)
@@ -195,21 +197,21 @@ class Ledger:
 
     def names_of(self, task: str) -> list[str]:
         """All names of a task: its own, the known set's, the published table's, and that of the task it stands for."""
-        task_entry = as_dict(as_dict(self.about.get("tasks")).get(task))
+        task_entry = as_dict(as_dict(self.definition.get("tasks")).get(task))
         return [task, *(plain(task_entry[name]) for name in ("known", "published", "stands_for") if task_entry.get(name))]
 
     def printed_name(self, task: str) -> str:
         """Name of a task in the published table."""
-        task_entry = as_dict(as_dict(self.about.get("tasks")).get(task))
+        task_entry = as_dict(as_dict(self.definition.get("tasks")).get(task))
         return plain(task_entry.get("published") or task_entry.get("stands_for") or task, 60)
 
     def known_name(self, task: str) -> str:
         """Name of the task's data, also if they stand for another task."""
-        return plain(as_dict(as_dict(self.about.get("tasks")).get(task)).get("known") or task, 60)
+        return plain(as_dict(as_dict(self.definition.get("tasks")).get(task)).get("known") or task, 60)
 
     def task_name(self, task: str) -> str:
         """Name of a task in tables: `IMDb`, or `sls_imdb (for IMDb)` if other data stand for it."""
-        task_entry = as_dict(as_dict(self.about.get("tasks")).get(task))
+        task_entry = as_dict(as_dict(self.definition.get("tasks")).get(task))
         known, printed = self.known_name(task), self.printed_name(task)
         alike = map(letters, (known, task))
         return printed if letters(printed) in alike and not task_entry.get("stands_for") else f"{known} (for {printed})"
@@ -241,7 +243,7 @@ class Ledger:
 
 def printed_numbers(ledger: Ledger, tables: Sequence[Any]) -> tuple[Number, ...]:
     """Return the published numbers of the ledger's source and of further `tables`; unknown ones become a problem of the ledger."""
-    source = as_dict(ledger.about.get("source"))
+    source = as_dict(ledger.definition.get("source"))
     if not source.get("paper"):
         return ()
     try:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1] / "published"
@@ -59,7 +58,6 @@ class Number:
         return number if self.sd is None else f"{number} ± {self.sd:g}"
 
 
-@cache
 def load(paper: str) -> tuple[Number, ...]:
     """Return all numbers of a paper. Raises KeyError with the near miss for an unknown paper."""
     path = FOLDER / f"{paper}.csv"

@@ -86,13 +86,13 @@ def _empty(ledger: Ledger, numbers: Sequence[Number], task: str, index: int, set
     """A cell without runs, with its published number."""
     row, column = plain(setting.get("row", index)), plain(setting.get("column") or "")
     columns = [name for name in (column, ledger.printed_name(task)) if name]
-    tables = listed(setting.get("table")) or listed(as_dict(ledger.about.get("source")).get("table"))
+    tables = listed(setting.get("table")) or listed(as_dict(ledger.definition.get("source")).get("table"))
     own = [number for number in numbers if number.table in map(str, tables)]
     number = published.find(own, row, columns)
     suffix = re.search(r"\((\w+)\)$", number.metric) if number else None  # of one task: `test error rate % (IMDb)`
     if suffix and letters(suffix[1]) not in map(letters, ledger.names_of(task)):
         number = None
-    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(ledger.about.get("seeds")), published=number)
+    return Cell(row, column, task, index, _metric(number) or ERROR_RATE, _count(ledger.definition.get("seeds")), published=number)
 
 
 def _unknown(ledger: Ledger, numbers: Sequence[Number]) -> None:
@@ -122,7 +122,8 @@ def _add(ledger: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         ledger.problems.append(f"study folder {study.get('folder')!r:.80} is not within the run folder and was left out")
         return False
     try:
-        run = load(folder / name, skip=None if _wants_curves(ledger) else _validation)
+        draws_curves = ledger.definition.get("layout") == "curve" and not ledger.definition.get("x")
+        run = load(folder / name, skip=None if draws_curves else _is_validation)
     except FileNotFoundError:
         return False
     if run.problems:
@@ -147,7 +148,7 @@ def _add(ledger: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
         cell.runs += [SeedRun(name, t, score, len(run.labels)) for t, score in zip(trials, scores, strict=True)]
         if trials:
             ledger.params[task, cell.setting] = trials[0].params
-    for row in run.each("evaluation"):
+    for row in run.iterate("evaluation"):
         if row.get("train_error_rate_percent") is not None and row.get("epoch") is not None:
             ledger.training.setdefault((name, str(row.get("trial"))), []).append((row["epoch"], row["train_error_rate_percent"]))
     return run.state == "finished"
@@ -171,13 +172,9 @@ def _borrow_curves(run: Run, trials: Iterable[Trial]) -> None:
             trial.curve = curves.get(trial.stage_ids[-1], [])
 
 
-def _validation(line: bytes) -> bool:
+def _is_validation(line: bytes) -> bool:
     """Whether a line is an evaluation on validation: most lines are, and they need not be parsed here."""
     return b'"split":"validation"' in line and b'"event":"evaluation"' in line and line.rstrip().endswith(b"}")
-
-
-def _wants_curves(ledger: Ledger) -> bool:
-    return ledger.about.get("layout") == "curve" and not ledger.about.get("x")
 
 
 def settle(ledger: Ledger, cell: Cell, folder: Path) -> None:

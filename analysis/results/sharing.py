@@ -9,7 +9,7 @@ from typing import Any
 
 from analysis.records.run_folder import Run
 from analysis.records.trials import Trial
-from analysis.text.numbers import count, duration
+from analysis.text.numbers import NARROW, count_text, duration
 from analysis.text.plain import plain
 
 STATES = {
@@ -22,12 +22,12 @@ STATES = {
 
 
 @dataclass
-class Node:
+class TreeNode:
     """One line of the stage tree."""
 
     title: str
     facts: list[str] = field(default_factory=list)
-    children: list[Node] = field(default_factory=list)
+    children: list[TreeNode] = field(default_factory=list)
     failed: bool = False
 
 
@@ -88,12 +88,12 @@ def training_seconds(row: Mapping[str, Any]) -> float:
     return row.get("wall_s") or row.get("seconds") or 0.0
 
 
-def tree(run: Run) -> Node:
+def tree(run: Run) -> TreeNode:
     """Return the tree: the encoder, the runs of shared stages with their milestones, and how many trials start from them."""
     users = Counter(_start(trial, run) for trial in run.trials)
-    root = Node(f"encoder {_encoder(run.config.get('encoder'))}".strip(), _used(users[None]))
-    nodes: dict[str, Node] = {}
-    trajectories: dict[str, Node] = {}
+    root = TreeNode(f"encoder {_encoder(run.config.get('encoder'))}".strip(), _used(users[None]))
+    nodes: dict[str, TreeNode] = {}
+    trajectories: dict[str, TreeNode] = {}
     for stage_id, row in sorted(run.stages.items(), key=lambda pair: (pair[1].get("steps") or 0, pair[0])):
         nodes[stage_id] = _milestone(row, users[stage_id])
     for stage_id, row in sorted(run.stages.items(), key=lambda pair: (pair[1].get("steps") or 0, pair[0])):
@@ -101,21 +101,21 @@ def tree(run: Run) -> Node:
         name = str(row.get("trajectory_id") or f"{row.get('name')} of {row.get('parent_id')}")
         if name not in trajectories:
             what = "one run" if name == stage_id else "one run with these milestones"
-            trajectories[name] = Node(f"{plain(row.get('name') or row.get('kind') or 'stage', 60)}: {what}")
+            trajectories[name] = TreeNode(f"{plain(row.get('name') or row.get('kind') or 'stage', 60)}: {what}")
             parent.children.append(trajectories[name])
         trajectories[name].children.append(nodes[stage_id])
     return root
 
 
-def _milestone(row: dict[str, Any], users: int) -> Node:
+def _milestone(row: dict[str, Any], users: int) -> TreeNode:
     steps = row.get("steps")
     title = f"{steps:,} steps" if isinstance(steps, int) else plain(row.get("label") or row.get("name") or "stage", 60)
     state = STATES.get(str(row.get("status")), "")
-    facts = [f"{count(row['tokens'])} tokens"] if row.get("tokens") else []
+    facts = [f"{count_text(row['tokens'], NARROW)} tokens"] if row.get("tokens") else []
     facts += [state] if state else []
     facts += [duration(seconds)] if (seconds := training_seconds(row)) and row.get("status") == "computed" else []
     facts += [plain(row["reason"], 200)] if row.get("reason") else []
-    return Node(title, facts + _used(users), failed=row.get("status") == "failed")
+    return TreeNode(title, facts + _used(users), failed=row.get("status") == "failed")
 
 
 def _used(users: int) -> list[str]:

@@ -15,7 +15,7 @@ from analysis.records.predictions import Array, Predictions
 from analysis.records.record_fields import BAG_OF_WORDS
 from analysis.records.run_folder import Run, unread
 from analysis.records.trials import Trial
-from analysis.results.final_settings import Setting
+from analysis.results.final_settings import FinalSetting
 from analysis.results.ledger import Cell, Ledger
 from analysis.stats import labels
 from analysis.stats.calibration import Calibration, calibration
@@ -24,7 +24,7 @@ from analysis.text.plain import plain
 
 
 @dataclass(frozen=True)
-class Cut:
+class Truncation:
     """The part of a text that a setting reads."""
 
     max_length: int
@@ -57,7 +57,7 @@ class Side:
     """Thresholds of the labels of each seed, for a task with several labels per text."""
     bag: Predictions | None = None
     """Predictions of the bag of words on the same texts."""
-    cut: Cut | None = None
+    cut: Truncation | None = None
     """None if unknown."""
     problems: list[str] = field(default_factory=list)
     """Files that could not be used, a sentence each."""
@@ -87,7 +87,7 @@ class Side:
         return bool(self.seeds and other.seeds) and self.seeds[0].digest == other.seeds[0].digest
 
 
-def of_setting(run: Run, setting: Setting) -> Side:
+def of_setting(run: Run, setting: FinalSetting) -> Side:
     """Return the side of a study's final setting."""
     return _side(setting.label, run.labels, [(run.folder, trial) for trial in setting.trials if trial.test], run.config)
 
@@ -126,7 +126,7 @@ def _side(label: str, names: Sequence[str], where: Sequence[tuple[Path, Trial]],
     usable = [values for values in stored if values is not None]
     lengths = [values.pieces for values in seeds]
     if any(values is None or not np.array_equal(values, lengths[0]) for values in lengths):  # type: ignore[arg-type]
-        seeds[0] = Predictions(seeds[0].has, seeds[0].given, seeds[0].classes)  # lengths are missing for some seeds, or differ
+        seeds[0] = Predictions(seeds[0].has, seeds[0].predicted, seeds[0].classes)  # lengths are missing for some seeds, or differ
     return Side(
         plain(label, 60),
         names,
@@ -147,12 +147,12 @@ def _bag(folder: Path, like: Predictions) -> Predictions | None:
     return None
 
 
-def _cut(params: Mapping[str, Any], config: Mapping[str, Any]) -> Cut | None:
+def _cut(params: Mapping[str, Any], config: Mapping[str, Any]) -> Truncation | None:
     """The truncation of fine-tuning: from the trial's parameters, else from the study file."""
     stage = next((settings for settings in reversed(list(_stages(config))) if isinstance(settings, dict)), {})
     name = stage.get("name") if isinstance(stage.get("name"), str) else "finetune"
     length, how = (params.get(f"{name}.{key}", stage.get(key)) for key in ("max_length", "truncation"))
-    return Cut(length, plain(how or "", 40)) if isinstance(length, int) and not isinstance(length, bool) else None
+    return Truncation(length, plain(how or "", 40)) if isinstance(length, int) and not isinstance(length, bool) else None
 
 
 def _stages(config: Mapping[str, Any]) -> Iterator[Any]:

@@ -96,7 +96,7 @@ def _decisions(predictions: Predictions, probabilities: Array) -> tuple[Array, A
     """(confidence, 1 if it is right else 0) of every text, or of every label of every text."""
     if predictions.several:
         return probabilities[:, : predictions.has.shape[1]].ravel(), predictions.has.ravel().astype(float)
-    return probabilities[np.arange(len(predictions.has)), predictions.given], predictions.right.astype(float)
+    return probabilities[np.arange(len(predictions.has)), predictions.predicted], predictions.right.astype(float)
 
 
 def _proper(predictions: Predictions, probabilities: Array) -> tuple[float, float]:

@@ -1,10 +1,10 @@
-"""How much each dimension of the search matters, as far as its trials can tell.
+"""Estimate the importance of each dimension of the search for the validation score.
 
-Trials are compared at the last epoch that all of them reached: those that early stopping let finish are a choice, and what made
-them finish would hardly vary among them. A random forest (Breiman 2001) learns validation scores from the settings. Each trial is
-predicted by a forest that has not seen it; then one of its settings is replaced by that of every other trial in turn. How much the
-squared error grows is the dimension's importance (permutation importance, with all replacements instead of random ones). Where the
-forest predicts no better than the mean of the trials nothing can be said, and the report says so.
+Trials are compared at the last epoch that all of them reached: the trials that early stopping let finish are selected by their
+scores, and vary too little in the dimensions that mattered. A random forest (Breiman 2001) learns validation scores from settings.
+Every trial is predicted by a forest that was not fitted on it; then one of its settings is replaced by that of every other trial in
+turn. The growth of the squared error is the dimension's importance (permutation importance, with all replacements instead of random
+ones). If the forest predicts no better than the mean of the trials, there is no result, and the report says so.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from typing import Any
 
 import numpy as np
 
-from analysis.records.trials import Dimension, Trial
+from analysis.records.trials import SearchDimension, Trial
 from analysis.text.plain import shown
 
 Array = np.ndarray[Any, Any]
 FEWEST, FEW = 6, 30
-"""Fewer trials give no answer; under FEW the answer is a hint, and the report says so."""
+"""Fewer than FEWEST trials give no result; with fewer than FEW the result is a hint, and the report says so."""
 FOLDS, TREES, MOST = 5, 50, 400
-"""Forests, trees in each, and trials that are looked at (the last ones; the work grows with their square)."""
+"""Forests, trees in each, and most trials used (the last ones; the work grows with their square)."""
 
 
 @dataclass(frozen=True)
 class Importance:
-    """Shares of what the forest explains, by path; empty where nothing can be said, and then `why`."""
+    """{path: share of the variance that the forest explains}; if empty, `why` is the reason."""
 
     shares: dict[str, float]
     trials: int
     epoch: float | None = None
-    """At which they are compared; None where each is at its last."""
+    """Epoch at which trials are compared; None if it is the last of all."""
     explained: float = 0.0
     """Share of the variance between unseen trials that the forest explains, 0 to 1."""
     why: str = ""
 
     @property
     def few(self) -> bool:
-        """Whether there are so few trials that this is a hint only."""
+        """Whether there are so few trials that the result is only a hint."""
         return self.trials < FEW
 
 
-def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importance:
-    """Importance of each dimension from the completed and the early-stopped trials of a search. Deterministic."""
+def importance(trials: Sequence[Trial], space: Sequence[SearchDimension]) -> Importance:
+    """Return the importance of each dimension, from the completed and early-stopped trials of a search. Deterministic."""
     done = [trial for trial in trials if trial.status in ("complete", "stopped") and trial.curve][-MOST:]
     epoch = min((trial.curve[-1][0] for trial in done), default=0)
     done = [trial for trial in done if epoch in dict(trial.curve)]
     scores = np.array([dict(trial.curve)[epoch] for trial in done], dtype=float)
     if len(done) < FEWEST:
-        return Importance({}, len(done), why=f"Too few validated trials to tell: {len(done)}, where {FEWEST} are needed.")
+        return Importance({}, len(done), why=f"Too few validated trials: {len(done)}; {FEWEST} are needed.")
     if np.ptp(scores) == 0:
         return Importance({}, len(done), why="All trials have the same score on validation: no dimension made a difference.")
     features, active = encode(done, space)
@@ -60,7 +60,7 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
         return Importance({}, len(done), why="All trials have the same settings.")
     explained, growth = _permute(features, active, scores)
     if explained <= 0 or growth.max(initial=0.0) <= 0:
-        why = f"From {len(done)} trials, a model of the settings predicts an unseen one no better than their mean does."
+        why = f"From {len(done)} trials, a model of the settings predicts an unseen one no better than their mean."
         why += " No dimension stands out."
         return Importance({}, len(done), why=why)
     shares = np.maximum(growth, 0) / np.maximum(growth, 0).sum()
@@ -68,10 +68,10 @@ def importance(trials: Sequence[Trial], space: Sequence[Dimension]) -> Importanc
     return Importance(shared, len(done), epoch if any(trial.curve[-1][0] > epoch for trial in done) else None, explained)
 
 
-def encode(trials: Sequence[Trial], space: Sequence[Dimension]) -> tuple[Array, Array]:
-    """(settings [n, dimensions] as numbers, whether a trial has the dimension [n, dimensions]).
+def encode(trials: Sequence[Trial], space: Sequence[SearchDimension]) -> tuple[Array, Array]:
+    """Return (settings [n, dimensions] as numbers, whether a trial has the dimension [n, dimensions]).
 
-    Where a conditional dimension does not apply it takes the median of the others, so that it carries no news of its condition.
+    A trial without a conditional dimension gets the median of the others, so that the number does not encode the condition.
     """
     features, active = np.zeros((len(trials), len(space))), np.zeros((len(trials), len(space)), dtype=bool)
     for j, dimension in enumerate(space):
@@ -83,8 +83,8 @@ def encode(trials: Sequence[Trial], space: Sequence[Dimension]) -> tuple[Array, 
     return features, active
 
 
-def position(dimension: Dimension, value: Any) -> float | None:
-    """Where a value lies on its axis: its logarithm on a log axis, its number among categories. None for no such value."""
+def position(dimension: SearchDimension, value: Any) -> float | None:
+    """Return the position of a value on its axis: its logarithm on a log axis, the index of a category; None if it has none."""
     if dimension.kind == "category":
         name = shown(value)
         return float(dimension.values.index(name)) if value is not None and name in dimension.values else None

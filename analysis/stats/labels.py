@@ -23,7 +23,7 @@ class Label:
     name: str
     texts: int
     """Number of test texts that have it."""
-    given: float
+    predicted: float
     """Number of test texts for which it is predicted."""
     precision: float | None
     recall: float | None

@@ -28,7 +28,9 @@ def results_csv(run: Run) -> Iterator[str]:
     for trial in run.trials:
         named = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting}
         by_trial[trial.name] = named | _params(run, trial.params)
-    rows = (row | by_trial.get(row.get("trial") or "", by_trial[""]) for row in chain(run.of("baseline"), run.each("evaluation")))
+    rows = (
+        row | by_trial.get(row.get("trial") or "", by_trial[""]) for row in chain(run.of("baseline"), run.iterate("evaluation"))
+    )
     return csv_parts((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
 
 

@@ -9,30 +9,30 @@ from typing import Any
 
 from analysis.results.claims import KINDS, Verdict, plain_verdict
 from analysis.results.ledger import Cell, Ledger, SeedRun
-from analysis.tables.published_layout import LEVEL, Grid, Shown, missing
+from analysis.tables.published_layout import LEVEL, CellText, TableLayout, missing
 from analysis.text.numbers import WIDTH, aligned, md, wrapped
 from analysis.text.plain import plain
 from analysis.text.plain_data import csv_text, json_text
-from analysis.text.tex import Column, table, tex
+from analysis.text.tex import TexColumn, table, tex
 
 BEST = "*"
 """Marks the best in forms without bold type."""
 
 
-def text(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+def text(ledger: Ledger, layout: TableLayout, verdicts: Sequence[Verdict]) -> str:
     """Format for a terminal: verdicts, the table in as many parts as 80 columns need, caption, notes, missing results."""
     parts = ["\n".join(wrapped(plain(f"{v.says}: {v.text}")) for v in verdicts)]
-    parts += _parts(grid)
-    caption = " ".join(grid.caption).replace("Best in bold", f"{BEST} best")
-    parts.append("\n".join(map(wrapped, [caption, *grid.notes, *missing(ledger)])))
+    parts += _parts(layout)
+    caption = " ".join(layout.caption).replace("Best in bold", f"{BEST} best")
+    parts.append("\n".join(map(wrapped, [caption, *layout.notes, *missing(ledger)])))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _parts(grid: Grid) -> list[str]:
+def _parts(layout: TableLayout) -> list[str]:
     """The table, split between columns if it is wider than the terminal."""
-    labels = [plain(row, 34) for row, _ in grid.rows]
+    labels = [plain(row, 34) for row, _ in layout.rows]
     columns = [
-        [plain(head, 40), *(_plain_cell(row[i], grid.has_paper) for _, row in grid.rows)] for i, head in enumerate(grid.head)
+        [plain(head, 40), *(_plain_cell(row[i], layout.has_paper) for _, row in layout.rows)] for i, head in enumerate(layout.head)
     ]
     room = WIDTH - max([len(label) for label in labels], default=0)
     parts: list[list[list[str]]] = []
@@ -47,42 +47,42 @@ def _parts(grid: Grid) -> list[str]:
     return [aligned([[label, *row] for label, row in zip(["", *labels], zip(*part, strict=True), strict=True)]) for part in parts]
 
 
-def _plain_cell(shown: Shown, has_paper: bool) -> str:
+def _plain_cell(shown: CellText, has_paper: bool) -> str:
     mark = {"best": BEST, "level": LEVEL}.get(shown.mark, " ")
     ours = f"{mark}{shown.ours}" if shown.ours else ""
     return f"{ours} | {shown.paper or '–'}" if has_paper and shown.state != "none" else ours
 
 
-def markdown(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+def markdown(ledger: Ledger, layout: TableLayout, verdicts: Sequence[Verdict]) -> str:
     """Format as Markdown, such as for a GitHub comment."""
     parts = [f"# {md(ledger.name)}: {md(ledger.title)}"]
     if verdicts:
         parts.append("\n".join(f"- **{md(v.says)}**: {md(v.text)}" for v in verdicts))
-    rows = [["", *map(md, grid.head)], ["---", *["---:"] * len(grid.head)]]
-    for label, row in grid.rows:
-        rows.append([md(label), *(_md_cell(shown, grid.has_paper) for shown in row)])
+    rows = [["", *map(md, layout.head)], ["---", *["---:"] * len(layout.head)]]
+    for label, row in layout.rows:
+        rows.append([md(label), *(_md_cell(shown, layout.has_paper) for shown in row)])
     parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    parts.append(md(" ".join(grid.caption)))
-    notes = [*grid.notes, *missing(ledger)]
+    parts.append(md(" ".join(layout.caption)))
+    notes = [*layout.notes, *missing(ledger)]
     parts += ["\n".join(f"- {md(text)}" for text in notes)] if notes else []
     return "\n\n".join(parts) + "\n"
 
 
-def _md_cell(shown: Shown, has_paper: bool) -> str:
+def _md_cell(shown: CellText, has_paper: bool) -> str:
     ours = f"**{md(shown.ours)}**" if shown.mark == "best" else md(shown.ours) + (f" {LEVEL}" if shown.mark == "level" else "")
     return rf"{ours} \| {md(shown.paper or '–')}" if has_paper and shown.state != "none" else ours
 
 
-def latex(ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict]) -> str:
+def latex(ledger: Ledger, layout: TableLayout, verdicts: Sequence[Verdict]) -> str:
     """Format as LaTeX for `\\input` in a document that loads booktabs and graphicx; published numbers have their own columns."""
-    pair = grid.has_paper
+    pair = layout.has_paper
     under = ("ours", "paper") if pair else ("",)
-    columns = [Column(name, [_tex_cells(row[i], pair) for _, row in grid.rows], under) for i, name in enumerate(grid.head)]
-    labels = [label for label, _ in grid.rows]
-    return table(labels, columns, grid.caption, [*grid.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in verdicts])
+    columns = [TexColumn(name, [_tex_cells(row[i], pair) for _, row in layout.rows], under) for i, name in enumerate(layout.head)]
+    labels = [label for label, _ in layout.rows]
+    return table(labels, columns, layout.caption, [*layout.notes, *missing(ledger)], [f"{v.says}: {v.text}" for v in verdicts])
 
 
-def _tex_cells(shown: Shown, pair: bool) -> list[str]:
+def _tex_cells(shown: CellText, pair: bool) -> list[str]:
     ours = tex(shown.ours)
     ours = rf"\textbf{{{ours}}}" if shown.mark == "best" else ours + (tex(LEVEL) if shown.mark == "level" else "")
     return [ours, tex(shown.paper) or ("--" if shown.state != "none" else "")] if pair else [ours]
@@ -112,17 +112,17 @@ COLUMNS = (
 )
 
 
-def csv(ledger: Ledger, grid: Grid) -> str:
+def csv(ledger: Ledger, layout: TableLayout) -> str:
     """Format as tidy CSV: one row a cell."""
-    return csv_text(COLUMNS, cells(ledger, grid))
+    return csv_text(COLUMNS, cells(ledger, layout))
 
 
-def cells(ledger: Ledger, grid: Grid) -> list[dict[str, Any]]:
+def cells(ledger: Ledger, layout: TableLayout) -> list[dict[str, Any]]:
     """Return every cell as plain data."""
-    marks = {id(shown.cell): shown.mark for _, row in grid.rows for shown in row}
+    marks = {id(shown.cell): shown.mark for _, row in layout.rows for shown in row}
     common: dict[str, Any] = {"kind": ledger.kind, "name": ledger.name, "scale": _scale(ledger)}
-    if ledger.about.get("statistics"):
-        shown = [(row, column, cell) for row, cells in grid.rows for column, cell in zip(grid.head, cells, strict=True)]
+    if ledger.definition.get("statistics"):
+        shown = [(row, column, cell) for row, cells in layout.rows for column, cell in zip(layout.head, cells, strict=True)]
         return [common | {"row": r, "column": c, "mean": cell.ours, "published_text": cell.paper or None} for r, c, cell in shown]
     rows = []
     for cell in ledger.cells:
@@ -167,7 +167,11 @@ def _scale(ledger: Ledger) -> str | None:
 
 
 def as_json(
-    ledger: Ledger, grid: Grid, verdicts: Sequence[Verdict], answer: tuple[str, str] = ("", ""), lacking: Sequence[str] = ()
+    ledger: Ledger,
+    layout: TableLayout,
+    verdicts: Sequence[Verdict],
+    answer: tuple[str, str] = ("", ""),
+    lacking: Sequence[str] = (),
 ) -> str:
     """Format everything as JSON; `answer` is (headline, sentence), `lacking` the sentences on missing results."""
     data = {
@@ -180,9 +184,9 @@ def as_json(
         "source": ledger.source,
         "finished": ledger.finished,
         "claims": [plain_verdict(verdict) for verdict in verdicts],
-        "cells": cells(ledger, grid),
-        "caption": list(grid.caption),
-        "notes": list(grid.notes),
+        "cells": cells(ledger, layout),
+        "caption": list(layout.caption),
+        "notes": list(layout.notes),
         "missing": list(lacking),
         "provenance": [row for cell in ledger.cells for row in provenance(ledger, cell)],
     }
@@ -229,7 +233,7 @@ def _of_run(ledger: Ledger, run: SeedRun) -> dict[str, Any]:
 
 def command(ledger: Ledger) -> str:
     """Command that ran, or resumes, the ablation. A command in `ablation.yaml` is used unchanged."""
-    own = plain(ledger.about.get("command") or "", 500)
+    own = plain(ledger.definition.get("command") or "", 500)
     return own or f"study reproduce {shlex.quote(ledger.name)} --scale {shlex.quote(ledger.scale)}"
 
 

@@ -18,7 +18,7 @@ LEVEL = "†"
 
 
 @dataclass(frozen=True)
-class Shown:
+class CellText:
     """One cell as text."""
 
     ours: str
@@ -32,11 +32,11 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableLayout:
     """A table as text."""
 
     head: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Shown, ...]], ...]
+    rows: tuple[tuple[str, tuple[CellText, ...]], ...]
     caption: tuple[str, ...]
     """Sentences."""
     notes: tuple[str, ...]
@@ -47,9 +47,9 @@ class Grid:
         return any(shown.paper for _, row in self.rows for shown in row)
 
 
-def grid(ledger: Ledger) -> Grid:
+def layout(ledger: Ledger) -> TableLayout:
     """Return the table of an ablation; its rows are settings or, as in some published tables, tasks."""
-    if ledger.about.get("statistics"):
+    if ledger.definition.get("statistics"):
         return _of_statistics(ledger)
     keys = list(dict.fromkeys((cell.task, cell.column) for task in ledger.tasks for cell in ledger.cells if cell.task == task))
     rows = list(dict.fromkeys(cell.row for cell in ledger.cells))
@@ -61,25 +61,25 @@ def grid(ledger: Ledger) -> Grid:
         shown = [_shown(cell, marked.get(id(cell), "")) for cell in cells]
         body.append((row, (*shown, *([_average(ledger, row, base)] if base else []))))
     head = [_head(ledger, task, column) for task, column in keys] + ([f"Avg. gain on {base}, %"] if base else [])
-    source = ledger.about.get("source")
+    source = ledger.definition.get("source")
     if isinstance(source, dict) and source.get("rows") == "tasks":
         columns = list(zip(*(cells for _, cells in body), strict=True))
         body, head = [(name, cells) for name, cells in zip(head, columns, strict=True)], [row for row, _ in body]
-    return Grid(tuple(head), tuple(body), _caption(ledger, comparisons, base), tuple(_notes(ledger)))
+    return TableLayout(tuple(head), tuple(body), _caption(ledger, comparisons, base), tuple(_notes(ledger)))
 
 
-def _of_statistics(ledger: Ledger) -> Grid:
+def _of_statistics(ledger: Ledger) -> TableLayout:
     """Table of the tasks' text statistics beside the published ones."""
     columns = list(dict.fromkeys(str(name) for entry in ledger.statistics for name in entry["row"]))
     rows = []
     for stats in ledger.statistics:
         name = str(stats.get("task") or stats.get("name") or stats.get("published"))
         printed = ledger.printed_row(ledger.printed_name(name), columns)
-        cells = [Shown(_value(stats["row"].get(column)), printed.get(column, "")) for column in columns]
+        cells = [CellText(_value(stats["row"].get(column)), printed.get(column, "")) for column in columns]
         rows.append((ledger.task_name(name), tuple(cells)))
     caption = [f"{ledger.title.rstrip('.')}.", f"Ours | as published ({ledger.source})." if ledger.source else "", _scale(ledger)]
     head = tuple(plain(name.replace("_", " ")) for name in columns)
-    return Grid(head, tuple(rows), tuple(text for text in caption if text), tuple(ledger.notes))
+    return TableLayout(head, tuple(rows), tuple(text for text in caption if text), tuple(ledger.notes))
 
 
 def _value(value: object, nothing: str = DASH) -> str:
@@ -95,11 +95,11 @@ def _head(ledger: Ledger, task: str, column: str) -> str:
     return name if not column else column if len(ledger.tasks) == 1 else f"{name}, {column}"
 
 
-def _shown(cell: Cell | None, mark: str) -> Shown:
+def _shown(cell: Cell | None, mark: str) -> CellText:
     if cell is None:
-        return Shown("", "", state="none")
+        return CellText("", "", state="none")
     paper = cell.published.shown if cell.published else ""
-    return Shown(ours(cell), paper, mark, cell.state, cell)
+    return CellText(ours(cell), paper, mark, cell.state, cell)
 
 
 def ours(cell: Cell) -> str:
@@ -152,8 +152,8 @@ def average_against(ledger: Ledger) -> str:
     """Row that the last column of Table 6 is relative to, from the metric of the published column; empty without one."""
     from analysis.results import published
 
-    named = str(ledger.about.get("average") or "")
-    source = ledger.about.get("source")
+    named = str(ledger.definition.get("average") or "")
+    source = ledger.definition.get("source")
     if not named and isinstance(source, dict) and source.get("paper"):
         tables = source.get("table")
         try:
@@ -167,16 +167,16 @@ def average_against(ledger: Ledger) -> str:
     return named if any(cell.row == named for cell in ledger.cells) else ""
 
 
-def _average(ledger: Ledger, row: str, base: str) -> Shown:
+def _average(ledger: Ledger, row: str, base: str) -> CellText:
     """Mean relative error reduction over the tasks that both rows have, percent: ours, and the paper's by the same rule."""
     pairs = [(ledger.at(task, row, ""), ledger.at(task, base, "")) for task in ledger.tasks]
     measured = [(a.mean, b.mean) for a, b in pairs if a and b and a.mean is not None and b.mean]
     printed = [(a.published.percent, b.published.percent) for a, b in pairs if a and b and a.published and b.published]
     gains = [_gain(pairs_) for pairs_ in (measured, [(a, b) for a, b in printed if a is not None and b])]
     if row == base:
-        return Shown("", "", state="none")
+        return CellText("", "", state="none")
     count = f" ({len(measured)} of {len(pairs)} tasks)" if 0 < len(measured) < len(pairs) else ""
-    return Shown(f"{number(gains[0])}{count}" if measured else "missing", "" if gains[1] is None else f"{gains[1]:.2f}")
+    return CellText(f"{number(gains[0])}{count}" if measured else "missing", "" if gains[1] is None else f"{gains[1]:.2f}")
 
 
 def _gain(pairs: Sequence[tuple[float, float]]) -> float | None:

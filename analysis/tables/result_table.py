@@ -9,15 +9,15 @@ from pathlib import Path
 from analysis.records.metric import BESIDE, Metric
 from analysis.records.run_folder import Run, load, settings_text
 from analysis.results import final_settings
-from analysis.results.final_settings import Finals, Setting
+from analysis.results.final_settings import Finals, FinalSetting
 from analysis.tables.sentences import comparisons, facts, missing
-from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count, duration, interval, md, number, spread, wrapped
+from analysis.text.numbers import DASH, NARROW, WIDTH, aligned, count_text, duration, interval, md, number, spread, wrapped
 from analysis.text.plain import plain
-from analysis.text.tex import Column, table, tex
+from analysis.text.tex import TexColumn, table, tex
 
 
 @dataclass(frozen=True)
-class Line:
+class ResultRow:
     """One line of the result table, as text; a dash where a value does not exist, such as the seeds of a bag of words."""
 
     label: str
@@ -37,9 +37,9 @@ class Line:
     """chosen, reference, baseline or empty."""
 
 
-def head(run: Run) -> Line:
+def head(run: Run) -> ResultRow:
     """Return the heads of the columns. Intervals are of the test score by the run's metric."""
-    return Line(
+    return ResultRow(
         "setting",
         "what differs",
         f"validation {run.metric.label}{NARROW}%",
@@ -59,14 +59,14 @@ def others(run: Run) -> list[Metric]:
     return [metric for metric in BESIDE if metric.field != run.metric.field]
 
 
-def lines(finals: Finals) -> list[Line]:
+def lines(finals: Finals) -> list[ResultRow]:
     """Return the lines of the result table: final settings, best on validation first, then the bag of words."""
     return [_setting_line(finals.run, setting) for setting in finals.settings] + _baseline_line(finals)
 
 
-def _setting_line(run: Run, setting: Setting) -> Line:
+def _setting_line(run: Run, setting: FinalSetting) -> ResultRow:
     chosen = setting.rank == 1 and final_settings.is_settled(run)
-    return Line(
+    return ResultRow(
         label=plain(setting.label, 60),
         settings=settings_text(setting.trials[0].params, run.space),
         validation=spread(setting.validation),
@@ -75,25 +75,21 @@ def _setting_line(run: Run, setting: Setting) -> Line:
         over_both=interval(setting.interval),
         over_texts=interval(setting.texts_interval),
         trials=str(len(setting.trials)),
-        tokens=count(setting.tokens),
+        tokens=count_text(setting.tokens, NARROW),
         time=duration(setting.seconds),
-        also=tuple(spread(_scores(setting, metric)) for metric in others(run)),
+        also=tuple(spread(setting.test_by(metric)) for metric in others(run)),
         chosen=chosen,
         kind="chosen" if chosen else "reference" if setting.reference else "",
     )
 
 
-def _scores(setting: Setting, metric: Metric) -> list[float]:
-    return [score for trial in setting.trials if trial.test and (score := metric.score(trial.test)) is not None]
-
-
-def _seeds(setting: Setting) -> str:
+def _seeds(setting: FinalSetting) -> str:
     """Number of seeds, `2 of 3` if the test score is the mean of some of them only."""
     tested, count = len(setting.test), len(setting.validation)
     return str(count) if tested in (0, count) else f"{tested} of {count}"
 
 
-def _baseline_line(finals: Finals) -> list[Line]:
+def _baseline_line(finals: Finals) -> list[ResultRow]:
     run = finals.run
     if not run.baseline:
         return []
@@ -103,7 +99,7 @@ def _baseline_line(finals: Finals) -> list[Line]:
     looks_at = next((f" of {row['words']}" for row in run.baseline.values() if row.get("words") not in (None, "words")), "")
     seconds = max((row["seconds"] for row in run.baseline.values() if row.get("seconds") is not None), default=None)
     return [
-        Line(
+        ResultRow(
             label="bag of words",
             settings=f"TF-IDF{looks_at}, logistic regression"
             + (f", C {strength:g}" if strength is not None else "")
@@ -155,7 +151,7 @@ def result_text(finals: Finals | str | Path) -> str:
     return "\n\n".join(part for part in parts if part).replace(NARROW, " ") + "\n"
 
 
-def _also(run: Run, table_lines: Sequence[Line]) -> list[str]:
+def _also(run: Run, table_lines: Sequence[ResultRow]) -> list[str]:
     """Other test scores, a line per setting: `best 1 on test: macro-F1 81.20 ± 0.31 %, micro-F1 82.35 ± 0.40 %`."""
     names = [metric.label for metric in others(run)]
     scores = [
@@ -183,7 +179,7 @@ def markdown(finals: Finals) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cells(line: Line, columns: Sequence[str]) -> list[str]:
+def _cells(line: ResultRow, columns: Sequence[str]) -> list[str]:
     """Texts of these columns; `also` gives several."""
     values = [getattr(line, column) for column in columns]
     return [cell for value in values for cell in (value if isinstance(value, tuple) else (value,))]
@@ -194,7 +190,7 @@ def latex(finals: Finals) -> str:
     run, table_lines = finals.run, lines(finals)
     names = [column for column in COLUMNS if column not in ("label", "settings", "trials")]
     rows = [list(map(tex, _cells(line, names))) for line in table_lines]
-    columns = [Column(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
+    columns = [TexColumn(name, [[row[i]] for row in rows]) for i, name in enumerate(_cells(head(run), names))]
     notes = [f"{line.label}: {line.settings}." for line in table_lines if line.kind != "baseline"]
     notes += [f"The {'chosen' if final_settings.is_settled(run) else 'best'} setting is {text}." for text in comparisons(finals)]
     labels = [line.label for line in table_lines]

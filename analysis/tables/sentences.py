@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from analysis.records.run_folder import Run, trained_tokens
 from analysis.records.trials import STATUSES
 from analysis.results import final_settings
-from analysis.results.final_settings import Difference, Finals, Setting
+from analysis.results.final_settings import Difference, Finals, FinalSetting
 from analysis.stats.inference import ALPHA, p_text
 from analysis.text import numbers
-from analysis.text.numbers import count, duration, signed
+from analysis.text.numbers import NARROW, count_text, duration, signed
 from analysis.text.plain import plain
 
 # Sentences -----------------------------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def facts(finals: Finals) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def intervals(run: Run, settings: Sequence[Setting]) -> str:
+def intervals(run: Run, settings: Sequence[FinalSetting]) -> str:
     """Return the sentence on how the 95 % intervals are computed."""
     whole = sum(setting.losses is not None for setting in settings)
     both = "an analysis of variance over seeds and test texts" if whole else "the spread over seeds, and texts as independent"
@@ -109,7 +109,7 @@ def search_summary(run: Run) -> str:
     trials, settings = len(run.search), len({trial.setting for trial in run.search if trial.setting})
     sentence = f"The search: {trials} trial{'s' * (trials != 1)}"
     sentence += f" of {settings} different setting{'s' * (settings != 1)}" if 0 < settings < trials else ""
-    sentence += f" ({by_status(run)}), {count(trained_tokens(run.search))} tokens of fine-tuning"
+    sentence += f" ({by_status(run)}), {count_text(trained_tokens(run.search), NARROW)} tokens of fine-tuning"
     loaded = sum(trial.source == "loaded" for trial in run.search)
     sentence += f", {loaded} from the store" if loaded else ""
     return sentence + (f"; the whole study took {duration(run.seconds)}." if run.seconds else ".")
@@ -130,7 +130,7 @@ def _failures(run: Run) -> str:
     ]
     if finals := sum(trial.status == "failed" for trial in run.finals):
         sentences.append(f"{finals} of {len(run.finals)} finals failed")
-    return f"{'; '.join(sentences)}. --retry-failed begins them again."
+    return f"{'; '.join(sentences)}. --retry-failed runs them again."
 
 
 def missing(finals: Finals) -> list[str]:
@@ -139,11 +139,11 @@ def missing(finals: Finals) -> list[str]:
     if run.state == "unfinished":
         sentences.append("The study has not finished: these are interim results.")
     elif run.state == "interrupted":
-        sentences.append("The study was interrupted: these are interim results. The same command resumes it.")
+        sentences.append("The study was interrupted: these are interim results. Run the same command again to resume.")
     elif run.state == "stopped":
         reason = plain(run.of("study")[-1].get("reason") or "no reason given", 300)
         sentences.append(
-            f"The study was stopped: {reason}. These are interim results; after the repair the same command resumes it."
+            f"The study was stopped: {reason}. These are interim results. After the repair, run the same command again to resume."
         )
     if any(trial.status == "failed" for trial in run.trials):
         sentences.append(_failures(run))
@@ -171,7 +171,7 @@ def missing(finals: Finals) -> list[str]:
     return sentences
 
 
-def _torn(finals: Sequence[Setting]) -> list[Setting]:
+def _torn(finals: Sequence[FinalSetting]) -> list[FinalSetting]:
     """Settings whose test predictions do not match their records."""
     means = [(setting, numbers.mean(setting.test), setting.estimate) for setting in finals if setting.losses is not None]
     return [

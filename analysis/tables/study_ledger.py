@@ -12,7 +12,7 @@ from analysis.results.final_settings import Finals
 from analysis.results.ledger import Cell, Ledger, SeedRun
 from analysis.results.read_ablation import settle
 from analysis.tables import sentences
-from analysis.tables.published_layout import Grid, Shown, ours
+from analysis.tables.published_layout import CellText, TableLayout, ours
 from analysis.text.plain import plain
 
 COMMAND = "study run RUN"
@@ -60,9 +60,11 @@ def _seeds(run: Run) -> int:
     return seeds if isinstance(seeds, int) else 1
 
 
-def grid(finals: Finals, ledger: Ledger) -> Grid:
+def layout(finals: Finals, ledger: Ledger) -> TableLayout:
     """Return the ledger as a table in which the chosen setting is marked, which is not always the best on test."""
     run, chosen = finals.run, final_settings.is_settled(finals.run)
-    rows = [(c.label, (Shown(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(ledger.cells)]
+    rows = [
+        (c.label, (CellText(ours(c), "", "chosen" if chosen and i == 0 else "", c.state, c),)) for i, c in enumerate(ledger.cells)
+    ]
     notes: Sequence[str] = [f"The {'chosen' if chosen else 'best'} setting is {text}." for text in sentences.comparisons(finals)]
-    return Grid((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(finals)), tuple(notes))
+    return TableLayout((f"test {run.metric.label} %",), tuple(rows), tuple(sentences.facts(finals)), tuple(notes))

@@ -1,9 +1,9 @@
 "use strict";
-// Sorts the table of trials by a column: numbers as numbers, empty cells last, equal ones in the order they had.
+// Sorts the table of trials by a column: numbers as numbers, empty cells last, equal rows keep their order.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
-  const said = document.getElementById("sorted");
+  const status = document.getElementById("sorted");
   const value = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
   const text = new Intl.Collator("en", { numeric: true });
   heads.forEach((head, column) => {
@@ -16,20 +16,20 @@ for (const table of document.querySelectorAll("table.sortable")) {
         return down ? compare(b, a) : compare(a, b);
       });
       body.append(...rows);
-      heads.forEach((each) => each.removeAttribute("aria-sort"));
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      said.textContent = `Sorted by ${head.textContent}, ${down ? "descending" : "ascending"}`;
+      status.textContent = `Sorted by ${head.textContent}, ${down ? "descending" : "ascending"}`;
     });
   });
 }
-// Hides the rows of a table in which the text of its filter does not occur. A link into the table shows its row again.
+// Hides the rows of a table in which the text of its filter does not occur. A link to a hidden row shows it again.
 for (const input of document.querySelectorAll("input[data-filters]")) {
   const rows = [...document.getElementById(input.dataset.filters).tBodies[0].rows];
-  const said = document.getElementById("sorted");
+  const status = document.getElementById("sorted");
   const filter = () => {
     const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
     for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
-    said.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
+    status.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} rows`;
   };
   input.addEventListener("input", filter);
   addEventListener("hashchange", () => {
@@ -40,7 +40,7 @@ for (const input of document.querySelectorAll("input[data-filters]")) {
     row.focus({ preventScroll: true });
   });
 }
-// On paper nothing is folded.
+// Print the content of all collapsible sections.
 addEventListener("beforeprint", () => {
-  for (const each of document.querySelectorAll("details")) each.open = true;
+  for (const section of document.querySelectorAll("details")) section.open = true;
 });

@@ -46,12 +46,12 @@ def signed(value: float, digits: int = 1) -> str:
     return text[1:] if float(f"{value:.{digits}f}") == 0 else text
 
 
-def count(value: float) -> str:
-    """Format a count in at most three digits: `1.2 M`, `52 k`, `812`."""
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            scaled = value / limit
-            return f"{scaled:.0f}{NARROW}{unit}" if scaled >= 100 else f"{scaled:.3g}{NARROW}{unit}"
+def count_text(value: float, gap: str = " ") -> str:
+    """Format a count in three digits: `1.2 M`, `52 k`, `812`; more from 1,000 T on. `gap` separates the number and its unit."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:,.0f}{gap}{unit}" if scaled >= 999.5 else f"{scaled:.3g}{gap}{unit}"
     return f"{value:.0f}"
 
 
@@ -68,6 +68,19 @@ def whole_seconds(seconds: float, gap: str = " ") -> str:
     if whole < 3600:
         return f"{whole // 60}{gap}min {whole % 60:02d}{gap}s"
     return f"{whole // 3600}{gap}h {whole % 3600 // 60:02d}{gap}min"
+
+
+def time_text(seconds: float) -> str:
+    """Format an estimated time: `90 min`, `2.5 h`, `12,345 h (514 days)`.
+
+    `duration` formats measured times: its seconds and minutes would make an estimate look exact.
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h ({hours / 24:,.0f} days)"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -117,21 +130,3 @@ def pair(name: str, text: str) -> list[str]:
     import textwrap
 
     return textwrap.wrap(text, WIDTH, initial_indent=f"{name:<15}", subsequent_indent=" " * 15)
-
-
-def count_text(value: float) -> str:
-    """Format a count with up to trillions: `1.5 M`."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:
-            return f"{value / size:,.0f} {unit}" if value >= 999.5 * size else f"{value / size:.3g} {unit}"
-    return f"{value:.0f}"
-
-
-def time_text(seconds: float) -> str:
-    """Format seconds roughly: `90 min`; `12,345 h (514 days)`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    hours = seconds / 3600
-    return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h ({hours / 24:,.0f} days)"

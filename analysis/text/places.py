@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import lru_cache
-from pathlib import Path
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
 _PATH = re.compile(r"(?:(?<![^\s'\"=(\[{>:;,|`])|(?<=://)|(?<=\\n))(?:\.\.)?(?:/[^/\s'\"<>:;,|`)\]}&]+)+")
@@ -33,10 +31,10 @@ def _shareable_path(path: str) -> str:
     return "/".join("user" if user and part == user else part for part in path.split("/"))
 
 
-@lru_cache(maxsize=1)
 def _here() -> tuple[str, str]:
     """(home folder of the user, the user's name); the name is empty for root, which identifies no person."""
-    home = Path(os.path.expanduser("~"))
-    if home in (Path("/"), Path("/nonexistent")):
+    home = os.path.normpath(os.path.expanduser("~"))
+    if home.strip("/") in ("", "nonexistent"):
         return "/nonexistent", ""
-    return str(home), "" if home.name == "root" else home.name
+    name = os.path.basename(home)
+    return home, "" if name == "root" else name

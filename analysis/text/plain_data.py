@@ -56,7 +56,7 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-@lru_cache(10_000)
+@lru_cache(10_000)  # results.csv repeats a few texts in every row, and `plain` is slow
 def _text(value: str) -> str:
     value = plain(value)
     return "'" + value if value[:1] in tuple("=+-@\t\r|%") else value

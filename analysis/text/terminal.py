@@ -18,7 +18,7 @@ ASCII = dict(zip(_SIGNS, _PLAIN.split(), strict=True))
 STAND_IN = "finetune-study.stand-in"
 """Name of the codec error handler, for `errors` of a stream."""
 STOPPED = 4
-"""Exit code after a failure of the machine: after the repair the same command resumes."""
+"""Exit code after a failure of the machine: after the repair, run the same command again to resume."""
 GONE = (errno.EPIPE, errno.EIO)
 """Error numbers when the reader has gone: `| head` has ended, or the terminal is closed."""
 

@@ -1,4 +1,4 @@
-"""LaTeX: texts escaped so that pdflatex sets any of them, and tables with booktabs that are no wider than the page."""
+"""Format LaTeX: escape any text so that pdflatex accepts it, and write booktabs tables that fit the width of the page."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
     "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0323": "d", "\u0327": "c",
 }  # fmt: skip
-"""Combining marks that LaTeX's own encoding has a command for."""
+"""{combining mark: its command in LaTeX's default encoding}"""
 CODE_POINT = r'\providecommand{\codepoint}[1]{\ifdefined\Umathcode\char"#1\relax\else\texttt{U+#1}\fi}'
-"""What stands in a table that has characters of other scripts: set by LuaLaTeX and XeLaTeX, named by pdfLaTeX, which has none."""
+"""Definition for tables with characters of other scripts: LuaLaTeX and XeLaTeX print them, pdfLaTeX prints their code points."""
 
 
 def tex(text: str) -> str:
-    """A text as LaTeX, in ASCII alone. Long words may be broken."""
+    """Escape a text for LaTeX, in ASCII only; long words get places where a line may break."""
     line = re.sub(r"\S{25,}", lambda word: "\0".join(re.findall(".{1,12}", word[0])), plain(text))
     return "".join(map(_char, unicodedata.normalize("NFC", line)))
 
@@ -80,81 +80,83 @@ def _char(char: str) -> str:
 # Tables --------------------------------------------------------------------------------------------------------------------------
 
 ROOM = 105
-"""Characters of a line of small type; what is wider is broken between columns."""
+"""Characters in a line of small type; a wider table is split between columns."""
 ROWS = 40
-"""Lines of a page; what is longer goes on in another table."""
+"""Rows on a page; a longer table continues in another one."""
 NOTES = 2500
-"""Characters of caption and notes that leave room for a table on their page."""
+"""Most characters of caption and notes that fit on a page with a table."""
 LABEL, HEAD = 28, 40
-"""Characters of a label before it is broken, and of a head before it is cut."""
+"""Characters from which on a label is wrapped, and to which a head is cut."""
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of a table, or several under one head."""
+class TexColumn:
+    """One or several columns of a table under one head."""
 
     head: str
-    """As plain text."""
+    """Plain text."""
     cells: Sequence[Sequence[str]]
-    """Of every row, as LaTeX."""
+    """LaTeX of the cells, by row and column."""
     under: tuple[str, ...] = ("",)
-    """Heads below the head, one for each column that it stands over."""
+    """Second line of the head, one text for each column."""
     align: str = "r"
 
     @property
     def width(self) -> int:
-        """About how many characters wide it is."""
+        """Approximate width in characters."""
         columns = zip(self.under, *self.cells, strict=True)
         inner = sum(2 + max(map(_length, column)) for column in columns)
         return max(inner, 2 + len(plain(self.head, HEAD)))
 
 
 def _length(cell: str) -> int:
-    """Characters of a LaTeX text as set, about."""
+    """Approximate number of printed characters of a LaTeX text."""
     return len(re.sub(r"\\codepoint\{\w+\}", "mmm", re.sub(r"\\[a-z]+(\{\})?|[{}$\\^]", "", cell)))
 
 
 def table(
     labels: Sequence[str],
-    columns: Sequence[Column],
+    columns: Sequence[TexColumn],
     caption: Sequence[str],
     notes: Sequence[str] = (),
     comments: Sequence[str] = (),
     corner: str = "",
     strong: Collection[int] = (),
 ) -> str:
-    """A table for `\\input`: rows by label, broken where it is wider or longer than a page, caption and notes below it.
+    """Format a table for `\\input`; it is split if it is wider or longer than a page, with caption and notes below.
 
     Labels, caption, notes and comments are plain text. `strong` are the rows with bold labels.
     """
     parts = _parts(labels, columns)
     step = max(5, ROWS // max(1, len(parts)))
     starts = range(0, max(1, len(labels)), step)
-    made = []
+    lines = []
     for start in starts:
         rows = slice(start, start + step)
         bold = [place in strong for place in range(len(labels))][rows]
         tabulars = [_tabular(labels[rows], bold, part, rows, corner) for part in parts]
         words = " ".join(map(tex, caption)) if start == 0 else "(continued)"
-        made += [
+        lines += [
             r"\begin{table}",
             r"  \centering\sloppy",
             ("\n" + r"  \par\medskip" + "\n").join(tabulars),
             rf"  \caption{{{words}}}" if start == 0 else rf"  \addtocounter{{table}}{{-1}}\caption{{{words}}}",
         ]
-        made.append(r"\end{table}")
-    if notes:  # within the last table, where they leave it on one page
+        lines.append(r"\end{table}")
+    if notes:  # inside the last table if both fit on one page
         below = rf"  {{\smallskip\footnotesize\raggedright {' '.join(map(tex, notes))}\par}}"
-        made.insert(len(made) - (sum(map(len, (*caption, *notes))) < NOTES), below)
-    body = "\n".join(made)
+        lines.insert(len(lines) - (sum(map(len, (*caption, *notes))) < NOTES), below)
+    body = "\n".join(lines)
     needed = [CODE_POINT] if r"\codepoint" in body else []
-    return "\n".join(["% needs \\usepackage{booktabs,graphicx}", *(plain(f"% {each}") for each in comments), *needed, body, ""])
+    return "\n".join(
+        ["% needs \\usepackage{booktabs,graphicx}", *(plain(f"% {comment}") for comment in comments), *needed, body, ""]
+    )
 
 
-def _parts(labels: Sequence[str], columns: Sequence[Column]) -> list[list[Column]]:
-    """Columns in groups that fit."""
+def _parts(labels: Sequence[str], columns: Sequence[TexColumn]) -> list[list[TexColumn]]:
+    """Split the columns into groups that fit the width of the page."""
     room = ROOM - min(LABEL, max(map(len, labels), default=0))
-    parts: list[list[Column]] = [[]]
+    parts: list[list[TexColumn]] = [[]]
     left = room
     for column in columns:
         if parts[-1] and column.width > left:
@@ -165,8 +167,8 @@ def _parts(labels: Sequence[str], columns: Sequence[Column]) -> list[list[Column
     return parts
 
 
-def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[Column], rows: slice, corner: str) -> str:
-    """One tabular, made smaller where it is wider than the line."""
+def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[TexColumn], rows: slice, corner: str) -> str:
+    """Format one tabular, scaled down if it is wider than the line."""
     names = [rf"\textbf{{{tex(label)}}}" if strong else tex(label) for label, strong in zip(labels, bold, strict=True)]
     long = max(map(len, labels), default=0) > LABEL
     spec = ("p{12em}" if long else "l") + "".join(column.align * len(column.under) for column in columns)
@@ -198,6 +200,6 @@ def _tabular(labels: Sequence[str], bold: Sequence[bool], columns: Sequence[Colu
     )
 
 
-def _head(column: Column) -> str:
+def _head(column: TexColumn) -> str:
     name = tex(plain(column.head, HEAD))
     return rf"\multicolumn{{{len(column.under)}}}{{c}}{{{name}}}" if len(column.under) > 1 else name

@@ -6,23 +6,14 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from analysis.text.places import shareable
 
+def write_whole(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file atomically, from a text or from its parts; folders are created as needed.
 
-def replace(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file atomically, from a text or from its parts.
-
-    The file may be shared with others: home folders and user names are removed from paths in it.
+    A process that is killed while it writes leaves `NAME.PID.new` beside the file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")  # two processes may write the same report
     with open(aside, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(map(shareable, [text] if isinstance(text, str) else text))
-    aside.replace(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file atomically."""
-    aside = path.with_name(path.name + ".new")
-    aside.write_text(text, encoding="utf-8")
+        file.writelines([text] if isinstance(text, str) else text)
     aside.replace(path)

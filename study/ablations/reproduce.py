@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,16 @@ def _check_all(parts: list[Any], address: str | None, reader: Reader) -> None:
         raise ConfigError(faults)
 
 
+def _is_left_over(path: Path) -> bool:
+    """Whether a start that failed may have left this file."""
+    return path.name in ("lock.json", "study.log") or fnmatch(path.name, f"{FILE}.*new")
+
+
 def _check_folder(grid: AblationGrid, folder: Path) -> None:
     """Raise ConfigError if the folder holds something else, or this ablation at another scale."""
     path = folder / FILE
     if not path.exists():
-        left = {"lock.json", "study.log", f"{FILE}.new"}  # left by a start that failed
-        if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= left):
+        if folder.exists() and not (folder.is_dir() and all(map(_is_left_over, folder.iterdir()))):
             raise ConfigError([f"--out {folder}: exists and is no run folder of an ablation; give another"])
         return
     try:

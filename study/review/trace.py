@@ -150,9 +150,9 @@ def _changed(source: TracedFinal, fresh: Store, row: Row) -> tuple[int | None, i
         now = predictions.read(artifact.path(PREDICTIONS)) if artifact else before
     except (OSError, ValueError):
         return None, 0
-    if before.given.shape != now.given.shape:
+    if before.predicted.shape != now.predicted.shape:
         return None, 0
-    differ = before.given != now.given
+    differ = before.predicted != now.predicted
     return int(np.sum(differ.any(axis=1) if differ.ndim > 1 else differ)), len(differ)
 
 

@@ -238,11 +238,11 @@ def _begin_again(scribe: Scribe) -> None:
 
 
 def _failed_text(rows: list[Row]) -> str:
-    """Text on failed trials, `2 trials failed: t000, t003. --retry-failed begins them again`; empty without any."""
+    """Text on failed trials, `2 trials failed: t000, t003. --retry-failed runs them again`; empty without any."""
     names = [row["trial"] for row in failed(rows)]
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     one = len(names) == 1
-    again = f"--retry-failed begins {'it' if one else 'them'} again"
+    again = f"--retry-failed runs {'it' if one else 'them'} again"
     return f"{len(names)} trial{'s' * (not one)} failed: {shown}. {again}" if names else ""
 
 

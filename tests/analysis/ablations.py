@@ -1,4 +1,4 @@
-"""Made-up runs of ablations: `ablation.yaml`, records and predictions of its studies, without any training."""
+"""Make runs of ablations, with `ablation.yaml`, records and predictions of the studies, without any training."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TABLE2: dict[str, Any] = {
 
 
 def wrong(count: int, seed: int = 0, luck: int = 12, texts: int = TEXTS) -> np.ndarray:
-    """A made-up outcome: exactly `count` texts are wrong, the hardest but for `luck` of them, which differ by seed."""
+    """Return errors [texts] of a seed: exactly `count` texts are wrong, the hardest ones except for `luck` texts drawn by seed."""
     order = np.random.default_rng(3).permutation(texts)
     found = np.zeros(texts, dtype=bool)
     found[order[: count - luck]] = True
@@ -72,7 +72,7 @@ def build(
     curves: Mapping[tuple[str, str], Sequence[Sequence[float]]] | None = None,
     predictions: bool = True,
 ) -> Path:
-    """A run folder with one study for each task. `outcomes` are by task and label, seed after seed."""
+    """Write a run folder with one study per task. `outcomes` holds the seeds' outcomes by task and label."""
     folder.mkdir(parents=True, exist_ok=True)
     about = dict(about)
     about["studies"] = [{"folder": t, "task": t, "settings": list(range(len(about["settings"])))} for t in about["tasks"]]

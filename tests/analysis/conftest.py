@@ -1,4 +1,4 @@
-"""Made-up runs that several tests read; none of them writes into one."""
+"""Runs that several tests read and no test writes to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A made-up run: the records, study file and predictions that a study of sls_imdb leaves, without any training."""
+"""Make a run of a study of sls_imdb, with records, study file and predictions, without any training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOKENS_PER_EPOCH, TOKENS_PER_STEP = 13_100, 880
 
 @dataclass(frozen=True)
 class Shape:
-    """What happens in the made-up study."""
+    """Events of the study."""
 
     trials: int = 12
     seeds: int = 3
@@ -81,7 +81,7 @@ def sample(rng: np.random.Generator) -> dict[str, Any]:
 
 
 class Story:
-    """Writes the records of a made-up study with a clock of its own, so that two writings give the same bytes."""
+    """Writes records with a clock of its own, so that they have the same bytes every time."""
 
     def __init__(self, folder: Path, shape: Shape) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A made-up run whose scores are scikit-learn's, of predictions that a test gives."""
+"""Make a run from the predictions of a test; its scores are scikit-learn's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def scores(has: Array, given: Array, names: Sequence[str]) -> dict[str, Any]:
-    """What an evaluation says of classes [n], or of 0/1 [n, labels]."""
+    """Return the scores that an evaluation records, for classes [n] or 0/1 [n, labels]."""
     places = list(range(len(names)))
     several = has.ndim > 1
     macro = f1_score(has, given, average="macro", zero_division=0, labels=places if several else None)

@@ -1,4 +1,4 @@
-"""The papers' figures with ours: every point where it belongs, the paper's beside it, divergence to be seen."""
+"""The papers' figures: the positions of our points and the papers', and marks of diverged runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_same_bytes(tmp_path: Path) -> None:
     assert [f.svg for f in figures(figure3(tmp_path / "a"))] == [f.svg for f in figures(figure3(tmp_path / "b"))]
 
 
-def test_learning_curves_with_divergence_and_what_was_read_by_eye(tmp_path: Path) -> None:
+def test_learning_curves_with_divergence_and_numbers_read_off_a_figure(tmp_path: Path) -> None:
     outcomes: dict[tuple[str, str], list[Any]] = {("imdb", f"lr={rate}"): [wrong(40), wrong(44, 1)] for rate in RATES[:3]}
     outcomes["imdb", "lr=4e-4"] = ["diverged", wrong(200)]
     curves = {("imdb", "lr=4e-4"): [[10.0], [10.0, 50.0, 50.0]]}
@@ -126,7 +126,7 @@ def crosses(figure: Figure, gid: str) -> list[tuple[float, float]]:
 
 
 def f1_study(folder: Path, about: dict[str, Any], seeds: dict[str, list[Any]]) -> Ledger:
-    """A run whose task goes by macro-F1. `seeds` are by row: F1 after each epoch, and whether the run then diverged."""
+    """Write a run whose metric is macro-F1. `seeds` holds, by row, F1 after each epoch, and whether the run then diverged."""
     build(folder, about, {})
     (task,) = about["tasks"]
     story = Story(folder / task, task)
@@ -176,7 +176,7 @@ def test_a_published_error_is_not_drawn_among_f1(tmp_path: Path) -> None:
     assert "Hollow marks" not in figure.caption
 
 
-def test_divergence_of_a_single_seed_shows_whatever_the_metric(tmp_path: Path) -> None:
+def test_divergence_of_a_single_seed_shows_with_any_metric(tmp_path: Path) -> None:
     rows = {row["row"]: [([0.7], False), ([0.6], place == 1)] for place, row in enumerate(FIGURE3["settings"])}
     (figure,) = figures(f1_study(tmp_path / "run", FIGURE3 | MINE, rows))
     assert group(figure, "lost") == ["1K further pre-training steps: 1 of 2 seeds diverged"]

@@ -1,4 +1,4 @@
-"""Figures: the same bytes, no collisions on one page, colours of the page, every status by shape."""
+"""Figures of a study: reproducible bytes, unique ids on a page, colours of the page, every status by shape."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ids_do_not_collide_on_one_page_and_all_references_resolve(drawn: dict[s
     assert len(ids) == len(set(ids))
 
 
-def test_each_is_sound_xml_that_says_what_it_shows(drawn: dict[str, Figure]) -> None:
+def test_figures_are_valid_xml_with_title_and_description(drawn: dict[str, Figure]) -> None:
     for figure in drawn.values():
         root = ElementTree.fromstring(figure.svg)
         assert root.find("{http://www.w3.org/2000/svg}title").text == figure.title  # type: ignore[union-attr]
@@ -113,7 +113,7 @@ def searched(*trials: tuple[str, float | None], sampler: str = "random", metric:
     return Run(Path("/nowhere"), rows, [], {"search": {"sampler": sampler}})
 
 
-def test_the_budget_is_what_random_draws_of_the_trials_come_to() -> None:
+def test_the_budget_curve_agrees_with_random_draws() -> None:
     values = [12.0, 9.0, 15.0, 10.0]
     drawn = np.random.default_rng(0).choice(values, (200_000, 4)).min(axis=1)
     for metric, turned in ((None, lambda loss: loss), ("macro_f1", lambda loss: 100 - loss)):
@@ -126,7 +126,7 @@ def test_the_budget_is_what_random_draws_of_the_trials_come_to() -> None:
     assert "validation macro-F1, %" in found.svg
 
 
-def test_the_budget_says_what_it_cannot_tell() -> None:
+def test_the_budget_figure_states_its_limits() -> None:
     trials = [("complete", 9.0), ("stopped", 20.0), ("diverged", None), ("complete", 10.0)]
     found = study_figures.budget(searched(*trials, sampler="tpe"))
     assert found is not None

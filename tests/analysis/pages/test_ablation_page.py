@@ -1,4 +1,4 @@
-"""The report of an ablation: whole from any state, closed to the outside, the same bytes from the same records."""
+"""The report of an ablation: from runs in any state, without network access, with the same bytes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_writes_what_is_asked_for(run: Path, tmp_path: Path) -> None:
+def test_the_requested_formats_are_written(run: Path, tmp_path: Path) -> None:
     always = {"provenance.csv", "table.txt"}
     assert reports.write([run], tmp_path / "all").page == tmp_path / "all" / "report.html"
     assert set(files(tmp_path / "all")) == always | {"report.html", "table.md", "table.tex", "report.json", *CSV}
@@ -114,7 +114,7 @@ def test_without_a_browser_there_is_no_pdf_but_a_way(run: Path, tmp_path: Path, 
     assert (tmp_path / "out" / "report.html").exists()
 
 
-def test_a_browser_that_fails_is_said(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_browser_is_reported(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "chromium").write_text("#!/bin/sh\nexit 7\n")
     (tmp_path / "chromium").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -122,7 +122,7 @@ def test_a_browser_that_fails_is_said(run: Path, tmp_path: Path, monkeypatch: py
         reports.write([run], tmp_path / "out", ["pdf"])
 
 
-def test_one_seed_is_said_to_be_one_in_every_form(tmp_path: Path) -> None:
+def test_every_form_states_that_there_is_one_seed(tmp_path: Path) -> None:
     outcomes = {("imdb", row): [wrong(count)] for row, count in (("head-only", 80), ("tail-only", 42), ("head+tail", 40))}
     about = TABLE2 | {"seeds": 1, "tasks": {"imdb": TABLE2["tasks"]["imdb"]}}
     page = reports.write([build(tmp_path / "run", about, outcomes)], names=[*output.FORMATS, "txt"]).page  # type: ignore[arg-type]
@@ -140,7 +140,7 @@ def test_one_seed_is_said_to_be_one_in_every_form(tmp_path: Path) -> None:
     assert {(row["seeds"], row["sd"], row["interval_low"], row["interval_high"]) for row in rows} == {("1", "", "", "")}
 
 
-def test_predictions_of_another_number_of_classes_are_said_to_be(tmp_path: Path) -> None:
+def test_predictions_of_another_number_of_classes_are_reported(tmp_path: Path) -> None:
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     truth = np.arange(TEXTS) % 5
     write_predictions(folder / "imdb", "f00", truth, truth)
@@ -151,7 +151,7 @@ def test_predictions_of_another_number_of_classes_are_said_to_be(tmp_path: Path)
     assert found.cells[0].mean == 20.0
 
 
-def test_a_report_that_cannot_be_written_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         cli.main(["report", str(run), "--out", str(tmp_path / "file")])
@@ -159,7 +159,7 @@ def test_a_report_that_cannot_be_written_is_said(run: Path, tmp_path: Path, caps
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount")
-def test_a_read_only_or_full_disk_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_read_only_or_full_disk_is_an_error(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "disk"
     folder.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", folder], check=False).returncode:

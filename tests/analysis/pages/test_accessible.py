@@ -1,4 +1,4 @@
-"""Every kind of page before axe-core, in light and dark, wide and narrow; and by keyboard and on paper."""
+"""Every kind of page checked by axe-core, in light and dark, wide and narrow; keyboard use and printing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def page() -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of each kind."""
+    """Return one page of every kind."""
     folder = tmp_path_factory.mktemp("pages")
     make(folder / "study")
     make(folder / "search", part="search")
@@ -53,7 +53,7 @@ def axe() -> str:
 
 
 def faults(page: Page, axe: str) -> list[dict[str, Any]]:
-    """What axe-core finds wrong, with the first places of each."""
+    """Return the violations that axe-core finds, with the first places of each."""
     if page.run("typeof axe") == "undefined":
         page.run(f"{axe}; 0")
     found = page.run("axe.run(document, {resultTypes: ['violations']}).then(r => JSON.stringify(r))")

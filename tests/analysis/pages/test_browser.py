@@ -1,4 +1,4 @@
-"""The report in a real browser: it sorts, it fits, it is readable, it asks for nothing, it complains of nothing."""
+"""The report in a real browser: sorting, layout, legibility, no network requests, no errors in the console."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def written(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def shown(page: Page, written: Path) -> Iterator[Page]:
-    """The report of a finished run. Whatever a test does with it, nothing may go wrong or out."""
+    """Open the report of a finished run; afterwards there must be no error and no network request."""
     page.console.clear(), page.exceptions.clear(), page.requests.clear()
     page.viewport(1280, 900)
     page.media()
@@ -69,7 +69,7 @@ def shown(page: Page, written: Path) -> Iterator[Page]:
 
 
 @pytest.mark.parametrize(("ci", "user", "outcome"), [("1", 1000, pytest.fail), ("", 0, pytest.fail), ("", 1000, pytest.skip)])
-def test_a_missing_browser_is_said(monkeypatch: pytest.MonkeyPatch, ci: str, user: int, outcome: Any) -> None:
+def test_a_missing_browser_is_reported(monkeypatch: pytest.MonkeyPatch, ci: str, user: int, outcome: Any) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setenv("CI", ci)
     monkeypatch.setattr("os.geteuid", lambda: user)
@@ -78,7 +78,7 @@ def test_a_missing_browser_is_said(monkeypatch: pytest.MonkeyPatch, ci: str, use
 
 
 def numbers(page: Page, column: int) -> list[float]:
-    """A column of the table of trials, without empty cells."""
+    """Return a column of the table of trials, without empty cells."""
     return [float(value) for value in page.run(COLUMN.format(column, column)) if value != ""]
 
 
@@ -171,7 +171,7 @@ def test_odd_runs_open_without_complaint(page: Page, tmp_path: Path, changes: di
 
 
 def test_the_page_forbids_itself_to_ask_the_outside(page: Page, written: Path) -> None:
-    """That the tests above see no request means something: one that is tried here is seen, and the page's policy refuses it."""
+    """The tests above would see a request: one attempted here is recorded, and the page's policy blocks it."""
     page.viewport(1280, 900)
     page.open(written)
     page.console.clear()

@@ -1,4 +1,4 @@
-"""The page of an ablation in a real browser: a number leads to its runs, the filter filters, every text can be read."""
+"""The page of an ablation in a real browser: links from numbers to runs, the filter, legibility."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_click_on_a_head_sorts(shown: Page) -> None:
     assert scores[len(numbers) :] == [""] * (len(scores) - len(numbers))
 
 
-def test_what_is_closed_opens_by_keyboard_and_in_print(shown: Page) -> None:
+def test_collapsed_sections_open_by_keyboard_and_in_print(shown: Page) -> None:
     shown.run("document.querySelectorAll('details').forEach((each) => { each.open = false; })")
     shown.media("print")
     shown.until("document.querySelector('#errors details table').checkVisibility()")

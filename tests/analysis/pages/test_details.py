@@ -30,7 +30,7 @@ LENGTHS = np.random.default_rng(2).integers(3, 80, TEXTS)
 
 
 def enrich(run: Path, pieces: bool = True, classes: int = 3) -> None:
-    """Give predictions probabilities that fit them, and all but the bag of words lengths."""
+    """Add matching probabilities to predictions, and lengths to all except the bag of words."""
     for path in sorted(run.glob("**/predictions/*.parquet")):
         table = pq.read_table(path)
         n, rng = table.num_rows, np.random.default_rng(len(path.name) + int(path.name[1]) if path.name[1].isdigit() else 0)
@@ -59,7 +59,7 @@ def text_of(page: Path) -> str:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ablation on two tasks, of which one is not finished, whose predictions have lengths and probabilities."""
+    """Write an ablation on two tasks, one unfinished, with lengths and probabilities in the predictions."""
     about = TABLE2 | {"recipe": [{"finetune": {"max_length": 16}}]}
     folder = build(tmp_path_factory.mktemp("table2") / "run", about, table2_outcomes(), finished=False)
     enrich(folder)
@@ -138,7 +138,7 @@ def test_predictions_from_before_lengths_were_kept(tmp_path: Path) -> None:
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     text = text_of(reports.write([folder], tmp_path / "out").page)
     assert "The test predictions are old and lack the lengths of the texts." in text
-    assert "The test predictions hold no probabilities that can be used." in text
+    assert "The test predictions contain no usable probabilities." in text
     assert rows(tmp_path / "out" / "lengths.csv") == rows(tmp_path / "out" / "calibration.csv") == []
     assert len(rows(tmp_path / "out" / "labels.csv")) == 8
     enrich(folder)
@@ -165,7 +165,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     assert [row["setting_label"] for row in found] == ["good", "papers' setting"]
     assert {row["counted"] for row in found} == {"decisions" if kind is several else "texts"}
     assert {"reliability-chosen.svg", "lengths-chosen.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    told = study_page.detail(Finals(load(folder)))
+    told = study_page.compared_details(Finals(load(folder)))
     assert told is not None
     wrong_ = np.array([(each != has).any(axis=1) if has.ndim > 1 else each != has for each in good])
     for part in told.first.lengths:
@@ -179,11 +179,11 @@ def test_settings_on_other_texts_do_not_stand_beside(tmp_path: Path) -> None:
     for name, truth in (("a", has), ("b", 1 - np.minimum(has, 1))):
         runs.append(load(make(tmp_path / name, ["x", "y", "z"], truth, {"good": good}, "error_rate", baseline=good[0])))
         enrich(tmp_path / name)
-    one, other = (study_page.detail(Finals(each)) for each in runs)
+    one, other = (study_page.compared_details(Finals(each)) for each in runs)
     assert one is not None
     assert other is not None
     found = [sides.Side("x", seeds=(each.predictions("f00"),)) for each in runs]  # type: ignore[arg-type]
-    made = details.detail("", "k", found)
+    made = details.compare_details("", "k", found)
     assert made is not None
     assert [side.label for side in made.sides] == ["x"]
 
@@ -216,7 +216,7 @@ def test_sides_without_a_claim_are_the_best_and_the_first(tmp_path: Path) -> Non
     assert [cell.row for cell in claims.sides(found, "imdb")] == ["head+tail", "tail-only"], "the best of the others"
     found = ledger(build(tmp_path / "c", TABLE2, {}))
     assert claims.sides(found, "imdb") == []
-    assert ablation_page.look(found) == ablation_page.tell(found) == []
+    assert ablation_page.compared_details(found) == ablation_page.cell_details(found) == []
 
 
 def test_hundreds_of_cells_make_a_light_page(tmp_path: Path) -> None:

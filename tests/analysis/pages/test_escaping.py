@@ -1,4 +1,4 @@
-"""Names that would be code elsewhere stay text in every form of a report."""
+"""Names with special characters are escaped in every form of a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from analysis.results.claims import verdicts
 from analysis.results.ledger import Ledger
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from analysis.text.plain import CONTROL
 from study.review import status
 from tests.analysis.ablations import TABLE2, build, wrong
@@ -63,28 +63,30 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def plain_tags(tmp_path_factory: pytest.TempPathFactory) -> Tags:
-    """What a page of a harmless run is made of."""
+    """Return the tags of the page of a harmless run."""
     return Tags(page(made(tmp_path_factory.mktemp("plain") / "run", dict.fromkeys(FIELDS, "name"))))
 
 
 FIELDS = ("row", "column", "task", "title", "note", "reason")
 Forms = dict[str, Callable[[Ledger], str]]
 FORMS: Forms = {
-    "txt": lambda found: forms.text(found, grid(found), verdicts(found)),
-    "md": lambda found: forms.markdown(found, grid(found), verdicts(found)),
-    "tex": lambda found: forms.latex(found, grid(found), verdicts(found)),
-    "csv": lambda found: forms.csv(found, grid(found)),
+    "txt": lambda found: forms.text(found, layout(found), verdicts(found)),
+    "md": lambda found: forms.markdown(found, layout(found), verdicts(found)),
+    "tex": lambda found: forms.latex(found, layout(found), verdicts(found)),
+    "csv": lambda found: forms.csv(found, layout(found)),
     "provenance": forms.provenance_csv,
-    "json": lambda found: forms.as_json(found, grid(found), verdicts(found)),
+    "json": lambda found: forms.as_json(found, layout(found), verdicts(found)),
 }
 
 
 def page(found: Ledger) -> str:
-    return ablation_page.page(found, grid(found), verdicts(found), [], ablation_page.tell(found), ablation_page.look(found))
+    return ablation_page.page(
+        found, layout(found), verdicts(found), [], ablation_page.cell_details(found), ablation_page.compared_details(found)
+    )
 
 
 def made(folder: Path, names: dict[str, str]) -> Ledger:
-    """A run of which everything that another may name is named so."""
+    """Write a run with these texts in all fields that users choose, {one of FIELDS: text}."""
     first: dict[str, Any] = {"row": names["row"] + "1"}
     second: dict[str, Any] = {"row": names["row"] + "2", "column": names["column"]}
     about = TABLE2 | dict.fromkeys(("name", "title", "scale", "command"), names["title"])

@@ -1,4 +1,4 @@
-"""Reports of one run and of several: the same words for studies and ablations, the same bytes from the same records."""
+"""Reports of one run and of several: the same formats for studies and ablations, the same bytes from the same records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORMS = ("table.txt", "table.md", "table.tex", "cells.csv", "report.json", "prov
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study, one that is not finished, and an ablation."""
+    """Return a folder with a finished study, an unfinished one, and an ablation."""
     folder = tmp_path_factory.mktemp("runs")
     make(folder / "study", trials=4)
     make(folder / "begun", part="search", trials=4)
@@ -46,7 +46,7 @@ def csv_rows(path: Path) -> list[dict[str, str]]:
 
 
 class Visible(HTMLParser):
-    """The texts of a page that a reader sees, one a line."""
+    """Collects the visible texts of a page, one per line."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Visible(HTMLParser):
 
 
 def golden(folder: Path) -> Iterator[tuple[str, str]]:
-    """(name, text) of the files of a report that are held against recorded ones; of the page what is seen of it."""
+    """Yield (name, text) of the files of a report that are compared with recorded ones; of the page its visible text."""
     for name in FORMS:
         if name == "page.txt":
             yield name, "\n".join(Visible((folder / "report.html").read_text(encoding="utf-8")).lines) + "\n"
@@ -75,7 +75,7 @@ def golden(folder: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", ["study", "table2", "overview"])
 def test_golden(runs: Path, tmp_path: Path, kind: str) -> None:
-    """To renew one after a change that is meant: write what the form gives into the file, and read the difference."""
+    """After an intended change, write the new text of the form to the golden file, and read the difference."""
     given = ["study", "begun", "table2"] if kind == "overview" else [kind]
     reports.write([runs / name for name in given], tmp_path)
     for name, text in golden(tmp_path):
@@ -159,7 +159,7 @@ def test_the_same_records_give_the_same_bytes(runs: Path, tmp_path: Path) -> Non
 
 
 def test_another_processor_gives_the_same_bytes(runs: Path, tmp_path: Path) -> None:
-    """Its products of matrices end in other bits: here those of the oldest kernel that OpenBLAS has."""
+    """Matrix products differ in the last bits between processors: here those of the oldest OpenBLAS kernel."""
     given = [str(runs / "study"), str(runs / "table2")]
     reports.write([Path(run) for run in given], tmp_path / "here")
     there = [sys.executable, "-m", "analysis", *given, "--out", str(tmp_path / "there")]
@@ -188,7 +188,7 @@ def test_tables_are_written_with_eight_digits_too() -> None:
     assert plain_data.csv_text(["a", "b"], [{"a": 1 / 3, "b": 123456789012}]) == "a,b\n0.33333333,123456789012\n"
 
 
-def test_what_cannot_be_used_is_named_and_the_rest_is_used(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_runs_are_named_and_the_others_are_used(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ablation.yaml").write_text("[", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The report: whole from any run, closed to the outside, the same bytes from the same records, free of torch and ray."""
+"""The report of a study: from runs in any state, without network access, with the same bytes, without torch and ray."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.analysis.tables.test_result_table import nasty
 
 
 class Outline(HTMLParser):
-    """Headings, ids, tags that are open, and everything that could ask a network for something."""
+    """Collects headings, ids, open tags, and everything that could cause a network request."""
 
     VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
 
@@ -60,7 +60,7 @@ class Outline(HTMLParser):
 
 
 def text_of(folder: Path, out: Path) -> str:
-    """The page without markup."""
+    """Return the text of the page without markup."""
     page = reports.write([folder], out).page.read_text(encoding="utf-8")
     page = re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page)).split())
@@ -150,16 +150,16 @@ def test_the_answer_comes_first(finished: Path, tmp_path: Path) -> None:
         ({"seeds": 1}, "test error with the chosen setting", "One seed only"),
         ({"equal": True}, "test error with the chosen setting", "same score on validation"),
         ({"baseline": False}, "test error with the chosen setting", "There is no bag of words"),
-        ({"study_file": False}, "test error with the chosen setting", "holds no study file"),
+        ({"study_file": False}, "test error with the chosen setting", "contains no study file"),
         ({"predictions": False}, "test error with the chosen setting", "test texts"),
         (
             {"trials": 1, "diverged": None, "failed": None},
             "test error with the chosen setting",
-            "Too few validated trials to tell: 1",
+            "Too few validated trials: 1;",
         ),
     ],
 )
-def test_any_state_of_a_run_gives_a_page_that_says_what_is_missing(
+def test_the_page_of_any_state_of_a_run_lists_what_is_missing(
     tmp_path: Path, changes: dict[str, object], headline: str, said: str
 ) -> None:
     text = text_of(make(tmp_path / "run", **changes), tmp_path / "out")
@@ -173,7 +173,7 @@ def test_an_empty_run_gives_a_page(tmp_path: Path) -> None:
 
 
 def test_every_beginning_of_the_records_gives_a_page(finished: Path, tmp_path: Path) -> None:
-    """A report may be asked for at any moment of a run, also after a crash in the middle of a line."""
+    """A report can be written at any time, also after a crash in the middle of a line."""
     whole = (finished / "records.jsonl").read_bytes()
     shutil.copy(finished / "study.yaml", tmp_path)
     for share in (0.01, 0.1, 0.3, 0.5, 0.66, 0.8, 0.9, 0.97):

@@ -1,4 +1,4 @@
-"""Large runs: columns say what rows say, fault by fault and cell by cell."""
+"""Large runs: reading columns gives the same records and faults as reading rows."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_other_metrics_and_several_labels(tmp_path: Path, several: bool, monkeyp
 
 
 @pytest.mark.parametrize("strange", STRANGE)
-def test_whatever_a_line_holds(tmp_path: Path, strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_and_rows_agree_on_odd_lines(tmp_path: Path, strange: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [json.dumps(scored("t000", e, step=e), separators=(",", ":")) for e in range(1, 4)]
     lines.insert(1, json.dumps(SOUND, separators=(",", ":"))[:-1] + f',"stage_id":"x",{strange}}}')
     (tmp_path / "records.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -190,7 +190,7 @@ def test_flat_records_are_read_as_nested_ones_are() -> None:
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
 
 
-def test_what_other_inputs_have_replaced_counts_in_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_of_replaced_inputs_are_left_out_of_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = {"event": "trial", "trial": "t001", "phase": "search", "status": "complete", "session": 0}
     inputs = {"event": "inputs", "inputs": {"a": {"digest": "1"}}, "session": 1}
     lines = [

@@ -1,4 +1,4 @@
-"""The metric of a task: which there are, what the search makes of it, when a study is another one."""
+"""The metric of a task: its definitions, its use in the search, and its part in the identity of a study."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_table_holds_each_metric_under_its_name() -> None:
     assert all(len(metric.short) <= 8 for metric in METRICS.values())  # of a column of the live table
 
 
-def test_scores_and_losses_are_percent_of_what_training_measures() -> None:
+def test_scores_and_losses_are_in_percent() -> None:
     labels, given = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
     row = trained.scores(labels, given, 3)
     assert {name: metric.score(row) for name, metric in METRICS.items()} == pytest.approx(
@@ -147,7 +147,7 @@ def test_it_makes_another_study_only_where_it_steers(tmp_path: Path) -> None:
     assert plain.differences(other) == ['tasks.reviews.metric: "error_rate" here, "macro_f1" there']
 
 
-def test_what_is_shown_of_a_task_that_is_not_the_target_is_not_identity(tmp_path: Path) -> None:
+def test_the_metric_of_a_task_other_than_the_target_is_not_in_the_identity(tmp_path: Path) -> None:
     def two(metric: str) -> Any:
         data = tiny_study(tmp_path)
         data["tasks"]["more"] = data["tasks"]["reviews"] | {"metric": metric}

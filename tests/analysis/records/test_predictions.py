@@ -1,4 +1,4 @@
-"""A score as losses of texts, against scikit-learn; how uncertain a test split makes it, against bootstrap and jackknife."""
+"""Scores and losses of texts against scikit-learn; their variance against bootstrap and jackknife."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_mean_of_the_losses_is_the_score(name: str, several: bool) -> None:
         assert losses.tolist() == [100.0 * bool(np.any(wrong)) for wrong in has != given]
 
 
-def test_labels_that_nobody_has_count_in_the_mean_of_several() -> None:
+def test_labels_without_texts_count_in_the_mean_of_several() -> None:
     has, given = draw(True)
     wide = [np.hstack([each, np.zeros((len(each), 2), dtype=bool)]) for each in (has, given)]
     for name in ("macro_f1", "micro_f1"):
@@ -50,7 +50,7 @@ def test_labels_that_nobody_has_count_in_the_mean_of_several() -> None:
 
 
 @pytest.mark.parametrize(("name", "several"), CASES)
-def test_losses_are_what_leaving_a_text_out_does(name: str, several: bool) -> None:
+def test_losses_agree_with_the_jackknife(name: str, several: bool) -> None:
     """Less their mean they are the influence function, the limit of the jackknife: n - 1 times the change without the text."""
     has, given = draw(several)
     names = list("abcd")
@@ -85,7 +85,7 @@ def test_predictions_are_read_in_the_order_of_the_texts(tmp_path: Path, several:
     assert found.several == several
     assert found.classes == 6
     assert np.array_equal(found.has if not several else found.has[:, :4], has)
-    assert np.array_equal(found.given if not several else found.given[:, :4], given)
+    assert np.array_equal(found.predicted if not several else found.predicted[:, :4], given)
     right, have, got = found.counts()
     assert [each[4:].tolist() for each in (right, have, got)] == [[0, 0]] * 3
 
@@ -96,7 +96,7 @@ def test_one_class_alone_moves_nothing(metric: str) -> None:
     assert np.ptp(Predictions(same, same, 1).losses(METRICS[metric])) == 0
 
 
-def test_nobody_has_a_label() -> None:
+def test_no_text_has_a_label() -> None:
     none = np.zeros((5, 3), dtype=bool)
     for metric in ("micro_f1", "macro_f1"):
         assert Predictions(none, none, 3).losses(METRICS[metric]).tolist() == [100.0] * 5
@@ -125,7 +125,7 @@ def test_lists_of_labels_are_as_wide_as_their_probabilities(tmp_path: Path) -> N
     columns = {"label": [[0], [], [0, 2]], "prediction": [[0], [1], [2]], "probabilities": [[0.5] * 4] * 3}
     found = read(write(tmp_path / "p.parquet", index=[0, 1, 2], **columns))
     assert found.has.astype(int).tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [1, 0, 1, 0]]
-    assert found.given.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert found.predicted.astype(int).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Records: nothing that was appended is lost, nothing wrong gets in, damage costs a line at most."""
+"""Records: appended records are never lost, wrong ones are refused, damage costs one line at most."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run" / "records.jsonl"
 
 
-def test_what_is_appended_is_read(path: Path) -> None:
+def test_appended_records_are_read_back(path: Path) -> None:
     records = Records(path, "reviews")
     assert records.append("trial", trial="t000", status="started", params={"finetune.xi": 0.95}, label="papers’ setting")
     (row,), problems = read(path)

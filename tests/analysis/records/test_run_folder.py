@@ -13,7 +13,7 @@ from analysis.text.plain import plain, shown
 from tests.analysis.made_records import PAPER, SPACE, make
 
 
-def test_trials_are_what_their_records_say_last(finished: Path) -> None:
+def test_trials_have_their_last_recorded_state(finished: Path) -> None:
     run = load(finished)
     assert [trial.name for trial in run.search] == [f"t{n:03d}" for n in range(12)]
     assert [trial.name for trial in run.finals] == [f"f{n:02d}" for n in range(9)]
@@ -59,7 +59,7 @@ def test_the_space_comes_from_the_study_file(finished: Path) -> None:
     assert not space["finetune.truncation"].numeric
 
 
-def test_without_a_study_file_the_space_is_what_the_trials_show(tmp_path: Path) -> None:
+def test_without_a_study_file_the_space_is_inferred_from_the_trials(tmp_path: Path) -> None:
     space = {d.path: d for d in load(make(tmp_path, part="search", study_file=False)).space}
     assert set(space) == set(SPACE)
     assert space["finetune.learning_rate"].kind == "log"
@@ -84,7 +84,7 @@ def test_trials_sort_by_number_beyond_a_thousand(tmp_path: Path) -> None:
     assert [trial.name for trial in load(tmp_path).trials] == ["t999", "t1000", "x", "f9", "f10"]
 
 
-def test_no_records_file_is_said() -> None:
+def test_a_missing_records_file_is_reported() -> None:
     with pytest.raises(FileNotFoundError, match=r"no run folder \(there is no records\.jsonl in it\)"):
         load("/nowhere/at/all")
 
@@ -95,7 +95,7 @@ def test_predictions_are_read_from_the_run_folder_only(finished: Path) -> None:
     assert found is not None
     test = run.finals[0].test
     assert test is not None
-    assert 100 * (found.has != found.given).mean() == pytest.approx(test["error_rate_percent"])
+    assert 100 * (found.has != found.predicted).mean() == pytest.approx(test["error_rate_percent"])
     assert run.predictions("../predictions/f00") is None
     assert run.predictions("t000") is None
 

@@ -1,4 +1,4 @@
-"""Verdicts: right where the truth is known, silent where nothing is known, seldom wrong under the null, in plain words."""
+"""Verdicts: right if the truth is known, none without data, seldom wrong under the null hypothesis; their wording."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.analysis.ablations import wrong
 
 
 def cell(row: str, losses: Any, column: str = "", task: str = "t", texts: str = "same", metric: Metric = ERROR_RATE) -> Cell:
-    """A cell with losses 0/1 [seeds, texts]."""
+    """Return a cell with losses 0/1 [seeds, texts]."""
     values = None if losses is None else 100.0 * np.asarray(losses, dtype=float)
     runs = [] if values is None else [run(seed, "complete", float(each.mean())) for seed, each in enumerate(values)]
     return Cell(row, column, task, 0, metric, len(runs) or 3, runs, losses=values, texts=texts)
@@ -52,7 +52,7 @@ def test_supported_and_contradicted() -> None:
     assert against_it.text.startswith("contradicted: b has 10.00 points of error more than a (95 % interval +6.11 to +13.89")
 
 
-def test_undecided_says_how_many_seeds_would_decide() -> None:
+def test_undecided_verdicts_state_how_many_seeds_would_decide() -> None:
     (found,) = judged([cell("a", seeds(40, 44, 36)), cell("b", seeds(42, 40, 44))], A_BEATS_B)
     assert found.kind == "undecided"
     assert found.estimate is not None
@@ -110,7 +110,7 @@ def test_divergence_of_all_seeds_is_weighed_as_such() -> None:
     assert other_way.kind == "contradicted"
 
 
-def test_diverged_seeds_beside_finished_ones_are_said_to_be_left_out() -> None:
+def test_diverged_seeds_beside_finished_ones_are_reported_as_left_out() -> None:
     some = cell("b", seeds(80, 76))
     some.runs.append(run(2, "diverged"))
     some.wanted = 3
@@ -136,7 +136,7 @@ def test_tasks_are_pooled_and_shown_apart() -> None:
 
 
 def test_a_column_is_compared_row_by_row() -> None:
-    """`xi < 1 beats 1`: the rows are learning rates, each with its own level; rows that lack one side are left out."""
+    """`xi < 1 beats 1`: rows are learning rates with different mean errors; rows that lack one side are left out."""
     cells = [cell("r1", seeds(40, 44, 36), "xi=0.95"), cell("r1", seeds(60, 64, 56), "xi=1.00")]
     cells += [
         cell("r2", seeds(90, 94, 86), "xi=0.95"),
@@ -157,7 +157,7 @@ def test_other_texts_are_not_paired() -> None:
     assert "not tested on the same texts" in found.text
 
 
-def test_more_is_better_where_the_metric_says_so() -> None:
+def test_more_is_better_if_the_metric_is_a_score() -> None:
     assert points(-1.5, ERROR_RATE) == "1.50 points of error less"
     assert points(-1.5, METRICS["macro_f1"]) == "1.50 points of macro-F1 more"
     assert points(1.5, METRICS["accuracy"]) == "1.50 points of accuracy less"
@@ -187,7 +187,7 @@ def test_verdicts_are_seldom_wrong_where_nothing_differs() -> None:
 
 
 def test_the_best_of_several_equal_ones_is_not_taken_for_better() -> None:
-    """The best of five equal settings looks better than a sixth; with the choice repeated in every draw that is taken off."""
+    """The best of five equal settings looks better than a sixth; repeating the choice in every draw removes that bias."""
     rng = np.random.default_rng(12)
     plain, honest, alarms = [], [], 0
     for _ in range(40):

@@ -1,4 +1,4 @@
-"""Two runs side by side: the same settings, paired where the texts are the same, silent where they are not."""
+"""Comparison of two runs: settings are paired if their test texts are the same, and not compared otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from analysis.results import compare
 from analysis.results.final_settings import NO_SPREAD, Finals
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from analysis.tables.sentences import comparisons, facts
 from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wrong
 from tests.analysis.made_records import make
@@ -42,7 +42,7 @@ def test_a_better_run_is_seen(tmp_path: Path) -> None:
     assert json.loads(compare.as_json(one, other))["pairs"][0]["verdict"] == "B better"
 
 
-def test_what_only_one_has_is_said_and_comparisons_are_corrected(tmp_path: Path) -> None:
+def test_settings_of_one_run_only_are_listed_and_comparisons_corrected(tmp_path: Path) -> None:
     one = build(tmp_path / "a", TABLE2, table2_outcomes())
     other = build(tmp_path / "b", TABLE2, {key: value for key, value in table2_outcomes().items() if key != ("imdb", "tail-only")})
     pairs, said = compare.compare(one, other)
@@ -79,7 +79,7 @@ INPUTS = {"tasks.t.train": "1", "tasks.t.test": "2", "encoder.weights": "3"}
         (INPUTS, INPUTS | {"corpus news.txt": "4"}, True, "corpus news.txt"),
     ],
 )
-def test_what_was_read_decides_what_is_paired(
+def test_only_equal_test_splits_are_paired(
     tmp_path: Path, mine: dict[str, str], theirs: dict[str, str] | None, paired: bool, note: str, ablation: bool
 ) -> None:
     has, folders = np.arange(8) % 2, []
@@ -184,4 +184,4 @@ def test_every_metric_has_a_number_and_an_interval(tmp_path: Path, metric: str) 
     assert cell.scores == pytest.approx(pair.one.scores)
     assert cell.interval is not None
     assert cell.interval[0] < np.mean(pair.one.scores) < cell.interval[1]
-    assert f"Test {cell.metric.label} %, ours" in " ".join(grid(found).caption)
+    assert f"Test {cell.metric.label} %, ours" in " ".join(layout(found).caption)

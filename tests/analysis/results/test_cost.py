@@ -1,4 +1,4 @@
-"""What a run has cost: each training once, what came from the store apart, energy where it is told, what sharing saved."""
+"""Cost of a run: every training once, those from the store apart, measured energy, the training saved by sharing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.analysis.made_records import TOKENS_PER_EPOCH, TOKENS_PER_STEP, make
 
 
 def study(folder: Path, task: str) -> Records:
-    """Records of a study of two settings over two seeds after further pre-training, whose clock stands still."""
+    """Return a writer of records in a new run folder."""
     (folder / task).mkdir(parents=True)
     return Records(folder / task / "records.jsonl", task)
 
@@ -36,7 +36,7 @@ def trial(records: Records, name: str, stages: list[str], tokens: int, source: s
 
 @pytest.fixture
 def told(tmp_path: Path) -> Cost:
-    """A machine that tells: one trajectory with two milestones, four trials, two of one fine-tuning, one loaded."""
+    """With measured energy: one trajectory with two milestones, four trials, two of one fine-tuning, one loaded."""
     records = study(tmp_path, "a")
     stage(records, "m1", 10, 1_000, wall_s=10.0, energy_j=100.0)
     stage(records, "m2", 20, 2_000, wall_s=20.0, energy_j=200.0)
@@ -63,7 +63,7 @@ def test_each_training_counts_once(told: Cost) -> None:
 
 
 def test_seconds_of_stages_agree_with_the_stage_tree(tmp_path: Path) -> None:
-    """Each milestone tells the training up to it; the last one is what the table counts, not their sum."""
+    """The record of a milestone holds the training up to it; the table counts the last one, not their sum."""
     records = study(tmp_path, "a")
     for name, steps, wall_s in (("m1", 10, 10.0), ("m2", 20, 21.0), ("m3", 30, 31.0)):
         stage(records, name, steps, 100 * steps, wall_s=wall_s)
@@ -76,13 +76,13 @@ def test_seconds_of_stages_agree_with_the_stage_tree(tmp_path: Path) -> None:
     assert account.total.seconds == 31.0
 
 
-def test_what_sharing_saved(told: Cost) -> None:
+def test_the_training_saved_by_sharing(told: Cost) -> None:
     # Apart: 500 + 500 + 500 + 700 of fine-tuning, 3 x 1,000 + 2,000 before it. Once: 500 + 500 + 700, and one run to 2,000.
     said = next(text for text in told.facts if "sharing saved" in text).replace("\N{NO-BREAK SPACE}", " ")
     assert "7.2 k tokens; each stage once is 3.7 k: sharing saved 3.5 k, 49 %" in said
 
 
-def test_energy_is_told(told: Cost) -> None:
+def test_measured_energy_is_reported(told: Cost) -> None:
     said = " ".join(told.facts).replace("\N{NO-BREAK SPACE}", " ")
     assert "GPU energy: 1 kWh, by the driver's counters" in said
     assert "CPU energy: 2 kWh, of all CPU packages of the machine, other programs included" in said
@@ -103,7 +103,7 @@ def test_energy_that_is_known_in_part(tmp_path: Path) -> None:
     assert "CPU energy: 1 Wh in 1 of 2 sessions" in said
 
 
-def test_a_machine_that_tells_nothing_says_so_in_one_line(finished: Path) -> None:
+def test_unmeasured_energy_is_reported_in_one_line(finished: Path) -> None:
     found = cost.of_study(load(finished))
     assert found is not None
     assert [text for text in found.facts if "nergy" in text] == ["Energy: not measured (no trial had an NVIDIA GPU to itself)."]

@@ -1,4 +1,4 @@
-"""Choosing and the two kinds of noise."""
+"""Choice of the final setting, and the noise from seeds and from test texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from analysis.records.trials import Trial
 from analysis.results import final_settings
 from analysis.results.claims import verdicts
 from analysis.results.compare import compare
-from analysis.results.final_settings import Finals, Setting
+from analysis.results.final_settings import Finals, FinalSetting
 from analysis.results.read_ablation import ledger
 from analysis.stats import inference
 from analysis.tables import result_table, sentences
@@ -25,11 +25,11 @@ from tests.analysis.measured import keep
 from tests.analysis.measured import make as measured
 
 
-def setting(tests: list[float], examples: int = 200, name: str = "a") -> Setting:
+def setting(tests: list[float], examples: int = 200, name: str = "a") -> FinalSetting:
     trials = [
         Trial(f"{name}{i}", "final", error=e, test={"error_rate_percent": e, "examples": examples}) for i, e in enumerate(tests)
     ]
-    return Setting(name, name, tuple(trials), 1, False)
+    return FinalSetting(name, name, tuple(trials), 1, False)
 
 
 def test_the_chosen_one_is_best_on_validation_not_on_test(finished: Path) -> None:
@@ -41,7 +41,7 @@ def test_the_chosen_one_is_best_on_validation_not_on_test(finished: Path) -> Non
     assert all(len(s.test) == 3 for s in found)
 
 
-def test_the_order_is_by_validation_even_where_test_says_otherwise(tmp_path: Path) -> None:
+def test_the_order_is_by_validation_even_if_test_scores_disagree(tmp_path: Path) -> None:
     def worse_on_test(story: object) -> None:
         for name in ("f00", "f01", "f02"):
             story.write("evaluation", trial=name, split="test", stage_id="other", error_rate_percent=40.0, examples=200)  # type: ignore[attr-defined]
@@ -112,8 +112,8 @@ def test_predictions_make_the_interval_of_a_difference_narrower(finished: Path, 
     assert widths[0] < 0.7 * widths[1]
 
 
-def test_intervals_of_differences_cover_what_they_claim() -> None:
-    """Two settings, equal in truth, over three seeds and 200 texts each: 95 % of the intervals should cover zero; more may."""
+def test_intervals_of_differences_have_their_nominal_coverage() -> None:
+    """Two settings with equal expected errors, three seeds, 200 texts: at least 95 % of the intervals should cover zero."""
     rng = np.random.default_rng(0)
     covered, rounds = 0, 400
     for _ in range(rounds):
@@ -127,7 +127,7 @@ def test_intervals_of_differences_cover_what_they_claim() -> None:
     assert covered / rounds >= 0.94
 
 
-def test_a_real_difference_is_found() -> None:
+def test_a_real_difference_is_significant() -> None:
     gap = final_settings.difference(setting([9.0, 9.5, 9.2], 2000), setting([13.0, 13.4, 12.8], 2000, "b"))
     assert gap is not None
     assert not gap.within_noise

@@ -1,4 +1,4 @@
-"""The ledger: every cell once, in its true state, with its published number; what does not fit is said, and the rest used."""
+"""The ledger: every cell once, with its state and published number; unusable entries are reported, the others are used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from analysis.pages import reports
 from analysis.records.record import Records
 from analysis.results.ledger import Ledger, shared_stages
 from analysis.results.read_ablation import ledger
-from analysis.tables.published_layout import average_against, grid, missing
+from analysis.tables.published_layout import average_against, layout, missing
 from tests.analysis.ablations import TABLE2, TEXTS, Story, build, table2_outcomes, write_predictions, wrong
 
 
@@ -49,7 +49,7 @@ def test_nothing_has_begun(tmp_path: Path) -> None:
     found = made(tmp_path, outcomes={}, finished=False)
     assert {cell.state for cell in found.cells} == {"missing"}
     assert not found.finished
-    table = grid(found)
+    table = layout(found)
     assert {shown.ours for _, row in table.rows for shown in row} == {"missing"}
     assert [shown.paper for _, row in table.rows for shown in row][:2] == ["5.63", "2.58"]
     assert "6 of 6 cells not begun" in "\n".join(missing(found))
@@ -59,7 +59,7 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     found = made(tmp_path, TABLE2 | {"seeds": 1}, {("imdb", "head-only"): [wrong(40)], ("imdb", "tail-only"): [wrong(90)]})
     cell = found.cells[0]
     assert (cell.state, cell.mean, cell.sd, cell.interval) == ("complete", 10.0, None, None)
-    table = grid(found)
+    table = layout(found)
     assert [row[0].ours for _, row in table.rows] == ["10.00 (1)", "22.50 (1)", "missing"]
     assert [row[0].mark for _, row in table.rows] == ["best", "", ""]
     assert "One seed only" in " ".join(table.notes)
@@ -147,7 +147,7 @@ def test_cells_tested_on_splits_that_differ_are_not_compared(
 SPLITS = "imdb: the test splits differ (head-only, tail-only | head+tail), so that these groups are not compared with each other"
 
 
-def test_unknown_published_names_are_said(tmp_path: Path) -> None:
+def test_unknown_published_names_are_reported(tmp_path: Path) -> None:
     settings = [*TABLE2["settings"][:2], {"row": "head+tale", "set": {}}]
     found = made(tmp_path, TABLE2 | {"settings": settings}, {})
     assert "the published table has no row 'head+tale' for these tasks; did you mean 'head+tail'" in "\n".join(found.problems)
@@ -156,7 +156,7 @@ def test_unknown_published_names_are_said(tmp_path: Path) -> None:
     assert not any(cell.published for cell in wrong_table.cells)
     own = ledger(build(tmp_path / "own", {key: TABLE2[key] for key in ("name", "tasks", "settings", "seeds", "changes")}, {}))
     assert own.problems == []
-    assert not [text for text in grid(own).caption if "the paper" in text]
+    assert not [text for text in layout(own).caption if "the paper" in text]
 
 
 def test_a_number_of_one_task_is_not_given_to_another(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_number_of_one_task_is_not_given_to_another(tmp_path: Path) -> None:
     about = {"name": "table4", "source": {"paper": "sun2019", "table": "Table 4"}, "settings": settings, "seeds": 1}
     found = made(tmp_path, about | {"tasks": {"imdb": {}, "trec": {"published": "TREC"}, "mine": {"stands_for": "imdb"}}}, {})
     assert [cell.published.text if cell.published else None for cell in found.cells] == ["5.40", None, "5.40"]
-    assert grid(found).head == ("imdb, xi=0.95", "TREC, xi=0.95", "mine (for imdb), xi=0.95")
+    assert layout(found).head == ("imdb, xi=0.95", "TREC, xi=0.95", "mine (for imdb), xi=0.95")
 
 
 def test_corpora_are_no_columns(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_odd_ablations_do_not_break_it(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / "ablation.yaml").write_text(json.dumps(about))
-        grid(ledger(folder))
+        layout(ledger(folder))
         missing(ledger(folder))
 
 
@@ -243,7 +243,7 @@ def test_average_by_the_papers_rule(tmp_path: Path) -> None:
                 ("t1", "BERT-FiT"): [wrong(20)], ("t2", "BERT-FiT"): [wrong(20)]}  # fmt: skip
     found = made(tmp_path, about, outcomes)
     assert average_against(found) == "BERT-Feat"
-    table = grid(found)
+    table = layout(found)
     assert table.head[-1] == "Avg. gain on BERT-Feat, %"
     averages = {row: shown[-1] for row, shown in table.rows}
     printed = {"BERT-FiT": 9.22, "BERT-ITPT-FiT": 16.07, "BERT-IDPT-FiT": 18.57, "BERT-CDPT-FiT": 14.38}
@@ -255,22 +255,22 @@ def test_average_by_the_papers_rule(tmp_path: Path) -> None:
 
 def test_best_and_those_not_significantly_worse(tmp_path: Path) -> None:
     found = made(tmp_path)
-    marks = {label: row[0].mark for label, row in grid(found).rows}
+    marks = {label: row[0].mark for label, row in layout(found).rows}
     assert marks == {"head-only": "", "tail-only": "level", "head+tail": "best"}
     same = {("imdb", row): [wrong(40), wrong(44, 1)] for row in ("head-only", "tail-only", "head+tail")}
-    table = grid(ledger(build(tmp_path / "same", TABLE2, same)))
+    table = layout(ledger(build(tmp_path / "same", TABLE2, same)))
     assert [row[0].mark for _, row in table.rows] == ["best"] * 3
 
 
-def test_seeds_that_share_a_pre_training_are_said_to(tmp_path: Path) -> None:
+def test_seeds_that_share_a_pre_training_are_reported(tmp_path: Path) -> None:
     settings = [{"row": "100K further pre-training steps", "set": {"pretrain.steps": 100}}]
     found = made(tmp_path, TABLE2 | {"settings": settings}, {("imdb", settings[0]["row"]): [wrong(40), wrong(44, 1)]})
     assert shared_stages(found.cells)
-    assert "start from one further pre-training" in " ".join(grid(found).notes)
+    assert "start from one further pre-training" in " ".join(layout(found).notes)
     assert not shared_stages(made(tmp_path / "b").cells)
 
 
-def test_evaluations_on_validation_are_not_read_where_nobody_wants_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_on_validation_are_read_for_curves_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A million records are mostly such lines."""
     folder = build(tmp_path / "run", TABLE2, table2_outcomes())
     from analysis.records import record
@@ -292,13 +292,13 @@ def test_a_row_that_lacks_a_task_is_not_missing_there(tmp_path: Path) -> None:
     (folder / "ablation.yaml").write_text(yaml.safe_dump(about))
     found = ledger(folder)
     assert [cell.row for cell in found.cells if cell.task == "sls_yelp"] == ["head-only", "tail-only"]
-    last = dict(grid(found).rows)["head+tail"][1]
+    last = dict(layout(found).rows)["head+tail"][1]
     assert (last.ours, last.paper, last.state) == ("", "", "none")
 
 
 def test_rows_are_tasks_where_the_paper_has_it_so(tmp_path: Path) -> None:
     about = TABLE2 | {"source": TABLE2["source"] | {"rows": "tasks"}}
-    table = grid(made(tmp_path, about))
+    table = layout(made(tmp_path, about))
     assert table.head == ("head-only", "tail-only", "head+tail")
     assert [row for row, _ in table.rows] == ["IMDb", "sls_yelp (for Sogou)"]
     assert [shown.paper for shown in table.rows[0][1]] == ["5.63", "5.44", "5.42"]
@@ -312,7 +312,7 @@ def test_statistics_stand_beside_the_published_ones(tmp_path: Path) -> None:
     row = {"classes": 2, "type": "Sentiment", "average_length": 18.44, "train_samples": 12345, "test_samples": None}
     (tmp_path / "statistics.json").write_text(json.dumps([{"name": "sls_imdb", "row": row}]))
     found = ledger(tmp_path)
-    table = grid(found)
+    table = layout(found)
     assert found.finished
     assert table.head == ("classes", "type", "average length", "train samples", "test samples")
     ((label, shown),) = table.rows

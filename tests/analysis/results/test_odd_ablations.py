@@ -1,4 +1,4 @@
-"""What a hand or another program may have made of `ablation.yaml` and the records: words or a report, never a traceback."""
+"""Damaged or edited `ablation.yaml` and records: a message or a report, never a traceback."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from analysis.pages import ablation_page
 from analysis.results.claims import verdicts
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from study.review import status
 from study.review.trace import sources
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
@@ -50,14 +50,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def places(data: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Where something stands in plain data."""
+    """Yield the path of plain data itself and of every value in it."""
     yield at
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
         yield from places(value, (*at, key))
 
 
 def put(data: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """A copy of plain data with something else at a place."""
+    """Return a copy of plain data with another value at a path."""
     if not place:
         return value
     data = copy.deepcopy(data)
@@ -69,7 +69,7 @@ def put(data: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 def read_all(folder: Path) -> None:
-    """Everything that is made of a run folder, but for the figures. Raises what they raise, but for words to the user."""
+    """Write all reports of a run folder except figures. Raises their exceptions, except for messages to the user."""
     for use in (status.show, sources):
         with contextlib.suppress(ConfigError):
             use(folder)
@@ -77,12 +77,12 @@ def read_all(folder: Path) -> None:
         found = ledger(folder)
     except ValueError:  # that it says why is tested below
         return
-    table, judged = grid(found), verdicts(found)
+    table, judged = layout(found), verdicts(found)
     for make in (forms.text, forms.markdown, forms.latex, forms.as_json):
         assert make(found, table, judged)
     assert forms.csv(found, table)
     assert forms.provenance_csv(found)
-    assert ablation_page.page(found, table, judged, [], ablation_page.tell(found), ablation_page.look(found))
+    assert ablation_page.page(found, table, judged, [], ablation_page.cell_details(found), ablation_page.compared_details(found))
 
 
 @settings(max_examples=30, phases=ONCE, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -113,7 +113,7 @@ def test_wrong_types_that_once_broke_it(tmp_path: Path, change: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("text", ["", "3", "[1]", "a: b: c", "\x00", "[" * 1200, "a: !!python/name:os.system"])
-def test_what_is_no_ablation_is_said_to_be_none(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_ablation_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "ablation.yaml").write_text(text)
     for use in (status.show, sources, ledger):
         with pytest.raises(ValueError, match=r"ablation\.yaml"):

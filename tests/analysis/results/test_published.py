@@ -1,4 +1,4 @@
-"""The papers' numbers: as printed, found by name, honest about what is no number."""
+"""The papers' numbers: as printed, looked up by name; texts that are no numbers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_task_that_the_row_lacks_has_no_number() -> None:
     assert find(numbers, "no such row", ["IMDb"]) is None
 
 
-def test_what_is_not_there_is_said_with_the_near_miss() -> None:
+def test_unknown_papers_and_tables_are_refused_with_the_near_miss() -> None:
     with pytest.raises(KeyError, match="did you mean 'sun2019'"):
         load("sun2018")
     with pytest.raises(KeyError, match="did you mean 'Table 2'"):

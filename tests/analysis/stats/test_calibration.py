@@ -19,7 +19,7 @@ from analysis.stats.calibration import BINS, Calibration, calibration, equal_mas
 
 
 def softmax(n: int, classes: int, seed: int = 0, sharp: float = 2.0) -> tuple[Predictions, Array]:
-    """Random probabilities and labels that they say something about."""
+    """Return random probabilities, and labels that correlate with them."""
     rng = np.random.default_rng(seed)
     logits = sharp * rng.normal(size=(n, classes))
     found = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -113,7 +113,7 @@ def test_degenerate_predictions() -> None:
 
 
 @pytest.mark.parametrize(("n", "sharp"), [(60, 1.0), (300, 3.0), (300, 12.0)])
-def test_by_chance_is_what_perfect_probabilities_come_to(n: int, sharp: float) -> None:
+def test_by_chance_is_the_expected_error_of_perfect_probabilities(n: int, sharp: float) -> None:
     _, p = softmax(n, 3, sharp=sharp)
     rng, drawn = np.random.default_rng(5), []
     for _ in range(400):
@@ -159,7 +159,7 @@ def test_files_without_probabilities(tmp_path: Path) -> None:
         ([None, None], ""),
     ],
 )
-def test_what_cannot_be_probabilities_is_refused_by_name(tmp_path: Path, p: object, why: str) -> None:
+def test_unusable_probabilities_are_refused_with_the_reason(tmp_path: Path, p: object, why: str) -> None:
     found = write(tmp_path, p)
     with pytest.raises(ValueError, match=f"^f00-test.parquet: .*{why}"):
         predictions.probabilities(tmp_path, "f00", found)

@@ -1,4 +1,4 @@
-"""Importance finds what matters, and says so when it cannot."""
+"""Importance of the dimensions: known cases, and the reason if there is no result."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from analysis.records.run_folder import load
-from analysis.records.trials import Dimension, Trial
+from analysis.records.trials import SearchDimension, Trial
 from analysis.stats.importance import FEWEST, encode, importance
 from tests.analysis.made_records import make
 
 SPACE = [
-    Dimension("a", "a", "log"),
-    Dimension("b", "b", "linear"),
-    Dimension("kind", "kind", "category", ("x", "y")),
-    Dimension("only_y", "only y", "linear", conditional=True),
+    SearchDimension("a", "a", "log"),
+    SearchDimension("b", "b", "linear"),
+    SearchDimension("kind", "kind", "category", ("x", "y")),
+    SearchDimension("only_y", "only y", "linear", conditional=True),
 ]
 
 
@@ -52,16 +52,16 @@ def test_noise_is_called_noise() -> None:
     assert "No dimension stands out" in found.why
 
 
-def test_all_equal_is_said() -> None:
+def test_equal_scores_are_reported() -> None:
     found = importance(trials(20, "equal"), SPACE)
     assert not found.shares
     assert "same score on validation" in found.why
 
 
-def test_few_trials_are_said() -> None:
+def test_too_few_trials_are_reported() -> None:
     found = importance(trials(FEWEST - 1, "a"), SPACE)
     assert not found.shares
-    assert f"Too few validated trials to tell: {FEWEST - 1}" in found.why
+    assert f"Too few validated trials: {FEWEST - 1}" in found.why
     assert importance(trials(20, "a"), SPACE).few
     assert not importance(trials(60, "a"), SPACE).few
 

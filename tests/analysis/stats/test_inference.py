@@ -31,13 +31,13 @@ def test_intervals_cover_and_equal_settings_seem_equal(seeds: int) -> None:
 
 @pytest.mark.parametrize(("seeds", "settings"), [(3, 3), (3, 8), (5, 6)])
 def test_the_best_of_equal_settings_is_seldom_claimed(seeds: int, settings: int) -> None:
-    """Named beforehand or picked because it looks best; the best of the others is picked anew in every draw."""
+    """The setting is named beforehand or chosen as the best; the best of the others is chosen again in every draw."""
     named, least = best_alarms(seeds, texts=200, of_seed=0.15, studies=250, settings=settings)
     assert max(named, least) <= 5
 
 
 def test_picking_the_best_without_repeating_the_choice_would_be_claimed_too_often() -> None:
-    """What the test above is for: a plain difference between the best and the worst of eight equal settings."""
+    """Why the test above is needed: a plain difference between the best and the worst of eight equal settings is biased."""
     rng, alarms = np.random.default_rng(9), 0
     for _ in range(100):
         hardness = rng.normal(0, 2.5, 200)
@@ -125,7 +125,7 @@ def test_components_below_zero_count_as_zero_and_the_rest_stays(one: np.ndarray,
 @pytest.mark.parametrize("off", [0.0, 1e-12])
 @pytest.mark.parametrize("seeds", [(2, 2), (3, 2)])
 def test_a_difference_without_any_spread_is_undecided(off: float, seeds: tuple[int, int]) -> None:
-    """Of losses that are all alike nothing says how far chance goes; noise of rounding does not either."""
+    """If all losses are equal, or differ by rounding only, the uncertainty is unknown."""
     one, other = np.full((seeds[0], 8), 100.0), np.zeros((seeds[1], 8))
     one[0, 0] += off * 100
     found = inference.difference(one, other)
@@ -141,7 +141,7 @@ def test_no_errors_are_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_so_many_seeds_decide() -> None:
-    """The number that is foretold is the first whose interval leaves zero out, when the parts of the variance stay."""
+    """The predicted number is the smallest whose interval excludes zero, with the same components of the variance."""
     rng = np.random.default_rng(3)
     hard = rng.random(2000) < 0.1
     one = hard ^ (rng.random((3, 2000)) < np.array([[0.02], [0.035], [0.05]]))
@@ -164,8 +164,8 @@ def test_so_many_seeds_decide() -> None:
     assert not decides(needed - 1)
 
 
-def test_what_a_seed_does_to_both_settings_drops_out() -> None:
-    """Seeds that differ by far more than the settings do: seed by seed the difference is plain, apart it is not."""
+def test_a_common_effect_of_a_seed_cancels_in_the_difference() -> None:
+    """Seeds differ by far more than the settings do: the difference is significant if paired by seed, and not otherwise."""
     rng = np.random.default_rng(5)
     of_seed = np.array([[0.10], [0.20], [0.25], [0.30], [0.40]])
     luck = rng.random((5, 2000))
@@ -205,12 +205,12 @@ def test_bootstrap_agrees_with_the_analysis_of_variance() -> None:
     draws = inference.bootstrap([one, other], draws=3000) @ [1, -1]
     found = inference.difference(one, other)
     assert draws.mean() == pytest.approx(found.value, abs=4 * math.sqrt(found.variance / 3000))
-    # It counts what seed and text share three times where the analysis of variance does once (Owen 2007, theorem 3).
+    # It counts the interaction of seed and text three times, the analysis of variance once (Owen 2007, theorem 3).
     assert found.variance < draws.var() < found.variance + 2.5 * found.part_rest
 
 
 def test_bootstrap_draws_are_weighted_sums_over_all_texts() -> None:
-    """Texts of one kind drawn together, in blocks or at once, are texts drawn one by one: against a loop without either."""
+    """Drawing texts of one kind together, in blocks or at once, has the distribution of a plain loop over texts."""
     y, rng = errors(3, 40, 4), np.random.default_rng(1)
     apart = math.sqrt(3 / 2)
     naive = []
@@ -279,7 +279,7 @@ def test_holm_is_that_of_statsmodels() -> None:
 
 
 def test_variance_is_that_of_the_mixed_model_of_statsmodels() -> None:
-    """Crossed random effects of seeds and texts: in a balanced table restricted maximum likelihood is the analysis of variance."""
+    """Crossed random effects: for balanced data, restricted maximum likelihood equals the analysis of variance."""
     rng = np.random.default_rng(7)
     seeds, texts = 6, 25
     y = 10 + rng.normal(0, 2, (seeds, 1)) + rng.normal(0, 3, (1, texts)) + rng.normal(0, 1, (seeds, texts))

@@ -1,4 +1,4 @@
-"""Each class and each label of the finals, and the metric of a task from the records to the page."""
+"""Scores by class and label of the finals, and the metric of a task from the records to the page."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ NASTY = ["=1+1", "<b>bold</b>", "a_b&c"]
 
 
 def several(n: int = 120, labels: int = 3, seed: int = 0, wrong: float = 0.15) -> tuple[Array, list[Array]]:
-    """(labels [n, labels], what three seeds give)."""
+    """Return (labels [n, labels], predictions of three seeds)."""
     has = np.random.default_rng(1).random((n, labels)) < 0.35
     rng = np.random.default_rng(seed + 10)
     return has, [has ^ (rng.random(has.shape) < wrong) for _ in range(3)]
 
 
 def single(n: int = 150, classes: int = 3, seed: int = 0, wrong: float = 0.2) -> tuple[Array, list[Array]]:
-    """(classes [n], what three seeds give)."""
+    """Return (classes [n], predictions of three seeds)."""
     has = np.random.default_rng(1).integers(0, classes, n)
     rng = np.random.default_rng(seed + 10)
     return has, [np.where(rng.random(n) < wrong, rng.integers(0, classes, n), has) for _ in range(3)]
@@ -50,7 +50,7 @@ def test_each_label_is_as_scikit_learn_has_it(tmp_path: Path, kind: object) -> N
         assert each.texts == expected[0, 3, i]
         assert list(each.f1) == pytest.approx(100 * expected[:, 2, i])
         assert each.baseline == pytest.approx(100 * expected[0, 2, i])
-        assert each.given == pytest.approx(np.mean([(given[:, i] if has.ndim > 1 else given == i).sum() for given in seeds]))
+        assert each.predicted == pytest.approx(np.mean([(given[:, i] if has.ndim > 1 else given == i).sum() for given in seeds]))
         assert each.threshold == (0.25 if has.ndim > 1 else None)
     mean = [np.mean([expected[:, 2, i] for i in range(3)])]
     assert 100 * mean[0] == pytest.approx(numbers.mean(final_settings.settings(run)[0].test))
@@ -83,8 +83,8 @@ def test_a_thousand_classes_are_bounded_on_the_page_and_whole_in_csv(tmp_path: P
     assert len((tmp_path / "out" / "report.html").read_text()) < 400_000
 
 
-def test_the_metric_says_which_setting_is_best(tmp_path: Path) -> None:
-    """By error the common class alone is enough, by macro-F1 it is not."""
+def test_the_metric_decides_which_setting_is_best(tmp_path: Path) -> None:
+    """To predict only the most frequent class is best by error, but not by macro-F1."""
     has = np.array([0] * 90 + [1] * 10)
     common, fair = np.zeros(100, dtype=int), np.where(np.arange(100) < 15, 1, has)
     both = {"common": [common, common], "fair": [fair, fair]}
@@ -149,7 +149,7 @@ def test_differences_of_f1_are_paired_and_cover_the_truth(tmp_path: Path) -> Non
     assert not baseline.within_noise
     assert final_settings.baseline_interval(run) is not None
     assert "threshold" in text_of(tmp_path / "kept", tmp_path / "out")
-    # Without predictions nothing is known of the texts, and that is said.
+    # Without predictions the uncertainty from the texts is unknown, and the page says so.
     run = load(make(tmp_path / "lost", ["a", "b", "c"], has, settings, "macro_f1", baseline=bad[0], predictions=False))
     first, other = final_settings.settings(run)
     assert first.texts_interval is None

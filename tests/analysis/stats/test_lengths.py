@@ -1,4 +1,4 @@
-"""Errors by length: bins that part the texts, their errors and intervals by hand."""
+"""Errors by length: bins, errors and intervals against plain computations."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def test_bins_are_quantiles() -> None:
     assert [int(part.texts.sum()) for part in lengths.bins(np.array([5] * 90 + [9] * 10))] == [90, 10]
 
 
-def test_errors_are_of_texts_not_given_just_what_they_have() -> None:
+def test_errors_count_texts_without_exactly_their_labels() -> None:
     pieces, has = np.arange(40), np.zeros(40, dtype=int)
     seeds = [Predictions(has, (np.random.default_rng(seed).random(40) < 0.3).astype(int), 2) for seed in range(3)]
     others = [Predictions(has, has, 2)] * 2
     for part in lengths.bins(pieces):
         inside = [i for i in range(40) if part.low <= pieces[i] <= part.high]
-        wrong = np.array([[100.0 * (seed.given[i] != seed.has[i]) for i in inside] for seed in seeds])
+        wrong = np.array([[100.0 * (seed.predicted[i] != seed.has[i]) for i in inside] for seed in seeds])
         found = lengths.error(seeds, part)
         expected = inference.mean(wrong)
         assert found.value == pytest.approx(expected.value)

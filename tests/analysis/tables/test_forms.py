@@ -1,4 +1,4 @@
-"""The parts of each form of the table that a reader must be able to rely on."""
+"""Text, Markdown, LaTeX, CSV and JSON of an ablation's table."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from analysis.results.claims import verdicts
 from analysis.results.ledger import Ledger
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
-from analysis.tables.published_layout import grid
+from analysis.tables.published_layout import layout
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
 
 FORMS = {
-    "table.txt": lambda found: forms.text(found, grid(found), verdicts(found)),
-    "table.md": lambda found: forms.markdown(found, grid(found), verdicts(found)),
-    "table.tex": lambda found: forms.latex(found, grid(found), verdicts(found)),
-    "cells.csv": lambda found: forms.csv(found, grid(found)),
-    "report.json": lambda found: forms.as_json(found, grid(found), verdicts(found)),
+    "table.txt": lambda found: forms.text(found, layout(found), verdicts(found)),
+    "table.md": lambda found: forms.markdown(found, layout(found), verdicts(found)),
+    "table.tex": lambda found: forms.latex(found, layout(found), verdicts(found)),
+    "cells.csv": lambda found: forms.csv(found, layout(found)),
+    "report.json": lambda found: forms.as_json(found, layout(found), verdicts(found)),
     "provenance.csv": forms.provenance_csv,
 }
 
@@ -46,7 +46,7 @@ def test_the_terminal_form_fits_80_columns(table2: Ledger, tmp_path: Path) -> No
 
 
 def balanced(tex: str) -> None:
-    """What a LaTeX needs: environments and braces that close, and no bare special character outside of commands."""
+    """Check LaTeX: environments and braces are closed, and special characters are escaped."""
     tex = re.sub(r"^%.*$", "", tex, flags=re.MULTILINE)
     opened: list[str] = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", tex):
@@ -92,7 +92,7 @@ def test_csv_is_tidy(table2: Ledger) -> None:
     assert by_cell["sls_yelp", "head-only"]["interval_low"] == ""  # one seed has no interval
 
 
-def test_json_says_the_same_as_csv(table2: Ledger) -> None:
+def test_json_and_csv_have_the_same_content(table2: Ledger) -> None:
     data = json.loads(FORMS["report.json"](table2))
     rows = list(csv.DictReader(io.StringIO(FORMS["cells.csv"](table2))))
     assert [cell["mean"] for cell in data["cells"]] == [float(row["mean"]) if row["mean"] else None for row in rows]
@@ -115,7 +115,7 @@ NASTY = "<script>alert('x')</script> & $x_1$ \\input{/etc/passwd} \x1b[31mred\x1
 
 
 def nasty() -> dict[str, Any]:
-    """TABLE2 with names of another's making."""
+    """TABLE2 with names that contain special characters."""
     settings = [{"row": NASTY, "set": {}}, {"row": "=HYPERLINK(1)", "set": {}}]
     claims = [{"says": NASTY, "better": {"row": NASTY}, "worse": {"row": "=HYPERLINK(1)"}}]
     return TABLE2 | {"name": NASTY, "title": NASTY, "settings": settings, "claims": claims, "notes": [NASTY], "changes": [NASTY]}

@@ -1,4 +1,4 @@
-"""Tables say what the records say, in every form, whatever a label holds."""
+"""The result table of a study in every form, with any label."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NASTY = "=cmd|' /C calc'!A0 <script>alert(1)</script> $x_1^2$ \\input{/etc/passw
 
 
 def nasty(story: Story) -> None:
-    """Give the paper's setting a label that tries to break out of every form."""
+    """Give the paper's setting a label with special characters of every form."""
     for seed in range(3):
         name = f"f{90 + seed}"
         story.trial(name, "final", PAPER, seed, NASTY)
@@ -48,7 +48,7 @@ def test_the_table_holds_the_numbers_of_the_records(finished: Path) -> None:
     assert "pretrain steps 0" in lines[2].settings
 
 
-def test_the_terminal_table_fits_and_says_how_it_was_chosen(finished: Path) -> None:
+def test_the_terminal_table_fits_and_states_how_the_setting_was_chosen(finished: Path) -> None:
     text = result_table.result_text(finished)
     assert max(map(len, text.splitlines())) <= 80
     assert "* best 1" in text
@@ -58,7 +58,7 @@ def test_the_terminal_table_fits_and_says_how_it_was_chosen(finished: Path) -> N
     assert "over texts alone Wilson's" in re.sub(r"\s+", " ", text)
 
 
-def test_within_noise_is_said(tmp_path: Path) -> None:
+def test_a_difference_within_noise_is_marked(tmp_path: Path) -> None:
     def swap(story: Story) -> None:
         (last,) = [row for row in story.rows() if row["event"] == "selection"]
         labels = {1: "best 1", 2: "papers' setting", 3: "other"}
@@ -72,7 +72,7 @@ def test_within_noise_is_said(tmp_path: Path) -> None:
 
 
 def test_the_search_counts_what_it_trained_on(tmp_path: Path) -> None:
-    """As the account of costs does: a repeated setting once, what came from the store not at all."""
+    """As in the table of costs: a repeated setting counts once, one from the store not at all."""
 
     def again(story: Story) -> None:
         rows = {row["trial"]: row for row in story.rows() if row["event"] == "trial" and row["status"] == "complete"}
@@ -92,9 +92,7 @@ def test_the_search_counts_what_it_trained_on(tmp_path: Path) -> None:
         assert trained_tokens(each.search) == part.tokens == sum(trial.tokens for trial in run.search)
     told = sentences.search_summary(more).replace(numbers.NARROW, " ")
     assert told.startswith("The search: 7 trials of 5 different settings (")
-    assert (
-        f"{numbers.count(trained_tokens(run.search))} tokens of fine-tuning, 2 from the store".replace(numbers.NARROW, " ") in told
-    )
+    assert f"{numbers.count_text(trained_tokens(run.search))} tokens of fine-tuning, 2 from the store" in told
     assert "different" not in sentences.search_summary(run)
 
 
@@ -181,7 +179,7 @@ def test_csv_holds_no_formula(tmp_path: Path, start: str) -> None:
         ({"baseline": False}, "There is no bag of words"),
     ],
 )
-def test_what_is_missing_is_said_in_every_form(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+def test_every_form_lists_what_is_missing(tmp_path: Path, changes: dict[str, object], said: str) -> None:
     run = load(make(tmp_path, **changes))
     assert said in " ".join(sentences.missing(Finals(run)))
     assert said.split()[-1].strip(".") in result_table.result_text(Finals(run))
@@ -208,13 +206,9 @@ def test_labels_in_a_sentence() -> None:
 
 
 def test_numbers_as_text() -> None:
-    assert [numbers.count(n).replace("\xa0", " ") for n in (812, 52_400, 157_200, 1_160_000, 2.5e9)] == [
-        "812",
-        "52.4 k",
-        "157 k",
-        "1.16 M",
-        "2.5 G",
-    ]
+    counts = (812, 999.6, 52_400, 157_200, 999_700, 1_160_000, 2.5e9, 1.4e12)
+    assert list(map(numbers.count_text, counts)) == ["812", "1 k", "52.4 k", "157 k", "1 M", "1.16 M", "2.5 G", "1.4 T"]
+    assert numbers.count_text(52_400, numbers.NARROW) == "52.4\xa0k"
     assert [numbers.duration(s).replace("\xa0", " ") for s in (0.42, 42, 190, 7500)] == [
         "0.4 s",
         "42 s",
@@ -226,7 +220,7 @@ def test_numbers_as_text() -> None:
 
 
 @pytest.mark.parametrize(("words", "told"), [(None, "TF-IDF, "), ("words", "TF-IDF, "), ("characters", "TF-IDF of characters, ")])
-def test_the_table_says_what_the_bag_of_words_looks_at(finished: Path, tmp_path: Path, words: str | None, told: str) -> None:
+def test_the_table_describes_the_bag_of_words(finished: Path, tmp_path: Path, words: str | None, told: str) -> None:
     path = finished / "records.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     told_in = [row | ({"words": words} if row["event"] == "baseline" else {}) for row in rows]

@@ -1,8 +1,7 @@
-"""Paths and addresses as they may be shown to others."""
+"""Paths and addresses without home folders, user names and passwords."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,8 @@ from tests.study.tiny import write_study
 
 
 @pytest.fixture(autouse=True)
-def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/export/people/ann")
-    places._here.cache_clear()
-    yield
-    places._here.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -41,8 +37,21 @@ def _home(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("https://example.org/home/me", "https://example.org/home/me"),
     ],
 )
-def test_a_text_names_nobody(text: str, shown: str) -> None:
+def test_home_folders_and_user_names_are_removed(text: str, shown: str) -> None:
     assert places.shareable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("home", "shown"),
+    [
+        ("/export/people/ann/", "~/p /export/people/anna /scratch/user"),
+        ("/", "/export/people/ann/p /export/people/anna /scratch/ann"),
+        ("/nonexistent", "/export/people/ann/p /export/people/anna /scratch/ann"),
+    ],
+)
+def test_the_home_of_the_process_is_hidden(monkeypatch: pytest.MonkeyPatch, home: str, shown: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    assert places.shareable("/export/people/ann/p /export/people/anna /scratch/ann") == shown
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,7 @@ def test_the_copy_of_a_study_loads_back_the_same_from_any_folder(tmp_path: Path,
     assert again.store == "s3://bucket/x"
 
 
-def test_records_name_nobody(tmp_path: Path) -> None:
+def test_records_contain_no_user_names(tmp_path: Path) -> None:
     records = Records(tmp_path / "records.jsonl", "x")
     records.append("notice", text="/home/me/a is empty; s3://k:s@b is not")
     records.append("trial", trial="t000", status="failed", reason="OSError: '/export/people/ann/b'", label="/home/me/ label")

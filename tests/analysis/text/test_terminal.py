@@ -1,4 +1,4 @@
-"""Whatever the terminal: no sign, no closed stream and no reader that has gone ends a command in another way."""
+"""Unknown characters, closed streams and broken pipes do not change how a command ends."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_output_that_cannot_be_written_is_one_line(run: Path, command: str, how:
         ("– \udcff", "utf-8", "– ?".encode()),
     ],
 )
-def test_what_stands_for_a_sign(text: str, encoding: str, shown: bytes) -> None:
+def test_characters_that_the_encoding_lacks_are_replaced(text: str, encoding: str, shown: bytes) -> None:
     assert text.encode(encoding, terminal.STAND_IN) == shown
 
 

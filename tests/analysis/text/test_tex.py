@@ -1,4 +1,4 @@
-"""LaTeX is compiled: whatever names, however wide and long, it is set without a fault and stays on the page."""
+"""LaTeX tables are compiled: with any names, width and length they compile without errors and fit the page."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from analysis.results.final_settings import Finals
 from analysis.results.read_ablation import ledger
 from analysis.tables import result_table
 from analysis.tables.forms import latex
-from analysis.tables.published_layout import grid
-from analysis.text.tex import Column, table, tex
+from analysis.tables.published_layout import layout
+from analysis.text.tex import TexColumn, table, tex
 from tests.analysis.ablations import TABLE2, build, table2_outcomes, wrong
 from tests.analysis.made_records import make
 from tests.analysis.tables.test_result_table import nasty
@@ -37,7 +37,7 @@ def pdflatex() -> str:
 
 
 def compile_tex(pdflatex: str, folder: Path, text: str) -> str:
-    """What the log says, less what is no fault; the PDF lies beside it."""
+    """Return the warnings and errors of the log, without harmless ones; the PDF is written beside it."""
     whole = "\\documentclass{article}\n\\usepackage{booktabs,graphicx}\n\\begin{document}\n\\input{table.tex}\n\\end{document}\n"
     (folder / "table.tex").write_text(text, encoding="utf-8")
     (folder / "whole.tex").write_text(whole, encoding="utf-8")
@@ -64,20 +64,20 @@ def test_an_ablation_with_hostile_names(pdflatex: str, tmp_path: Path) -> None:
     about["claims"] = [{"says": HOSTILE, "better": {"row": HOSTILE}, "worse": {"row": "=1+1"}}]
     outcomes = {("imdb", row["row"]): [wrong(60 + i, s) for s in range(2)] for i, row in enumerate(rows)}
     found = ledger(build(tmp_path / "run", about, outcomes))  # type: ignore[arg-type]
-    text = latex(found, grid(found), verdicts(found))
+    text = latex(found, layout(found), verdicts(found))
     compile_tex(pdflatex, tmp_path, text)
     assert re.sub(r"(?m)^%.*$", "", text).isascii()
 
 
 def test_an_ablation_beside_published_numbers(pdflatex: str, tmp_path: Path) -> None:
     found = ledger(build(tmp_path / "run", TABLE2, table2_outcomes(), finished=False))
-    compile_tex(pdflatex, tmp_path, latex(found, grid(found), verdicts(found)))
+    compile_tex(pdflatex, tmp_path, latex(found, layout(found), verdicts(found)))
 
 
 @pytest.mark.parametrize(("tasks", "rows"), [(12, 3), (3, 120)])
 def test_a_table_larger_than_a_page(pdflatex: str, tmp_path: Path, tasks: int, rows: int) -> None:
     cells = [["9.62 $\\pm$ 0.36 (3)", "5.42"]] * rows
-    columns = [Column(f"task_{i}, learning rate 2e-05", cells, ("ours", "paper")) for i in range(tasks)]
+    columns = [TexColumn(f"task_{i}, learning rate 2e-05", cells, ("ours", "paper")) for i in range(tasks)]
     text = table([f"row {i}" for i in range(rows)], columns, ["Caption."], ["Note."])
     log = compile_tex(pdflatex, tmp_path, text)
     assert text.count(r"\begin{tabular}") > 1

@@ -193,6 +193,22 @@ def test_the_folder_of_something_else_is_refused(finished: Run, tmp_path: Path, 
     assert "no run folder of an ablation" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "is_refused"),
+    [("lock.json", False), ("study.log", False), ("ablation.yaml.123.new", False), ("ablation.yaml.bak", True), ("a.new", True)],
+)
+def test_a_folder_left_by_a_failed_start_is_used_again(tmp_path: Path, name: str, is_refused: bool) -> None:
+    planned = grid(load(tiny_ablation(tmp_path / "input")), "smoke")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).touch()
+    if is_refused:
+        with pytest.raises(ConfigError, match="exists and is no run folder of an ablation"):
+            reproduce._check_folder(planned, folder)
+    else:
+        reproduce._check_folder(planned, folder)
+
+
 def test_wrong_input_is_told_before_anything_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(capsys, "reproduce", "tabel2")
     assert said == "error: 'tabel2' is neither an ablation nor a file NAME.yaml; did you mean 'table2'?\n"

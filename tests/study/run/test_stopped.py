@@ -140,9 +140,9 @@ def test_failed_trials_are_named_and_begun_again_when_that_is_asked(
     call = ("run", finished.file, "--out", with_a_failure, "--store", finished.store)
     said = answer(capsys, *call)
     assert "nothing was run again" in said
-    assert "1 trial failed: t001. --retry-failed begins it again" in said
+    assert "1 trial failed: t001. --retry-failed runs it again" in said
     shutil.rmtree(with_a_failure / "report")
-    assert "trials of the search are complete, 1 failed. --retry-failed begins them again." in " ".join(
+    assert "trials of the search are complete, 1 failed. --retry-failed runs them again." in " ".join(
         answer(capsys, *call).split()
     )
     done = study(*call, "--retry-failed")
