@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.data.task_mixture import head_key
-from trainables.encoder import lora
+from trainables.encoder import attention, lora
 from trainables.encoder.load import model_state
 from trainables.encoder.recompute import recompute_blocks
 from trainables.scores.evaluate import measured, predict, write_predictions
@@ -155,14 +155,20 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
-    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
+
+    def about() -> Row:
+        """How the stage is computed: some of it is only known after the first step."""
+        kernels, failed = attention.ran_in(job.model)
+        here: Row = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups}
+        return here | ({"attention": ", ".join(kernels)} if kernels else {}) | {"notices": [*notices, *failed]}
+
     at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
             return
         if at.rows and at.rows[-1]["step"] == at.step:
-            at.rows[-1].update(about)
+            at.rows[-1].update(about())
             if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
@@ -177,7 +183,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     for row in at.rows:
         yield row | {"source": "loaded"}
     for row in train(job, runtime, at, max(wanted), save):
-        yield row | about
+        yield row | about()
 
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
