@@ -111,6 +111,11 @@ class PackedLayout:
         return [0, *np.cumsum([pack.square_draws(length) for length in self.lengths]).tolist()]
 
     @cached_property
+    def longest(self) -> int:
+        """Length of the longest text: from the host, a device is not waited for."""
+        return max(self.lengths)
+
+    @cached_property
     def ends(self) -> Tensor:
         """int32 [b + 1]: the starts of the texts and the end of the last one."""
         return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
@@ -157,13 +162,12 @@ def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, devi
     real = group.padding.real if group.padding else None
     if real is None and window is None:
         return None
-    place = torch.arange(group.width, device=device, dtype=torch.int32)
     seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool, device=device)
     if window is not None:
-        seen = seen & ((place[:, None] - place).abs() < window)
+        seen = seen.triu(1 - window).tril(window - 1)
     if real is not None:
         # Padding attends to itself: under a window it could attend to nothing, and softmax would give NaN.
-        seen = seen & (real[:, None, None, :] | (place[:, None] == place))
+        seen = seen & (real[:, None, None, :] | torch.eye(group.width, dtype=torch.bool, device=device))
     bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
     return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
@@ -220,15 +224,14 @@ def packed_attention(
     if stream is not None:
         stream.site += 1
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
-    longest = max(_layout.lengths)
-    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    window = sliding_window if sliding_window is not None and sliding_window < _layout.longest else None
     with torch.autocast(device, enabled=False):
         if bits.accelerated(query.device):
             choice = chosen(query.device, dtype, q.shape[-1], window is not None, stream is not None)
             module.__dict__.setdefault(RAN, {})[choice] = None
             if choice.attend is not None:
                 p = 0.0 if stream is None else dropout
-                return choice.attend(q, k, v, _layout.ends, longest, scaling, window, p)[None], None
+                return choice.attend(q, k, v, _layout.ends, _layout.longest, scaling, window, p)[None], None
         out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
             q, k, v, _layout, scaling, window, dropout, stream
         )
