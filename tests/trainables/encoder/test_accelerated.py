@@ -173,6 +173,7 @@ def rows(folder: Path, wrong: str = "", **execution: Any) -> tuple[list[Any], An
     recipe, store = tiny_recipe(folder, {}), Store(str(folder / f"store-{wrong}-{execution}"))
     with as_on_a_gpu(wrong):
         found = list(runner.run(recipe, store, Execution(threads=1, **execution)))
+        assert runner.evaluate_test(recipe, store)["attention"] == "efficient", "nothing is dropped there"
     artifact = store.get(nodes(Inputs(recipe))[-1].stage_id)
     assert artifact is not None
     return [row for row in found if row["source"] == "computed"], artifact.manifest
