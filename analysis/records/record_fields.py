@@ -66,6 +66,7 @@ _SCORED = {
     ),
     "tokens_per_s": Field(float, "pieces trained on per second"),
     "device": Field(str, "cpu, or the name of the GPU"),
+    "attention": Field(str, "of packed batches on a GPU, the kernels that computed attention: flash, efficient, plain"),
     "precision": Field(str, "arithmetic of matrix products: float32 or bfloat16"),
     "source": Field(str, "computed now, or loaded from the store"),
     "attempt": Field(int, "0 for the first try of the trial, one more for each retry"),

@@ -73,16 +73,28 @@ def answering() -> tuple[list[str], str]:
 
 @lru_cache(maxsize=1)  # a process that imports torch takes seconds
 def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
-    command = [sys.executable, "-m", "trainables.training.gpus"]
+    answer, fault = _asked("trainables.training.gpus")
+    names, why = answer or ([], fault)
+    return names, why
+
+
+def attention_kernels() -> tuple[dict[str, dict[str, tuple[str, list[str]]]], str]:
+    """Return ({number format: {inputs: (kernel of packed attention on the first GPU, notices)}}, why there is no answer)."""
+    answer, fault = _asked("trainables.kernels.choice")
+    return answer or {}, fault
+
+
+def _asked(module: str) -> tuple[Any, str]:
+    """(what a program of `trainables` prints as JSON, in a process of its own; why it printed nothing)."""
+    command = [sys.executable, "-m", module]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_WITHIN_S, check=False)
-        names, why = json.loads(done.stdout.splitlines()[-1])
+        return json.loads(done.stdout.splitlines()[-1]), ""
     except subprocess.TimeoutExpired:
-        return [], f"the GPU did not answer within {ANSWER_WITHIN_S:.0f} s"
+        return None, f"the GPU did not answer within {ANSWER_WITHIN_S:.0f} s"
     except (OSError, ValueError, IndexError):
         errors = [line.strip() for line in done.stderr.splitlines() if line.strip()] if "done" in locals() else []
-        return [], f"torch cannot be run: {errors[-1] if errors else 'its process ended without an answer'}"
-    return names, why
+        return None, f"torch cannot be run: {errors[-1] if errors else 'its process ended without an answer'}"
 
 
 def hiding() -> str:

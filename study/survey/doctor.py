@@ -11,7 +11,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,6 +123,7 @@ def _torch() -> Iterator[Finding]:
         yield Finding(WARN if why else OK, "GPU", text, "set resources.gpus: 1 to use it")
         chosen = precision.resolve("auto", "cuda")
         yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
+        yield from _attention(*gpus.attention_kernels())
         return
     hidden = this_machine().gpus > 0
     advice = "this torch was built without CUDA, or the driver is too old: see pytorch.org/get-started" if hidden else ""
@@ -134,6 +135,17 @@ def _torch() -> Iterator[Finding]:
     yield Finding(
         OK, "bfloat16", f"{gain:.1f} times as fast as float32 in matrix products on this CPU; precision: auto takes {taken}"
     )
+
+
+def _attention(kernels: Mapping[str, Mapping[str, tuple[str, Sequence[str]]]], why: str) -> Iterator[Finding]:
+    """Which kernels compute attention on the first GPU, and why others were refused."""
+    if why:
+        yield Finding(WARN, "attention", f"its kernels cannot be tested: {why}", "see `nvidia-smi`")
+    for numbers, cases in kernels.items():
+        used = ", ".join(f"{inputs}: {name}" for inputs, (name, _) in cases.items())
+        yield Finding(OK, "attention", f"in {numbers} on the first GPU, tested for heads of 64: {used}")
+        for notice in dict.fromkeys(notice for _, notices in cases.values() for notice in notices):
+            yield Finding(WARN, "attention", notice, "the results are right, but slower; another version of torch may help")
 
 
 def _resources(study: Study | None) -> Iterator[Finding]:

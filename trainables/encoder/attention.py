@@ -1,19 +1,19 @@
 """Attention within the texts of a packed row, registered with transformers as an attention implementation.
 
 transformers' models run unmodified: they pass queries, keys and values [1, heads, T, d] of the packed row to `packed_attention`,
-which takes the boundaries of the texts from the current layout. Dropout on the probabilities is stored as their sign: one array
-holds both, and neither forward nor backward casts a boolean.
+which takes the boundaries of the texts from the current layout. On an accelerator a kernel of torch's computes it, if one passes
+its test (`kernels/choice.py`). Otherwise it is computed by matrix products over groups of texts of similar length. Their dropout is
+stored as the sign of a probability: one array holds both, and neither forward nor backward casts a boolean.
 
 Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,18 +23,19 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from trainables.batches import pack
 from trainables.encoder import dropout as bits
+from trainables.kernels.choice import chosen
 
-try:
-    from torch.nn.attention import varlen
-except ImportError:  # torch before 2.10
-    varlen = None  # type: ignore[assignment]
-
-log = logging.getLogger(__name__)
 NAME = "packed_texts"
+RAN = "packed_attention_ran"
+"""Attribute of an attention module with the choices of kernels that it ran on an accelerator, in order: {choice: None}."""
 WASTE = 1 << 12
 """Padded cells [W, W] of one head that a group may add: up to here they cost less than a further group."""
 CELLS = 1 << 16
 """Largest number of cells of one head in a group of several texts: more would not fit into the cache."""
+WASTE_ACCELERATED = 1 << 17
+"""The same on an accelerator, where a further group costs about fifteen launches of kernels in each direction."""
+CELLS_ACCELERATED = 1 << 20
+"""The same on an accelerator: what a group holds beside its probabilities stays small against the memory."""
 AT_ONCE = 1 << 20
 """Largest number of dropout decisions drawn at once for all texts: more would not fit into the cache."""
 
@@ -101,7 +102,8 @@ class PackedLayout:
     def groups(self) -> list[Group]:
         """Texts of similar length together, long texts alone."""
         starts = np.cumsum(self.lengths) - self.lengths
-        return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths)]
+        limits = (WASTE_ACCELERATED, CELLS_ACCELERATED) if bits.accelerated(self.device) else (WASTE, CELLS)
+        return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths, *limits)]
 
     @cached_property
     def draws(self) -> list[int]:
@@ -109,12 +111,20 @@ class PackedLayout:
         return [0, *np.cumsum([pack.square_draws(length) for length in self.lengths]).tolist()]
 
     @cached_property
+    def longest(self) -> int:
+        """Length of the longest text: from the host, a device is not waited for."""
+        return max(self.lengths)
+
+    @cached_property
     def ends(self) -> Tensor:
         """int32 [b + 1]: the starts of the texts and the end of the last one."""
         return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
 
     def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive mask [g * h, W, W], or one that expands to it: minus infinity at masked positions. Shared by all layers."""
+        """Additive mask [g * h, W, W]: minus infinity at masked positions. Shared by all layers.
+
+        Only a group with padding stores it whole, which is at most `heads` times CELLS; else all texts and heads share [W, W].
+        """
         window = window if window is not None and window < group.width else None
         key = (group, heads, window, dtype)
         if key not in self._biases:
@@ -122,13 +132,13 @@ class PackedLayout:
         return self._biases[key]
 
 
-def grouped(lengths: Sequence[int]) -> list[list[int]]:
-    """Group texts, the longest first: padding stays below WASTE cells, size below CELLS."""
+def grouped(lengths: Sequence[int], most_waste: int = WASTE, most_cells: int = CELLS) -> list[list[int]]:
+    """Group texts, the longest first: padding and size, in cells of one head, are limited."""
     groups: list[list[int]] = []
     waste = width = 0
     for text in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         waste += width**2 - lengths[text] ** 2
-        if not groups or waste > WASTE or (len(groups[-1]) + 1) * width**2 > CELLS:
+        if not groups or waste > most_waste or (len(groups[-1]) + 1) * width**2 > most_cells:
             groups.append([])
             waste, width = 0, lengths[text]
         groups[-1].append(text)
@@ -152,13 +162,12 @@ def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, devi
     real = group.padding.real if group.padding else None
     if real is None and window is None:
         return None
-    place = torch.arange(group.width, device=device)
     seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool, device=device)
     if window is not None:
-        seen = seen & ((place[:, None] - place).abs() < window)
+        seen = seen.triu(1 - window).tril(window - 1)
     if real is not None:
         # Padding attends to itself: under a window it could attend to nothing, and softmax would give NaN.
-        seen = seen & (real[:, None, None, :] | (place[:, None] == place))
+        seen = seen & (real[:, None, None, :] | torch.eye(group.width, dtype=torch.bool, device=device))
     bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
     return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
 
@@ -215,42 +224,24 @@ def packed_attention(
     if stream is not None:
         stream.site += 1
     scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
-    if has_varlen(query.device, dtype):
-        if stream is not None:
-            _warn_of_dropout()
-        attended: Any = varlen.varlen_attn(q, k, v, **varlen_arguments(_layout, scaling, sliding_window))
-        return attended[None], None
+    window = sliding_window if sliding_window is not None and sliding_window < _layout.longest else None
     with torch.autocast(device, enabled=False):
+        if bits.accelerated(query.device):
+            choice = chosen(query.device, dtype, q.shape[-1], window is not None, stream is not None)
+            module.__dict__.setdefault(RAN, {})[choice] = None
+            if choice.attend is not None:
+                p = 0.0 if stream is None else dropout
+                return choice.attend(q, k, v, _layout.ends, _layout.longest, scaling, window, p)[None], None
         out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, _layout, scaling, sliding_window, dropout, stream
+            q, k, v, _layout, scaling, window, dropout, stream
         )
     return out[None], None
 
 
-def has_varlen(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's own kernel for variable lengths supports this: 16-bit numbers on GPUs from Ampere on."""
-    if varlen is None or device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
-def varlen_arguments(layout: PackedLayout, scaling: float, window: int | None) -> dict[str, Any]:
-    """Arguments of `varlen_attn` in addition to queries, keys and values; its windows include their ends."""
-    sides = -1 if window is None else window - 1
-    ends, longest = layout.ends, max(layout.lengths)
-    return {
-        "cu_seq_q": ends,
-        "cu_seq_k": ends,
-        "max_q": longest,
-        "max_k": longest,
-        "scale": scaling,
-        "window_size": (sides, sides),
-    }
-
-
-@cache  # told once a process
-def _warn_of_dropout() -> None:
-    log.warning("torch's kernel for packed attention on GPUs has no dropout: attention probabilities are not dropped, the rest is")
+def ran_in(model: nn.Module) -> tuple[list[str], list[str]]:
+    """(names of the kernels of packed attention that ran in a model on an accelerator, notices about those that failed)."""
+    ran = dict.fromkeys(choice for module in model.modules() for choice in getattr(module, RAN, ()))
+    return sorted({choice.name for choice in ran}), list(dict.fromkeys(notice for choice in ran for notice in choice.notices))
 
 
 class _Attention(torch.autograd.Function):
@@ -308,11 +299,10 @@ class _Attention(torch.autograd.Function):
 
 def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield [g * h, W, W] for every group, negative where a probability drops out. A text's bits do not depend on its group."""
-    if layout.device.type != "cpu":
-        generator = stream.device_generator(layout.device)
+    if bits.accelerated(layout.device):
         for group in layout.groups:
             levels = torch.empty(len(group.texts) * heads, group.width, group.width, dtype=torch.int16, device=layout.device)
-            yield levels.random_(0, bits.LEVELS, generator=generator).sub_(bits.threshold(p)).to(dtype)
+            yield levels.random_(0, bits.LEVELS).sub_(bits.threshold(p)).to(dtype)
         return
     first, per_draw = stream.batch.offsets.squares * heads, 4 * heads
     together = None

@@ -1,18 +1,20 @@
-"""Random bits of dropout as a pure function of seed, step, site and position in the global batch.
+"""Random bits of dropout as a pure function of seed, step and position in the global batch: a resume needs no random state.
 
-The dropped elements depend neither on the split of a batch into micro-batches or over workers, nor on earlier computations: a
-resume needs no random state. A *site* is one application of dropout in a forward pass, numbered in the order of the calls.
+On the CPU they are also a function of the site: the dropped elements depend neither on the split of a batch into micro-batches or
+over workers, nor on earlier computations. A *site* is one application of dropout in a forward pass, numbered in the order of the
+calls. The bits of a site are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide on an element, so p
+is exact to 1/32768, and kept elements are scaled by the exact rate. A decision is a sign: negative drops. Signs avoid casts from
+booleans, which cost CPUs more than the random numbers.
 
-On the CPU the bits of a site are one PCG64DXSM stream (O'Neill 2014), reached by jumping ahead. Fifteen bits decide on an element,
-so p is exact to 1/32768, and kept elements are scaled by the exact rate. A decision is a sign: negative drops. Signs avoid casts
-from booleans, which cost CPUs more than the random numbers.
+On an accelerator torch's own dropout draws from the device's default generator, which is seeded for every micro-batch. The
+distribution is the same; which elements drop out depends on the micro-batch and on the kernels.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+
+from trainables.kernels.generators import default_generator, drawn_again, seeded
 
 if TYPE_CHECKING:
     from trainables.batches.pack import Batch, EncoderInput
@@ -47,10 +51,9 @@ class Stream:
         self._generator = np.random.PCG64DXSM(np.random.SeedSequence((seed, step)))
         self._draw = np.random.Generator(self._generator)
         self._start = self._generator.state
-        self._device_generators: dict[torch.device, torch.Generator] = {}
-        self._device_seed = int(
-            np.random.SeedSequence((seed, step, batch.offsets.sequences, site + 1)).generate_state(1, np.uint64)[0] >> 1
-        )
+        device = batch.pool_index.device
+        self.generator = default_generator(device) if accelerated(device) else None
+        """The generator from which an accelerator draws; None on the CPU."""
 
     def part(self, batch: Batch, site: int) -> Stream:
         """The stream of a part of this micro-batch, after `site`."""
@@ -69,11 +72,10 @@ class Stream:
         np.add(draws, np.uint64(threshold(p) * LANES), out=draws)
         return torch.from_numpy(draws.view(np.int16)[:count])
 
-    def device_generator(self, device: torch.device) -> torch.Generator:
-        """A generator on an accelerator, seeded by seed, step and the micro-batch's position."""
-        if device not in self._device_generators:
-            self._device_generators[device] = torch.Generator(device).manual_seed(self._device_seed)
-        return self._device_generators[device]
+
+def accelerated(device: torch.device) -> bool:
+    """Whether a device has kernels and random numbers of its own; on the CPU they are ours."""
+    return device.type != "cpu"
 
 
 def threshold(p: float) -> int:
@@ -95,12 +97,16 @@ def current() -> Stream | None:
     return _stream
 
 
-def dropout_bits(seed: int, step: int, batch: Batch) -> AbstractContextManager[None]:
+@contextmanager
+def dropout_bits(seed: int, step: int, batch: Batch) -> Iterator[None]:
     """Within the block, dropout is a function of `seed`, `step` and the position of `batch` in its global batch.
 
-    Outside of such a block nothing is dropped.
+    Outside of such a block nothing is dropped. Afterwards the device's generator goes on where it was before.
     """
-    return _drawn_from(Stream(seed, step, batch))
+    stream, place = Stream(seed, step, batch), (seed, step, batch.offsets.sequences)
+    device_seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
+    with _drawn_from(stream), seeded(stream.generator, device_seed):
+        yield
 
 
 @contextmanager
@@ -114,13 +120,19 @@ def _drawn_from(stream: Stream | None) -> Iterator[None]:
 
 
 def same_bits() -> AbstractContextManager[None]:
-    """Within the block, dropout gets the bits that it would get at the time of this call: for a later recomputation."""
+    """Within the block, dropout gets the bits that it would get at the time of this call: for a later recomputation.
+
+    Torch's `checkpoint` could restore only the generators of those devices that it finds among its arguments.
+    """
     stream, mode = _stream, _replaced
-    return _once_more(stream, mode, -1 if stream is None else stream.site, None if mode is None else mode.part)
+    state = None if stream is None or stream.generator is None else stream.generator.get_state()
+    return _once_more(stream, mode, -1 if stream is None else stream.site, None if mode is None else mode.part, state)
 
 
 @contextmanager
-def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: EncoderInput | None) -> Iterator[None]:
+def _once_more(
+    stream: Stream | None, mode: _Replaced | None, site: int, part: EncoderInput | None, state: Tensor | None
+) -> Iterator[None]:
     with _drawn_from(stream), _replacing(mode):
         if stream is None:
             yield
@@ -129,7 +141,8 @@ def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: E
         if mode is not None:
             reached_part, mode.part = mode.part, part
         try:
-            yield
+            with drawn_again(stream.generator, state):
+                yield
         finally:
             stream.site = reached
             if mode is not None:
@@ -137,7 +150,7 @@ def _once_more(stream: Stream | None, mode: _Replaced | None, site: int, part: E
 
 
 def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> list[Tensor]:
-    """Apply `function` to every part of a micro-batch, with the bits of a single pass over the whole micro-batch.
+    """Apply `function` to every part of a micro-batch, on the CPU with the bits of a single pass over the whole micro-batch.
 
     If there are several parts, only the results are kept: the backward pass recomputes the parts one by one, so that memory holds
     one at a time.
@@ -155,7 +168,12 @@ def in_parts(function: Callable[[Batch], Tensor], parts: Sequence[Batch]) -> lis
 
     if len(parts) == 1 or not torch.is_grad_enabled():
         return [one(part) for part in parts]
-    return [checkpoint(one, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return [checkpoint(one, part, **recomputing(lambda: (nullcontext(), same_bits()))) for part in parts]
+
+
+def recomputing(contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]) -> dict[str, Any]:
+    """Arguments of torch's `checkpoint`; `contexts` gives those of the first computation and of the second one."""
+    return {"use_reentrant": False, "preserve_rng_state": False, "context_fn": contexts}
 
 
 class Dropout(nn.Module):
@@ -173,8 +191,8 @@ class Dropout(nn.Module):
         if _stream is None or not self.training or threshold(self.p) == 0:
             return x
         _stream.site += 1
-        if x.device.type != "cpu":
-            return _on_device(_stream, x, self.p)
+        if accelerated(x.device):
+            return nn.functional.dropout(x, self.p)
         offsets = _stream.batch.offsets
         first = offsets.texts if self.per_text else offsets.tokens
         dropped: Tensor = _Dropped.apply(x, _stream, self.p, first)  # type: ignore[no-untyped-call]
@@ -211,12 +229,6 @@ class _Dropped(torch.autograd.Function):
         return out.view(grad.shape), None, None, None
 
 
-def _on_device(stream: Stream, x: Tensor, p: float) -> Tensor:
-    levels = torch.empty(x.shape, dtype=torch.int16, device=x.device)
-    keep = levels.random_(0, LEVELS, generator=stream.device_generator(x.device)) >= threshold(p)
-    return x * keep * scale(p)
-
-
 class _Replaced(TorchFunctionMode):
     """Replaces every call of torch's dropout in a padded pass; the bits depend on the text, not on its place in the padding."""
 
@@ -237,8 +249,8 @@ class _Replaced(TorchFunctionMode):
     def dropped(self, x: Tensor, p: float) -> Tensor:
         stream, part = self.stream, self.part
         stream.site += 1
-        if x.device.type != "cpu":
-            return _on_device(stream, x, p)
+        if accelerated(x.device):
+            return nn.functional.dropout(x, p)
         assert part is not None
         axis = text_axis(x.shape, len(part.texts))
         if axis is None:  # shared by all texts

@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from trainables.encoder import attention
-from trainables.encoder.dropout import same_bits
+from trainables.encoder.dropout import recomputing, same_bits
 from trainables.encoder.layers import blocks_of
 from trainables.encoder.load import set_attention_type
 
@@ -32,8 +32,7 @@ def _recomputed(forward: Callable[..., Any], encoder: nn.Module) -> Callable[...
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False, "context_fn": lambda: _contexts(encoder)}
-        return checkpoint(forward, *args, **kwargs, **options)
+        return checkpoint(forward, *args, **kwargs, **recomputing(lambda: _contexts(encoder)))
 
     return recomputed
 

@@ -1,4 +1,4 @@
-"""Execution of a trial: device, threads, memory. None of these settings changes a result."""
+"""Execution of a trial: device, threads, memory. None of these settings enters the identity of a result."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 
 class Execution(Settings):
-    """Execution of a trial. None of these settings changes its result, so they are excluded from the ids of stages."""
+    """Execution of a trial. None of these settings changes its result, so they are excluded from the ids of stages.
+
+    On a GPU device and micro-batch change which elements drop out, but not their distribution.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device; auto: a GPU if there is one."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one trial; 0: PyTorch's default."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Sequences per forward pass; 0: the whole batch. Halved automatically if memory runs out."""
+    """Sequences per forward pass; 0: the whole batch. Halved automatically if memory runs out. On a GPU the dropped elements depend
+    on it."""
     gradient_checkpointing: bool = False
     """Recompute the activations of the encoder's blocks in the backward pass: less memory, at the cost of one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0

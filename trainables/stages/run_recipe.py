@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.data.task_mixture import head_key
-from trainables.encoder import lora
+from trainables.encoder import attention, lora
 from trainables.encoder.load import model_state
 from trainables.encoder.recompute import recompute_blocks
 from trainables.scores.evaluate import measured, predict, write_predictions
@@ -155,14 +155,20 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
-    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
+
+    def about() -> Row:
+        """How the stage is computed: some of it is only known after the first step."""
+        _, failed = attention.ran_in(job.model)
+        here = {"source": "computed", "group_rates": rates_of_groups, "notices": [*notices, *failed]}
+        return here | computed_by(device, job.model)
+
     at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
             return
         if at.rows and at.rows[-1]["step"] == at.step:
-            at.rows[-1].update(about)
+            at.rows[-1].update(about())
             if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
@@ -177,7 +183,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     for row in at.rows:
         yield row | {"source": "loaded"}
     for row in train(job, runtime, at, max(wanted), save):
-        yield row | about
+        yield row | about()
 
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
@@ -245,10 +251,10 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
-    logits, lengths = _test_logits(inputs, node, finetuned, store, execution)
-    data, device = inputs.target, pick_device(execution.device)
+    logits, lengths, how = _test_logits(inputs, node, finetuned, store, execution)
+    data = inputs.target
     tuned = finetuned.rows("finetune")[-1].get("thresholds")
-    row: Row = measured(logits, data.test, data.labels, "half", tuned) | {"device": device_name(device), "step": node.steps}
+    row: Row = measured(logits, data.test, data.labels, "half", tuned) | how | {"step": node.steps}
     with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
         path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
@@ -258,8 +264,8 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
 
 def _test_logits(
     inputs: Inputs, node: Node, finetuned: Artifact, store: Store, execution: Execution
-) -> tuple[np.ndarray, np.ndarray]:
-    """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut)."""
+) -> tuple[np.ndarray, np.ndarray, Row]:
+    """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut, how they are computed)."""
     recipe, data, base = inputs.recipe, inputs.target, jobs.base_of(inputs)
     stage = recipe.stages[-1]
     assert isinstance(stage, Finetune)
@@ -271,7 +277,14 @@ def _test_logits(
     test = finetune.examples(data.test, uncut, base, stage)
     if (kept := jobs.features_of(inputs, node, store)) is not None:
         test = kept.of(data.test, test, model, base, runtime)
-    return predict(model, base, test, runtime), finetune.lengths(data.test, uncut, base)
+    logits = predict(model, base, test, runtime)
+    return logits, finetune.lengths(data.test, uncut, base), computed_by(runtime.device, model)
+
+
+def computed_by(device: torch.device, model: torch.nn.Module) -> Row:
+    """Fields of a row: the device and, of packed batches on a GPU, the kernels of attention that have run."""
+    kernels, _ = attention.ran_in(model)
+    return {"device": device_name(device)} | ({"attention": ", ".join(kernels)} if kernels else {})
 
 
 def device_name(device: torch.device) -> str:

@@ -49,7 +49,7 @@ _SCORES = (*(metric.field for metric in METRICS.values()), "mark_f1")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys((*_MEASURED, *_SCORES), lambda value: value is None or _number(value)),
     **dict.fromkeys(("step", "tokens", "examples", "micro_batch"), _count),
-    **dict.fromkeys(("split", "device", "source"), _text),
+    **dict.fromkeys(("split", "device", "attention", "source"), _text),
     "group_rates": _table_of(_number),
     "notices": _list_of(lambda value: isinstance(value, str)),
     "thresholds": _list_of(_number),

@@ -2,7 +2,7 @@
 
 Everything random is a function of the seed and the step: the texts of a batch, the masked tokens, the bits of dropout. So a resume
 needs only the weights, Adam's moments and the step, and may start in the middle of an epoch; and splitting a batch into
-micro-batches or over workers changes no random number.
+micro-batches or over workers changes no random number, except for dropout on GPUs.
 """
 
 from __future__ import annotations

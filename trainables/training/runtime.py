@@ -13,7 +13,7 @@ from trainables.training.world import World
 
 @dataclass
 class Runtime:
-    """Device and execution options; none of them changes the result."""
+    """Device and execution options; none of them changes the result, except for the dropped elements on a GPU."""
 
     device: torch.device
     world: World
@@ -25,3 +25,8 @@ class Runtime:
     """Steps after which to save without evaluating."""
     joules: energy.Counter = energy.silent
     """Energy counter of this process's GPU."""
+
+    def __post_init__(self) -> None:
+        """float32 is float32 on GPUs too: cuDNN would round the inputs of LSTMs and convolutions to TF32, forward and backward."""
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -142,9 +142,7 @@ def test_failed_trials_are_named_and_begun_again_when_that_is_asked(
     assert "nothing was run again" in said
     assert "1 trial failed: t001. --retry-failed runs it again" in said
     shutil.rmtree(with_a_failure / "report")
-    assert "trials of the search are complete, 1 failed. --retry-failed runs them again." in " ".join(
-        answer(capsys, *call).split()
-    )
+    assert "trials of the search are complete, 1 failed. --retry-failed runs them again." in " ".join(answer(capsys, *call).split())
     done = study(*call, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr
     mine = [(row["status"], row["params"]) for row in records(with_a_failure, "trial") if row["trial"] == "t001"]

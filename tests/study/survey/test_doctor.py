@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer, BertTokenizer
 
+from study.cluster import gpus
 from study.definition.study_file import load_study
 from study.survey import doctor
 from study.survey.doctor import FAIL, OK, WARN, Finding
 from tests.helpers import TINY_BERT, write_csv
 from tests.study.tiny import inside, refused, study, write_study
+from tests.trainables.cpu_kernels import registered
 from tests.trainables.families import checkpoint
+from trainables.kernels.choice import survey
 from trainables.store.store import Store
 
 EVERYTHING = [
@@ -47,6 +51,21 @@ def test_it_looks_at_everything_and_changes_nothing(tmp_path: Path) -> None:
     assert any("from scratch: nothing to fetch" in line for line in lines)
     assert not (tmp_path / "store").exists()
     assert not (tmp_path / "hub").exists()
+
+
+def test_kernels_of_attention_on_a_gpu_are_told() -> None:
+    """As a process on a GPU prints them; here there is none, which is an answer too."""
+    with registered("drops nothing"):
+        printed = json.loads(json.dumps({"float32": survey(torch.device("cpu"), torch.float32)}))
+    used, refused = doctor._attention(printed, "")
+    assert (used.sign, used.what) == (OK, "attention")
+    assert "in float32 on the first GPU, tested for heads of 64: full: efficient, with dropout: plain" in used.found
+    assert refused.sign == WARN
+    assert "efficient kernel failed its test (float32, heads of 64, dropout): it drops 0.0%" in refused.found
+    if not torch.cuda.is_available():
+        (unknown,) = doctor._attention(*gpus.attention_kernels())
+        assert unknown.sign == WARN
+        assert "its kernels cannot be tested: torch cannot be run: " in unknown.found
 
 
 @pytest.mark.parametrize("place", ["a folder that cannot be made", "a file in the way", "below a file", "no bucket", "no protocol"])

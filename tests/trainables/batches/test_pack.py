@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from trainables.encoder import attention, dropout
 from trainables.encoder.dropout import LEVELS, Stream, dropout_bits, scale, threshold
 from trainables.encoder.load import Base
 from trainables.heads.classifier import classifier
+from trainables.kernels import textbook
 
 
 @pytest.fixture(scope="module")
@@ -92,22 +92,6 @@ def test_groups_hold_every_text_once_and_waste_little(lengths: list[int]) -> Non
         assert len(members) == 1 or len(members) * width**2 <= attention.CELLS
 
 
-def reference(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], keep: list[Tensor], factor: float, window: int | None
-) -> Tensor:
-    """Attention text by text as the textbook has it. q, k, v [T, h, d], keep [h, l, l] of each text."""
-    out, start = [], 0
-    for length, kept in zip(lengths, keep, strict=True):
-        a, b, c = (x[start : start + length].transpose(0, 1) for x in (q, k, v))
-        scores = a @ b.transpose(1, 2) / q.shape[-1] ** 0.5
-        if window is not None:
-            place = torch.arange(length)
-            scores = scores.masked_fill((place[:, None] - place).abs() >= window, float("-inf"))
-        out.append(((scores.softmax(-1) * kept * factor) @ c).transpose(0, 1))
-        start += length
-    return torch.cat(out)
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
@@ -136,7 +120,7 @@ def test_attention_against_the_textbook(
         if p:
             stream.seek(layout.draws[text] * heads)
             keep[-1] = (stream.signs(heads * length**2, p) > 0).view(heads, length, length)
-    expected = reference(q, k, v, lengths, keep, factor, window)
+    expected = textbook.attention(q, k, v, lengths, 8**-0.5, window, keep, factor)
     torch.testing.assert_close(out, expected)
     for a, b in zip(found, torch.autograd.grad((expected * weight).sum(), tensors), strict=True):
         torch.testing.assert_close(a, b)
@@ -147,22 +131,6 @@ def stream_of(lengths: Sequence[int], seed: int, offsets: Offsets | None = None)
     stream = Stream(seed, 0, Batch(tuple(lengths), (), None, empty, offsets or Offsets()))
     stream.site = 0
     return stream
-
-
-def test_arguments_of_the_varlen_kernel() -> None:
-    """The kernel itself needs a GPU; its signature, and what a text sees through its window, are checked here."""
-    layout = attention.PackedLayout([3, 1, 5])
-    arguments = attention.varlen_arguments(layout, 0.25, None)
-    assert arguments["cu_seq_q"].tolist() == arguments["cu_seq_k"].tolist() == [0, 3, 4, 9]
-    assert arguments["cu_seq_q"].dtype == torch.int32
-    assert (arguments["max_q"], arguments["max_k"], arguments["scale"], arguments["window_size"]) == (5, 5, 0.25, (-1, -1))
-    inspect.signature(attention.varlen.varlen_attn).bind(None, None, None, **arguments)
-    alone = attention.PackedLayout([5])
-    left, right = attention.varlen_arguments(alone, 0.25, 3)["window_size"]
-    place = torch.arange(5)
-    inclusive = (place[:, None] - place <= left) & (place - place[:, None] <= right)
-    assert torch.equal(alone.bias(alone.groups[0], 1, 3, torch.float32)[0] == 0, inclusive)
-    assert not attention.has_varlen(torch.device("cpu"), torch.bfloat16)
 
 
 # Dropout
