@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -74,12 +78,32 @@ def study(*arguments: object, timeout: float = 500, **changes: str) -> subproces
     )
 
 
+def study_here(capfd: pytest.CaptureFixture[str], *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end in this process with a Ray of its own: torch, Ray and Optuna are loaded here already.
+
+    For tests whose subject is neither a signal nor a process: Ray's processes and the trials are the same. Variables that the
+    command sets are gone afterwards.
+    """
+    import ray  # noqa: F401  # before the command, which would choose another authentication for a process without it
+
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
+    out, err = _streams()
+    with patch.dict(os.environ, environment(**changes)), redirect_stdout(out), redirect_stderr(err):
+        return subprocess.CompletedProcess(arguments, *inside(capfd, *arguments))
+
+
+@cache  # Ray's loggers keep them
+def _streams() -> tuple[TextIO, TextIO]:
+    """Streams to where this process writes, so that the log of a study gets what is said: pytest's own ones pass it by."""
+    return open(1, "w", encoding="utf-8", closefd=False), open(2, "w", encoding="utf-8", closefd=False)
+
+
 def inside(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
     """(exit code, stdout, stderr) of the command in this process, for what starts no Ray: no library is loaded once more."""
     with pytest.raises(SystemExit) as left:
         main([str(argument) for argument in arguments])
     said = capsys.readouterr()
-    assert "Traceback" not in said.out + said.err
+    assert "Traceback" not in said.out + said.err, said.out + said.err
     return int(left.value.code or 0), said.out, said.err
 
 

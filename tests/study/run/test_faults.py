@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.study.conftest import Run
-from tests.study.tiny import ROOT, alive, begin, family, records, study, table, trial_actor, wait_for, write_study
+from tests.study.tiny import ROOT, alive, begin, family, records, study, study_here, table, trial_actor, wait_for, write_study
 
 PARTS = {"pretrain": 6, "search": 12, "final": 6}
 """Evaluations of the tiny study in its shared stage, its search and its finals."""
@@ -130,7 +130,7 @@ def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctr
     assert "interrupted" in study("status", folder).stdout
 
 
-def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Path) -> None:
+def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # In float32 an epsilon of 1e-300 is none: Adam divides 0 by 0 for the embeddings of words that a batch has not.
     path = write_study(
         tmp_path,
@@ -140,7 +140,7 @@ def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Pa
         budget={"trials": 2},
         baseline=False,
     )
-    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    done = study_here(capfd, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
     ends = {row["params"]["finetune.epsilon"]: row for row in records(tmp_path / "run", "trial") if row["phase"] == "search"}
     assert ends[1e-6]["status"] == "complete"
@@ -151,10 +151,10 @@ def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(tmp_path: Pa
     assert finals == {ends[1e-6]["setting"]}
 
 
-def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> None:
+def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_study(tmp_path, space={}, search={}, budget={"trials": 1}, final={"top_k": 1, "seeds": 1}, baseline=False)
     wrong = ("--set", "encoder.config.vocab_size=10")  # what the tokenizer has is known once its vocabulary is trained
-    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *wrong)
+    done = study_here(capfd, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *wrong)
     assert done.returncode == 1, done.stdout + done.stderr
     (end,) = [row for row in records(tmp_path / "run", "trial") if row["status"] != "started"]
     assert end["status"] == "failed"

@@ -25,7 +25,19 @@ from study.cluster.machine import this_machine
 from study.run.scribe import hours_spent, ranking
 from tests.helpers import ray_elsewhere, reviews, shared_ray, write_csv
 from tests.study.conftest import Run
-from tests.study.tiny import ROOT, answer, begin, environment, records, refused, study, trial_actor, wait_for, write_study
+from tests.study.tiny import (
+    ROOT,
+    answer,
+    begin,
+    environment,
+    records,
+    refused,
+    study,
+    study_here,
+    trial_actor,
+    wait_for,
+    write_study,
+)
 
 
 def test_the_terminal_shows_the_result_and_none_of_the_noise(finished: Run) -> None:
@@ -405,7 +417,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Several tasks, shared under Ray Train; then fractions, few texts, several labels."""
     tasks: dict[str, Any] = {"several": {"multi_label": True}, "reviews": {}}
     for name, task in tasks.items():
@@ -426,14 +438,14 @@ def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capsys: pyt
         budget={"trials": 2},
         final={"top_k": 1, "seeds": 1},
     )
-    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    done = study_here(capfd, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = records(tmp_path / "run", "stage")
     assert [(row["kind"], row["status"]) for row in stages] == [("multitask", "computed")]
     assert {row["status"] for row in records(tmp_path / "run", "trial") if row["status"] != "started"} == {"complete"}
     (test,) = [row for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"]
     assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
-    _goes_by_micro_f1(tmp_path / "run", done.stdout, answer(capsys, "status", tmp_path / "run"), test)
+    _goes_by_micro_f1(tmp_path / "run", done.stdout, answer(capfd, "status", tmp_path / "run"), test)
     assert set(stages[0]["by_task"]) == {"several", "reviews"}
     joint = [row for row in records(tmp_path / "run", "evaluation") if row["stage"] == "multitask"]
     assert stages[0]["by_task"] == joint[-1]["by_task"]

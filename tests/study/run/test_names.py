@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from study.definition.study_file import load_study
-from tests.study.tiny import answer, inside, records, study, tiny_study
+from tests.study.tiny import answer, inside, records, study_here, tiny_study
 from trainables.settings.file_names import is_local
 from trainables.store.files import open_files
 from trainables.tables.table_files import read_file
@@ -60,13 +60,13 @@ def test_plan_with_such_a_name_everywhere(
     assert (folder / f"store {name}" / "x").read_bytes() == b"1"
 
 
-def test_a_whole_study_with_such_names(tmp_path: Path) -> None:
+def test_a_whole_study_with_such_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "a?b::c #1 {x} *\n'\""
     folder.mkdir()
     less = {"budget": {"trials": 1}, "final": {"top_k": 1, "seeds": 1}, "baseline": False, "search": {"sampler": "random"}}
     data = tiny_study(folder, name="ä*b", space={"pretrain.steps": {"choice": [0]}}, **less)
     (folder / "s*.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    done = study("run", folder / "s*.yaml", "--out", folder / "r::%20?", "--store", folder / "[s]")
+    done = study_here(capfd, "run", folder / "s*.yaml", "--out", folder / "r::%20?", "--store", folder / "[s]")
     assert done.returncode == 0, done.stderr
     assert records(folder / "r::%20?", "study")[-1]["status"] == "finished"
     assert (folder / "r::%20?" / "report" / "report.html").exists()

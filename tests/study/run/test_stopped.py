@@ -21,7 +21,7 @@ from study.run.parts import _train_shared
 from study.run.session import Session
 from tests import s3
 from tests.study.conftest import Run
-from tests.study.tiny import answer, inside, records, study, table, write_study
+from tests.study.tiny import answer, inside, records, study, study_here, table, write_study
 from trainables.settings.stages import Pretrain
 
 LITTLE: dict[str, Any] = {
@@ -111,10 +111,12 @@ def test_an_ablation_finds_that_before_anything_starts_too(
     assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "stopped"]
 
 
-def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(tmp_path: Path) -> None:
+def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path, folder = write_study(tmp_path / "input", **LITTLE | {"budget": {"trials": 2}}), tmp_path / "run"
     wrong = ("--set", "encoder.config.vocab_size=10")  # what the tokenizer has is known once its vocabulary is trained
-    done = study("run", path, "--out", folder, "--store", tmp_path / "store", *wrong)
+    done = study_here(capfd, "run", path, "--out", folder, "--store", tmp_path / "store", *wrong)
     assert done.returncode == 4, done.stdout + done.stderr
     assert "stopped: t000 and t001 failed alike at their beginning" in done.stderr
     assert "vocab_size: 10 given, but the tokenizer has" in done.stderr
