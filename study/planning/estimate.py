@@ -12,7 +12,7 @@ from study.definition.models import Study
 
 if TYPE_CHECKING:
     from trainables.settings.encoder import Encoder
-    from trainables.stages.identity import Node
+    from trainables.stages.node import Node
     from trainables.store.store import Store
 
 GEMM_SHARE = 0.5

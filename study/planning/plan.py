@@ -16,8 +16,8 @@ from trainables.settings.corpus_names import short
 
 if TYPE_CHECKING:
     from trainables.settings.recipe import Recipe
-    from trainables.stages.identity import Node
     from trainables.stages.inputs import Reader
+    from trainables.stages.node import Node
     from trainables.store.store import Store
 
 MOST_COMBINATIONS = 256

@@ -24,8 +24,8 @@ from study.run.to_records import to_records
 from trainables.scores import predictions
 from trainables.settings.execution import Execution
 from trainables.settings.stages import Multitask
-from trainables.stages.identity import Node
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import Node
 
 
 def all_parts(s: Session) -> None:

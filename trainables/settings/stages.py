@@ -50,6 +50,11 @@ class Optimisation(Settings):
         """Fields that play no part, since others switch them off."""
         return ()
 
+    @property
+    def trains(self) -> bool:
+        """Whether the stage has any training step."""
+        return True
+
 
 class Pretrain(Optimisation):
     """Further pre-training on unlabelled texts (Sun et al. 2019, section 5.4; Gururangan et al. 2020)."""

@@ -24,9 +24,9 @@ from trainables.encoder.load import Base
 from trainables.heads.classifier import Classifier
 from trainables.scores.evaluate import parts_of
 from trainables.settings.stages import Finetune
-from trainables.stages.derived import once
 from trainables.store.artifact_files import FEATURES, stage_id
 from trainables.store.store import Store
+from trainables.training.derived import once
 from trainables.training.runtime import Runtime
 
 log = logging.getLogger(__name__)

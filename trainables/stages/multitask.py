@@ -152,14 +152,3 @@ def job(
         thaw=lambda step: heads.use(keys[drawn[step]]),
         artifact_files=artifact_files,
     )
-
-
-def told(row: Row, members: TaskMixture, target: str) -> Row:
-    """A row of the loop as a recipe tells it: tasks by their names, and of the whole the scores of the target task.
-
-    `target` is the key of its head. Where it is not among the tasks, error rate and loss are the means over the tasks. An artifact
-    keeps rows by key: names and target are those of whoever asks.
-    """
-    by_task = members.named(row["by_task"])
-    means = {name: float(np.mean([scores[name] for scores in by_task.values()])) for name in ("error_rate_percent", "loss")}
-    return {**row, **row["by_task"].get(target, means), "by_task": by_task}

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from trainables.data.task_mixture import head_key
 from trainables.encoder import lora
 from trainables.encoder.load import model_state
 from trainables.encoder.recompute import recompute_blocks
@@ -21,10 +20,12 @@ from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Multitask, Pretrain
-from trainables.stages import finetune, jobs, multitask
-from trainables.stages.identity import Node, milestone_id, nodes, recipe_name, test_id
+from trainables.settings.stages import Finetune
+from trainables.stages import finetune, jobs
+from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs, Reader
+from trainables.stages.kinds import KINDS
+from trainables.stages.node import Node, milestone_id, test_id
 from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import Artifact, DamagedArtifact, Store
@@ -69,7 +70,7 @@ def run(
     inputs = Inputs(recipe, reader or Reader())
     for node in nodes(inputs):
         wanted = {node.steps: node.stage_id}
-        if node.stage.name == last and isinstance(node.stage, Pretrain):
+        if node.stage.name == last and KINDS[node.stage.kind].milestones:
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
         about = {
             "recipe": recipe_name(recipe),
@@ -82,7 +83,7 @@ def run(
         }
         with _named(node.stage.name):
             for row in _stage(inputs, node, wanted, store, execution, world):
-                yield _told(inputs, node, row) | about
+                yield KINDS[node.stage.kind].row(node.stage, inputs, row) | about
         if node.stage.name == last:
             return
 
@@ -95,13 +96,6 @@ def _named(stage: str) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"stage {stage}")
         raise
-
-
-def _told(inputs: Inputs, node: Node, row: Row) -> Row:
-    """A stage's row in the words of this recipe."""
-    if not isinstance(node.stage, Multitask):
-        return row
-    return multitask.told(row, inputs.members(node.stage), head_key(inputs.target))
 
 
 def _stage(
@@ -147,10 +141,10 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
+    job = job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
-    notices = [*job.base.notices, *job.model.notices, *_task_notices(inputs, node)]
+    notices = [*job.base.notices, *job.model.notices, *KINDS[node.stage.kind].notices(node.stage, inputs)]
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -180,18 +174,17 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         yield row | about
 
 
+def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
+    """What the loop needs to train a node, from `parent`'s weights or from the encoder, and to publish it at these steps."""
+    place = jobs.Place(inputs, node, jobs.base_of(inputs), parent, steps, store, runtime)
+    return KINDS[node.stage.kind].job(node.stage, place)
+
+
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     """The counter of a GPU that this process has to itself."""
     if device.type != "cuda" or not execution.whole_gpu:
         return energy.silent
     return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
-
-
-def _task_notices(inputs: Inputs, node: Node) -> tuple[str, ...]:
-    """Of the tasks that a stage is trained on; those of a corpus come with its job."""
-    if isinstance(node.stage, Pretrain):
-        return ()
-    return inputs.members(node.stage).notices if isinstance(node.stage, Multitask) else inputs.target.notices
 
 
 def _publish(

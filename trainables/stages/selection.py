@@ -130,7 +130,7 @@ def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
 
 def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:
     """Numbers of the candidates that are nearest, ascending: computed by one of all that ask."""
-    from trainables.stages.derived import once  # these two need torch
+    from trainables.training.derived import once  # these two need torch
     from trainables.training.world import World
 
     _, candidates, queries = pool.digests

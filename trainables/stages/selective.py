@@ -39,13 +39,13 @@ from trainables.scores.evaluate import outputs, predict
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import Marks
 from trainables.stages import finetune
-from trainables.stages.derived import once
-from trainables.stages.identity import logits_id, scores_id
 from trainables.stages.inputs import held_out, scored_texts
+from trainables.stages.node import logits_id, scores_id
 from trainables.stages.state_files import with_weights
 from trainables.store.artifact_files import CHOSEN, MARKS
 from trainables.store.store import Store
 from trainables.training import optimizer
+from trainables.training.derived import once
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
 

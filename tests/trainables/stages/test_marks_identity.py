@@ -18,8 +18,9 @@ from trainables.settings.task import Task
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages import selective
-from trainables.stages.identity import logits_id, nodes, scores_id, settings_of
+from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import logits_id, scores_id, settings_of
 from trainables.store.store import Store
 
 OF_BOTH = [
