@@ -53,12 +53,12 @@ def corpus_read(inputs: Inputs, stage: Pretrain, store: Store, device: torch.dev
     """The texts that further pre-training reads: its corpus, or its selection from it, which is cached in the store."""
     if stage.select == "all":
         return inputs.corpus(stage)
-    name = inputs.encoder_id
+    encoder = inputs.encoder_id
 
     def embed(texts: Sequence[str], digest: str) -> Rows:
-        return embedded(texts, digest, base_of(inputs), name, store, device)
+        return embedded(texts, digest, base_of(inputs), encoder, store, device)
 
-    return selected(stage, inputs.pool(stage), store, name, embed)
+    return selected(stage, inputs.pool(stage), store, encoder, embed)
 
 
 def base_of(inputs: Inputs) -> Base:

@@ -1,4 +1,7 @@
-"""Stages in order: what is done is loaded, what is begun goes on, what is missing is computed, by one of all that ask."""
+"""Runs the stages of a recipe in order: finished ones are loaded, interrupted ones resumed, missing ones computed.
+
+One process computes a stage, the others wait for its artifact.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def resolved(recipe: Recipe, execution: Execution) -> Recipe:
-    """The recipe with `precision: auto` replaced by what this machine does best."""
+    """The recipe with `precision: auto` replaced by the best precision of this machine."""
     return recipe.model_copy(update={"precision": resolve(recipe.precision, execution.device)})
 
 
@@ -53,12 +56,11 @@ def run(
     milestones: Sequence[int] = (),
     reader: Reader | None = None,
 ) -> Iterator[Row]:
-    """Run a recipe's stages and yield a row per evaluation, those of finished stages and of earlier sittings included.
+    """Run a recipe's stages and yield a row per evaluation, including those of finished stages and of interrupted runs.
 
-    `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
-    is further pre-training; `reader` has read the data of earlier recipes. Under torch.distributed all ranks iterate together, and
-    rank 0 writes. Rows hold what the field tables of the records name. Raises ConfigError before anything is computed where a
-    package is missing.
+    `last` stops after the stage of that name; `milestones` are further steps at which it publishes an artifact, if it is further
+    pre-training; `reader` keeps the data of earlier recipes. Under torch.distributed all ranks iterate together, and rank 0 writes.
+    The fields of rows are those of the records. Raises ConfigError before anything is computed if a package is missing.
     """
     execution = execution or Execution()
     if execution.threads:
@@ -72,7 +74,7 @@ def run(
         wanted = {node.steps: node.stage_id}
         if node.stage.name == last and KINDS[node.stage.kind].milestones:
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
-        about = {
+        common = {
             "recipe": recipe_name(recipe),
             "stage": node.whole.kind,
             "stage_name": node.stage.name,
@@ -83,14 +85,14 @@ def run(
         }
         with _named(node.stage.name):
             for row in _stage(inputs, node, wanted, store, execution, world):
-                yield KINDS[node.stage.kind].row(node.stage, inputs, row) | about
+                yield KINDS[node.stage.kind].row(node.stage, inputs, row) | common
         if node.stage.name == last:
             return
 
 
 @contextlib.contextmanager
 def _named(stage: str) -> Iterator[None]:
-    """Adds to an error in which stage it came."""
+    """Add the name of the stage to an error."""
     try:
         yield
     except Exception as error:
@@ -101,8 +103,8 @@ def _named(stage: str) -> Iterator[None]:
 def _stage(
     inputs: Inputs, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
 ) -> Iterator[Row]:
-    """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
-    needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
+    """Rows of one stage: from its artifacts if all are in the store, else computed under a claim on its trajectory."""
+    needs = (WEIGHTS,) if node.part_of else ()  # another study may have fine-tuned the same model and dropped its weights
     missing = _missing(wanted, store, world, node.stage.kind, needs)
     while missing:
         with world.claimed(store, node.trajectory_id, needs) as owned:
@@ -121,7 +123,7 @@ def _missing(wanted: Mapping[int, str], store: Store, world: World, kind: str, n
 
 
 def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list[Row] | None:
-    """Rows of a finished stage; None where it is missing, or damaged and thereby missing from now on."""
+    """Rows of a finished stage; None if it is missing, or if it is damaged, which removes it."""
     artifact = store.get(name, needs)
     with contextlib.suppress(DamagedArtifact):
         return artifact.rows(kind) if artifact is not None else None
@@ -129,7 +131,7 @@ def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list
 
 
 def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
-    """Train the stage from its last state, or from its parent, through all wanted steps."""
+    """Train the stage from its saved state, or from its parent, to the last of the wanted steps ({step: artifact id})."""
     recipe, device = inputs.recipe, pick_device(execution.device)
     saves = execution.state_every_steps
     runtime = Runtime(
@@ -149,14 +151,14 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
-    about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
+    computed = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
     at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
     def save(at: Position) -> None:
         if not world.leads:
             return
         if at.rows and at.rows[-1]["step"] == at.step:
-            at.rows[-1].update(about)
+            at.rows[-1].update(computed)
             if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
@@ -171,17 +173,17 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     for row in at.rows:
         yield row | {"source": "loaded"}
     for row in train(job, runtime, at, max(wanted), save):
-        yield row | about
+        yield row | computed
 
 
 def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
-    """What the loop needs to train a node, from `parent`'s weights or from the encoder, and to publish it at these steps."""
+    """What the loop needs to train a node from the weights `parent`, or from the encoder, with artifacts at these steps."""
     place = jobs.Place(inputs, node, jobs.base_of(inputs), parent, steps, store, runtime)
     return KINDS[node.stage.kind].job(node.stage, place)
 
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
-    """The counter of a GPU that this process has to itself."""
+    """The energy counter of the GPU, if no other process uses it; else a counter that reads nothing."""
     if device.type != "cuda" or not execution.whole_gpu:
         return energy.silent
     return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
@@ -217,9 +219,9 @@ def _publish(
 
 
 def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None, reader: Reader | None = None) -> Row:
-    """Scores of a finished recipe on its test split, a stage of its own: computed once, then loaded.
+    """Scores of a finished recipe on its test split, computed once and then loaded, like a stage.
 
-    Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
+    Raises FileNotFoundError if the fine-tuned weights are not in the store, or no longer.
     """
     with _named("test"):
         execution = execution or Execution()
@@ -231,10 +233,10 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
         torch.set_num_threads(execution.threads)
     recipe, node = inputs.recipe, nodes(inputs)[-1]
     name = test_id(inputs.target, node.stage_id)
-    about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
-    about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
-    if (done := _rows(store, name, "test")) is not None:
-        return done[0] | about | {"source": "loaded"}
+    common = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
+    common |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
+    if (rows := _rows(store, name, "test")) is not None:
+        return rows[0] | common | {"source": "loaded"}
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
@@ -246,13 +248,13 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
         path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
-    return row | about | {"source": "computed"}
+    return row | common | {"source": "computed"}
 
 
 def _test_logits(
     inputs: Inputs, node: Node, finetuned: Artifact, store: Store, execution: Execution
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut)."""
+    """(logits [n, classes] of the test split, lengths [n] of its texts or pairs in pieces before truncation)."""
     recipe, data, base = inputs.recipe, inputs.target, jobs.base_of(inputs)
     stage = recipe.stages[-1]
     assert isinstance(stage, Finetune)
@@ -262,11 +264,11 @@ def _test_logits(
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)
-    if (kept := jobs.features_of(inputs, node, store)) is not None:
-        test = kept.of(data.test, test, model, base, runtime)
+    if (cached := jobs.features_of(inputs, node, store)) is not None:
+        test = cached.of(data.test, test, model, base, runtime)
     return predict(model, base, test, runtime), finetune.lengths(data.test, uncut, base)
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's own name."""
+    """`cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
