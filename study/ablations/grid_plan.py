@@ -19,8 +19,9 @@ from study.planning.plan import with_precision
 from study.search.search import given_points
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Pretrain, Stage
+from trainables.settings.stages import Finetune, Stage
 
 if TYPE_CHECKING:
     from trainables.stages.inputs import Reader

@@ -13,7 +13,8 @@ from study.planning import estimate
 from study.planning.plan import with_precision
 from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.pretraining import Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 
 if TYPE_CHECKING:
     from trainables.stages.inputs import Reader

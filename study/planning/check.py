@@ -16,8 +16,9 @@ from trainables.encoder.process_memory import lasting
 from trainables.settings import corpus_names
 from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.stage_rules import pair_faults
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 
 if TYPE_CHECKING:
     from trainables.data.splits import TaskData

@@ -17,8 +17,9 @@ from trainables.encoder import checkpoint
 from trainables.settings.corpus_names import members
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 from trainables.settings.task import Task
 from trainables.stages.selection import Pool, pool
 

@@ -13,7 +13,8 @@ from trainables.data.corpus import Corpus
 from trainables.data.similarity import Rows
 from trainables.data.splits import TaskData
 from trainables.encoder.load import Base, load_base
-from trainables.settings.stages import Finetune, Pretrain
+from trainables.settings.pretraining import Pretrain
+from trainables.settings.stages import Finetune
 from trainables.stages.features import Features
 from trainables.stages.inputs import Inputs
 from trainables.stages.node import Node

@@ -15,9 +15,10 @@ import numpy as np
 
 from trainables.data.task_mixture import TaskMixture, head_key
 from trainables.settings.corpus_names import members
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
 from trainables.settings.stage_rules import by_marks
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
+from trainables.settings.stages import Finetune, Marks, Multitask, Stage
 from trainables.stages.inputs import Inputs, held_out, scored_texts
 from trainables.stages.node import Node, milestone_id, settings_of
 from trainables.store.store import stage_id

@@ -25,7 +25,7 @@ from trainables.encoder.load import Base, load_encoder_weights
 from trainables.heads import next_sentence
 from trainables.heads.masked_lm import MaskedLM, masked_lm
 from trainables.settings.errors import ConfigError
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 from trainables.stages.selective import Logits, write_chosen
 from trainables.training import optimizer
 from trainables.training.loop import Job, Row

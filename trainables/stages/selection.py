@@ -21,7 +21,7 @@ from trainables.data.held_out import bare
 from trainables.data.similarity import Indices, Rows
 from trainables.data.splits import TaskData, digest_of
 from trainables.settings.errors import ConfigError
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 from trainables.store.store import Store, stage_id
 
 CHOSEN = "chosen.json"

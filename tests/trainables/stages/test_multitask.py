@@ -29,8 +29,8 @@ from trainables.data.splits import load_task
 from trainables.data.task_mixture import head_key
 from trainables.encoder.load import model_state
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Pretrain
 from trainables.settings.task import Task
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes, recipe_name

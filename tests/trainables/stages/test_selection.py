@@ -22,8 +22,8 @@ from trainables.encoder.load import load_base
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Pretrain
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner

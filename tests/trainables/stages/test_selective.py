@@ -34,8 +34,9 @@ from trainables.batches.masking import as_many, chunks, corrupt_at, marked
 from trainables.batches.pack import collate
 from trainables.encoder.load import model_state
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Marks, Pretrain
+from trainables.settings.stages import Marks
 from trainables.stages import jobs, selective
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import model_of
