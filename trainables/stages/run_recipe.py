@@ -152,27 +152,27 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     computed = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
-    at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
+    position, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
-    def save(at: Position) -> None:
+    def save(position: Position) -> None:
         if not world.leads:
             return
-        if at.rows and at.rows[-1]["step"] == at.step:
-            at.rows[-1].update(computed)
-            if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
+        if position.rows and position.rows[-1]["step"] == position.step:
+            position.rows[-1].update(computed)
+            if job.best and all(row[job.best] < position.rows[-1][job.best] for row in position.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-            if at.step in wanted:
-                _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder), best)
-            if at.step == job.steps:
+            if position.step in wanted:
+                _publish(job, recipe, node, wanted[position.step], position, store, execution, Path(folder), best)
+            if position.step == job.steps:
                 store.drop_state(node.trajectory_id)
             else:
                 files = state_files(job, Path(folder), best)
-                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
+                store.save_state(node.trajectory_id, position.step, {"position": asdict(position)}, files, move=True)
 
-    for row in at.rows:
+    for row in position.rows:
         yield row | {"source": "loaded"}
-    for row in train(job, runtime, at, max(wanted), save):
+    for row in train(job, runtime, position, max(wanted), save):
         yield row | computed
 
 
@@ -194,7 +194,7 @@ def _publish(
     recipe: Recipe,
     node: Node,
     name: str,
-    at: Position,
+    position: Position,
     store: Store,
     execution: Execution,
     folder: Path,
@@ -207,11 +207,11 @@ def _publish(
         "kind": node.stage.kind,
         "settings": node.stage.canonical(),
         "parent": node.parent_id,
-        "step": at.step,
-        "rows": at.rows,
-        "tokens": at.tokens,
-        "seconds": at.seconds,
-        "energy_j": at.energy_j,
+        "step": position.step,
+        "rows": position.rows,
+        "tokens": position.tokens,
+        "seconds": position.seconds,
+        "energy_j": position.energy_j,
         "seed": node.seed,
         "precision": recipe.precision,
     }
