@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trainables.settings.encoder import Encoder
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 from trainables.settings.task import Task
 from trainables.store.store import Artifact
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,12 +17,11 @@ from study.ablations.gpu_costs import Size
 from study.ablations.grid import AblationGrid
 from study.planning.plan import with_precision
 from study.search.search import given_points
-from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stage_rules import by_marks
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
+from trainables.settings.stages import Finetune, Stage
 
 if TYPE_CHECKING:
     from trainables.stages.inputs import Reader
@@ -203,7 +201,7 @@ def _sizes(grid: AblationGrid, reader: Reader) -> dict[str, Size]:
 
 def _size(name: str, task: AblationTask, reader: Reader) -> Size:
     """Size of a task: counted if the data are here, else published."""
-    from trainables.stages.token_estimate import PIECES_PER_WORD
+    from trainables.stages.kinds import PIECES_PER_WORD
 
     try:
         data = reader.task(name, task.task(), needs_test=task.target)
@@ -215,25 +213,22 @@ def _size(name: str, task: AblationTask, reader: Reader) -> Size:
 
 def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: AblationGrid) -> Iterator[Step]:
     """The stages of a cell with ids from the place of the data instead of their content."""
-    from trainables.stages.identity import settings_of
+    from trainables.stages.kinds import KINDS
+    from trainables.stages.node import settings_of
 
     places = {name: _place(task) for name, task in grid.ablation.tasks.items()}
 
     parent: str | None = None
-    for stage in recipe.stages:
-        if isinstance(stage, Pretrain):
-            if not stage.trains:
-                continue
-            names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
-            stage = stage.counted(0 if files else sum(sizes[name].train for name in names))
-        data, steps, tokens = _reckoned(stage, recipe, sizes)
-        own: dict[str, object] = {"settings": settings_of(stage), "parent": parent or recipe.encoder.canonical()}
-        own |= {"data": [places.get(name, name) for name in data], "precision": recipe.precision, "kind": stage.kind}
-        own |= {"seed": recipe.seed if isinstance(stage, Finetune) else None}
+    for stage in (stage for stage in recipe.stages if stage.trains):
+        kind = KINDS[stage.kind]
+        sketch = kind.sketch(stage, recipe, sizes)
+        own: dict[str, object] = {"settings": settings_of(sketch.stage), "parent": parent or recipe.encoder.canonical()}
+        own |= {"data": [places.get(name, name) for name in sketch.reads], "precision": recipe.precision, "kind": stage.kind}
+        own |= {"seed": recipe.seed if kind.per_seed else None}
         run = hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:32]
-        name = f"{run}/{steps}" if isinstance(stage, Pretrain) else run
-        yield Step(stage, recipe.encoder, recipe.task, recipe.seed, name, parent, run, steps, tokens)
-        if not isinstance(stage, Marks):  # the next stage starts from the parent of marks
+        name = f"{run}/{sketch.steps}" if kind.milestones else run
+        yield Step(sketch.stage, recipe.encoder, recipe.task, recipe.seed, name, parent, run, sketch.steps, sketch.tokens)
+        if kind.continues:
             parent = name
 
 
@@ -245,45 +240,6 @@ def _place(task: AblationTask) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _reckoned(stage: Stage, recipe: Recipe, sizes: dict[str, Size]) -> tuple[list[str], int, float]:
-    """(names of the texts read, optimizer steps, pieces to train on)."""
-    if isinstance(stage, Pretrain):
-        names, files = corpus_names.members(stage.corpus, recipe.task, recipe.tasks)
-        mean = _sequence([sizes[name] for name in names], stage.max_length) if not files else stage.max_length
-        marked_for = [recipe.task] if by_marks(stage) else []
-        return [*sorted((*names, *files)), *marked_for], stage.steps, stage.steps * stage.batch_size * mean
-    if isinstance(stage, Multitask):
-        names = tuple(stage.tasks or recipe.tasks)
-        steps = sum(-(-sizes[name].train // stage.batch_size) for name in names) * stage.epochs
-        tokens = stage.epochs * sum(sizes[name].train * _cut(sizes[name].length, stage.max_length) for name in names)
-        return sorted(names), steps, tokens
-    size = sizes[recipe.task]
-    if isinstance(stage, Marks):
-        texts, passes = stage.scored_texts or size.train, stage.scorer_epochs + stage.epochs
-        return [recipe.task], -(-texts // stage.batch_size) * passes, texts * passes * _cut(size.length, stage.max_length)
-    texts = stage.train_examples or max(1, round(size.train * stage.train_share))
-    return [recipe.task], -(-texts // stage.batch_size) * stage.epochs, texts * stage.epochs * _pieces(stage, size.length)
-
-
-def _sequence(read: Sequence[Size], longest: int) -> float:
-    """Mean pieces of the sequences that texts are cut into."""
-    budget = longest - 2
-    cuts = [(size.train, max(1, math.ceil(size.length / budget)), size.length) for size in read]
-    return sum(n * length for n, _, length in cuts) / sum(n * k for n, k, _ in cuts) + 2
-
-
-def _cut(length: float, longest: int) -> float:
-    return min(length, longest - 2) + 2
-
-
-def _pieces(stage: Finetune, length: float) -> float:
-    """Pieces that the encoder reads of a text of mean length."""
-    if stage.fractions is None:
-        return _cut(length, stage.max_length)
-    fractions = min(stage.max_fractions, max(1, math.ceil(length / (stage.max_length - 2))))
-    return min(length, fractions * (stage.max_length - 2)) + 2 * fractions
-
-
 # Cost ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -292,6 +248,8 @@ def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_C
 
     The outputs of a frozen encoder are computed once for all cells that start from the same weights.
     """
+    from trainables.stages.kinds import pieces_read
+
     total, encoded = 0.0, set()
     for step in shared:
         if not isinstance(step.stage, Finetune):
@@ -312,17 +270,19 @@ def _flops(shared: Iterable[Step], have: Mapping[str, float], cells: Iterable[_C
         if texts not in encoded:
             encoded.add(texts)
             total += forward * (
-                last.tokens / stage.epochs + _pieces(stage, cell.size.length) * (cell.size.validation + cell.size.test)
+                last.tokens / stage.epochs + pieces_read(stage, cell.size.length) * (cell.size.validation + cell.size.test)
             )
     return total
 
 
 def _read(cell: _Cell) -> float:
     """Pieces that a cell reads without training: validation at every evaluation, the test split once."""
+    from trainables.stages.kinds import pieces_read
+
     stage, size = cell.steps[-1].stage, cell.size
     assert isinstance(stage, Finetune)
     evaluations = stage.epochs * stage.evaluations_per_epoch
     known = (
         min(size.validation, size.train) if stage.evaluations_per_epoch > 1 else 0
     )  # the error on training texts is computed too
-    return ((size.validation + known) * evaluations + size.test) * _pieces(stage, size.length)
+    return ((size.validation + known) * evaluations + size.test) * pieces_read(stage, size.length)

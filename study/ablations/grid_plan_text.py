@@ -13,7 +13,8 @@ from study.planning import estimate
 from study.planning.plan import with_precision
 from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.pretraining import Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 
 if TYPE_CHECKING:
     from trainables.stages.inputs import Reader
@@ -77,7 +78,7 @@ def _shared(plan_: GridPlan) -> Iterator[str]:
 
 def _assumptions(plan_: GridPlan) -> Iterator[str]:
     """The assumptions behind the numbers."""
-    from trainables.stages.token_estimate import PIECES_PER_WORD
+    from trainables.stages.kinds import PIECES_PER_WORD
 
     if plan_.sources:
         yield "tokens: every text has its set's mean length, cut at max_length, with special tokens"
@@ -134,6 +135,7 @@ def _below(plan_: GridPlan, shared: list[Step], encoder: Encoder, parents: froze
 
 
 def _corpus(step: Step) -> str:
+    """Names of the tasks and files that a shared stage reads."""
     if isinstance(step.stage, Multitask):
         return ", ".join(step.stage.tasks) or "all tasks"
     if isinstance(step.stage, Marks):

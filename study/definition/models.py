@@ -22,9 +22,10 @@ from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
 from trainables.settings.execution import Execution, Precision
 from trainables.settings.plain_yaml import FLOAT
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
 from trainables.settings.stage_rules import marks_of
-from trainables.settings.stages import KINDS, Marks, Multitask, Pretrain, Stage, head_in_proportion
+from trainables.settings.stages import KINDS, Marks, Multitask, Stage, head_in_proportion
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 

@@ -13,7 +13,7 @@ from study.definition.models import Study, corpora
 from study.definition.space import setting_id
 from trainables.settings.corpus_names import is_local_file
 from trainables.settings.encoder import Encoder
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 
 
 def with_absolute_paths(parts: Mapping[str, Any], folder: Path) -> dict[str, Any]:

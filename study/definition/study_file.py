@@ -22,8 +22,9 @@ from trainables.settings import corpus_names
 from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError, near
 from trainables.settings.plain_yaml import parse_yaml, read_yaml
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.stage_rules import marks_faults, scoring_faults
-from trainables.settings.stages import Pretrain, Stage
+from trainables.settings.stages import Stage
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 

@@ -1,4 +1,4 @@
-"""A study against its data, its encoder and the machine: every fault at once, before any work. Imports torch where it has to."""
+"""Checks of a study against its data, its encoder and the machine: all faults at once, before any work. Imports torch if needed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from trainables.encoder.process_memory import lasting
 from trainables.settings import corpus_names
 from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.stage_rules import pair_faults
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 
 if TYPE_CHECKING:
     from trainables.data.splits import TaskData
@@ -28,10 +29,10 @@ OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "da
 
 
 def check(study: Study, machine: Machine | None = None, reader: Reader | None = None) -> list[str]:
-    """Read all data, find the encoder and compare the resources with the machine; returns notices.
+    """Read all data, locate the encoder and compare the resources with the machine; returns notices.
 
-    Without `machine` resources are not compared: a cluster's are known once it is joined. `reader` keeps what is read. Raises
-    ConfigError with every fault.
+    Without `machine`, resources are not compared: those of a cluster are known once it is joined. `reader` keeps the data. Raises
+    ConfigError with all faults.
     """
     from trainables.encoder import checkpoint
     from trainables.stages.inputs import Reader
@@ -73,9 +74,9 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
 
 
 def encoder_notices(study: Study, reader: Reader) -> list[str]:
-    """What is to be known of the encoder, its tokenizer, and how that reads the target task's training texts.
+    """Notices of the encoder, its tokenizer, and the tokenization of the target task's training texts.
 
-    Raises ConfigError with every fault of theirs.
+    Raises ConfigError with all faults of the encoder.
     """
     with lasting():  # torch and transformers
         from trainables.encoder.check import check_encoder
@@ -96,14 +97,14 @@ def encoder_notices(study: Study, reader: Reader) -> list[str]:
 
 
 def pools(study: Study) -> bool:
-    """Whether some trial reads texts through the encoder's pooler."""
+    """Whether some trial uses the encoder's pooler."""
     stages = [stage for stage in study.recipe if isinstance(stage, Finetune | Multitask)]
     pooled = any("pooled" in extremes(f"{stage.name}.pooling", study.space, study.fixed) for stage in stages)
     return pooled or any(True for _ in _paired_stages(study))
 
 
 def training_texts(study: Study, reader: Reader) -> tuple[str, ...]:
-    """The target task's training texts; none where they cannot be read, which is another fault."""
+    """The target task's training texts; none if they cannot be read, which is a fault of its own."""
     try:
         return reader.task(study.task, study.tasks[study.task], needs_test=False).train.texts
     except ConfigError:
@@ -120,7 +121,7 @@ def _no_notices(action: Callable[..., object], *arguments: object) -> tuple[str,
 
 
 def _baseline_notices(study: Study, reader: Reader) -> Iterator[str]:
-    """What the bag of words looks at, where that is not words."""
+    """A notice if the bag of words counts characters or signs instead of words."""
     from trainables.data.scripts import CHARACTERS
     from trainables.scores.bag_of_words import words_taken
 
@@ -140,7 +141,7 @@ def corpus_choices(study: Study) -> Iterator[tuple[str, ...]]:
 
 
 def _pretraining(study: Study) -> Iterator[tuple[int, Pretrain]]:
-    """(place in the recipe, stage) of further pre-training that some trial does."""
+    """(index in the recipe, stage) of further pre-training with steps in some trial."""
     for index, stage in enumerate(study.recipe):
         if isinstance(stage, Pretrain):
             lengths = [extremes(f"{stage.name}.{field}", study.space, study.fixed) for field in ("steps", "epochs")]
@@ -149,19 +150,19 @@ def _pretraining(study: Study) -> Iterator[tuple[int, Pretrain]]:
 
 
 def _selection_notices(study: Study, stage: Pretrain, reader: Reader) -> Iterator[str]:
-    """What is to be known of what a stage can select from. Raises ConfigError where that is nothing."""
+    """Notices of the texts that a stage can select from. Raises ConfigError if there are none."""
     target = _target(study, reader)
     paths = [f"{stage.name}.{field}" for field in ("select", "corpus", "neighbours", "embeddings")]
     for params in combinations(study.space, study.fixed, paths):
         select, corpus, neighbours, embeddings = ({**study.fixed, **params}[path] for path in paths)
         if select != "all":
             names, files = corpus_names.members(corpus, study.task, study.tasks)
-            found = reader.pool(reader.corpus(names, study.used_tasks, files), target, study.task in names)
-            yield from found.notices(neighbours, embeddings)
+            pool = reader.pool(reader.corpus(names, study.used_tasks, files), target, study.task in names)
+            yield from pool.notices(neighbours, embeddings)
 
 
 def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
-    """(place of the objective, stage) of further pre-training that can come with next-sentence prediction."""
+    """(place of the objective, stage) of further pre-training that can have next-sentence prediction."""
     for index, stage in _pretraining(study):
         path = f"{stage.name}.objective"
         if "mlm+nsp" in extremes(path, study.space, study.fixed):
@@ -169,7 +170,7 @@ def _paired_stages(study: Study) -> Iterator[tuple[str, Pretrain]]:
 
 
 def _pair_notices(study: Study, place: str, stage: Pretrain, reader: Reader) -> Iterator[str]:
-    """What is to be known of pairs in the stage's corpora. Raises ConfigError for an encoder that cannot be asked about pairs."""
+    """Notices of pairs in the stage's corpora. Raises ConfigError for an encoder that does not support pairs."""
     from trainables.batches.sentences import split, why_no_pairs
     from trainables.heads.next_sentence import pair_fault
 
@@ -190,8 +191,8 @@ def _member_choices(study: Study) -> Iterator[tuple[str, ...]]:
 
 
 def _corners(study: Study, stage: Settings, fields: Iterable[str]) -> Iterator[tuple[Any, str]]:
-    """(the stage with an extreme value of one of these fields, where that value is given)."""
-    index, name = next((i, each.name) for i, each in enumerate(study.recipe) if each is stage)
+    """(the stage with an extreme value of one of these fields, the place in the study file that sets it)."""
+    index, name = next((i, entry.name) for i, entry in enumerate(study.recipe) if entry is stage)
     for field in fields:
         path = f"{name}.{field}"
         for value in extremes(path, study.space, study.fixed):
@@ -200,7 +201,7 @@ def _corners(study: Study, stage: Settings, fields: Iterable[str]) -> Iterator[t
 
 
 def _layer_faults(study: Study) -> Iterator[str]:
-    """Layers that the encoder lacks."""
+    """Faults for layers that the encoder does not have."""
     blocks = layers_of(study.encoder)
     for stage in study.recipe:
         if isinstance(stage, Finetune):
@@ -209,7 +210,7 @@ def _layer_faults(study: Study) -> Iterator[str]:
 
 
 def _pair_faults(study: Study) -> Iterator[str]:
-    """Settings that tasks on pairs of texts cannot have."""
+    """Faults for settings that do not support tasks on pairs of texts."""
     for stage in study.recipe:
         if isinstance(stage, Finetune | Multitask):
             read = (study.task,) if isinstance(stage, Finetune) else {name for names in _member_choices(study) for name in names}
@@ -217,15 +218,15 @@ def _pair_faults(study: Study) -> Iterator[str]:
                 yield from _corner_faults(study, stage, ("truncation", "max_length"), pair_faults)
 
 
-def _corner_faults(study: Study, stage: Settings, fields: Iterable[str], found: Callable[[Any], list[str]]) -> Iterator[str]:
-    """What is found wrong with a stage's extreme values of these fields, each fault beginning with its field."""
+def _corner_faults(study: Study, stage: Settings, fields: Iterable[str], faults_of: Callable[[Any], list[str]]) -> Iterator[str]:
+    """Faults of a stage's extreme values of these fields; `faults_of` returns faults that begin with the field."""
     for corner, place in _corners(study, stage, fields):
         field = place.rpartition(".")[2]
-        yield from (place + fault.removeprefix(field) for fault in found(corner) if fault.startswith(field))
+        yield from (place + fault.removeprefix(field) for fault in faults_of(corner) if fault.startswith(field))
 
 
 def _adapter_faults(study: Study) -> Iterator[str]:
-    """Adapters without the package for them, or on layers that the encoder lacks."""
+    """Faults for adapters without their package, or on layers that the encoder does not have."""
     from trainables.encoder import lora
 
     for stage in study.recipe:
@@ -243,7 +244,7 @@ def _adapter_faults(study: Study) -> Iterator[str]:
 
 
 def _subset_faults(study: Study, reader: Reader) -> Iterator[str]:
-    """Fewer training texts than asked for, or than there are classes."""
+    """Faults for fewer training texts than the settings need, or than there are classes."""
     from trainables.stages.inputs import scored_texts
 
     data = _target(study, reader)
@@ -257,7 +258,7 @@ def _subset_faults(study: Study, reader: Reader) -> Iterator[str]:
 
 
 def _length_faults(study: Study) -> Iterator[str]:
-    """Stages that can be longer than the encoder has positions for."""
+    """Faults for sequences longer than the encoder's positions."""
     settings = encoder_settings(study.encoder)
     positions = settings.get("max_position_embeddings")
     if not isinstance(positions, int) or settings.get("position_biased_input") is False:

@@ -1,4 +1,4 @@
-"""What a study costs, reckoned without running it: tokens a second, seconds, bytes."""
+"""Estimates of the cost of a study without running it: tokens per second, seconds, bytes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from study.definition.models import Study
 
 if TYPE_CHECKING:
     from trainables.settings.encoder import Encoder
-    from trainables.stages.identity import Node
+    from trainables.stages.node import Node
     from trainables.store.store import Store
 
 GEMM_SHARE = 0.5
 """Share of the machine's matrix multiplication rate that training reaches, for estimates without earlier runs."""
 BFLOAT16_GAIN = 2.5
-"""How much faster training is in bfloat16, on a CPU where `precision: auto` takes it."""
+"""Speedup of training in bfloat16 on a CPU for which `precision: auto` is bfloat16."""
 GPU_FLOPS = 5e13
-"""Floating-point operations a second that a GPU is taken to reach, for estimates without earlier runs."""
+"""Assumed floating-point operations per second of a GPU, for estimates without earlier runs."""
 
 
 def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
-    """(tokens a second of the whole machine, how found): as earlier stages of this study ran, else from matrix products.
+    """(tokens per second of the whole machine, the source): from earlier stages of this study, else from matrix products.
 
-    Stages that train on features tell nothing of the encoder's.
+    Stages that train on cached features are ignored, since they do not run the encoder.
     """
     machine = this_machine()
     parallel = machine.trials(study.resources)
@@ -50,7 +50,7 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
 
 
 def gemm_flops(size: int = 768, tries: int = 10) -> float:
-    """Floating-point operations a second of float32 matrix products on all CPUs of this process, measured in milliseconds."""
+    """Floating-point operations per second of float32 matrix products on all CPUs of this process, measured in milliseconds."""
     import numpy as np
 
     a = np.ones((size, size), dtype=np.float32)
@@ -68,8 +68,8 @@ def encoder_settings(encoder: Encoder) -> dict[str, Any]:
         return encoder.config
     from trainables.encoder.checkpoint import locate
 
-    found: dict[str, Any] = json.loads((locate(encoder) / "config.json").read_text(encoding="utf-8"))
-    return found
+    settings: dict[str, Any] = json.loads((locate(encoder) / "config.json").read_text(encoding="utf-8"))
+    return settings
 
 
 def matrix_weights(encoder: Encoder) -> int:
@@ -94,25 +94,25 @@ def weights_bytes(encoder: Encoder) -> int:
 
 
 def width_of(settings: dict[str, Any]) -> int:
-    """Of the vectors between the blocks of an encoder."""
+    """Width of the vectors between the blocks of an encoder."""
     return int(settings.get("hidden_size") or settings.get("dim") or settings.get("d_model") or 768)
 
 
 def features_bytes(study: Study, nodes: Iterable[Node], others: int) -> int:
-    """Size of what a frozen encoder says of every piece, for these stages: float32, of the training texts and so many others."""
+    """Bytes of the cached outputs of a frozen encoder for these stages: float32, for the training texts and `others` more."""
     width, sizes = width_of(encoder_settings(study.encoder)), {}
     for node in nodes:
         stage = node.stage
         if stage.kind == "finetune" and stage.fixed_encoder and stage.pooling == "bilstm":
             texts = node.steps // stage.epochs * stage.batch_size
             vectors = len(stage.layers) if stage.combine == "concat" else 1
-            what = (node.parent_id, texts, stage.layers, stage.combine, stage.max_length, stage.truncation, stage.head_tokens)
-            sizes[what] = round(4 * width * vectors * node.tokens_estimate * (1 + others / texts))
+            key = (node.parent_id, texts, stage.layers, stage.combine, stage.max_length, stage.truncation, stage.head_tokens)
+            sizes[key] = round(4 * width * vectors * node.tokens_estimate * (1 + others / texts))
     return sum(sizes.values())
 
 
 def disk(study: Study, milestones: int, finals: int, trials: int, features: int = 0) -> tuple[int, str]:
-    """(bytes that the study leaves in the store, how reckoned)."""
+    """(bytes that the study leaves in the store, how they were estimated)."""
     weights = weights_bytes(study.encoder)
     settings = finals // max(1, study.final.seeds - 1) if study.final.seeds > 1 else study.final.top_k
     kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
@@ -123,7 +123,7 @@ def disk(study: Study, milestones: int, finals: int, trials: int, features: int 
 
 
 def encoder_name(encoder: Encoder) -> str:
-    """What to call an encoder in a line."""
+    """Short name of an encoder."""
     if encoder.config is not None:
         return f"{encoder.config['model_type']} from scratch"
     return encoder.hub or "/".join(filter(None, (encoder.package, encoder.folder)))

@@ -1,4 +1,4 @@
-"""What a study will do before it does it: its stage tree, what of it is in the store, and what the rest costs. Trains nothing."""
+"""The plan of a study: its stage tree, which stages are in the store, and the cost of the others. Trains nothing."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from trainables.settings.corpus_names import short
 
 if TYPE_CHECKING:
     from trainables.settings.recipe import Recipe
-    from trainables.stages.identity import Node
     from trainables.stages.inputs import Reader
+    from trainables.stages.node import Node
     from trainables.store.store import Store
 
 MOST_COMBINATIONS = 256
-"""More combinations of further pre-training are not shared stages any more: each trial computes its own."""
+"""Largest number of combinations of further pre-training that are shared stages; with more, every trial computes its own."""
 DRAWS = 32
-"""Random draws over which the tokens of a trial are averaged."""
+"""Number of random draws over which the tokens of a trial are averaged."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One run of further pre-training with all the milestones that trials of a study can ask for."""
+    """One run of a shared stage, with all milestones that trials of a study can start from."""
 
     trajectory_id: str
     name: str
     """Name of the stage."""
     kind: str
     recipe: Recipe
-    """A recipe whose stage of that name goes to the last milestone."""
+    """A recipe whose stage of that name ends at the last milestone."""
     nodes: tuple[Node, ...]
     """The milestones by step."""
 
     @property
     def milestones(self) -> tuple[int, ...]:
-        """Steps at which artifacts are left."""
+        """Steps at which artifacts are published."""
         return tuple(node.steps for node in self.nodes)
 
     def missing(self, store: Store) -> tuple[Node, ...]:
@@ -51,7 +51,7 @@ class Trajectory:
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """One node of the stage tree as the records keep it."""
+    """One node of the stage tree, as in the records."""
 
     stage_id: str
     parent_id: str | None
@@ -65,7 +65,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a study will do. Tokens are estimated from words, of full trials: none stopped early, nothing cached."""
+    """The plan of a study. Tokens are estimated from words, for full trials: none is stopped early, nothing is cached."""
 
     study: str
     recipe: str
@@ -74,29 +74,29 @@ class Plan:
     encoder: str
     trials: int
     finals: int
-    """Trials over seeds after the search, those that the search has run left out."""
+    """Trials over seeds after the search, without those that the search has run."""
     stages: tuple[PlannedStage, ...]
     """Shared stages, parents first."""
     tokens_shared: int
-    """Each shared stage once."""
+    """Tokens if each shared stage runs once."""
     tokens_unshared: int
-    """Every trial runs its own stages."""
+    """Tokens if every trial runs its own stages."""
     tokens_missing: int
-    """Of the shared ones, what is not in the store; trials that are there cannot be told in advance."""
+    """The part of `tokens_shared` that is not in the store. Which trials are in the store is unknown in advance."""
     least_tokens: int
-    """Missing tokens where early stopping lets exactly one in `reduction` trials pass each rung."""
+    """Missing tokens if early stopping lets exactly one in `reduction` trials pass each rung."""
     tokens_per_s: float
-    """Of the whole machine, all trials that run at once together."""
+    """Rate of the whole machine, over all trials that run at the same time."""
     rate_from: str
-    """How that rate was found."""
+    """Source of that rate."""
     seconds: tuple[float, float]
-    """Estimated time: with early stopping as sharp as it gets, and without any trial stopped."""
+    """Estimated time: with the sharpest early stopping, and without any."""
     disk_bytes: int
     """Weights and states that the study leaves in the store."""
     disk_from: str
-    """How that was reckoned."""
+    """How `disk_bytes` was estimated."""
     metric: str
-    """What trials are compared by."""
+    """Metric by which trials are compared."""
     labels: tuple[str, ...]
     """Names of the target task's classes."""
     splits: Mapping[str, int]
@@ -116,7 +116,7 @@ class Plan:
 
 
 def with_precision(study: Study) -> Study:
-    """The study with `precision: auto` as this machine would resolve it: without that, stages have no identity."""
+    """The study with `precision: auto` resolved for this machine; stages have no ids without a precision."""
     if study.precision != "auto":
         return study
     from trainables.training.precision import resolve
@@ -125,34 +125,33 @@ def with_precision(study: Study) -> Study:
 
 
 def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]:
-    """The shared stages of a study, parents first: every run of pre-training, of several tasks, or for marks, that some trial can
-    ask for.
+    """The shared stages of a study, parents first: every run before fine-tuning that some trial can start from.
 
-    Those that depend on a range, or on more combinations than MOST_COMBINATIONS, are left to the trials, and all after them.
-    The study's precision must be resolved. `reader` has read some of its data, perhaps.
+    Stages that depend on a range, or on more combinations than MOST_COMBINATIONS, are computed by the trials, and so are all stages
+    after them. The study's precision must be resolved. `reader` may have read some of its data.
     """
     from trainables.stages.identity import nodes
     from trainables.stages.inputs import Inputs, Reader
 
     reader = reader or Reader()
-    found: dict[str, dict[int, tuple[Node, Recipe]]] = {}
-    order: dict[str, int] = {}
+    runs: dict[str, dict[int, tuple[Node, Recipe]]] = {}
+    depths: dict[str, int] = {}
     early, settings = _shared_settings(study)
     for params in settings:
         recipe = study.recipe_for(params, study.seed)
         for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader)) if node.whole.name in early):
-            found.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
-            order[node.trajectory_id] = depth
-    made = []
-    for trajectory_id in sorted(found, key=lambda each: (order[each], each)):
-        milestones = [found[trajectory_id][steps] for steps in sorted(found[trajectory_id])]
+            runs.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
+            depths[node.trajectory_id] = depth
+    shared = []
+    for trajectory_id in sorted(runs, key=lambda name: (depths[name], name)):
+        milestones = [runs[trajectory_id][steps] for steps in sorted(runs[trajectory_id])]
         last, recipe = milestones[-1]
-        made.append(Trajectory(trajectory_id, last.stage.name, last.whole.kind, recipe, tuple(node for node, _ in milestones)))
-    return made
+        shared.append(Trajectory(trajectory_id, last.stage.name, last.whole.kind, recipe, tuple(node for node, _ in milestones)))
+    return shared
 
 
 def _shared_settings(study: Study) -> tuple[set[str], list[Params]]:
-    """(the first stages, as many as can be shared; a point of the space for each combination of what they depend on)."""
+    """(names of the first stages that can be shared; a point of the space for each combination of settings they depend on)."""
     if study.search.how.only_first:
         return {stage.name for stage in study.recipe[:-1]}, given_points(study)
     for count in range(len(study.recipe) - 1, 0, -1):
@@ -163,7 +162,7 @@ def _shared_settings(study: Study) -> tuple[set[str], list[Params]]:
 
 
 def _combinations(study: Study, early: set[str]) -> list[Params]:
-    """A point of the space for each combination of what these stages depend on; none where they cannot be counted."""
+    """A point of the space for each combination of settings these stages depend on; none if they are too many, or a range."""
     relevant: set[str] = set()
     todo = [path for path in study.space if path.partition(".")[0] in early]
     while todo:
@@ -181,26 +180,26 @@ def _combinations(study: Study, early: set[str]) -> list[Params]:
 
 
 def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
-    """Plan a study, of whose data `reader` may have read some. Raises ConfigError for faults of its data or encoder."""
+    """Plan a study. `reader` may have read some of its data. Raises ConfigError for faults of its data or encoder."""
     from trainables.stages.identity import nodes, recipe_name
     from trainables.stages.inputs import Inputs, Reader
 
     study, reader = with_precision(study), reader or Reader()
     shared = trajectories(study, reader)
-    common = {node.stage_id for each in shared for node in each.nodes}
+    common = {node.stage_id for trajectory in shared for node in trajectory.nodes}
     drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader)) for params in _draws(study)]
-    own = _mean(sum(node.tokens_estimate for node in each if node.stage_id not in common) for each in drawn)
-    whole = _mean(sum(node.tokens_estimate for node in each) for each in drawn)
-    last = _mean(each[-1].tokens_estimate for each in drawn)
+    own = _mean(sum(node.tokens_estimate for node in tree if node.stage_id not in common) for tree in drawn)
+    whole = _mean(sum(node.tokens_estimate for node in tree) for tree in drawn)
+    last = _mean(tree[-1].tokens_estimate for tree in drawn)
     trials, trained, finals = trial_count(study), different_settings(study), _final_count(study)
-    once = sum(each.nodes[-1].tokens_estimate for each in shared)
-    missing = sum(_missing_tokens(each, store) for each in shared) + own * trained + last * finals
+    once = sum(trajectory.nodes[-1].tokens_estimate for trajectory in shared)
+    missing = sum(_missing_tokens(trajectory, store) for trajectory in shared) + own * trained + last * finals
     least = missing - last * trained * (1 - _survival(study))
     target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
-    rate, source = estimate.rate(study, store, [node for each in drawn for node in each])
+    rate, source = estimate.rate(study, store, [node for tree in drawn for node in tree])
     data = Inputs(target, reader).target
-    features = estimate.features_bytes(study, [node for each in drawn for node in each], len(data.validation) + len(data.test))
-    disk, reckoned = estimate.disk(study, sum(len(each.nodes) for each in shared), finals, trained, features)
+    features = estimate.features_bytes(study, [node for tree in drawn for node in tree], len(data.validation) + len(data.test))
+    disk, disk_from = estimate.disk(study, sum(len(trajectory.nodes) for trajectory in shared), finals, trained, features)
     return Plan(
         study=study.name,
         recipe=recipe_name(shared[-1].recipe if shared else target),
@@ -217,7 +216,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
         rate_from=source,
         seconds=(least / rate, missing / rate),
         disk_bytes=disk,
-        disk_from=reckoned,
+        disk_from=disk_from,
         metric=study.metric.name,
         labels=data.labels,
         splits={split: len(getattr(data, split)) for split in ("train", "validation", "test")},
@@ -225,11 +224,11 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
 
 
 def _stages(study: Study, shared: Iterable[Trajectory], store: Store) -> Iterator[PlannedStage]:
-    for each in shared:
-        for node in each.nodes:
-            label = f"{each.name}, {node.steps} steps on {', '.join(_reads(study, node))}{_selects(node)}"
+    for trajectory in shared:
+        for node in trajectory.nodes:
+            label = f"{trajectory.name}, {node.steps} steps on {', '.join(_reads(study, node))}{_selects(node)}"
             cached = store.get(node.stage_id, digests=False) is not None
-            yield PlannedStage(node.stage_id, node.parent_id, each.kind, each.name, label, cached, node.tokens_estimate)
+            yield PlannedStage(node.stage_id, node.parent_id, trajectory.kind, trajectory.name, label, cached, node.tokens_estimate)
 
 
 def _reads(study: Study, node: Node) -> Iterable[str]:
@@ -240,22 +239,22 @@ def _reads(study: Study, node: Node) -> Iterable[str]:
 
 
 def _selects(node: Node) -> str:
-    """What a shared stage takes of its corpus, where that is not all."""
+    """How a shared stage selects from its corpus; empty if it reads all of it."""
     how = getattr(node.stage, "select", "all")
     return "" if how == "all" else f", {how} {getattr(node.stage, 'neighbours', '')}"
 
 
 def _draws(study: Study) -> list[Params]:
-    """Settings such as the search may ask for: a grid's own, else the given points and random draws."""
+    """Settings that the search may try: those of a grid, else the points of the study file and random draws."""
     if study.search.how.only_first:
         return given_points(study)
     settings = study.search if study.search.how.enumerated else study.search.model_copy(update={"sampler": "random"})
     draws = max(DRAWS, min(study.budget.trials, 4 * DRAWS))
     search = Search(study.model_copy(update={"search": settings, "budget": study.budget.model_copy(update={"trials": draws})}))
-    found = []
-    while (asked := search.ask()) is not None:
-        found.append(asked[1])
-    return found
+    drawn = []
+    while (trial := search.ask()) is not None:
+        drawn.append(trial[1])
+    return drawn
 
 
 def _final_count(study: Study) -> int:
@@ -269,7 +268,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _missing_tokens(trajectory: Trajectory, store: Store) -> int:
-    """Tokens from the last milestone before the first missing one, whose state is kept while the trajectory is not at its end."""
+    """Tokens after the last milestone before the first missing one: the state is kept until the trajectory ends."""
     missing = {node.steps for node in trajectory.missing(store)}
     if not missing:
         return 0
@@ -278,7 +277,7 @@ def _missing_tokens(trajectory: Trajectory, store: Store) -> int:
 
 
 def _survival(study: Study) -> float:
-    """Share of the epochs that is trained where one in `reduction` trials passes each rung."""
+    """Share of the epochs that is trained if one in `reduction` trials passes each rung."""
     settings, epochs = study.search.early_stopping, study.max_epochs()
     if settings.kind == "none":
         return 1.0

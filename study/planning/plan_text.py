@@ -18,7 +18,7 @@ from study.planning.plan import Plan, plan
 
 
 def show(study: Study, store: Store) -> str:
-    """The plan of a study as text, with what its data and its space make one note. Raises ConfigError as a run would."""
+    """The plan of a study as text, with the notices of its data and its space. Raises ConfigError as a run would."""
     from trainables.stages.inputs import Reader
 
     reader = Reader()
@@ -27,36 +27,38 @@ def show(study: Study, store: Store) -> str:
     return "\n".join([render(plan(study, store, reader)), *notes])
 
 
-def render(made: Plan) -> str:
+def render(plan_: Plan) -> str:
     """A plan for the terminal, at most 80 columns wide."""
     lines = [
-        f"{made.study}: {made.trials} trials of {made.recipe} on {made.task}, then {made.finals} more over seeds",
+        f"{plan_.study}: {plan_.trials} trials of {plan_.recipe} on {plan_.task}, then {plan_.finals} more over seeds",
         "",
-        *_tree(made),
+        *_tree(plan_),
         "",
-        *pair("to train on", f"{count_text(made.tokens_shared)} tokens; without sharing {count_text(made.tokens_unshared)}"),
+        *pair("to train on", f"{count_text(plan_.tokens_shared)} tokens; without sharing {count_text(plan_.tokens_unshared)}"),
         *pair(
             "still missing",
-            f"at most {count_text(made.tokens_missing)} tokens, {count_text(made.least_tokens)} with sharp early stopping",
+            f"at most {count_text(plan_.tokens_missing)} tokens, {count_text(plan_.least_tokens)} with sharp early stopping",
         ),
-        *pair("time", f"about {time_text(made.seconds[0])} to {time_text(made.seconds[1])} at {made.tokens_per_s:,.0f} tokens/s"),
-        *pair("rate from", made.rate_from),
-        *pair("disk", f"{estimate.size_text(made.disk_bytes)} in the store: {made.disk_from}"),
+        *pair(
+            "time", f"about {time_text(plan_.seconds[0])} to {time_text(plan_.seconds[1])} at {plan_.tokens_per_s:,.0f} tokens/s"
+        ),
+        *pair("rate from", plan_.rate_from),
+        *pair("disk", f"{estimate.size_text(plan_.disk_bytes)} in the store: {plan_.disk_from}"),
     ]
     return "\n".join(lines)
 
 
-def _tree(made: Plan) -> Iterator[str]:
-    """The stage tree, a line per stage: what starts from it is indented below it."""
-    yield made.encoder[:78]
-    ids = {stage.stage_id for stage in made.stages}
+def _tree(plan_: Plan) -> Iterator[str]:
+    """The stage tree, a line per stage; stages that start from it are indented below it."""
+    yield plan_.encoder[:78]
+    ids = {stage.stage_id for stage in plan_.stages}
 
     def below(parent: str | None, indent: str) -> Iterator[str]:
-        children = [s for s in made.stages if (s.parent_id if s.parent_id in ids else None) == parent]
+        children = [s for s in plan_.stages if (s.parent_id if s.parent_id in ids else None) == parent]
         for stage in children:
             state = "cached " if stage.cached else "missing"
             yield fit(f"{indent}├─ {stage.label}", f"{count_text(stage.tokens):>7} tokens  {state}")
             yield from below(stage.stage_id, indent + "│  ")
 
     yield from below(None, "")
-    yield f"└─ fine-tuning on {made.task}: {made.trials} trials, {made.finals} finals, each from one of these"[:80]
+    yield f"└─ fine-tuning on {plan_.task}: {plan_.trials} trials, {plan_.finals} finals, each from one of these"[:80]

@@ -83,8 +83,9 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     from study.definition.paths import in_place
     from study.definition.study_file import load_study
     from study.run import inputs
-    from trainables.stages import identity
+    from trainables.stages.identity import nodes
     from trainables.stages.inputs import Inputs, Reader
+    from trainables.stages.node import test_id
     from trainables.store.store import Store
 
     finals = sources(run)
@@ -101,8 +102,8 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
     reader = Reader()
     read = Inputs(recipe, reader)
-    *before, last = identity.nodes(read)
-    differs = _differs(source, last.stage_id, identity.test_id(read.target, last.stage_id))
+    *before, last = nodes(read)
+    differs = _differs(source, last.stage_id, test_id(read.target, last.stage_id))
     differs = "; ".join(filter(None, [differs, *inputs.changes(inputs.known(rows), inputs.of(study, reader))]))
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:

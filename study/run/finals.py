@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.records.metric import objective
 from study.definition import space
 from study.run.scribe import OVER, Row, TrialSpec, ranking, trial_of, trials
-from trainables.stages import identity
+from trainables.stages.node import test_id
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import StoreError
 
@@ -59,7 +59,7 @@ def _is_lost(s: Session, trial: TrialSpec, done: dict[str, Row]) -> bool:
 def _is_predicted(s: Session, trial: TrialSpec) -> bool:
     """Whether the store holds a trial's predictions on the test split."""
     target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
-    return s.store.get(identity.test_id(target, trial.stage_ids[-1])) is not None
+    return s.store.get(test_id(target, trial.stage_ids[-1])) is not None
 
 
 def _weights_again(s: Session, trial: TrialSpec) -> None:

@@ -22,8 +22,8 @@ from trainables.encoder import checkpoint
 from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
-from trainables.stages import identity
 from trainables.stages.inputs import Reader
+from trainables.stages.node import test_id
 
 Inputs = Mapping[str, Mapping[str, Any]]
 """{name in words: {digest, examples, revision}}"""
@@ -120,7 +120,7 @@ def renamed(study: Study, run_dir: Path, rows: list[Row], reader: Reader) -> lis
     return [row["trial"] for row in one_of_each.values() if _is_renamed(study, row, tested.get(row["trial"]), reader)]
 
 
-def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> bool:
+def _is_renamed(study: Study, row: Row, tested: str | None, reader: Reader) -> bool:
     try:
         now = trial_of(study, row["trial"], row["phase"], row.get("params") or {}, row.get("seed") or 0, "", reader).stage_ids
     except (ConfigError, ValueError):
@@ -128,7 +128,7 @@ def _is_renamed(study: Study, row: Row, test_id: str | None, reader: Reader) -> 
     if now != tuple(row["stage_ids"]):
         return True
     target = reader.task(study.task, study.tasks[study.task])
-    return test_id is not None and test_id != identity.test_id(target, now[-1])
+    return tested is not None and tested != test_id(target, now[-1])
 
 
 # Check on resume -----------------------------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from study.run.session import Session
 from study.run.to_records import to_records
 from trainables.scores import predictions
 from trainables.settings.execution import Execution
-from trainables.settings.stages import Multitask
-from trainables.stages.identity import Node
 from trainables.stages.inputs import Inputs
+from trainables.stages.kinds import KINDS
+from trainables.stages.node import Node
 
 
 def all_parts(s: Session) -> None:
@@ -118,9 +118,11 @@ def _shared_stages(s: Session, trajectory: plans.Trajectory) -> None:
 
 def _by_task(s: Session, trajectory: plans.Trajectory, node: Node, known: Row) -> Row | None:
     """Scores of every task at the end of a multi-task stage, by the names of this study; None for other stages."""
-    if not isinstance(node.stage, Multitask) or not known.get("rows"):
+    if not known.get("rows"):
         return None
-    return Inputs(trajectory.recipe, s.reader).members(node.stage).named(known["rows"][-1]["by_task"])
+    inputs = Inputs(trajectory.recipe, s.reader)
+    by_task: Row | None = KINDS[node.stage.kind].row(node.stage, inputs, known["rows"][-1]).get("by_task")
+    return by_task
 
 
 def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, Row], str | None]:

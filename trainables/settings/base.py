@@ -1,9 +1,10 @@
-"""Base class and types of all settings."""
+"""Base class and types of all settings, and the settings that every training stage has."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,3 +54,50 @@ class Settings(BaseModel):
     def canonical(self) -> dict[str, Any]:
         """JSON form with every default written out."""
         return self.model_dump(mode="json")
+
+
+class Optimisation(Settings):
+    """Settings of every training stage: AdamW with decoupled weight decay, and the learning rate schedule."""
+
+    coupled: ClassVar[tuple[str, ...]] = ()
+    """Fields that are checked against each other: only their combinations can be invalid where each value is valid."""
+    not_identity: ClassVar[tuple[str, ...]] = ("name",)
+    """Fields that do not determine the result."""
+    scored: ClassVar[tuple[str, ...]] = ()
+    """What each of its evaluations measures, beside what those of every kind do."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-5
+    """Peak learning rate, of the top layer and the head."""
+    batch_size: Annotated[int, Field(ge=1)] = 24
+    """Sequences per optimizer step, over all micro-batches and workers."""
+    warmup: Share = 0.1
+    """Share of the steps in which the rate rises from 0 to its peak."""
+    schedule: Literal["linear", "slanted", "cosine", "constant"] = "linear"
+    """After the warm-up: linear to 0; slanted: ULMFiT's triangle, from 1/32 and back to 1/32; half a cosine to 0; constant."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """Decoupled weight decay of all weights except biases and LayerNorm."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Adam's decay of the first moment."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Adam's decay of the second moment."""
+    epsilon: Positive = 1e-6
+    """Adam's epsilon, BERT's value."""
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of the whole gradient; 0: no clipping."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout of hidden states, attention probabilities and the head."""
+
+    @property
+    def switched_off(self) -> tuple[str, ...]:
+        """Fields that play no part, since others switch them off."""
+        return ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether the stage has any training step."""
+        return True
+
+
+def switched(*cases: tuple[bool, Iterable[str]]) -> tuple[str, ...]:
+    """The fields of the cases that hold."""
+    return tuple(field for holds, fields in cases if holds for field in fields)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trainables.settings.task import Task
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain, Stage
+from trainables.settings.pretraining import Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask, Stage
 
 LEAST_OF_PAIRS = 6
 """Least length for a pair, in pieces: tokenizers add at most four special tokens, and both texts keep a piece."""

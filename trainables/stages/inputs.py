@@ -1,4 +1,4 @@
-"""What the stages of a recipe read: the texts of its task, corpora, the tasks of a mixture, the files of its encoder."""
+"""The inputs of a recipe's stages: the splits of its task, corpora, task mixtures, the files of its encoder."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from trainables.encoder import checkpoint
 from trainables.settings.corpus_names import members
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Marks, Multitask, Pretrain
+from trainables.settings.stages import Finetune, Marks, Multitask
 from trainables.settings.task import Task
 from trainables.stages.selection import Pool, pool
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 
 
 class Reader:
-    """Reads what recipes ask for, each part once.
+    """A cache of data: every task, corpus and mixture is read once for all recipes of a study.
 
-    Who works on several recipes of a study hands one of these on. It keeps no more than all of them read, and goes with its owner.
     Every method raises ConfigError for faults of the data.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Any] = {}
 
-    def _once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+    def _once(self, key: Hashable, load: Callable[[], Value]) -> Value:
         if key not in self._kept:
-            self._kept[key] = make()
-        found: Made = self._kept[key]
-        return found
+            self._kept[key] = load()
+        value: Value = self._kept[key]
+        return value
 
     def task(self, name: str, task: Task, *, needs_test: bool = True) -> TaskData:
         """The splits of a task."""
-        found = self._once(("task", name, task), partial(load_task, name, task, needs_test=needs_test))
-        return load_task(name, task) if needs_test and not len(found.test) else found  # which raises, and says why
+        data = self._once(("task", name, task), partial(load_task, name, task, needs_test=needs_test))
+        return load_task(name, task) if needs_test and not len(data.test) else data  # raises the fault of the test split
 
     def corpus(self, names: Sequence[str], tasks: Mapping[str, Task], files: Sequence[str] = ()) -> Corpus:
         """Texts for further pre-training (`load_corpus`)."""
@@ -57,11 +57,11 @@ class Reader:
         return self._once(key, partial(load_mixture, names, tasks, load=self.task))
 
     def pool(self, corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
-        """What there is to select from, for a target task."""
+        """The candidates for a selection from a corpus, for a target task (`selection.pool`)."""
         return self._once(("pool", corpus, target, keeps_own), partial(pool, corpus, target, keeps_own))
 
     def train_places(self, data: TaskData, stage: Finetune, seed: int) -> Labels | None:
-        """Places of the training texts that a fine-tuning stage uses; None for all. Raises ConfigError for too few."""
+        """Indices of the training texts that a fine-tuning stage uses; None: all. Raises ConfigError if they are too few."""
         whole = len(data.train)
         count = max(1, round(whole * stage.train_share)) if stage.train_examples is None else stage.train_examples
         if count == whole:
@@ -70,9 +70,9 @@ class Reader:
             return taken(data.train, count, self._once(("turns", data.train, seed), partial(turns, data.train, seed)))
         except ValueError:
             place = "train_share" if stage.train_examples is None else "train_examples"
-            given, classes = getattr(stage, place), len(set(data.train.strata.tolist()))
+            value, classes = getattr(stage, place), len(set(data.train.strata.tolist()))
             allowed = f"{data.name} has {whole} training texts in {classes} classes, each of which needs one"
-            raise ConfigError([f"{stage.name}.{place}: {given} given, {count} texts, but {allowed}"]) from None
+            raise ConfigError([f"{stage.name}.{place}: {value} given, {count} texts, but {allowed}"]) from None
 
     def train_split(self, data: TaskData, stage: Finetune, seed: int) -> Split:
         """The training texts that a fine-tuning stage uses."""
@@ -82,11 +82,11 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """A recipe with all that its stages read; what none of them asks for is not read."""
+    """A recipe with the data that its stages read, loaded on first use."""
 
     recipe: Recipe
     reader: Reader = field(default_factory=Reader)
-    """Shared with other recipes of the same study, which read the same."""
+    """Shared by the recipes of a study, which read the same data."""
 
     @cached_property
     def target(self) -> TaskData:
@@ -103,7 +103,7 @@ class Inputs:
 
     @property
     def vocabulary_texts(self) -> tuple[str, ...]:
-        """The texts whose vocabulary an encoder from scratch gets: the training texts of all tasks; none for other encoders."""
+        """The texts from which the tokenizer of an encoder from scratch is trained: the training texts of all tasks; else none."""
         if not trains_vocabulary(self.recipe.encoder):
             return ()
         return tuple(text for data in self._tasks() for text in data.train.texts)
@@ -117,7 +117,7 @@ class Inputs:
         return self.reader.corpus(names, self.recipe.tasks, files)
 
     def pool(self, stage: Pretrain) -> Pool:
-        """What a stage that selects has to select from. Which texts that will be is found out when it is computed."""
+        """The candidates of a stage that selects from its corpus. The selection itself is made when the stage is computed."""
         names, _ = members(stage.corpus, self.recipe.task, self.recipe.tasks)
         return self.reader.pool(self.corpus(stage), self.target, self.recipe.task in names)
 
@@ -126,7 +126,7 @@ class Inputs:
         return self.reader.members(tuple(stage.tasks or self.recipe.tasks), self.recipe.tasks)
 
     def train_places(self, stage: Finetune, seed: int) -> Labels | None:
-        """Places of the target's training texts that a fine-tuning stage uses; None for all of them."""
+        """Indices of the target's training texts that a fine-tuning stage uses; None: all."""
         return self.reader.train_places(self.target, stage, seed)
 
     def train_split(self, stage: Finetune, seed: int) -> Split:
@@ -135,7 +135,7 @@ class Inputs:
 
 
 def scored_texts(stage: Marks, data: TaskData) -> np.ndarray[Any, Any]:
-    """Places of the training texts whose words are scored, in random order. Raises ConfigError where there are not as many."""
+    """Indices of the training texts whose words are scored, in random order. Raises ConfigError if there are fewer texts."""
     whole = len(data.train)
     if (count := stage.scored_texts or whole) > whole or whole < 2:
         least = "" if count > whole else ", and one must be held out"
@@ -144,10 +144,10 @@ def scored_texts(stage: Marks, data: TaskData) -> np.ndarray[Any, Any]:
 
 
 def held_out(stage: Marks, texts: int) -> int:
-    """How many of so many texts, at least two, are held out of the marker's training."""
+    """Number of texts that are held out of the marker's training, out of `texts`, which are at least two."""
     return min(texts - 1, max(1, round(stage.held_out_share * texts)))
 
 
 def trains_vocabulary(encoder: Encoder) -> bool:
-    """Whether the tokenizer is made from the training texts."""
+    """Whether the tokenizer is trained on the training texts."""
     return encoder.config is not None and encoder.tokenizer is None

@@ -1,7 +1,7 @@
-"""Fine-tuning on several tasks at once: what the loop needs for it (Sun et al. 2019, sections 3.3 and 5.5).
+"""Fine-tuning on several tasks at once (Sun et al. 2019, sections 3.3 and 5.5): its model and its job for the loop.
 
-One encoder, and pooler, for all tasks; a linear head for each. A step's batch is of one task: it moves what is shared and that
-task's head, and leaves the other heads, their moments and their weight decay alone.
+All tasks share the encoder and its pooler; every task has its own linear head. The batch of a step is of one task. It updates the
+shared weights and the head of that task; the other heads are unchanged, including their moments and weight decay.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
 
 THRESHOLDS = "one"
-"""From which probability on a multi-label task's texts are given labels in validation: as by default in fine-tuning."""
+"""Thresholds of multi-label tasks in validation: the default of fine-tuning."""
 
 
 class Heads(nn.Module):
-    """A linear layer for each task, of which one at a time is in use."""
+    """A linear layer per task, one of which is in use at a time."""
 
     def __init__(self, whole: nn.Linear, classes: Mapping[str, int]) -> None:
-        """Cut a layer over the classes of all tasks, {key: number of classes}, into the tasks' own."""
+        """Split a layer over the classes of all tasks into one layer per task; `classes` is {key: number of classes}."""
         super().__init__()
         self.heads = nn.ModuleDict({key: nn.Linear(whole.in_features, count) for key, count in classes.items()})
         rows = zip(whole.weight.split(list(classes.values())), whole.bias.split(list(classes.values())), strict=True)
@@ -47,7 +47,7 @@ class Heads(nn.Module):
         self.used = next(iter(classes))
 
     def use(self, key: str) -> None:
-        """Take the head of a task from now on: it alone is trained."""
+        """Select the head of a task; only this head is trained."""
         self.used = key
         for other, head in self.heads.items():
             head.requires_grad_(other == key)
@@ -59,7 +59,7 @@ class Heads(nn.Module):
 
 
 def model_of(stage: Multitask, base: Base, members: TaskMixture) -> tuple[Classifier, Heads]:
-    """(the model before training, its heads); what is new in it is drawn from the stage's seed, over all tasks together."""
+    """(the model before training, its heads); new weights are drawn from the stage's seed, for all tasks at once."""
     classes = {key: len(data.labels) for key, data in members.tasks.items()}
     model = classifier(base, sum(classes.values()), stage.pooling, stage.dropout, stage.seed)
     assert isinstance(model.classifier, nn.Linear)
@@ -68,16 +68,16 @@ def model_of(stage: Multitask, base: Base, members: TaskMixture) -> tuple[Classi
 
 
 def drawn_tasks(probabilities: np.ndarray[Any, Any], steps: int, seed: int) -> np.ndarray[Any, Any]:
-    """[steps]: place of the task that each step uses. What a step draws depends on the seed and the step alone."""
+    """[steps]: index of the task of every step. It depends only on the seed and the step."""
     return np.searchsorted(probabilities.cumsum()[:-1], np.random.default_rng((seed, 0)).random(steps), side="right")
 
 
 def turns(drawn: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """[steps]: how many steps before each one used the same task."""
-    found = np.zeros(len(drawn), dtype=np.int64)
+    """[steps]: number of earlier steps with the same task."""
+    earlier = np.zeros(len(drawn), dtype=np.int64)
     for task in np.unique(drawn):
-        found[drawn == task] = np.arange((drawn == task).sum())
-    return found
+        earlier[drawn == task] = np.arange((drawn == task).sum())
+    return earlier
 
 
 def job(
@@ -90,7 +90,7 @@ def job(
 ) -> Job:
     """Fine-tune `base`, or the weights of `parent`, on all tasks of `members`.
 
-    `pieces` are those of each task's training and validation split. Heads of the same tasks that `parent` has go on.
+    `pieces` is {key of a task: {split: its pieces}} for training and validation. Heads of `parent` for the same tasks are loaded.
     """
     model, heads = model_of(stage, base, members)
     if parent is not None:
@@ -115,19 +115,19 @@ def job(
         return [train[task][order(task, passed)[index]] for passed, index in places]
 
     latest: dict[str, np.ndarray[Any, Any]] = {}
-    found: dict[str, Row] = {}
+    scores: dict[str, Row] = {}
 
     def evaluate(step: int, model: nn.Module) -> Row:
         for key, data in members.tasks.items():
             heads.use(key)
             latest[key] = predict(model, base, validation[key], runtime)
-            found[key] = measured(latest[key], data.validation, data.labels, THRESHOLDS)
-        return {"epoch": step // per_epoch, "split": "validation", "by_task": dict(found)}
+            scores[key] = measured(latest[key], data.validation, data.labels, THRESHOLDS)
+        return {"epoch": step // per_epoch, "split": "validation", "by_task": dict(scores)}
 
     def artifact_files(folder: Path) -> dict[str, Path]:
         paths = {key: folder / f"predictions-validation-{key}.parquet" for key in latest}
         for key, path in paths.items():
-            write_predictions(path, latest[key], members.tasks[key].validation.labels, found[key].get("thresholds"))
+            write_predictions(path, latest[key], members.tasks[key].validation.labels, scores[key].get("thresholds"))
         return {path.name: path for path in paths.values()}
 
     groups = optimizer.parameter_groups(
@@ -152,14 +152,3 @@ def job(
         thaw=lambda step: heads.use(keys[drawn[step]]),
         artifact_files=artifact_files,
     )
-
-
-def told(row: Row, members: TaskMixture, target: str) -> Row:
-    """A row of the loop as a recipe tells it: tasks by their names, and of the whole the scores of the target task.
-
-    `target` is the key of its head. Where it is not among the tasks, error rate and loss are the means over the tasks. An artifact
-    keeps rows by key: names and target are those of whoever asks.
-    """
-    by_task = members.named(row["by_task"])
-    means = {name: float(np.mean([scores[name] for scores in by_task.values()])) for name in ("error_rate_percent", "loss")}
-    return {**row, **row["by_task"].get(target, means), "by_task": by_task}

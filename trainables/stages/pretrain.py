@@ -1,6 +1,6 @@
-"""Further pre-training: what the loop needs for it (Sun et al. 2019, section 5.4).
+"""Further pre-training (Sun et al. 2019, section 5.4): its objectives and its job for the loop.
 
-Masked language modelling, and where asked for next-sentence prediction beside it.
+The objective is masked language modelling, optionally with next-sentence prediction.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from trainables.encoder.load import Base, load_encoder_weights
 from trainables.heads import next_sentence
 from trainables.heads.masked_lm import MaskedLM, masked_lm
 from trainables.settings.errors import ConfigError
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 from trainables.stages.selective import Logits, write_chosen
 from trainables.training import optimizer
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
 
 EVALUATIONS = 20
-"""How often along the schedule the loss is reported and the state saved, besides the milestones."""
+"""Number of evaluations along the schedule, which report the loss and save the state, in addition to the milestones."""
 Tokenise = Callable[[Sequence[str], str], Pieces]
 """Pieces of texts with a digest."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is learnt from a corpus."""
+    """A training objective on a corpus."""
 
     model: MaskedLM | next_sentence.PairedLM
     sequences: int
-    """Sequences that one pass over the corpus visits."""
+    """Number of sequences in a pass over the corpus."""
     example: Callable[[int, np.random.Generator], Example]
-    """A sequence by its number as one visit sees it."""
+    """The sequence with an index, with the masks of one visit."""
     loss: Callable[[nn.Module, Batch], torch.Tensor]
     artifact_files: Callable[[Path], dict[str, Path]] = lambda folder: {}
-    """What belongs into the artifact beside weights."""
+    """Files of the artifact besides the weights, written into a folder."""
 
 
 def job(
@@ -61,9 +61,9 @@ def job(
     runtime: Runtime,
     marks: Path | None = None,
 ) -> Job:
-    """Go on pre-training `base`, or the weights of `parent`, on a corpus, masked at random or by its `marks`, a file of logits.
+    """Continue pre-training `base`, or the weights of `parent`, on a corpus, masked at random or by `marks`, a file of logits.
 
-    Raises ConfigError for an encoder without what the objective needs, and for a corpus without a single piece.
+    Raises ConfigError if the encoder does not support the objective, and for a corpus without any piece.
     """
     objective = _objective(stage, base, corpus, tokenise, marks)
     model, sequences = objective.model, objective.sequences
@@ -111,14 +111,14 @@ def job(
 
 
 def _objective(stage: Pretrain, base: Base, corpus: Corpus, tokenise: Tokenise, marks: Path | None) -> Objective:
-    """The stage's objective; without next-sentence prediction where the corpus has no pairs to learn from, with a notice."""
+    """The stage's objective. If the corpus has no pairs, next-sentence prediction is off, with a notice."""
     if marks is not None:
         return _by_marks(stage, base, tokenise(corpus.texts, corpus.digest), Logits(marks))
     if stage.objective == "mlm":
         return _masked(stage, base, tokenise(corpus.texts, corpus.digest))
-    found, counts = sentences.split(corpus.texts, stage.language)
+    parts, counts = sentences.split(corpus.texts, stage.language)
     if (reason := sentences.why_no_pairs(counts)) is None:
-        return _paired(stage, base, sentence_pairs.documents(tokenise(found, digest_of(found)), counts))
+        return _paired(stage, base, sentence_pairs.documents(tokenise(parts, digest_of(parts)), counts))
     objective = _masked(stage, base, tokenise(corpus.texts, corpus.digest))
     objective.model.notices += (reason,)
     return objective
@@ -137,9 +137,9 @@ def _masked(stage: Pretrain, base: Base, pieces: Pieces) -> Objective:
 
 
 def _by_marks(stage: Pretrain, base: Base, pieces: Pieces, logits: Logits) -> Objective:
-    """Masked language modelling at the marked pieces (Gu et al. 2020), or at as many random ones, of the sequences that have any.
+    """Masked language modelling at the marked pieces (Gu et al. 2020), or at the same number of random pieces.
 
-    Raises ConfigError where none has.
+    Sequences without a marked piece are left out. Raises ConfigError if no sequence has one.
     """
     sequences = chunks(pieces, stage.max_length - base.special.count)
     document, first, last = sequences.places
@@ -152,10 +152,10 @@ def _by_marks(stage: Pretrain, base: Base, pieces: Pieces, logits: Logits) -> Ob
         return logits[int(starts[index] + first[index]) : int(starts[index] + last[index])]
 
     def example(index: int, rng: np.random.Generator) -> Example:
-        ids, found = sequences[int(used[index])][0], logits_of(int(used[index]))
+        ids, scores = sequences[int(used[index])][0], logits_of(int(used[index]))
         share = stage.mask_share
-        wanted = marked(found, share) if stage.masking == "selective" else as_many(found, share, rng)
-        inputs, places, targets = corrupt_at(wanted, ids, base.special, rng)
+        chosen = marked(scores, share) if stage.masking == "selective" else as_many(scores, share, rng)
+        inputs, places, targets = corrupt_at(chosen, ids, base.special, rng)
         return Example(base.special.wrap(inputs), masked=(places + len(base.special.prefix), targets))
 
     def artifact_files(folder: Path) -> dict[str, Path]:
@@ -169,7 +169,7 @@ def _by_marks(stage: Pretrain, base: Base, pieces: Pieces, logits: Logits) -> Ob
 
 
 def _paired(stage: Pretrain, base: Base, documents: sentence_pairs.Documents) -> Objective:
-    """Both objectives on pairs from chunks of sentences."""
+    """Masked language modelling and next-sentence prediction on pairs from chunks of sentences."""
     cut = sentence_pairs.chunks(documents, stage.max_length - base.special.pair.count)
 
     def example(index: int, rng: np.random.Generator) -> Example:
@@ -184,7 +184,7 @@ def _paired(stage: Pretrain, base: Base, documents: sentence_pairs.Documents) ->
 
 
 def predicted_pieces(batch: Sequence[Example]) -> int:
-    """Number of pieces that a batch predicts, at least 1: texts may hold nothing that can be predicted."""
+    """Number of pieces that a batch predicts; 1 if its texts have no piece that can be predicted."""
     return max(1, sum(len(example.masked[1]) for example in batch if example.masked))
 
 

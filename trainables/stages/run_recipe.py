@@ -1,4 +1,7 @@
-"""Stages in order: what is done is loaded, what is begun goes on, what is missing is computed, by one of all that ask."""
+"""Runs the stages of a recipe in order: finished ones are loaded, interrupted ones resumed, missing ones computed.
+
+One process computes a stage, the others wait for its artifact.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from trainables.data.task_mixture import head_key
 from trainables.encoder import attention, lora
 from trainables.encoder.load import model_state
 from trainables.encoder.recompute import recompute_blocks
@@ -21,10 +23,12 @@ from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Multitask, Pretrain
-from trainables.stages import finetune, jobs, multitask
-from trainables.stages.identity import Node, milestone_id, nodes, recipe_name, test_id
+from trainables.settings.stages import Finetune
+from trainables.stages import finetune, jobs
+from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs, Reader
+from trainables.stages.kinds import KINDS
+from trainables.stages.node import Node, milestone_id, test_id
 from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.store import Artifact, DamagedArtifact, Store
@@ -39,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 def resolved(recipe: Recipe, execution: Execution) -> Recipe:
-    """The recipe with `precision: auto` replaced by what this machine does best."""
+    """The recipe with `precision: auto` replaced by the best precision of this machine."""
     return recipe.model_copy(update={"precision": resolve(recipe.precision, execution.device)})
 
 
@@ -52,12 +56,11 @@ def run(
     milestones: Sequence[int] = (),
     reader: Reader | None = None,
 ) -> Iterator[Row]:
-    """Run a recipe's stages and yield a row per evaluation, those of finished stages and of earlier sittings included.
+    """Run a recipe's stages and yield a row per evaluation, including those of finished stages and of interrupted runs.
 
-    `last` stops after the stage of that name; `milestones` are further steps at which to leave an artifact, where it
-    is further pre-training; `reader` has read the data of earlier recipes. Under torch.distributed all ranks iterate together, and
-    rank 0 writes. Rows hold what the field tables of the records name. Raises ConfigError before anything is computed where a
-    package is missing.
+    `last` stops after the stage of that name; `milestones` are further steps at which it publishes an artifact, if it is further
+    pre-training; `reader` keeps the data of earlier recipes. Under torch.distributed all ranks iterate together, and rank 0 writes.
+    The fields of rows are those of the records. Raises ConfigError before anything is computed if a package is missing.
     """
     execution = execution or Execution()
     if execution.threads:
@@ -69,9 +72,9 @@ def run(
     inputs = Inputs(recipe, reader or Reader())
     for node in nodes(inputs):
         wanted = {node.steps: node.stage_id}
-        if node.stage.name == last and isinstance(node.stage, Pretrain):
+        if node.stage.name == last and KINDS[node.stage.kind].milestones:
             wanted |= {step: milestone_id(node.trajectory_id, step) for step in milestones if step}
-        about = {
+        common = {
             "recipe": recipe_name(recipe),
             "stage": node.whole.kind,
             "stage_name": node.stage.name,
@@ -82,14 +85,14 @@ def run(
         }
         with _named(node.stage.name):
             for row in _stage(inputs, node, wanted, store, execution, world):
-                yield _told(inputs, node, row) | about
+                yield KINDS[node.stage.kind].row(node.stage, inputs, row) | common
         if node.stage.name == last:
             return
 
 
 @contextlib.contextmanager
 def _named(stage: str) -> Iterator[None]:
-    """Adds to an error in which stage it came."""
+    """Add the name of the stage to an error."""
     try:
         yield
     except Exception as error:
@@ -97,18 +100,11 @@ def _named(stage: str) -> Iterator[None]:
         raise
 
 
-def _told(inputs: Inputs, node: Node, row: Row) -> Row:
-    """A stage's row in the words of this recipe."""
-    if not isinstance(node.stage, Multitask):
-        return row
-    return multitask.told(row, inputs.members(node.stage), head_key(inputs.target))
-
-
 def _stage(
     inputs: Inputs, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
 ) -> Iterator[Row]:
-    """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
-    needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
+    """Rows of one stage: from its artifacts if all are in the store, else computed under a claim on its trajectory."""
+    needs = (WEIGHTS,) if node.part_of else ()  # another study may have fine-tuned the same model and dropped its weights
     missing = _missing(wanted, store, world, node.stage.kind, needs)
     while missing:
         with world.claimed(store, node.trajectory_id, needs) as owned:
@@ -127,7 +123,7 @@ def _missing(wanted: Mapping[int, str], store: Store, world: World, kind: str, n
 
 
 def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list[Row] | None:
-    """Rows of a finished stage; None where it is missing, or damaged and thereby missing from now on."""
+    """Rows of a finished stage; None if it is missing, or if it is damaged, which removes it."""
     artifact = store.get(name, needs)
     with contextlib.suppress(DamagedArtifact):
         return artifact.rows(kind) if artifact is not None else None
@@ -135,7 +131,7 @@ def _rows(store: Store, name: str, kind: str, needs: Sequence[str] = ()) -> list
 
 
 def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, execution: Execution, world: World) -> Iterator[Row]:
-    """Train the stage from its last state, or from its parent, through all wanted steps."""
+    """Train the stage from its saved state, or from its parent, to the last of the wanted steps ({step: artifact id})."""
     recipe, device = inputs.recipe, pick_device(execution.device)
     saves = execution.state_every_steps
     runtime = Runtime(
@@ -147,57 +143,56 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         joules=_joules(device, execution),
     )
     parent = store.get(node.parent_id) if node.parent_id else None
-    job = jobs.job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
+    job = job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
-    notices = [*job.base.notices, *job.model.notices, *_task_notices(inputs, node)]
+    notices = [*job.base.notices, *job.model.notices, *KINDS[node.stage.kind].notices(node.stage, inputs)]
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
 
-    def about() -> Row:
+    def computed() -> Row:
         """How the stage is computed: some of it is only known after the first step."""
         _, failed = attention.ran_in(job.model)
         here = {"source": "computed", "group_rates": rates_of_groups, "notices": [*notices, *failed]}
         return here | computed_by(device, job.model)
 
-    at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
+    position, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
 
-    def save(at: Position) -> None:
+    def save(position: Position) -> None:
         if not world.leads:
             return
-        if at.rows and at.rows[-1]["step"] == at.step:
-            at.rows[-1].update(about())
-            if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
+        if position.rows and position.rows[-1]["step"] == position.step:
+            position.rows[-1].update(computed())
+            if job.best and all(row[job.best] < position.rows[-1][job.best] for row in position.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-            if at.step in wanted:
-                _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder), best)
-            if at.step == job.steps:
+            if position.step in wanted:
+                _publish(job, recipe, node, wanted[position.step], position, store, execution, Path(folder), best)
+            if position.step == job.steps:
                 store.drop_state(node.trajectory_id)
             else:
                 files = state_files(job, Path(folder), best)
-                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
+                store.save_state(node.trajectory_id, position.step, {"position": asdict(position)}, files, move=True)
 
-    for row in at.rows:
+    for row in position.rows:
         yield row | {"source": "loaded"}
-    for row in train(job, runtime, at, max(wanted), save):
-        yield row | about()
+    for row in train(job, runtime, position, max(wanted), save):
+        yield row | computed()
+
+
+def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
+    """What the loop needs to train a node from the weights `parent`, or from the encoder, with artifacts at these steps."""
+    place = jobs.Place(inputs, node, jobs.base_of(inputs), parent, steps, store, runtime)
+    return KINDS[node.stage.kind].job(node.stage, place)
 
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
-    """The counter of a GPU that this process has to itself."""
+    """The energy counter of the GPU, if no other process uses it; else a counter that reads nothing."""
     if device.type != "cuda" or not execution.whole_gpu:
         return energy.silent
     return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
-
-
-def _task_notices(inputs: Inputs, node: Node) -> tuple[str, ...]:
-    """Of the tasks that a stage is trained on; those of a corpus come with its job."""
-    if isinstance(node.stage, Pretrain):
-        return ()
-    return inputs.members(node.stage).notices if isinstance(node.stage, Multitask) else inputs.target.notices
 
 
 def _publish(
@@ -205,7 +200,7 @@ def _publish(
     recipe: Recipe,
     node: Node,
     name: str,
-    at: Position,
+    position: Position,
     store: Store,
     execution: Execution,
     folder: Path,
@@ -218,11 +213,11 @@ def _publish(
         "kind": node.stage.kind,
         "settings": node.stage.canonical(),
         "parent": node.parent_id,
-        "step": at.step,
-        "rows": at.rows,
-        "tokens": at.tokens,
-        "seconds": at.seconds,
-        "energy_j": at.energy_j,
+        "step": position.step,
+        "rows": position.rows,
+        "tokens": position.tokens,
+        "seconds": position.seconds,
+        "energy_j": position.energy_j,
         "seed": node.seed,
         "precision": recipe.precision,
     }
@@ -230,9 +225,9 @@ def _publish(
 
 
 def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = None, reader: Reader | None = None) -> Row:
-    """Scores of a finished recipe on its test split, a stage of its own: computed once, then loaded.
+    """Scores of a finished recipe on its test split, computed once and then loaded, like a stage.
 
-    Raises FileNotFoundError when the fine-tuned weights are not in the store (any more).
+    Raises FileNotFoundError if the fine-tuned weights are not in the store, or no longer.
     """
     with _named("test"):
         execution = execution or Execution()
@@ -244,10 +239,10 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
         torch.set_num_threads(execution.threads)
     recipe, node = inputs.recipe, nodes(inputs)[-1]
     name = test_id(inputs.target, node.stage_id)
-    about = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
-    about |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
-    if (done := _rows(store, name, "test")) is not None:
-        return done[0] | about | {"source": "loaded"}
+    common = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
+    common |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
+    if (rows := _rows(store, name, "test")) is not None:
+        return rows[0] | common | {"source": "loaded"}
     finetuned = store.get(node.stage_id)
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
@@ -259,13 +254,13 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
         path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
-    return row | about | {"source": "computed"}
+    return row | common | {"source": "computed"}
 
 
 def _test_logits(
     inputs: Inputs, node: Node, finetuned: Artifact, store: Store, execution: Execution
 ) -> tuple[np.ndarray, np.ndarray, Row]:
-    """(logits [n, classes] of the test split, length [n] of each text or pair in pieces before any cut, how they are computed)."""
+    """(logits [n, classes] of the test split, lengths [n] of its texts or pairs in pieces before truncation, how they were computed)."""
     recipe, data, base = inputs.recipe, inputs.target, jobs.base_of(inputs)
     stage = recipe.stages[-1]
     assert isinstance(stage, Finetune)
@@ -275,8 +270,8 @@ def _test_logits(
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)
-    if (kept := jobs.features_of(inputs, node, store)) is not None:
-        test = kept.of(data.test, test, model, base, runtime)
+    if (cached := jobs.features_of(inputs, node, store)) is not None:
+        test = cached.of(data.test, test, model, base, runtime)
     logits = predict(model, base, test, runtime)
     return logits, finetune.lengths(data.test, uncut, base), computed_by(runtime.device, model)
 
@@ -288,5 +283,5 @@ def computed_by(device: torch.device, model: torch.nn.Module) -> Row:
 
 
 def device_name(device: torch.device) -> str:
-    """`cpu`, or the GPU's own name."""
+    """`cpu`, or the name of the GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

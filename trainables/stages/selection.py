@@ -1,8 +1,8 @@
 """Texts of a corpus that resemble the target task's: automatically selected TAPT (Gururangan et al. 2020, section 5.2).
 
-Each training text of the task selects its k (`neighbours`) nearest candidates, and the union is read: kNN-TAPT. As many candidates
-drawn at random are RAND-TAPT, its control. Candidates are the texts of the corpus that are not the task's own, each once, as in the
-paper. What is selected is found out when the stage is computed, by one of all that ask, and kept in the store. Imports no torch.
+Each training text of the task selects its k (`neighbours`) nearest candidates, and the union is read: kNN-TAPT. The same number of
+random candidates is RAND-TAPT, its control. Candidates are the texts of the corpus that are not the task's own, without copies, as
+in the paper. The selection is computed once, when a stage needs it, and kept in the store. Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.data.held_out import bare
 from trainables.data.similarity import Indices, Rows
 from trainables.data.splits import TaskData, digest_of
 from trainables.settings.errors import ConfigError
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 from trainables.store.store import Store, stage_id
 
 CHOSEN = "chosen.json"
@@ -31,17 +31,17 @@ Embed = Callable[[Sequence[str], str], Rows]
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """A corpus, taken apart for a target task."""
+    """A corpus, split into candidates and the target task's own texts."""
 
     corpus: Corpus
     own: Indices
-    """Places of the texts that are read in any case: the task's own, where the corpus names them."""
+    """Indices of the texts that are always read: the task's own, if the corpus names them."""
     places: Indices
-    """Places of the candidates."""
+    """Indices of the candidates."""
     queries: tuple[str, ...]
-    """The task's training texts, each once, sorted."""
+    """The task's training texts, without copies, sorted."""
     _shared: dict[int, similarity.SharedWords] = field(default_factory=dict, init=False)
-    """By the number of neighbours, once asked for."""
+    """{number of neighbours: shared words}, computed on first use."""
 
     @cached_property
     def candidates(self) -> tuple[str, ...]:
@@ -54,26 +54,26 @@ class Pool:
         return digest_of(_texts(self.corpus, self.own)), digest_of(self.candidates), digest_of(self.queries)
 
     def notices(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
-        """What a user should know before anything is selected. Raises ConfigError where nothing will be read at all."""
-        total, asked = len(self.places), len(self.queries)
+        """Notices before the selection. Raises ConfigError if it would be empty and no own text is read."""
+        total, queries = len(self.places), len(self.queries)
         shared = self._shares(neighbours) if embeddings == "tfidf" else None
-        told = []
-        if shared and shared.alone == asked and not len(self.own):
-            why = f"none of {asked} training texts shares a word with any of {total} texts"
+        notices = []
+        if shared and shared.alone == queries and not len(self.own):
+            why = f"none of {queries} training texts shares a word with any of {total} texts"
             raise ConfigError([f"corpus: nothing to select: {why}; name another corpus, or compare with `embeddings: encoder`"])
         if neighbours >= total:
             those = " that share a word with a training text" if shared and shared.scarce else ""
-            told.append(f"neighbours: {neighbours} given, but there are {total} texts to select from: all are selected{those}")
+            notices.append(f"neighbours: {neighbours} given, but there are {total} texts to select from: all are selected{those}")
         if shared and shared.alone:
-            who = f"{shared.alone} of {asked} training texts share no word with any of {total} texts"
-            told.append(f"embeddings: tfidf: {who}: none is selected for them")
-        return tuple(told)
+            who = f"{shared.alone} of {queries} training texts share no word with any of {total} texts"
+            notices.append(f"embeddings: tfidf: {who}: none is selected for them")
+        return tuple(notices)
 
     def rule(self, neighbours: int, embeddings: str) -> tuple[str, ...]:
-        """What belongs to the identity beside the digests: nothing where what is selected has always been the same.
+        """What the stage's id hashes besides the digests; nothing for selections that earlier versions made in the same way.
 
-        Selections where texts without shared words filled up the neighbours, or of scripts without spaces, have another name than
-        stores may hold them under.
+        Earlier versions filled up the neighbours with texts without shared words, and split scripts without spaces differently.
+        Such selections have new ids, since stores may hold the old ones.
         """
         shared = self._shares(neighbours) if embeddings == "tfidf" else None
         return ("by shared words",) if shared and (shared.scarce or not shared.same_words) else ()
@@ -89,9 +89,9 @@ def _texts(corpus: Corpus, places: Indices) -> tuple[str, ...]:
 
 
 def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
-    """What there is to select from. A near copy of a training text of the target is its own text, wherever it stands.
+    """The candidates and own texts of a corpus. Near copies of the target's training texts count as its own texts.
 
-    Raises ConfigError where no other text is left.
+    Raises ConfigError if there is no candidate.
     """
     mine = {bare(text) for text in target.train.texts}
     own: list[int] = []
@@ -111,9 +111,9 @@ def pool(corpus: Corpus, target: TaskData, keeps_own: bool) -> Pool:
 
 
 def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Corpus:
-    """The texts that a stage reads: from the store if someone selected them before.
+    """The texts that a stage reads, with a selection from the store if it is there.
 
-    `encoder` names what `embed` takes the vectors from; it is asked only where the stage compares those.
+    `encoder` is the id of the encoder of `embed`, which is called only if the stage compares vectors of an encoder.
     """
     chosen = _nearest(stage, pool, store, encoder, embed)
     count, total = len(chosen), len(pool.places)
@@ -129,14 +129,14 @@ def selected(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
 
 
 def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Embed) -> Indices:
-    """Numbers of the candidates that are nearest, ascending: computed by one of all that ask."""
-    from trainables.stages.derived import once  # these two need torch
+    """Indices of the nearest candidates, ascending. One process computes them, the others wait."""
+    from trainables.training.derived import once  # both import torch
     from trainables.training.world import World
 
     _, candidates, queries = pool.digests
-    about = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
+    determines = {"candidates": candidates, "queries": queries, "neighbours": stage.neighbours, "embeddings": stage.embeddings}
     rule = {"rule": rule} if (rule := pool.rule(stage.neighbours, stage.embeddings)) else {}
-    name = stage_id("selection", about | rule | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
+    name = stage_id("selection", determines | rule | ({"encoder": encoder} if stage.embeddings == "encoder" else {}))
 
     def make(folder: Path) -> dict[str, Path]:
         if stage.embeddings == "tfidf":
@@ -147,6 +147,6 @@ def _nearest(stage: Pretrain, pool: Pool, store: Store, encoder: str, embed: Emb
         (folder / CHOSEN).write_text(json.dumps(chosen.tolist()), encoding="utf-8")
         return {CHOSEN: folder / CHOSEN}
 
-    # Every rank asks for itself: those that wait for a claim may wait for hours, which no collective operation would.
-    path = once(store, World(), name, {"kind": "selection", "rows": [], **about}, CHOSEN, make)
+    # Every rank claims for itself: waiting for a claim may take hours, longer than the timeout of a collective operation.
+    path = once(store, World(), name, {"kind": "selection", "rows": [], **determines}, CHOSEN, make)
     return np.array(json.loads(path.read_bytes()), dtype=np.int64)

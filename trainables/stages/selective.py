@@ -1,13 +1,13 @@
-"""Which words matter to a task: selective masking (Gu et al. 2020, 'Train No Evil').
+"""Selective masking (Gu et al. 2020, 'Train No Evil'): scores of words, the job of the marker, logits of a corpus.
 
-A text s of class y that the scorer classifies correctly is gone through word by word, with a buffer s' that is empty at first:
-S(w) = P(y | s) - P(y | s' + w). A word with S(w) < delta is important; the others are kept in s'. The marker learns which pieces
-are those of important words, and finds them in texts without labels.
+The words of a text s of class y that the scorer classifies correctly are processed in order, with a buffer s' that is empty at
+first: S(w) = P(y | s) - P(y | s' + w). A word with S(w) < delta is important; the other words are appended to s'. The marker learns
+which pieces belong to important words, and predicts them in texts without labels.
 
-In order: `Marks` of `settings/stages.py` says what may be set, `marks_of` of `settings/stage_rules.py` whose marks a stage is
-masked by. `identity.py` makes two nodes of a `marks` stage: its scorer, which is a fine-tuning, and its marker. `scores` lets the
-scorer score words, `job` trains the marker (its model: `heads/marker.py`), `logits` lets it mark a corpus. `_by_marks` of
-`pretrain.py` masks what `marked` or `as_many` of `batches/masking.py` take of these. `study/review/marks.py` shows the words.
+Steps: `Marks` of `settings/stages.py` has the settings; `marks_of` of `settings/stage_rules.py` finds the marks of a stage.
+`kinds.py` makes two nodes of a `marks` stage: its scorer, which is a fine-tuning, and its marker. `scores` scores words with the
+scorer, `job` trains the marker (its model: `heads/marker.py`), `logits` applies it to a corpus. `_by_marks` of `pretrain.py` masks
+pieces chosen by `marked` or `as_many` of `batches/masking.py`. `study/review/marks.py` shows the words.
 """
 
 from __future__ import annotations
@@ -39,41 +39,41 @@ from trainables.scores.evaluate import outputs, predict
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import Marks
 from trainables.stages import finetune
-from trainables.stages.derived import once
-from trainables.stages.identity import logits_id, scores_id
 from trainables.stages.inputs import held_out, scored_texts
+from trainables.stages.node import logits_id, scores_id
 from trainables.stages.state_files import with_weights
 from trainables.store.artifact_files import CHOSEN, MARKS
 from trainables.store.store import Store
 from trainables.training import optimizer
+from trainables.training.derived import once
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
 
 SCORES, LOGITS = "scores.parquet", "logits.safetensors"
 SAMPLE = 200
-"""Sequences of a corpus that are kept as examples of what was masked, the first."""
+"""Number of sequences, the first of the corpus, that are kept as examples of masking."""
 BLOCK = 4096
-"""Sequences of a corpus whose logits are in memory at a time."""
+"""Number of sequences whose logits are in memory at a time."""
 Text = tuple[Ids, Ids]
 """Pieces [n] and the numbers [n] of their words, ascending."""
 
 
 def scores(stage: Marks, scorer: str, base: Base, data: TaskData, pieces: Pieces, store: Store, runtime: Runtime) -> Path:
-    """The scores that a marker learns from, of a task and the pieces of its training texts.
+    """The file of the words' scores from which a marker learns, for a task and the pieces of its training texts.
 
-    They are made once for all markers of this threshold, by the artifact `scorer`.
+    The artifact `scorer` computes them once for all markers with this threshold.
     """
 
     def make(folder: Path) -> dict[str, Path]:
         model = with_weights(finetune.model_of(stage.scorer, base, len(data.labels), stage.seed), scorer, store, runtime)
         return write_scores(folder, stage, model, base, pieces, data.train.labels, scored_texts(stage, data), runtime)
 
-    about = {"kind": "scores", "parent": scorer}
-    return once(store, runtime.world, scores_id(stage, scorer), about, SCORES, make)
+    manifest = {"kind": "scores", "parent": scorer}
+    return once(store, runtime.world, scores_id(stage, scorer), manifest, SCORES, make)
 
 
 def beginnings(pieces: Pieces, places: Sequence[int], budget: int) -> list[Text]:
-    """At most `budget` pieces of each of these texts."""
+    """The first pieces of the texts at these indices, at most `budget` of each."""
     return [(pieces[i][:budget], pieces.words(i, 0, budget)) for i in places]
 
 
@@ -82,7 +82,7 @@ def word_scores(
 ) -> list[np.ndarray | None]:
     """S of every word of every text, float64 [words]; None for a text without words or one that is not classified correctly.
 
-    All texts go through their words side by side, since only the words of one text wait for each other.
+    The texts are processed in parallel, word by word, since only the words of one text depend on each other.
     """
     words = [split_words(text) for text in texts]
     whole = _probabilities(model, base, [ids for ids, _ in texts], runtime)
@@ -92,8 +92,8 @@ def word_scores(
     for place in range(max((len(words[i]) for i in right), default=0)):
         left = [i for i in right if place < len(words[i])]
         tried = [np.concatenate((kept[i], words[i][place])) for i in left]
-        for i, ids, found in zip(left, tried, _probabilities(model, base, tried, runtime), strict=True):
-            score = float(whole[i][labels[i]] - found[labels[i]])
+        for i, ids, reduced in zip(left, tried, _probabilities(model, base, tried, runtime), strict=True):
+            score = float(whole[i][labels[i]] - reduced[labels[i]])
             scores[i].append(score)
             if score >= threshold:
                 kept[i] = ids
@@ -124,13 +124,14 @@ def write_scores(
     places: np.ndarray,
     runtime: Runtime,
 ) -> dict[str, Path]:
-    """Score the words of the texts at these places, in this order: {file: its path}, with a row for each text that has scores.
+    """Score the words of the texts at these indices, in this order; returns {file: its path}, with a row per text with scores.
 
-    Raises ConfigError where there are fewer than two of them.
+    Raises ConfigError if fewer than two texts have scores.
     """
     texts = beginnings(pieces, places.tolist(), stage.max_length - base.special.count)
-    found = word_scores(scorer, base, texts, labels[places].tolist(), stage.threshold, runtime)
-    rows = [(place, text, scores) for place, text, scores in zip(places.tolist(), texts, found, strict=True) if scores is not None]
+    all_scores = word_scores(scorer, base, texts, labels[places].tolist(), stage.threshold, runtime)
+    scored = zip(places.tolist(), texts, all_scores, strict=True)
+    rows = [(place, text, scores) for place, text, scores in scored if scores is not None]
     if len(rows) < 2:
         how = "train it longer (scorer_epochs, scorer_learning_rate) or score more texts (scored_texts)"
         raise ConfigError(
@@ -147,13 +148,13 @@ def spelled(tokenizer: Any, text: Text) -> list[str]:
     return [_word(tokenizer, tuple(ids.tolist())) for ids in split_words(text)]
 
 
-@lru_cache(maxsize=1 << 16)  # the same words come again and again
+@lru_cache(maxsize=1 << 16)  # most words occur many times
 def _word(tokenizer: Any, ids: tuple[int, ...]) -> str:
     return str(tokenizer.decode(list(ids))).strip()
 
 
 def important(words: Sequence[str], scores: Sequence[float], stage: Marks) -> list[bool]:
-    """Which words of a text are marked: those with a low score that are no stop words."""
+    """Whether each word of a text is marked: words with a low score that are not stop words are."""
     stop = _stop_words() if stage.stop_words == "english" else frozenset()
     return [score < stage.threshold and word.lower() not in stop for word, score in zip(words, scores, strict=True)]
 
@@ -165,12 +166,12 @@ def _stop_words() -> frozenset[str]:
 
 
 def job(stage: Marks, base: Base, parent: Path | None, pieces: Pieces, scores: Path, steps: int, runtime: Runtime) -> Job:
-    """Train the marker on `base`, or on the weights of `parent`, towards the marks that follow from a file of `scores`.
+    """Train the marker from `base`, or from the weights of `parent`, on the marks that follow from a file of `scores`.
 
-    Raises ConfigError where no word is marked.
+    Raises ConfigError if no word is marked.
     """
     table: dict[str, list[Any]] = pq.read_table(scores).to_pydict()
-    table["marked"] = [important(words, found, stage) for words, found in zip(table["words"], table["scores"], strict=True)]
+    table["marked"] = [important(words, scores_, stage) for words, scores_ in zip(table["words"], table["scores"], strict=True)]
     texts = beginnings(pieces, table["index"], stage.max_length - base.special.count)
     examples = [_labelled(base, text, marks) for text, marks in zip(texts, table["marked"], strict=True)]
     if not any(map(any, table["marked"])):
@@ -195,8 +196,8 @@ def job(stage: Marks, base: Base, parent: Path | None, pieces: Pieces, scores: P
         return [train[order(passed)[index]] for passed, index in places]
 
     def evaluate(step: int, model: nn.Module) -> Row:
-        about = {"epoch": step // per_epoch, "split": "heldout", "examples": len(dev)}
-        return about | mark_scores(*_answers(model, base, dev, runtime))
+        row = {"epoch": step // per_epoch, "split": "heldout", "examples": len(dev)}
+        return row | mark_scores(*_answers(model, base, dev, runtime))
 
     def artifact_files(folder: Path) -> dict[str, Path]:
         pq.write_table(pa.table(table), folder / MARKS)
@@ -221,7 +222,7 @@ def job(stage: Marks, base: Base, parent: Path | None, pieces: Pieces, scores: P
 
 
 def _labelled(base: Base, text: Text, marks: Sequence[bool]) -> Example:
-    """A text with the class of each of its pieces: 1 where its word is marked."""
+    """A text with the class of each of its pieces: 1 if its word is marked, else 0."""
     ids, numbers = text
     classes = np.array(marks, dtype=np.int64)[numbers - numbers[0]]
     return Example(base.special.wrap(ids), masked=(np.arange(len(ids)) + len(base.special.prefix), classes))
@@ -235,28 +236,28 @@ def _classes(example: Example) -> np.ndarray:
 def _answers(model: nn.Module, base: Base, examples: Sequence[Example], runtime: Runtime) -> tuple[np.ndarray, np.ndarray]:
     """(classes, predicted classes) of all pieces of labelled texts."""
     texts = [_inner(example.ids, base) for example in examples]
-    found = [margins > 0 for margins in piece_margins(model, base, texts, runtime)]
-    return np.concatenate([_classes(example) for example in examples]), np.concatenate(found)
+    predicted = [margins > 0 for margins in piece_margins(model, base, texts, runtime)]
+    return np.concatenate([_classes(example) for example in examples]), np.concatenate(predicted)
 
 
 def _inner(ids: np.ndarray, base: Base) -> np.ndarray:
     return ids[len(base.special.prefix) : len(ids) - len(base.special.suffix)]
 
 
-def mark_scores(classes: np.ndarray, found: np.ndarray) -> Row:
-    """F1 (0 to 1) of the class important, 0 where it neither occurs nor is found, and its share of the pieces, found in percent."""
-    right, both = int((classes * found).sum()), int(classes.sum() + found.sum())
-    return {"mark_f1": 2 * right / max(1, both), "marked_percent": 100 * float(found.mean())}
+def mark_scores(classes: np.ndarray, predicted: np.ndarray) -> Row:
+    """F1 (0 to 1) of the class important, 0 if it neither occurs nor is predicted, and the predicted share of it in percent."""
+    right, both = int((classes * predicted).sum()), int(classes.sum() + predicted.sum())
+    return {"mark_f1": 2 * right / max(1, both), "marked_percent": 100 * float(predicted.mean())}
 
 
 def piece_margins(model: nn.Module, base: Base, texts: Sequence[np.ndarray], runtime: Runtime) -> list[np.ndarray]:
-    """The marker's logit of important less that of not important, for the pieces [n] of each text without special tokens."""
+    """The marker's logit of important minus that of not important, for the pieces [n] of each text, special tokens excluded."""
     wrapped = [Example(base.special.wrap(ids)) for ids in texts]
     return [_inner(rows[:, 1] - rows[:, 0], base) for rows in outputs(model, base, wrapped, runtime, of_pieces=True)]
 
 
 def logits(marks: str, base: Base, corpus: Corpus, pieces: Pieces, store: Store, runtime: Runtime) -> Path:
-    """The logits that the marker `marks` gives to the pieces of a corpus: made once for all stages that are masked by them."""
+    """The file of the logits that the marker `marks` gives to the pieces of a corpus, computed once for all stages."""
 
     def make(folder: Path) -> dict[str, Path]:
         artifact = store.get(marks)
@@ -264,27 +265,27 @@ def logits(marks: str, base: Base, corpus: Corpus, pieces: Pieces, store: Store,
         model = with_weights(marker(base, 0.0, 0), marks, store, runtime)
         return write_logits(folder, model, artifact.manifest["settings"]["max_length"], base, pieces, runtime)
 
-    about = {"kind": "logits", "parent": marks}
-    return once(store, runtime.world, logits_id(marks, corpus), about, LOGITS, make)
+    manifest = {"kind": "logits", "parent": marks}
+    return once(store, runtime.world, logits_id(marks, corpus), manifest, LOGITS, make)
 
 
 def write_logits(folder: Path, model: nn.Module, max_length: int, base: Base, pieces: Pieces, runtime: Runtime) -> dict[str, Path]:
-    """Logits of a trained marker for all pieces of a corpus in their order, float16: {file: its path}.
+    """Write a trained marker's logits for all pieces of a corpus in their order, float16; returns {file: its path}.
 
-    What can never be predicted has -inf. Long documents are cut into sequences of `max_length`, as the marker saw them.
+    Pieces that are never predicted have -inf. Long documents are cut into sequences of `max_length`, as in the marker's training.
     """
-    sequences, path, found = chunks(pieces, max_length - base.special.count), folder / LOGITS, [np.zeros(0, np.float16)]
+    sequences, path, blocks = chunks(pieces, max_length - base.special.count), folder / LOGITS, [np.zeros(0, np.float16)]
     for start in range(0, len(sequences), BLOCK):
         texts = [ids for ids, _ in sequences[start : start + BLOCK]]
         margins = np.concatenate(piece_margins(model, base, texts, runtime))
         margins[np.isin(np.concatenate(texts), base.special.reserved)] = -np.inf
-        found.append(margins.astype(np.float16))
-    save_file({"logits": np.concatenate(found)}, path)
+        blocks.append(margins.astype(np.float16))
+    save_file({"logits": np.concatenate(blocks)}, path)
     return {LOGITS: path}
 
 
 def write_chosen(folder: Path, base: Base, texts: Iterable[tuple[Text, np.ndarray]]) -> dict[str, Path]:
-    """The words of the first of these sequences, and which of them hold a piece at one of its positions: {file: its path}."""
+    """Write the words of the first sequences, and whether each has a piece at a chosen position; returns {file: its path}."""
     words, chosen = [], []
     for text, positions in islice(texts, SAMPLE):
         words.append(spelled(base.tokenizer, text))
@@ -294,17 +295,17 @@ def write_chosen(folder: Path, base: Base, texts: Iterable[tuple[Text, np.ndarra
 
 
 class Logits:
-    """The logits of a corpus' pieces in a memory-mapped file."""
+    """The logits of a corpus' pieces, in a memory-mapped file."""
 
     def __init__(self, path: Path) -> None:
         file: Any = safe_open(str(path), framework="numpy")
         self._values = file.get_slice("logits")
 
     def __getitem__(self, places: slice) -> np.ndarray:
-        """float32, for pieces counted over the whole corpus."""
-        found: np.ndarray = self._values[places]
-        return found.astype(np.float32)
+        """Logits, float32, of a range of pieces of the whole corpus."""
+        values: np.ndarray = self._values[places]
+        return values.astype(np.float32)
 
     def any_marked(self, starts: np.ndarray) -> np.ndarray:
-        """Whether there is a mark among the pieces from each of these places, which ascend, up to the next, bool [starts]."""
+        """Whether any piece from a start up to the next one is marked, bool [starts]; `starts` ascend."""
         return np.logical_or.reduceat(self._values[:] > 0, starts) if len(starts) else np.zeros(0, bool)

@@ -1,4 +1,4 @@
-"""Texts as vectors of an encoder, without any training: the mean over a text's pieces of its last layer."""
+"""Vectors of texts from an encoder without training: the mean over a text's pieces of the last layer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from trainables.training.runtime import Runtime
 from trainables.training.world import World
 
 LONGEST = 512
-"""Pieces of a text that count, special tokens included, or as many as the encoder has positions for: its beginning."""
+"""Longest sequence, in pieces, special tokens included, unless the encoder has fewer positions; longer texts lose their end."""
 BLOCK = 4096
-"""Texts at a time: bounds the memory."""
+"""Number of texts in memory at a time."""
 FORMAT = 1
 
 
 class MeanVector(nn.Module):
-    """A text's vector of unit length, [b, H]: the direction of the mean over its last hidden states, special tokens included."""
+    """Unit vectors of texts, [b, H]: the normalised mean over the last hidden states, special tokens included."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -42,15 +42,15 @@ class MeanVector(nn.Module):
         return nn.functional.normalize(mean_over_texts(hidden_states(self.encoder, batch), batch.lengths))
 
 
-def embedded(texts: Sequence[str], digest: str, base: Base, name: str, store: Store, device: torch.device) -> Rows:
-    """Vectors of texts, float32 [texts, H], in a memory-mapped file: computed once per (texts, encoder) on this machine.
+def embedded(texts: Sequence[str], digest: str, base: Base, encoder: str, store: Store, device: torch.device) -> Rows:
+    """Vectors of texts, float32 [texts, H], in a memory-mapped file, computed once per (texts, encoder) on this machine.
 
-    `digest` is that of the texts, `name` that of the encoder. Always in float32, by this process alone.
+    `digest` is the digest of the texts, `encoder` that of the encoder. They are computed in float32 by this process alone.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, digest, name]).encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([FORMAT, digest, encoder]).encode()).hexdigest()[:32]
     path = store.local_cache("embeddings") / f"{key}.npy"
-    if (there := _mapped(path, len(texts))) is not None:
-        return there
+    if (cached := _mapped(path, len(texts))) is not None:
+        return cached
     part = store.local_cache("writing") / f"{uuid4().hex}.npy"
     try:
         _write(part, texts, digest, base, store, device)
@@ -62,10 +62,10 @@ def embedded(texts: Sequence[str], digest: str, base: Base, name: str, store: St
 
 def _mapped(path: Path, count: int) -> Rows | None:
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
-        return None  # not there, or torn by a machine that went down
-    return found if len(found) == count else None
+        return None  # missing, or incomplete after a crash of the machine
+    return rows if len(rows) == count else None
 
 
 def _write(path: Path, texts: Sequence[str], digest: str, base: Base, store: Store, device: torch.device) -> None:

@@ -1,4 +1,4 @@
 """The training loop, with optimizer, schedules, precision and distributed training.
 
-Independent of tasks, and of the store beyond the state that it saves. Start with `loop.py`.
+Independent of tasks and kinds of stage. Start with `loop.py`; `derived.py` publishes artifacts that need no training.
 """

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trainables.encoder.layers import EMBEDDINGS, HEAD, ordered, places_of
-from trainables.settings.stages import Optimisation
+from trainables.settings.base import Optimisation
 from trainables.training.schedules import SCHEDULES
 
 

@@ -18,7 +18,8 @@ from tests.helpers import TINY_BERT, tiny_task
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
-from trainables.settings.stages import Finetune, Pretrain
+from trainables.settings.pretraining import Pretrain
+from trainables.settings.stages import Finetune
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs, Reader
 from trainables.store.store import Store

@@ -22,10 +22,11 @@ from study.definition.models import Study
 from study.definition.study_file import load_study
 from study.search.search import given_points
 from trainables.settings.errors import ConfigError
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Pretrain
-from trainables.stages.identity import nodes, settings_of
+from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs, Reader
+from trainables.stages.node import settings_of
 
 RECORDED = Path(__file__).with_name("stage_ids.csv")
 CONFIGS = Path(__file__).parents[3] / "study" / "configs"

@@ -18,7 +18,7 @@ from tests.study.tiny import inside
 from trainables.settings.base import Settings, holds_text
 from trainables.settings.plain_yaml import parse_yaml
 from trainables.settings.stages import KINDS
-from trainables.stages.jobs import JOBS
+from trainables.stages.kinds import KINDS as STAGES
 from trainables.store import manifest
 
 FILE = """
@@ -134,7 +134,7 @@ def test_a_kind_of_stage_is_known_everywhere_by_its_model(kind: str) -> None:
     assert fixed.model_fields["name"].description == KINDS[kind].model_fields["name"].description
     named = {*stage.coupled, *stage.not_identity, *stage.switched_off}
     assert named <= set(KINDS[kind].model_fields)
-    assert JOBS.keys() == EXAMPLES.keys() == KINDS.keys()
+    assert STAGES.keys() == EXAMPLES.keys() == KINDS.keys()
     assert set(manifest.TRAINED[kind]) == {"split", *stage.scored} <= set(FIELDS["evaluation"])
 
 

@@ -22,8 +22,9 @@ from tests.helpers import TINY_BERT, tiny_task
 from tests.study.definition.test_study_file import CONFIGS, ROOT
 from trainables.data import sources, splits
 from trainables.settings.execution import Execution
-from trainables.stages.identity import milestone_id, nodes
+from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import milestone_id
 from trainables.store.store import Store
 
 SPACE: dict[str, Any] = {

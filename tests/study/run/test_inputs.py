@@ -28,7 +28,7 @@ from tests.study.conftest import Run
 from tests.study.tiny import answer, records, refused, study, write_study
 from trainables.encoder import checkpoint
 from trainables.settings.errors import ConfigError
-from trainables.stages import identity
+from trainables.stages import node as node_module
 from trainables.stages.inputs import Inputs, Reader
 from trainables.store.artifact_files import WEIGHTS
 from trainables.store.store import Store
@@ -77,7 +77,7 @@ def begun(folder: Path, recorded: bool = True, params: dict[str, Any] = PARAMS, 
         inputs.write(inputs.ComparedInputs(inputs.of(found, Reader()), {}), scribe, run)
     complete(scribe, trial(found, params=params))
     final = trial(found, "f00", "final", params)
-    test_id = identity.test_id(Inputs(found.recipe_for(params, 0)).target, final.stage_ids[-1])
+    test_id = node_module.test_id(Inputs(found.recipe_for(params, 0)).target, final.stage_ids[-1])
     complete(scribe, final, stage_id=test_id)
     return path, run
 
@@ -208,7 +208,7 @@ def test_another_content_under_another_name_is_refused(change: Callable[[Path], 
 
 def test_another_version_of_the_stages_is_told_apart_from_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, run = begun(tmp_path)
-    monkeypatch.setitem(identity.LATER, "schedule", "cosine")
+    monkeypatch.setitem(node_module.LATER, "schedule", "cosine")
     with pytest.raises(ConfigError, match=r"ids of the stages of .* have changed, although data, corpora and encoder are the same"):
         launch.opened(load_study(path), run)
 
@@ -293,7 +293,7 @@ def test_a_final_whose_weights_another_store_lacks_is_computed_again(held: str, 
     complete(scribe, final)
     (file := tmp_path / "file").write_text("x")
     if held != "nothing":
-        test = identity.test_id(Inputs(found.recipe_for(PARAMS, 0)).target, final.stage_ids[-1])
+        test = node_module.test_id(Inputs(found.recipe_for(PARAMS, 0)).target, final.stage_ids[-1])
         name = test if held == "predictions" else final.stage_ids[-1]
         store.publish(name, {"kind": "features"}, {WEIGHTS if held == "weights" else "more.json": file})
     session = Session(found, run, store, scribe, *[None] * 3)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from study.run.session import Session
 from tests import s3
 from tests.study.conftest import Run
 from tests.study.tiny import answer, inside, records, study, study_here, table, write_study
-from trainables.settings.stages import Pretrain
+from trainables.settings.pretraining import Pretrain
 
 LITTLE: dict[str, Any] = {
     "recipe": [{"finetune": {"epochs": 2, "batch_size": 8, "max_length": 24, "head_tokens": 6}}],

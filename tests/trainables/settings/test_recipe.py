@@ -10,8 +10,9 @@ from tests.helpers import tiny_recipe
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.plain_yaml import parse_yaml
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Pretrain
+from trainables.settings.stages import Finetune
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 

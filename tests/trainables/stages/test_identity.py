@@ -9,10 +9,12 @@ import pytest
 
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables.settings.encoder import Encoder
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Multitask, Pretrain
-from trainables.stages.identity import LATER, nodes, recipe_name, settings_of
+from trainables.settings.stages import Finetune, Multitask
+from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import LATER, settings_of
 from trainables.store.store import stage_id
 
 OF_CLASSIFIERS = [

@@ -13,7 +13,7 @@ from tests.helpers import reviews, tiny_recipe, write_csv
 from trainables.data import corpus, sources, splits
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task
-from trainables.stages import inputs, token_estimate
+from trainables.stages import inputs, kinds
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs, Reader
 
@@ -85,8 +85,8 @@ def test_a_task_without_a_test_split_is_refused_only_where_one_is_read(tmp_path:
 @pytest.mark.parametrize("words", [[0, 1, 2, 10, 11, 12, 13, 150]])
 def test_pieces_are_those_of_each_text_rounded(words: list[int]) -> None:
     """As Python rounds, halves to even."""
-    expected = [max(1, round(count * token_estimate.PIECES_PER_WORD)) for count in words]
-    assert token_estimate.pieces_of(np.array(words)).tolist() == expected
+    expected = [max(1, round(count * kinds.PIECES_PER_WORD)) for count in words]
+    assert kinds.pieces_of(np.array(words)).tolist() == expected
 
 
 @pytest.mark.parametrize("load", [corpus.load_corpus, inputs.load_mixture])

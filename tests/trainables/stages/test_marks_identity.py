@@ -12,14 +12,16 @@ from tests.trainables.resume import ONE_THREAD
 from tests.trainables.stages.test_identity import change, ids
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Finetune, Marks, Pretrain
+from trainables.settings.stages import Finetune, Marks
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages import selective
-from trainables.stages.identity import logits_id, nodes, scores_id, settings_of
+from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import logits_id, scores_id, settings_of
 from trainables.store.store import Store
 
 OF_BOTH = [

@@ -29,10 +29,9 @@ from trainables.data.splits import load_task
 from trainables.data.task_mixture import head_key
 from trainables.encoder.load import model_state
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Pretrain
 from trainables.settings.task import Task
-from trainables.stages import jobs
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs
@@ -58,7 +57,7 @@ def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     node = nodes(Inputs(recipe))[index]
     parent = store.get(node.parent_id) if node.parent_id else None
     path = parent.path("model.safetensors") if parent is not None else None
-    return jobs.job_of(Inputs(recipe), node, path, frozenset([node.steps]), store, CPU)
+    return runner.job_of(Inputs(recipe), node, path, frozenset([node.steps]), store, CPU)
 
 
 @pytest.mark.parametrize("sampling", ["proportional", "even"])

@@ -26,8 +26,9 @@ from tests.trainables.resume import (
 )
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
-from trainables.stages.identity import milestone_id, nodes
+from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import milestone_id
 from trainables.store.store import Store
 from trainables.training.loop import Diverged
 

@@ -22,15 +22,16 @@ from trainables.encoder.load import load_base
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Pretrain
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages import text_vectors
-from trainables.stages.identity import nodes, recipe_name, settings_of
+from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs
 from trainables.stages.jobs import base_of, corpus_read
+from trainables.stages.node import settings_of
 from trainables.stages.selection import pool, selected
 from trainables.store.artifact_files import WEIGHTS
 from trainables.store.store import Store, stage_id

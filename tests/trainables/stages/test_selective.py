@@ -34,13 +34,15 @@ from trainables.batches.masking import as_many, chunks, corrupt_at, marked
 from trainables.batches.pack import collate
 from trainables.encoder.load import model_state
 from trainables.settings.execution import Execution
+from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
-from trainables.settings.stages import Marks, Pretrain
+from trainables.settings.stages import Marks
 from trainables.stages import jobs, selective
 from trainables.stages import run_recipe as runner
 from trainables.stages.finetune import model_of
-from trainables.stages.identity import logits_id, nodes, recipe_name, scores_id
+from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs
+from trainables.stages.node import logits_id, scores_id
 from trainables.store.artifact_files import CHOSEN, MARKS
 from trainables.store.store import Store
 from trainables.training.loop import Job
@@ -61,7 +63,7 @@ def stage_of(recipe: Recipe) -> Marks:
 def start_of(recipe: Recipe, store: Store, index: int) -> Job:
     """The job of a node before its first step."""
     node = nodes(Inputs(recipe))[index]
-    return jobs.job_of(Inputs(recipe), node, None, frozenset([node.steps]), store, CPU)
+    return runner.job_of(Inputs(recipe), node, None, frozenset([node.steps]), store, CPU)
 
 
 def naive_scores(model: Any, base: Any, text: selective.Text, label: int, delta: float) -> list[float] | None:
@@ -99,7 +101,7 @@ def test_scores_equal_the_naive_loop(whole: Whole) -> None:
     reference.bert.load_state_dict({key.removeprefix("encoder."): state[key] for key in state if key.startswith("encoder.")}, False)
     reference.bert.pooler.dense.load_state_dict({name: state[f"pooler.{name}"] for name in ("weight", "bias")})
     reference.classifier.load_state_dict({name: state[f"classifier.{name}"] for name in ("weight", "bias")})
-    pieces = jobs._pieces(data, base, store)["train"]
+    pieces = jobs.train_and_validation(data, base, store)["train"]
     texts = selective.beginnings(pieces, range(20), 22)
     texts += [(ids[:0], numbers[:0]) for ids, numbers in texts[:1]] + [(texts[0][0][:1], texts[0][1][:1])]
     labels = [*data.train.labels[:20].tolist(), 0, 0]

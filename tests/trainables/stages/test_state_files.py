@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers import tiny_recipe
 from tests.trainables.resume import ONE_THREAD, Whole, begin, results, same_bits, tuned_weights, undisturbed
-from trainables.stages import identity
+from trainables.stages import node as node_module
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
@@ -110,7 +110,7 @@ def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Pa
     store, stage = Store(tmp_path / "store", notice=said.append), nodes(Inputs(recipe))[-1].stage_id
     list(runner.run(recipe, store, ONE_THREAD))
     first = runner.evaluate_test(recipe, store, ONE_THREAD)
-    for name, kind in ((stage, "features"), (identity.test_id(Inputs(recipe).target, stage), None)):
+    for name, kind in ((stage, "features"), (node_module.test_id(Inputs(recipe).target, stage), None)):
         path = f"artifacts/{name}/COMPLETE.json"
         marker = json.loads(store.files.read(path))
         del marker["sha256"]
@@ -123,4 +123,4 @@ def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Pa
     assert again["source"] == "computed"
     assert len(said) == 2
     assert all("its manifest is one of" in line for line in said)
-    assert store.get(identity.test_id(Inputs(recipe).target, stage), needs=(PREDICTIONS,)) is not None
+    assert store.get(node_module.test_id(Inputs(recipe).target, stage), needs=(PREDICTIONS,)) is not None

@@ -14,7 +14,7 @@ from tests.helpers import tiny_recipe
 from trainables.encoder.load import model_state
 from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune
-from trainables.stages import finetune, jobs
+from trainables.stages import finetune, run_recipe
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
 from trainables.store.store import Store
@@ -28,7 +28,7 @@ CPU = Runtime(device=torch.device("cpu"), world=World(), autocast=False)
 
 def job_of(recipe_: Recipe, store: Store, index: int) -> Job:
     node = nodes(Inputs(recipe_))[index]
-    return jobs.job_of(Inputs(recipe_), node, None, frozenset([node.steps]), store, CPU)
+    return run_recipe.job_of(Inputs(recipe_), node, None, frozenset([node.steps]), store, CPU)
 
 
 def losses_of(job: Job, steps: int, runtime: Runtime = CPU) -> list[float]:

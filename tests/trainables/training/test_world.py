@@ -20,7 +20,7 @@ from trainables.scores import evaluate
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
-from trainables.stages import finetune, jobs
+from trainables.stages import finetune
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
@@ -134,7 +134,7 @@ def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/reached-{micro}", rank=rank, world_size=size)
     made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
-    job = jobs.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
+    job = runner.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
     extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
     job.model.extra = extra  # type: ignore[assignment]
     job.optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=20.0, fused=True)

@@ -1,4 +1,4 @@
-"""Artifacts that no training leaves (features, scores, logits): made once, by all ranks together, for whoever asks."""
+"""Artifacts that are not results of training (features, scores, logits): all ranks compute them together, once."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainables.training.world import World
 def once(
     store: Store, world: World, name: str, manifest: Mapping[str, Any], file: str, make: Callable[[Path], Mapping[str, Path]]
 ) -> Path:
-    """A file of an artifact: loaded, or made under a claim on its name and published with this manifest.
+    """Path of a file of an artifact, which is loaded, or computed under a claim on its name and published with this manifest.
 
-    All ranks ask together. `make` is called by all of them with a folder of their own; what it returns, {file: its path}, counts
-    on rank 0 alone.
+    All ranks call this together. All of them call `make` with a folder of their own; it returns {file: its path}, of which only
+    that of rank 0 is used.
     """
     while world.broadcast(world.leads and store.get(name, (file,)) is None):
         with world.claimed(store, name, (file,)) as owned:
