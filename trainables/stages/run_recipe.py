@@ -260,7 +260,7 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
 def _test_logits(
     inputs: Inputs, node: Node, finetuned: Artifact, store: Store, execution: Execution
 ) -> tuple[np.ndarray, np.ndarray, Row]:
-    """(logits [n, classes] of the test split, lengths [n] of its texts or pairs in pieces before truncation, how they were computed)."""
+    """(logits [n, classes] of the test split, lengths [n] of its texts in pieces before truncation, how they were computed)."""
     recipe, data, base = inputs.recipe, inputs.target, jobs.base_of(inputs)
     stage = recipe.stages[-1]
     assert isinstance(stage, Finetune)
