@@ -269,7 +269,7 @@ class _Attention(torch.autograd.Function):
                 group.put(torch.bmm(probabilities, gv), out)
             else:
                 probabilities.copysign_(next(signs))
-                group.put(torch.bmm(probabilities.relu(), gv).mul_(bits.scale(p)), out)
+                group.put(torch.bmm(_kept(probabilities), gv).mul_(bits.scale(p)), out)
             if any(ctx.needs_input_grad):
                 kept.append(probabilities)
         ctx.save_for_backward(q, k, v, *kept)
@@ -285,7 +285,7 @@ class _Attention(torch.autograd.Function):
         for group, signed in zip(ctx.layout.groups, kept, strict=True):
             gq, gk, gv = (group.take(x) for x in (q, k, v))
             go = group.take_gradient(grad)
-            dropped = signed if ctx.scale is None else signed.relu()
+            dropped = signed if ctx.scale is None else _kept(signed)
             group.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
             inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, without the scale
             if ctx.scale is not None:
@@ -325,6 +325,11 @@ def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtyp
         whole = own if signs is None else signs.flatten(0, 1)
         # A 16-bit float has its sign bit where the integer has it; the other bits do not matter.
         yield whole.view(dtype) if dtype.itemsize == 2 else whole.to(dtype)
+
+
+def _kept(signed: Tensor) -> Tensor:
+    """The positive elements, and zero in place of the others. As integers, since CPUs convert 16-bit floats to compare them."""
+    return signed.view(torch.int16).relu().view(signed.dtype) if signed.itemsize == 2 else signed.relu()
 
 
 def _scores(q: Tensor, k: Tensor, bias: Tensor | None, scaling: float) -> Tensor:
