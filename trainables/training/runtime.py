@@ -20,8 +20,10 @@ class Runtime:
     autocast: bool
     """bfloat16 matrix products; weights, sums and the optimizer stay float32."""
     micro_batch: int = 0
-    """Sequences per forward pass; 0: a rank's whole share."""
+    """Sequences per forward pass; 0: as many as fit into memory."""
     save_at: Callable[[int], bool] = lambda step: False
     """Steps after which to save without evaluating."""
     joules: energy.Counter = energy.silent
     """Energy counter of this process's GPU."""
+    recomputes: bool = False
+    """Whether the encoder's blocks are recomputed in the backward pass."""
