@@ -116,8 +116,8 @@ class Resources(Settings):
     execution: Literal["auto", "actor", "train"] = "auto"
     """actor: a warm process, one worker. train: Ray Train. auto: actor for one worker, train for several."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Sequences per forward pass; 0 takes as many as fit into a GPU's free memory, or into 1 GiB on a CPU, by an estimate. Halved by
-    itself when memory runs out."""
+    """Sequences per forward pass; 0 takes as many as fit into a GPU's free memory, or into 1 GiB on a CPU, by an estimate. Halved
+    by itself when memory runs out."""
     gradient_checkpointing: bool = False
     """Compute what a block of the encoder keeps for the backward pass once more there: less memory for one more forward pass."""
     patience_seconds: Annotated[float, Field(ge=0)] = 120

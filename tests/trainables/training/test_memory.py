@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import step_memory
 from tests.trainables.encoders import examples_of, tiny_base
+from trainables.encoder.load import Base
 from trainables.heads.classifier import classifier
 from trainables.tables.free_memory import GIB
 from trainables.training import memory
@@ -79,56 +79,19 @@ def test_a_footprint_counts_tokens_squares_and_targets() -> None:
     assert found.tokens(1, 50) == 0
 
 
-PEAK = """
-import ctypes
-import torch
-from tests.trainables.encoders import examples_of, tiny_base
-from transformers import BertConfig, BertModel
-from trainables.batches.pack import collate
-from trainables.encoder.dropout import dropout_bits
-from trainables.encoder.load import base_of
-from trainables.encoder.recompute import recompute_blocks
-from trainables.heads.classifier import classifier
-from trainables.stages.finetune import task_loss
-from trainables.training.memory import footprint
-
-torch.set_num_threads(1)
-tiny = tiny_base("bert")
-config = BertConfig(vocab_size=400, hidden_size=384, num_hidden_layers=2, num_attention_heads=12, intermediate_size=1536)
-base = base_of(BertModel(config), tiny.special, tiny.tokenizer)
-model = classifier(base, 99, "pooled", 0.1, 0).train()
-
-def step(lengths):
-    texts = examples_of(base, lengths)
-    batch = collate(texts, base)
-    with dropout_bits(0, 0, batch):
-        task_loss(model, batch).backward()
-    return texts
-
-def resident(field):
-    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
-
-step([8])
-for recomputes, lengths in ((False, [64] * 24), (False, [400] * 3), (True, [400] * 6)):
-    if recomputes:
-        recompute_blocks(model.encoder)
-    ctypes.CDLL(None).malloc_trim(0)
-    before = resident("VmRSS")
-    open("/proc/self/clear_refs", "w").write("5")  # the peak counts from here
-    texts = step(lengths)
-    print(sum(map(footprint(model, True, torch.device("cpu"), recomputes).of, texts)), resident("VmHWM") - before)
-"""
+@pytest.fixture(scope="module")
+def narrow() -> Base:
+    """Two layers of MiniLM's width."""
+    return step_memory.base_of_shape(384, 1536, 2)
 
 
-def test_the_estimate_is_near_to_what_a_step_takes() -> None:
-    """Two layers of MiniLM's width: short texts, long ones, long ones with blocks that are recomputed."""
-    done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    lines = [[int(number) for number in line.split()] for line in done.stdout.splitlines()]
-    assert len(lines) == 3
-    for estimated, measured in lines:
-        assert measured > 30e6
-        assert 0.6 < estimated / measured < 1.6, lines
+@pytest.mark.parametrize(
+    ("what", "count", "length"), [("pooled", 24, 64), ("pooled", 3, 400), ("mlm", 24, 128), ("recomputed", 4, 400)]
+)
+def test_the_estimate_is_near_to_what_a_step_takes(what: str, count: int, length: int, narrow: Base) -> None:
+    estimated, measured = step_memory.bytes_of(narrow, what, count, length, half=False)
+    assert measured > 30e6
+    assert 0.6 < estimated / measured < 1.6
 
 
 @pytest.mark.parametrize(
