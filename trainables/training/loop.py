@@ -207,7 +207,6 @@ def _accumulate(job: Job, runtime: Runtime, step: int, share: Share, weight: flo
                 (loss / weight).backward()
             total += loss.detach()
         _allocate(job.optimizer)
-        runtime.world.reserve_bucket([parameter for parameter in job.model.parameters() if parameter.requires_grad])
     except (MemoryError, RuntimeError) as error:
         if not memory.out_of_memory(error):
             raise

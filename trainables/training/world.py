@@ -70,12 +70,6 @@ class World:
         with store.claim(name, needs=needs) as claim:
             yield self.broadcast(claim is not None)
 
-    def reserve_bucket(self, parameters: Sequence[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Leave memory for the largest bucket of `sum_gradients` in the cache of a GPU: a lack of it shows before the sum."""
-        if self.size > 1 and parameters:
-            sizes = [parameter.numel() for parameter in parameters]
-            torch.empty(min(sum(sizes), bucket + max(sizes)), device=parameters[0].device)
-
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
         """Sum the gradients of these parameters over the ranks, in flat buckets of about `bucket` elements."""
         if self.size == 1:
