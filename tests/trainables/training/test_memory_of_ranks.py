@@ -65,8 +65,8 @@ def test_ranks_repeat_a_step_together_and_end_together(tmp_path: Path) -> None:
         (first, easy, other), (second, tight, own) = (each.result(timeout=120) for each in asked)
     assert first == pytest.approx(expected, abs=1e-5)
     assert second == pytest.approx(expected, abs=1e-5)
-    assert max(easy) == max(tight) == 4
     assert min(easy) >= 3, "only the rank without memory divides its share"
-    assert tight.count(1) >= 12
+    assert tight[0] >= 3
+    assert tight.count(1) >= 9
     assert other == "memory ran out on another worker"
     assert own.startswith("a single text does not fit into memory: CUDA error: CUBLAS_STATUS_ALLOC_FAILED")
