@@ -117,8 +117,8 @@ class Resources(Settings):
     execution: Literal["auto", "actor", "train"] = "auto"
     """actor: one worker in a process that is reused. train: Ray Train. auto: actor for one worker, train for several."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Sequences per forward pass; 0: the whole batch. Halved automatically when memory runs out. On a GPU it changes which elements
-    dropout drops, but not their distribution."""
+    """Sequences per forward pass; 0: as many as fit into a GPU's free memory, or into 1 GiB on a CPU, by an estimate. Halved
+    automatically when memory runs out. On a GPU it changes which elements dropout drops, but not their distribution."""
     gradient_checkpointing: bool = False
     """Recompute the activations of the encoder's blocks in the backward pass: less memory for one more forward pass."""
     patience_seconds: Annotated[float, Field(ge=0)] = 120

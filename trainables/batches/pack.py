@@ -79,9 +79,14 @@ class Batch:
     order: Tensor | None
     """Padded only, int64 [T]: position of the tokens in the concatenated, flattened parts."""
     pool_index: Tensor
-    """int64 [b]: flat positions of the texts' [CLS]-like tokens, the first token for BERT, the last for XLNet."""
+    """int64 [b]: flat positions of the texts' [CLS]-like tokens, the first token for BERT, the last for XLNet.
+
+    Empty without `parts`.
+    """
     offsets: Offsets
     """Position of this micro-batch in its global batch, which determines the bits of dropout."""
+    ends: Tensor | None = None
+    """int32 [len(lengths) + 1]: 0, and the end of every sequence."""
     labels: Tensor | None = None
     """int64 [b], or in a multi-label task [b, labels]."""
     label_weights: Tensor | None = None
@@ -117,9 +122,10 @@ def _changed(record: Any, change: Any) -> Any:
     return replace(record, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
-def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[Example] = ()) -> Batch:
+def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[Example] = (), chunk: int | None = None) -> Batch:
     """Build one micro-batch of `examples`; `before` are the preceding examples of the same global batch.
 
+    `chunk`: largest number of tokens per call of the encoder if texts are split into fractions; by default CHUNK.
     Raises ConfigError for a text with more tokens than the encoder has positions.
     """
     lengths = [length for example in examples for length in example.lengths]
@@ -135,11 +141,11 @@ def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[E
     if features:
         fields_of_texts["counts"] = tuple(len(example.lengths) for example in examples)
         fields_of_texts["features"] = torch.from_numpy(np.concatenate(features))
-        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, **fields_of_texts)
+        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, ends_of(lengths), **fields_of_texts)
     if any(example.fractions for example in examples):
-        chunks = tuple(_chunks(sequences, inputs, offsets))
-        counts = tuple(len(example.lengths) for example in examples)
-        return Batch(tuple(lengths), (), None, chunks[0].pool_index, offsets, counts=counts, chunks=chunks, **fields_of_texts)
+        chunks = tuple(_chunks(sequences, inputs, offsets, CHUNK if chunk is None else chunk))
+        fields_of_texts |= {"counts": tuple(len(example.lengths) for example in examples), "chunks": chunks}
+        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, ends_of(lengths), **fields_of_texts)
     masked = [example.masked for example in examples]
     if any(pair is not None for pair in masked):
         starts = np.cumsum(lengths) - lengths
@@ -154,7 +160,17 @@ def _encoded(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets
     starts = np.cumsum(lengths) - lengths
     first = _first(lengths, inputs)
     parts, order = _packed(sequences, lengths, inputs) if inputs.packable else _padded(sequences, lengths, starts, inputs)
-    return Batch(tuple(lengths.tolist()), parts, order, torch.from_numpy(starts + first), offsets)
+    return Batch(tuple(lengths.tolist()), parts, order, torch.from_numpy(starts + first), offsets, ends_of(lengths))
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, for a GPU by way of page-locked memory, so that nothing waits for the copy."""
+    return (tensor if device.type == "cpu" else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+def ends_of(lengths: Sequence[int] | np.ndarray) -> Tensor:
+    """int32 [len(lengths) + 1]: 0, and the end of every sequence of these lengths."""
+    return torch.from_numpy(np.cumsum([0, *lengths]).astype(np.int32))
 
 
 def _first(length: Any, inputs: InputFormat) -> Any:
@@ -162,11 +178,11 @@ def _first(length: Any, inputs: InputFormat) -> Any:
     return 0 if inputs.special.prefix else length - 1
 
 
-def _chunks(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets) -> Iterator[Batch]:
-    """Fractions in order, in batches of at most CHUNK tokens."""
+def _chunks(sequences: Sequence[Example], inputs: InputFormat, offsets: Offsets, most: int) -> Iterator[Batch]:
+    """Fractions in order, in batches of at most `most` tokens, or of one fraction."""
     chunk: list[Example] = []
     for sequence in [*sequences, None]:
-        if chunk and (sequence is None or sum(len(member.ids) for member in chunk) + len(sequence.ids) > CHUNK):
+        if chunk and (sequence is None or sum(len(member.ids) for member in chunk) + len(sequence.ids) > most):
             yield _encoded(chunk, inputs, offsets)
             offsets = offsets.after([len(member.ids) for member in chunk], texts=0)
             chunk = []

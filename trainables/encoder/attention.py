@@ -152,10 +152,10 @@ def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, d
     place = np.arange(width)
     real = place < np.array([lengths[text] for text in members])[:, None]  # [g, W]
     cells = starts[list(members)][:, None] + np.where(real, place, 0)
-    rows, tokens, places = (torch.from_numpy(index).to(device) for index in (cells.ravel(), cells[real], np.flatnonzero(real)))
-    return Group(
-        tuple(members), width, start, Padding(rows, tokens, places, None if real.all() else torch.from_numpy(real).to(device))
-    )
+    tables = (cells.ravel(), cells[real], np.flatnonzero(real))
+    rows, tokens, places = (pack.sent(torch.from_numpy(index), device) for index in tables)
+    some = None if real.all() else pack.sent(torch.from_numpy(real), device)
+    return Group(tuple(members), width, start, Padding(rows, tokens, places, some))
 
 
 def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:

@@ -254,7 +254,9 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
         return [output.last_hidden_state if layer == -1 else output.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
-        with attention.packed(batch.lengths, batch.pool_index.device):
+        with attention.packed(batch.lengths, batch.pool_index.device) as layout:
+            if batch.ends is not None:
+                layout.ends = batch.ends  # on the device already
             return [state[0] for state in states(batch.parts[0])]
     with replaced_dropout(uneven=hasattr(encoder, "set_attention_type")) as begin:
         flat = []

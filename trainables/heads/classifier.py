@@ -66,7 +66,7 @@ class Classifier(nn.Module):
         """Vectors of the texts or fractions, [b, H], or [b, layers * H] for concatenated layers."""
         features = self.features(batch) if batch.features is None else batch.features
         if self.reader is not None:
-            features, self.penalty = self.reader(features, batch.lengths)
+            features, self.penalty = self.reader(features, batch.lengths, batch.ends)
         return features if self.pooler is None else torch.tanh(self.pooler(features))
 
     def features(self, batch: Batch) -> Tensor:

@@ -45,4 +45,4 @@ def marker_loss(model: nn.Module, batch: Batch, weights: Tensor) -> Tensor:
     """Cross-entropy of a micro-batch, summed over its pieces with the weights [2] of their classes."""
     assert batch.masked_targets is not None
     logits = model(batch).float()
-    return F.cross_entropy(logits, batch.masked_targets, weights.to(logits.device), reduction="sum")
+    return F.cross_entropy(logits, batch.masked_targets, weights, reduction="sum")

@@ -15,6 +15,7 @@ from trainables.data.splits import Split
 from trainables.encoder.load import Base
 from trainables.scores import predictions
 from trainables.scores.metrics import label_scores, scores, thresholds_of
+from trainables.training.micro_batches import in_halves
 from trainables.training.runtime import Runtime
 
 EVALUATION_TOKENS = 8192
@@ -36,11 +37,16 @@ def outputs(
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
     _, mine = runtime.world.share(order)
     own: list[tuple[int, np.ndarray]] = []
+
+    def compute(texts: Sequence[int]) -> np.ndarray:
+        rows: np.ndarray = model(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
+        return rows
+
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
         for part in parts_of(mine, examples):
-            rows = model(collate([examples[i] for i in part], base).to(runtime.device)).float().cpu().numpy()
-            ends = np.cumsum([len(examples[i].ids) for i in part])[:-1]
-            own += zip(part, np.split(rows, ends) if of_pieces else rows, strict=True)
+            for texts, rows in in_halves(compute, part):
+                ends = np.cumsum([len(examples[i].ids) for i in texts])[:-1]
+                own += zip(texts, np.split(rows, ends) if of_pieces else rows, strict=True)
     everyone = [pair for rank in runtime.world.gather(own) for pair in rank]
     return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
 

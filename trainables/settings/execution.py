@@ -22,8 +22,8 @@ class Execution(Settings):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads of one trial; 0: PyTorch's default."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Sequences per forward pass; 0: the whole batch. Halved automatically if memory runs out. On a GPU the dropped elements depend
-    on it."""
+    """Sequences per forward pass; 0: as many as fit into the device's memory by an estimate. Halved automatically if memory runs
+    out. On a GPU the dropped elements depend on it."""
     gradient_checkpointing: bool = False
     """Recompute the activations of the encoder's blocks in the backward pass: less memory, at the cost of one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0

@@ -27,6 +27,7 @@ from trainables.settings.stages import Finetune
 from trainables.store.artifact_files import FEATURES, stage_id
 from trainables.store.store import Store
 from trainables.training.derived import once
+from trainables.training.micro_batches import in_halves
 from trainables.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -97,12 +98,16 @@ def _computed(examples: Sequence[Example], model: Classifier, base: Base, runtim
     """Rows of the texts in order, in parts, the same on every rank. In every round each rank computes one part."""
     world, parts = runtime.world, parts_of(range(len(examples)), examples)
     model.eval()
+
+    def compute(texts: Sequence[int]) -> np.ndarray:
+        rows: np.ndarray = model.features(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
+        return rows
+
     for first in range(0, len(parts), world.size):
         mine = None
         if first + world.rank < len(parts):
-            batch = collate([examples[i] for i in parts[first + world.rank]], base).to(runtime.device)
             with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
-                mine = model.features(batch).float().cpu().numpy()
+                mine = np.concatenate([rows for _, rows in in_halves(compute, parts[first + world.rank])])
         yield from (part for part in world.gather(mine) if part is not None)
 
 

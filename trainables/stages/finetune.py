@@ -193,12 +193,13 @@ def job(
     thaw = layers.thaw(model.encoder, blocks, stage.unfreeze_layers) if stage.unfreeze_layers else lambda epoch: None
     weights = class_weights(data.train.labels, len(data.labels)) if stage.class_weights == "balanced" else None
     several = data.train.labels.ndim > 1
+    on_device = None if weights is None else weights.to(runtime.device)
     return Job(
         base=base,
         model=model,
         **optimizer.for_job(stage, groups, steps),
         examples=batch,
-        loss=partial(task_loss, weights=weights, smoothing=stage.label_smoothing),
+        loss=partial(task_loss, weights=on_device, smoothing=stage.label_smoothing),
         weight=len if weights is None or several else lambda batch: sum(float(weights[example.label]) for example in batch),
         evaluate_at=due,
         evaluate=evaluate,
@@ -231,7 +232,6 @@ def cross_entropy(model: nn.Module, batch: Batch, weights: torch.Tensor | None =
     """Cross-entropy of a micro-batch, summed over its texts, each times the weight of its class."""
     assert batch.labels is not None
     logits = model(batch).float()
-    weights = None if weights is None else weights.to(logits.device)
     return F.cross_entropy(logits, batch.labels, weights, reduction="sum", label_smoothing=smoothing)
 
 
@@ -242,5 +242,4 @@ def binary_cross_entropy(
     assert batch.labels is not None
     logits: torch.Tensor = model(batch).float()  # [b, labels]
     targets = batch.labels.to(logits.dtype) * (1 - smoothing) + smoothing / 2
-    weights = None if weights is None else weights.to(logits.device)
     return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="sum") / logits.shape[1]

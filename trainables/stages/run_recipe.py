@@ -141,6 +141,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         micro_batch=execution.micro_batch,
         save_at=lambda step: bool(saves) and step % saves == 0,
         joules=_joules(device, execution),
+        recomputes=execution.gradient_checkpointing,
     )
     parent = store.get(node.parent_id) if node.parent_id else None
     job = job_of(inputs, node, weights_of(parent) if parent else None, frozenset(wanted), store, runtime)

@@ -211,7 +211,7 @@ def job(stage: Marks, base: Base, parent: Path | None, pieces: Pieces, scores: P
         model=model,
         **optimizer.for_job(stage, groups, steps),
         examples=batch,
-        loss=partial(marker_loss, weights=weights),
+        loss=partial(marker_loss, weights=weights.to(runtime.device)),
         weight=lambda batch: sum(float(weights[_classes(example)].sum()) for example in batch),
         evaluate_at=frozenset(range(per_epoch, steps + 1, per_epoch)),
         evaluate=evaluate,

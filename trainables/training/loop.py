@@ -14,22 +14,24 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from trainables.batches.pack import Batch, Example, collate
+from trainables.batches.pack import Batch, Example
 from trainables.encoder.dropout import dropout_bits
 from trainables.encoder.load import Base
 from trainables.heads.classifier import Classifier
 from trainables.heads.marker import Marker
 from trainables.heads.masked_lm import MaskedLM
 from trainables.heads.next_sentence import PairedLM
-from trainables.training import energy
+from trainables.training import energy, memory
+from trainables.training.micro_batches import Lack, Limit, MicroBatch, Share, prepare
 from trainables.training.runtime import Runtime
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 class Diverged(ArithmeticError):
@@ -94,26 +96,39 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     world = runtime.world
     peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
-    norms: deque[tuple[int, torch.Tensor]] = deque()
-    micro, clock, seconds_before = runtime.micro_batch, time.perf_counter(), at.seconds
+    norms: deque[tuple[int, Callable[[], float]]] = deque()
+    limit, clock, seconds_before = _limit(job, runtime), time.perf_counter(), at.seconds
     joules, joules_before = runtime.joules(), at.energy_j
+    micro = runtime.micro_batch
     job.model.train()
 
-    for step, batch in _ahead(job.examples, range(at.step, until)):
-        weight = job.weight(batch)
+    def prepared(step: int) -> tuple[Sequence[Example], float, Share]:
+        batch = job.examples(step)
+        return batch, job.weight(batch), _share(job, runtime, limit, batch)
+
+    for step, (batch, weight, share) in _ahead(prepared, range(at.step, until)):
         job.thaw(step)
         parameters = [parameter for parameter in job.model.parameters() if parameter.requires_grad]
 
-        # Accumulate. If memory runs out on any rank, all ranks repeat the step with half the micro-batch: the sums are the same.
+        # Accumulate. If memory runs out on any rank, all ranks repeat the step, that rank with half the micro-batch: the sums are
+        # the same.
         while True:
+            if share.limit != limit:
+                share = _share(job, runtime, limit, batch)
             job.optimizer.zero_grad(set_to_none=True)
-            total, short = _accumulate(job, runtime, step, batch, weight, micro)
-            short, *reached = world.any(short, *(parameter.grad is not None for parameter in parameters))
-            if not short:
+            total, lack = _accumulate(job, runtime, step, share, weight)
+            have_gradient = (parameter.grad is not None for parameter in parameters)
+            lacking, final, *reached = world.any(lack is not None, lack is not None and not lack.divisible, *have_gradient)
+            if final:
+                raise MemoryError(lack.text if lack else "memory ran out on another worker")
+            if not lacking:
                 break
-            micro = _smaller(micro, len(world.share(batch)[1]))
+            if lack is not None:
+                limit = limit.below(lack.examples)
+                memory.release()
         # A parameter that no text of any rank reached has no gradient: with a gradient of zeros, decay and momentum would move it.
-        world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
+        with memory.told("while workers added their gradients"):
+            world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
 
         # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a
         # step whose norm is not finite, so no synchronisation with the GPU is needed.
@@ -122,16 +137,18 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
         job.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         for group, peak in zip(job.optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * job.rate(step)
+        norms.append((step + 1, _on_host(norm)))
         if runtime.device.type == "cpu":
-            _check(step + 1, norm)
+            _check(*norms[-1])
         job.optimizer.step()
-        norms.append((step + 1, norm.to("cpu", non_blocking=True) if runtime.device.type == "cuda" else norm))
         while len(norms) > 1:  # read one step late, when the copy has arrived
             _check(*norms.popleft())
 
         losses += total
         at.step, at.loss_weight = step + 1, at.loss_weight + weight
         at.tokens += sum(len(example.ids) for example in batch)
+        if len(share.parts) > 1:
+            micro = max(len(part.examples) for part in share.parts)
         due, last = at.step in job.evaluate_at, at.step == until
         if not (due or last or runtime.save_at(at.step)):
             continue
@@ -149,7 +166,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             job.model.eval()
             row |= job.evaluate(at.step, job.model)
             job.model.train()
-            row["micro_batch"] = micro
+            row["micro_batch"], micro = micro, runtime.micro_batch
             at.rows.append(row)
             at.loss_sum, at.loss_weight = 0.0, 0
         losses.fill_(at.loss_sum if world.leads else 0.0)
@@ -162,58 +179,81 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             yield row
 
 
-def _accumulate(
-    job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int
-) -> tuple[torch.Tensor, bool]:
-    """Accumulate gradients of this rank's share of the batch. Returns (its loss sum, whether memory ran out)."""
-    first, share = runtime.world.share(batch)
+def _limit(job: Job, runtime: Runtime) -> Limit:
+    """What a micro-batch may hold: the texts that the runtime says, or as many as fit into the device's memory."""
+    trained = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
+    footprint = memory.footprint(job.model, job.base.packable, runtime.device, runtime.recomputes)
+    room = memory.room(runtime.device, trained)
+    return Limit(footprint, runtime.micro_batch, math.inf if runtime.micro_batch else room, room)
+
+
+def _share(job: Job, runtime: Runtime, limit: Limit, batch: Sequence[Example]) -> Share:
+    """This rank's share of a global batch."""
+    first, examples = runtime.world.share(batch)
+    return prepare(batch[:first], examples, job.base, limit, pinned=runtime.device.type != "cpu")
+
+
+def _accumulate(job: Job, runtime: Runtime, step: int, share: Share, weight: float) -> tuple[torch.Tensor, Lack | None]:
+    """Accumulate gradients of this rank's share of the batch, and allocate what the update needs. Returns (its loss sum, lack)."""
     total = torch.zeros((), dtype=torch.float64, device=runtime.device)
+    part: MicroBatch | None = None
     try:
-        for start in range(0, len(share), micro or max(1, len(share))):
-            part = share[start : start + (micro or len(share))]
-            packed = collate(part, job.base, before=batch[: first + start]).to(runtime.device)
-            with (
-                dropout_bits(job.seed, step, packed),
-                torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast),
-            ):
-                loss = job.loss(job.model, packed)
+        for part in share.parts:
+            packed = part.batch.to(runtime.device)
+            with dropout_bits(job.seed, step, packed):
+                with torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
+                    loss = job.loss(job.model, packed)
+                # Outside autocast, which would compute in 16 bits what the forward pass computed in 32.
                 (loss / weight).backward()
             total += loss.detach()
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        _allocate(job.optimizer)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.out_of_memory(error):
             raise
-        if (micro or len(share)) == 1:
-            raise MemoryError(f"a single text does not fit into memory: {error}") from error
-        return total, True
-    return total, False
+        if part is None:
+            return total, Lack((), False, f"memory ran out: {error}")
+        return total, Lack(part.examples, part.divisible, f"a single text does not fit into memory: {error}")
+    return total, None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory", "not enough memory"))
+def _allocate(optimizer: torch.optim.Optimizer) -> None:
+    """Allocate AdamW's moments of parameters that have their first gradient, as torch's `step` does.
+
+    There a lack of memory would leave some groups updated and some states incomplete; here the step can be repeated.
+    """
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        if parameter.grad is None or optimizer.state[parameter] or not isinstance(optimizer, torch.optim.AdamW):
+            continue
+        moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
-def _smaller(micro: int, share: int) -> int:
-    """Half the micro-batch size. Also frees the memory of the failed attempt."""
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return max(1, (micro or share) // 2)
+def _on_host(norm: torch.Tensor) -> Callable[[], float]:
+    """Start to copy a number to the host, and return a function that waits for this copy alone and reads it."""
+    if norm.device.type != "cuda":
+        return lambda: float(norm)
+    copy, arrived = norm.to("cpu", non_blocking=True), torch.cuda.Event()
+    arrived.record()
+
+    def read() -> float:
+        arrived.synchronize()
+        return float(copy)
+
+    return read
 
 
-def _check(step: int, norm: torch.Tensor) -> None:
-    value = float(norm)
+def _check(step: int, norm: Callable[[], float]) -> None:
+    value = norm()
     if not math.isfinite(value):
         raise Diverged(step, value)
 
 
-def _ahead(examples: Callable[[int], Sequence[Example]], steps: range) -> Iterator[tuple[int, Sequence[Example]]]:
-    """Yield (step, batch) for every step; the next batch is prepared while this one is computed."""
+def _ahead(prepare: Callable[[int], T], steps: range) -> Iterator[tuple[int, T]]:
+    """Yield (step, what is prepared for it); the next step is prepared while this one is computed."""
     with ThreadPoolExecutor(1) as worker:
-        coming = worker.submit(examples, steps[0]) if steps else None
+        coming = worker.submit(prepare, steps[0]) if steps else None
         for step in steps:
             assert coming is not None
-            batch = coming.result()
-            coming = worker.submit(examples, step + 1) if step + 1 < steps.stop else None
-            yield step, batch
+            ready = coming.result()
+            coming = worker.submit(prepare, step + 1) if step + 1 < steps.stop else None
+            yield step, ready

@@ -20,11 +20,13 @@ class Runtime:
     autocast: bool
     """bfloat16 matrix products; weights, sums and the optimizer stay float32."""
     micro_batch: int = 0
-    """Sequences per forward pass; 0: a rank's whole share."""
+    """Sequences per forward pass; 0: as many as fit into memory."""
     save_at: Callable[[int], bool] = lambda step: False
     """Steps after which to save without evaluating."""
     joules: energy.Counter = energy.silent
     """Energy counter of this process's GPU."""
+    recomputes: bool = False
+    """Whether the encoder's blocks are recomputed in the backward pass."""
 
     def __post_init__(self) -> None:
         """float32 is float32 on GPUs too: cuDNN would round the inputs of LSTMs and convolutions to TF32, forward and backward."""
