@@ -30,9 +30,13 @@ def added(*parts: float | None) -> float | None:
 
 def gpu(uuid: str) -> Counter:
     """The counter of a GPU, by the UUID that CUDA gives for it: whatever CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER hold, CUDA has
-    applied it already. Silent for a part of a GPU (MIG), without NVIDIA's driver, and for GPUs before Volta, which do not count.
+    applied it already. Silent for a part of a GPU (MIG), without NVIDIA's driver or its Python binding, and for GPUs before Volta,
+    which do not count.
     """
-    import pynvml
+    try:
+        import pynvml
+    except ModuleNotFoundError:  # a machine with PyTorch alone
+        return silent
 
     parts = False
     try:
