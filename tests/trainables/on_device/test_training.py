@@ -64,22 +64,18 @@ def test_micro_batches_without_dropout_give_the_same_gradient(device: torch.devi
     assert (parts - whole).abs().max() <= 128 * unit(False) * whole.abs().max()
 
 
-@both_precisions
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_micro_batches_with_dropout_give_the_same_gradient_on_average(
-    device: torch.device, checkpointing: bool, half: bool
-) -> None:
+@pytest.mark.parametrize(("checkpointing", "half"), [(False, False), (True, True)], ids=["float32", "bfloat16 checkpointing"])
+def test_micro_batches_with_dropout_give_the_same_mean_gradient(device: torch.device, checkpointing: bool, half: bool) -> None:
     """Over many steps, along the gradient without dropout and along random directions; and the draws scatter as widely."""
     straight = gradients(job_of(device), device)[0]
     directions = torch.randn(12, len(straight), generator=torch.Generator().manual_seed(0))
     directions[0] = straight
     directions /= directions.norm(dim=1, keepdim=True)
     draws = {}
-    for micro, steps in ((0, range(48)), (3, range(1000, 1048))):
+    for micro, steps in ((0, range(40)), (3, range(500, 540))):
         job = job_of(device, dropout=0.2, checkpointing=checkpointing)
-        draws[micro] = torch.stack(
-            [directions @ step for step in gradients(job, device, micro, half, steps)]
-        )  # [steps, directions]
+        found = gradients(job, device, micro, half, steps)
+        draws[micro] = torch.stack([directions @ gradient for gradient in found])  # [steps, directions]
     means, spreads = ([draw.mean(0) for draw in draws.values()], [draw.var(0) for draw in draws.values()])
     errors = ((spreads[0] + spreads[1]) / len(draws[0])).sqrt()
     assert ((means[0] - means[1]).abs() / errors).max() < 5
