@@ -97,8 +97,8 @@ def test_a_resumed_run_is_an_uninterrupted_one(device: torch.device, precision: 
         assert results(rows) == results(expected)
         assert all(same_bits(weights(whole, name), weights(parts, name)) for name in names)
         return
-    # Atomic sums differ in their last bits, which Adam enlarges where a gradient is nearly zero: at other masks of dropout all weights
-    # would differ by about the learning rate, 1e-3.
+    # Atomic sums differ in their last bits, which Adam enlarges where a gradient is nearly zero. With other masks of dropout all
+    # weights would differ by about the learning rate, 1e-3.
     for found, wanted in zip(rows, expected, strict=True):
         assert found["train_loss"] == pytest.approx(wanted["train_loss"], rel=5e-3)
     for name in names:
