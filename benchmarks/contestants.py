@@ -69,7 +69,7 @@ def ours(work: Workload, examples: Sequence[Example]) -> dict[str, Any]:
     """Our loop, or our prediction."""
     base, device = base_encoder(work.encoder), torch.device(work.device)
     model = classifier(base, 2, "pooled", DROPOUT, seed=0).to(device)
-    runtime = Runtime(device, World(), work.half)
+    runtime = Runtime(device, World(), work.half, save_at=lambda step: step == 1)
     measured = our_training if work.what == "train" else our_prediction
     found = measured(work, model, examples, runtime, Meter(work.device))
     del model
@@ -89,18 +89,19 @@ def our_training(work: Workload, model: Any, examples: Sequence[Example], runtim
         examples=lambda step: examples[step * work.batch : (step + 1) * work.batch],
         loss=cross_entropy,
         weight=len,
-        evaluate_at=frozenset([1]),
+        evaluate_at=frozenset(),
         evaluate=lambda step, model: {},
         clip_norm=1.0,
         seed=0,
     )
     at = Position()
-    (row,) = train(job, runtime, at, 1, lambda at: None)
-    runtime.micro_batch = row["micro_batch"]  # what fits is known
-    meter.start()
-    before = at.tokens
-    list(train(job, runtime, at, steps, lambda at: None))
-    return meter.stop(at.tokens - before)
+
+    def warm(at: Position) -> None:
+        if at.step == 1:
+            meter.start()
+
+    list(train(job, runtime, at, steps, warm))
+    return meter.stop(sum(len(example.ids) for example in examples[work.batch :]))
 
 
 def our_prediction(work: Workload, model: Any, examples: Sequence[Example], runtime: Runtime, meter: Meter) -> dict[str, Any]:

@@ -45,6 +45,7 @@ LONG = (
     "test_search.py",
     "test_doctor.py",
     "test_families.py",
+    "test_benchmarks.py",
 )
 """From four minutes to ten seconds, the longest first; a file is never split over processes."""
 
