@@ -5,6 +5,7 @@ Only real tokens count, never padding. The first batch warms up and is not measu
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
 from collections.abc import Sequence
@@ -206,6 +207,7 @@ def trainer_of(
 
 
 def free(device: str) -> None:
-    """Return the memory of a GPU that nothing uses any more, for the other processes."""
+    """Return the memory of a GPU that nothing uses any more, for the other processes. A Trainer lies in cycles of references."""
+    gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()

@@ -8,7 +8,8 @@ of random weights. Nothing is downloaded, and neither Ray, Optuna nor `datasets`
 not reach is named. All results go to one JSON file, with versions, card, driver, date and commit. `--device cpu` tries the script
 itself with tiny sizes; its numbers mean nothing.
 
-Exit codes: 0, everything was measured and every test passed; 1, a part failed or did not finish; 2, no CUDA device works.
+Exit codes: 0, everything was measured and every test passed; 1, a part failed or did not finish; 2, no CUDA device works or
+a package is missing.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -37,6 +39,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 TOTAL = 530
 """Seconds for all parts."""
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pyarrow", "pydantic", "accelerate", "flash_attn", "triton", "peft")
+NEEDED = ("torch", "transformers", "numpy", "safetensors", "fsspec", "pyarrow", "pydantic", "yaml", "accelerate", "pytest")
+"""Modules without which a part cannot begin."""
 ON_GPU = ["--device", "cuda", "--encoder", "base", "--precision", "bfloat16"]
 TINY = ["--device", "cpu", "--encoder", "tiny"]
 
@@ -137,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     options = parser.parse_args(arguments)
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        print(f"{sys.executable} lacks these packages: {', '.join(missing)}.", file=sys.stderr)
+        return 2
     cards, reason = working_cards(options.device)
     if options.device == "cuda" and not cards:
         print(f"No CUDA device works here: {reason.rstrip('.')}.", file=sys.stderr)

@@ -123,6 +123,12 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert said.out == ""
 
 
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gpu, "NEEDED", ("torch", "no_such_package", "json"))
+    assert gpu.main(["--device", "cpu"]) == 2
+    assert capsys.readouterr().err == f"{sys.executable} lacks these packages: no_such_package.\n"
+
+
 BARE = """
 import importlib, sys
 class Hidden:
