@@ -15,7 +15,6 @@ a package is missing.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -36,8 +35,6 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-TOTAL = 530
-"""Seconds for all parts."""
 PACKAGES = ("torch", "transformers", "numpy", "safetensors", "pyarrow", "pydantic", "accelerate", "flash_attn", "triton", "peft")
 NEEDED = ("torch", "transformers", "numpy", "safetensors", "fsspec", "pyarrow", "pydantic", "yaml", "accelerate", "pytest")
 """Modules without which a part cannot begin."""
@@ -47,12 +44,13 @@ TINY = ["--device", "cpu", "--encoder", "tiny"]
 
 @dataclass(frozen=True)
 class Part:
-    """A command that writes its results to a file, within so many seconds."""
+    """A command that writes its results to a file."""
 
     module: str
     on_gpu: list[str]
     on_cpu: list[str]
     seconds: int
+    """Its time limit, and what earlier parts did not need."""
     result: str
     """The option that names the file."""
     read: Callable[[Path], Any]
@@ -130,7 +128,7 @@ PARTS = {
     ),
 }
 """{name: part}, in order of importance."""
-GRACE = 15
+GRACE = 30
 """Seconds before its limit at which a part that can stop by itself begins nothing more."""
 
 
@@ -148,13 +146,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not cards:
         print(f"No CUDA device works here: {reason.rstrip('.')}.", file=sys.stderr)
         return 2
-    deadline = time.monotonic() + TOTAL
+    deadline = time.monotonic() + sum(PARTS[name].seconds for name in options.parts)
     report: dict[str, Any] = {"about": about(options.device, cards), "parts": {}}
-    path = options.out / f"{options.device}-{re.sub(r'[^a-z0-9]+', '-', report['about']['date'].lower())}.json"
+    path = options.out / (re.sub(r"[^a-z0-9]+", "-", f"{(cards or ['cpu'])[0]} {report['about']['date'][:19]}".lower()) + ".json")
     options.out.mkdir(parents=True, exist_ok=True)
     for name in options.parts:
         print(f"== {name}", flush=True)
-        report["parts"][name] = run(PARTS[name], options.device, deadline - time.monotonic())
+        later = options.parts[options.parts.index(name) + 1 :]
+        left = deadline - time.monotonic() - sum(PARTS[each].seconds for each in later)
+        report["parts"][name] = run(PARTS[name], options.device, left)
         path.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print("\n".join(summary(report)))
     print(f"results: {path}")
@@ -165,9 +165,8 @@ def working_cards(device: str) -> tuple[list[str], str]:
     """(names of the CUDA devices that work, why others do not), asked in a process of its own, which leaves no context."""
     if device == "cpu":
         return [], ""
-    done = subprocess.run(
-        [sys.executable, "-m", "trainables.training.gpus"], capture_output=True, text=True, cwd=ROOT, env=environment()
-    )
+    command = [sys.executable, "-m", "trainables.training.gpus"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     if done.returncode:
         return [], (done.stderr.strip().splitlines() or ["no answer"])[-1]
     names, reason = json.loads(done.stdout.splitlines()[-1])
@@ -180,14 +179,14 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
 
 
-def run(part: Part, device: str, left: float) -> dict[str, Any]:
+def run(part: Part, device: str, limit: float) -> dict[str, Any]:
     """{result, seconds, faults} of a part, whose output is shown; ended with all its processes when its time is over."""
-    limit, start = min(part.seconds, left), time.monotonic()
-    if limit < 2 * GRACE:
+    start = time.monotonic()
+    if limit < GRACE:
         return {"result": None, "seconds": 0.0, "faults": ["not begun: the time was over"]}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result"
-        stops = ["--seconds", f"{limit - 2 * GRACE:.0f}"] if part.result == "--json" else []
+        stops = ["--seconds", f"{limit - GRACE:.0f}"] if part.result == "--json" else []
         sizes = part.on_gpu if device == "cuda" else part.on_cpu
         command = [sys.executable, "-m", part.module, *sizes, part.result, str(path), *stops]
         process = subprocess.Popen(command, cwd=ROOT, env=environment(), start_new_session=True)
@@ -196,9 +195,9 @@ def run(part: Part, device: str, left: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             code, ended = 0, [f"not finished within {limit:.0f} s"]
         finally:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.wait()
         result = part.read(path) if path.exists() else None
     faults = ended + ([f"{part.module} ended with exit code {code}"] if code else [])
     faults += part.missing(result) if result is not None else ["no result"] if not faults else []
@@ -214,6 +213,7 @@ def about(device: str, cards: list[str]) -> dict[str, Any]:
         "device": device,
         "cards": cards,
         "driver": (said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").partition("\n")[0] or None,
+        "cuda": said(sys.executable, "-c", "import torch; print(torch.version.cuda)") if cards else None,
         "python": platform.python_version(),
         "system": platform.platform(),
         "cpus": os.cpu_count(),

@@ -94,8 +94,8 @@ def test_a_part_without_end_is_ended_with_all_its_processes(tmp_path: Path, monk
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(gpu, "GRACE", 0.5)
-    endless = replace(gpu.PARTS["trials"], module="endless", seconds=3)
-    assert gpu.run(endless, "cpu", 100.0)["faults"] == ["not finished within 3 s"]
+    endless = replace(gpu.PARTS["trials"], module="endless")
+    assert gpu.run(endless, "cpu", 3.0)["faults"] == ["not finished within 3 s"]
     for _ in range(100):
         if ended(pid.read_text()):
             break

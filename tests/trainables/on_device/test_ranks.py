@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +24,6 @@ from trainables.store.store import Store
 
 Answer = tuple[list[dict[str, Any]], str]
 """(rows, the error that ended the run: its class and its text)."""
-
-
 ON_GPU = Execution(threads=1, device="cuda")
 
 
@@ -43,31 +39,23 @@ def _rank(rank: int, card: int, folder: str, recipe: dict[str, Any]) -> Answer:
         torch.distributed.destroy_process_group()
 
 
-@pytest.fixture
-def ranks() -> Iterator[list[ProcessPoolExecutor]]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
-        yield [first, second]
-
-
-def together(ranks: list[ProcessPoolExecutor], cards: list[int], folder: Path, recipe: Recipe) -> list[Answer]:
-    """What each rank answers, with the CUDA devices of these numbers."""
-    asked = [
-        each.submit(_rank, rank, card, str(folder), recipe.canonical())
-        for rank, (each, card) in enumerate(zip(ranks, cards, strict=True))
-    ]
-    return [each.result(timeout=120) for each in asked]
+def together(cards: list[int], folder: Path, recipe: Recipe) -> list[Answer]:
+    """What each rank answers, with the CUDA devices of these numbers; processes that hang are ended."""
+    with multiprocessing.get_context("spawn").Pool(2) as ranks:
+        given = [(rank, card, str(folder), recipe.canonical()) for rank, card in enumerate(cards)]
+        answers = [ranks.apply_async(_rank, each) for each in given]  # one for each process: both wait for the other
+        return [answer.get(timeout=90) for answer in answers]
 
 
 @pytest.mark.gpu
-def test_two_ranks_give_what_one_gives(ranks: list[ProcessPoolExecutor], tmp_path: Path) -> None:
+def test_two_ranks_give_what_one_gives(tmp_path: Path) -> None:
     """A batch that does not split evenly; without dropout, whose draws depend on the rank on GPUs."""
     if torch.cuda.device_count() < 2:
         pytest.skip("one CUDA device, and two ranks need one each")
     recipe = tiny_recipe(tmp_path, batch_size=7, learning_rate=2e-4, dropout=0.0)
     alone = Store(str(tmp_path / "one"))
     expected = list(runner.run(recipe, alone, ON_GPU))
-    for rows, fault in together(ranks, [0, 1], tmp_path, recipe):
+    for rows, fault in together([0, 1], tmp_path, recipe):
         assert not fault
         assert [row["train_loss"] for row in rows] == pytest.approx([row["train_loss"] for row in expected], rel=1e-4)
     shared = tuned_weights(Store(str(tmp_path / "two")), recipe)
@@ -76,9 +64,9 @@ def test_two_ranks_give_what_one_gives(ranks: list[ProcessPoolExecutor], tmp_pat
 
 
 @pytest.mark.gpu
-def test_two_ranks_on_one_gpu_are_refused(ranks: list[ProcessPoolExecutor], tmp_path: Path) -> None:
+def test_two_ranks_on_one_gpu_are_refused(tmp_path: Path) -> None:
     """NCCL would fail in the first step, or hang: both ranks say before it what is wrong."""
-    for rows, fault in together(ranks, [0, 0], tmp_path, tiny_recipe(tmp_path)):
+    for rows, fault in together([0, 0], tmp_path, tiny_recipe(tmp_path)):
         assert not rows
         assert fault.startswith(f"{ConfigError.__name__}: ")
         assert "GPU" in fault

