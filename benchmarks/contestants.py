@@ -198,7 +198,7 @@ def trainer_of(
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        dataloader_num_workers=4 if on_gpu else 0,
+        dataloader_num_workers=4 if on_gpu and work.what == "train" else 0,  # every prediction would start them anew
         dataloader_pin_memory=on_gpu,
     )
     trainer = Trainer(model, arguments, train_dataset=rows_of(examples), processing_class=base.tokenizer, callbacks=callbacks)
