@@ -1,4 +1,6 @@
 # `make study`: a real sweep on real text. `make test`: lint, types, tests.
+#   make gpu                                                              tests and measurements on this machine's GPU, in nine minutes
+#   make gpu PYTHON=python3                                               the same with a Python that has PyTorch; installs nothing
 #   make docs                                                             the documents in docs/ that are made from code
 #   make test-lowest                                                      tests with the lowest versions that pyproject.toml promises
 #   make study RUN=elsewhere                                              another run folder
@@ -9,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python3
 	"$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 BIN = .venv/bin
 
-.PHONY: study docs test lint types tests test-lowest tools clean
+.PHONY: study docs test lint types tests test-lowest gpu tools clean
 .DEFAULT_GOAL = study
 .NOTPARALLEL:
 
@@ -46,6 +48,11 @@ test-lowest: tools
 	@.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt torch
 	@.venv-lowest/bin/python -m pip install -q -c .venv-lowest/constraints.txt -e ".[quickstart,dev]"
 	@.venv-lowest/bin/python -m pytest -n 2 --dist loadfile
+
+# With a Python of the user's nothing is installed: a machine with a GPU may have no package index.
+OWN = $(filter file,$(origin PYTHON))
+gpu: $(if $(filter file,$(origin PYTHON)),.venv/dev)
+	@PYTHONPATH="$(CURDIR)$${PYTHONPATH:+:$$PYTHONPATH}" "$(if $(OWN),$(BIN)/python,$(PYTHON))" -m benchmarks.gpu
 
 # A checkout that was moved or copied needs a new environment: its scripts name their interpreter by its full path.
 ifneq ($(shell cat .venv/place 2>/dev/null),$(CURDIR))

@@ -8,18 +8,20 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from hypothesis import settings
-
 from tests import s3
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
-settings.load_profile("untimed")
+if find_spec("hypothesis"):  # a machine with a GPU may have only what the tests marked gpu need
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of the code
+    settings.load_profile("untimed")
 
 THEIRS = ("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "LINES", "PYTHONWARNINGS", "PYTHONIOENCODING")
 for name in list(os.environ):
@@ -43,6 +45,7 @@ LONG = (
     "test_search.py",
     "test_doctor.py",
     "test_families.py",
+    "test_benchmarks.py",
 )
 """From four minutes to ten seconds, the longest first; a file is never split over processes."""
 

@@ -39,9 +39,9 @@ def tiny_config(kind: str, **changes: Any) -> Any:
 
 
 @cache
-def tiny_base(kind: str) -> Base:
+def tiny_base(kind: str, **changes: Any) -> Base:
     """An encoder with weights large enough that mixing up texts shows."""
-    config = tiny_config(kind)
+    config = tiny_config(kind, **changes)
     return load.base_of(strong(config), special_of(kind, config.pad_token_id))
 
 

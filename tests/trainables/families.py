@@ -9,11 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM
 
 from tests.helpers import reviews
+from trainables.batches.pack import Example, padded_width, token_types
 from trainables.encoder.load import Base, load_base
 from trainables.settings.encoder import Encoder
 
@@ -125,3 +128,18 @@ def encoder(kind: str, **changes: Any) -> Encoder:
 def base(kind: str, **changes: Any) -> Base:
     """It as trials start from it."""
     return load_base(encoder(kind, **changes))
+
+
+def inputs_of(example: Example, base: Base) -> dict[str, Tensor]:
+    """A text as transformers' own models take it; with the padding that it has here for BigBird, whose last block sees all."""
+    ids = torch.from_numpy(example.ids.astype(np.int64))[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if base.takes_types:
+        inputs["token_type_ids"] = torch.from_numpy(token_types(len(example.ids), base))[None]
+    if base.config.model_type == "big_bird":
+        more = padded_width(len(example.ids)) - len(example.ids)
+        inputs = {name: torch.nn.functional.pad(value, (0, more)) for name, value in inputs.items()}
+    if base.takes_global:  # as transformers' own classifier for such encoders has it
+        inputs["global_attention_mask"] = torch.zeros_like(ids)
+        inputs["global_attention_mask"][0, 0] = 1
+    return inputs

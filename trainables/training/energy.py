@@ -32,9 +32,12 @@ def gpu(uuid: str) -> Counter:
     """Return the counter of the GPU with this UUID, as CUDA reports it.
 
     A UUID does not depend on CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER. The counter is `silent` for a part of a GPU (MIG) and
-    without NVIDIA's driver; GPUs before Volta have no counter, and every reading is None.
+    without NVIDIA's driver or its Python binding; GPUs before Volta have no counter, and every reading is None.
     """
-    import pynvml
+    try:
+        import pynvml
+    except ModuleNotFoundError:  # a machine with PyTorch alone
+        return silent
 
     has_parts = False
     try:

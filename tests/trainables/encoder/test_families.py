@@ -22,8 +22,8 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from study.planning.check import OFFSET_POSITIONS
 from study.survey.encoders import TABLE
 from tests.helpers import reviews, tiny_recipe
-from tests.trainables.families import FAMILIES, base, checkpoint, encoder
-from trainables.batches.pack import Example, collate, padded_width, token_types
+from tests.trainables.families import FAMILIES, base, checkpoint, encoder, inputs_of
+from trainables.batches.pack import Example, collate, token_types
 from trainables.data.splits import Split
 from trainables.encoder import lora
 from trainables.encoder.dropout import dropout_bits
@@ -62,21 +62,6 @@ def texts_of(base: Base, lengths: Sequence[int] = LENGTHS) -> list[Example]:
         places = np.unique(rng.integers(0, length, 2))
         found.append(Example(text, number % 3, (places, text[places[::-1]].astype(np.int64))))
     return found
-
-
-def inputs_of(example: Example, base: Base) -> dict[str, Tensor]:
-    """A text as transformers' own models take it; with the padding that it has here for BigBird, whose last block sees all."""
-    ids = torch.from_numpy(example.ids.astype(np.int64))[None]
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if base.takes_types:
-        inputs["token_type_ids"] = torch.from_numpy(token_types(len(example.ids), base))[None]
-    if base.config.model_type == "big_bird":
-        more = padded_width(len(example.ids)) - len(example.ids)
-        inputs = {name: torch.nn.functional.pad(value, (0, more)) for name, value in inputs.items()}
-    if base.takes_global:  # as transformers' own classifier for such encoders has it
-        inputs["global_attention_mask"] = torch.zeros_like(ids)
-        inputs["global_attention_mask"][0, 0] = 1
-    return inputs
 
 
 def read(kind: str, made: Any = AutoModel) -> Any:

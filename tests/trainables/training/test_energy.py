@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from ctypes import POINTER, c_void_p, cast
 from pathlib import Path
@@ -106,6 +107,12 @@ def test_without_nvidias_driver(under: Callable[[Any], None], monkeypatch: pytes
 
     under(None)
     monkeypatch.setattr(pynvml, "CDLL", missing)
+    assert gpu(A) is silent
+
+
+def test_without_nvidias_binding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with PyTorch and without nvidia-ml-py trains all the same."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     assert gpu(A) is silent
 
 
