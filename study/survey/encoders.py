@@ -70,7 +70,11 @@ TABLE = {
     ),
     "longformer": Family("Longformer base, large", 4096, types=True, padded="attention runs over windows"),
     "big_bird": Family(
-        "BigBird base, large", 4096, pairs=True, types=True, padded="attention runs over blocks, and over all of a short text"
+        "BigBird base, large",
+        4096,
+        pairs=True,
+        types=True,
+        padded="attention runs over blocks, and over all of a short text; always in float32",
     ),
 }
 """{name of a family in transformers: its abilities}"""

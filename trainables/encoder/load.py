@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -142,6 +143,10 @@ def base_of(
         special = replace(special, pair=special.pair.of_one_type())
     probe = packing_probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
     notices = () if probe.reason is None else (f"{config.model_type} takes padded batches, which are slower: {probe.reason}",)
+    if in_float32(model):
+        notices += (
+            f"{config.model_type} computes in float32 also with precision bfloat16, which its block-sparse attention lacks",
+        )
     return Base(
         folder=folder,
         config=config,
@@ -250,7 +255,8 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 
     def states(part: Any) -> list[Tensor]:
         set_attention_type(encoder, encoder.config)
-        output = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
+        with torch.autocast(part.input_ids.device.type, enabled=False) if in_float32(encoder) else nullcontext():
+            output = encoder(**_inputs(part), **({"output_hidden_states": True} if inner else {}))
         return [output.last_hidden_state if layer == -1 else output.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
@@ -264,6 +270,11 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
             begin(part)
             flat.append([state.flatten(0, 1) for state in states(part)])
     return [torch.cat(layer_parts).index_select(0, batch.order) for layer_parts in zip(*flat, strict=True)]
+
+
+def in_float32(encoder: Any) -> bool:
+    """Whether an encoder computes in float32 whatever the precision: the block-sparse attention of transformers fails in bfloat16."""
+    return getattr(encoder.config, "attention_type", None) == "block_sparse"
 
 
 def set_attention_type(encoder: Any, of: Any) -> None:
