@@ -160,7 +160,7 @@ def base_of(
         longest=_longest(model),
         hidden_size=config.hidden_size,
         layers=config.num_hidden_layers,
-        notices=notices,
+        notices=tuple(notices),
         takes_global=takes(model, "global_attention_mask"),
     )
 
@@ -273,7 +273,7 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 
 
 def in_float32(encoder: Any) -> bool:
-    """Whether an encoder computes in float32 whatever the precision: the block-sparse attention of transformers fails in bfloat16."""
+    """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in bfloat16."""
     return getattr(encoder.config, "attention_type", None) == "block_sparse"
 
 
