@@ -142,10 +142,12 @@ def base_of(
     if getattr(config, "type_vocab_size", 2) < 2:
         special = replace(special, pair=special.pair.of_one_type())
     probe = packing_probe.packable(model, type_ids=(types := takes(model, "token_type_ids")))
-    notices = () if probe.reason is None else (f"{config.model_type} takes padded batches, which are slower: {probe.reason}",)
+    notices = []
+    if probe.reason is not None:
+        notices.append(f"{config.model_type} takes padded batches, which are slower: {probe.reason}")
     if in_float32(model):
-        notices += (
-            f"{config.model_type} computes in float32 also with precision bfloat16, which its block-sparse attention lacks",
+        notices.append(
+            f"{config.model_type} computes in float32 also with precision bfloat16, which its block-sparse attention lacks"
         )
     return Base(
         folder=folder,
