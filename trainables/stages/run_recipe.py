@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,9 @@ from trainables.settings.stages import Finetune, Multitask, Pretrain
 from trainables.stages import finetune, jobs, multitask
 from trainables.stages.identity import Node, milestone_id, nodes, recipe_name, test_id
 from trainables.stages.inputs import Inputs, Reader
-from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
+from trainables.stages.state_files import BEST, HostCopies, copy_weights, restore, saved, state_tensors, weights_of, write_state
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
+from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
 from trainables.training import energy
 from trainables.training.loop import Job, Position, Row, train
@@ -80,8 +82,9 @@ def run(
             "seed": node.seed,
             "precision": recipe.precision,
         }
-        with _named(node.stage.name):
-            for row in _stage(inputs, node, wanted, store, execution, world):
+        # Closed here and not by the garbage collector, which would lose the failure of a last write.
+        with _named(node.stage.name), contextlib.closing(_stage(inputs, node, wanted, store, execution, world)) as rows:
+            for row in rows:
                 yield _told(inputs, node, row) | about
         if node.stage.name == last:
             return
@@ -106,7 +109,7 @@ def _told(inputs: Inputs, node: Node, row: Row) -> Row:
 
 def _stage(
     inputs: Inputs, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Rows of one stage: from its artifacts if all are there, else computed under a claim on its trajectory."""
     needs = (WEIGHTS,) if node.part_of else ()  # of a scorer that another study fine-tuned for itself they may be gone
     missing = _missing(wanted, store, world, node.stage.kind, needs)
@@ -157,6 +160,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
     about = {"source": "computed", "device": device_name(device), "group_rates": rates_of_groups, "notices": notices}
     at, best = restore(job, node.stage.kind, store, node.trajectory_id, min(wanted), world)
+    copies, owns = HostCopies(), store.owns(node.trajectory_id)
 
     def save(at: Position) -> None:
         if not world.leads:
@@ -165,19 +169,21 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
             at.rows[-1].update(about)
             if job.best and all(row[job.best] < at.rows[-1][job.best] for row in at.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
-        with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-            if at.step in wanted:
+        writes.wait()  # `copies` are free again
+        if at.step in wanted:
+            with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
                 _publish(job, recipe, node, wanted[at.step], at, store, execution, Path(folder), best)
-            if at.step == job.steps:
-                store.drop_state(node.trajectory_id)
-            else:
-                files = state_files(job, Path(folder), best)
-                store.save_state(node.trajectory_id, at.step, {"position": asdict(at)}, files, move=True)
+        if at.step == job.steps:
+            store.drop_state(node.trajectory_id)
+        else:
+            tensors = copies.of(state_tensors(job)) | ({BEST: dict(best)} if best else {})
+            writes.start(partial(write_state, store, node.trajectory_id, asdict(at), tensors, owns))
 
     for row in at.rows:
         yield row | {"source": "loaded"}
-    for row in train(job, runtime, at, max(wanted), save):
-        yield row | about
+    with background() as writes:
+        for row in train(job, runtime, at, max(wanted), save):
+            yield row | about
 
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:

@@ -47,7 +47,7 @@ from trainables.store.garbage import CollectReport
 from trainables.store.lease import Claim
 from trainables.store.local_files import NotPlain
 from trainables.store.manifest import fault_of
-from trainables.store.states import State
+from trainables.store.states import Owns, State
 
 __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
 
@@ -358,15 +358,23 @@ class Store:
     # --- states -----------------------------------------------------------------------------------------------------------------
 
     def save_state(
-        self, stage_id: str, step: int, meta: Mapping[str, Any], files: Mapping[str, Path | bytes], *, move: bool = False
+        self,
+        stage_id: str,
+        step: int,
+        meta: Mapping[str, Any],
+        files: Mapping[str, Path | bytes],
+        *,
+        move: bool = False,
+        owns: Owns | None = None,
     ) -> None:
         """Save the state of an unfinished stage, then remove the state before it.
 
         The furthest state is kept too. Does nothing if this step is saved already, or if another process took over this thread's
-        claim on the stage. `move` moves the files. Raises StoreError; the state before it is kept then.
+        claim on the stage, or the one that `owns` checks. `move` moves the files. Raises StoreError; the state before it is kept
+        then.
         """
         with explained(self.url):
-            states.save(self.files, stage_id, step, meta, files, move, self._owns(stage_id))
+            states.save(self.files, stage_id, step, meta, files, move, owns or self.owns(stage_id))
 
     def load_state(self, stage_id: str, at_most: int | None = None) -> State | None:
         """Load the furthest complete state up to step `at_most`, every file verified; None if there is none.
@@ -379,10 +387,10 @@ class Store:
     def drop_state(self, stage_id: str) -> None:
         """Remove the states of an unfinished stage, unless this thread lost its claim on it. Raises StoreError."""
         with explained(self.url, "remove"):
-            if self._owns(stage_id)():
+            if self.owns(stage_id)():
                 self.files.remove(states.folder_of(stage_id))
 
-    def _owns(self, stage_id: str) -> Callable[[], bool]:
+    def owns(self, stage_id: str) -> Owns:
         """Function that checks whether the claim of this thread, or else of this process, still holds; true without a claim."""
         here = {thread: claim for (url, stage, thread), claim in _claims.copy().items() if (url, stage) == (self.url, stage_id)}
         claim = here.get(threading.get_ident()) or (next(iter(here.values())) if len(here) == 1 else None)

@@ -87,7 +87,7 @@ class Position:
 
 
 def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
-    """Train from the position `at` to step `until`; yield a row after every evaluation, once its state is saved.
+    """Train from the position `at` to step `until`; yield a row after every evaluation, once `save` has returned.
 
     `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite.
     """
