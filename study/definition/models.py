@@ -131,6 +131,11 @@ class Resources(Settings):
             raise ValueError(f"execution actor runs one worker, but workers is {self.workers}; use train or auto")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus:g}: above 1 only whole GPUs can be asked")
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise ValueError(
+                f"gpus is {self.gpus:g} and workers is {self.workers}: the workers of a trial cannot share a GPU;"
+                " give each a whole one (gpus: 1), or every trial one worker (workers: 1)"
+            )
         return self
 
 

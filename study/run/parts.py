@@ -148,8 +148,8 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
 
 def _stage_layout(s: Session) -> Placement:
     """Shared stages run alone, on the whole cluster."""
-    workers, cpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
-    return replace(s.layout, workers=workers, cpus=cpus, under_train=True)
+    workers, cpus, gpus = s.machine.all_for_one(s.layout.cpus, s.layout.gpus)
+    return replace(s.layout, workers=workers, cpus=cpus, gpus=gpus, under_train=True)
 
 
 def _execution(s: Session, layout: Placement | None = None) -> Execution:
