@@ -40,9 +40,10 @@ from trainables.training.world import World, current
 log = logging.getLogger(__name__)
 
 
-def resolved(recipe: Recipe, execution: Execution) -> Recipe:
-    """The recipe with `precision: auto` replaced by what this machine does best."""
-    return recipe.model_copy(update={"precision": resolve(recipe.precision, execution.device)})
+def resolved(recipe: Recipe, execution: Execution, world: World) -> Recipe:
+    """The recipe with `precision: auto` replaced by what the machine of rank 0 does best, on every rank."""
+    precision = world.broadcast(resolve(recipe.precision, execution.device) if world.leads else recipe.precision)
+    return recipe.model_copy(update={"precision": precision})
 
 
 def run(
@@ -64,7 +65,8 @@ def run(
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    recipe, world = resolved(recipe, execution), current()
+    world = current()
+    recipe = resolved(recipe, execution, world)
     ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
     if faults := [f"{name}.{fault}" for name, rank in ranks.items() for fault in lora.missing(rank)]:
         raise ConfigError(faults)
@@ -236,7 +238,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     """
     with _named("test"):
         execution = execution or Execution()
-        return _evaluate_test(Inputs(resolved(recipe, execution), reader or Reader()), store, execution)
+        return _evaluate_test(Inputs(resolved(recipe, execution, current()), reader or Reader()), store, execution)
 
 
 def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:

@@ -312,14 +312,16 @@ class Store:
         poll_s: float = 0.05,
         ttl_s: float = lease.TTL_S,
         waiting: Callable[[str], None] | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Iterator[Claim | None]:
         """Acquire the right to compute a stage.
 
         Yields a Claim to the owner, and None if there is nothing to compute: the stage was finished meanwhile, or another process
         computes it and `wait` is false. `needs` names files that a finished artifact must have. `waiting` gets a line for every
-        owner that is waited for. Polls every `poll_s` at first, more slowly later. Raises StoreError if the store is not writable.
+        owner that is waited for, `meanwhile` is called at every poll. Polls every `poll_s` at first, more slowly later. Raises
+        StoreError if the store is not writable.
         """
-        claim = self._acquire(stage_id, wait, needs, poll_s, ttl_s, waiting or self.notice)
+        claim = self._acquire(stage_id, wait, needs, poll_s, ttl_s, waiting or self.notice, meanwhile)
         if claim is None:
             yield None
             return
@@ -332,7 +334,14 @@ class Store:
             claim.release()
 
     def _acquire(
-        self, name: str, wait: bool, needs: Collection[str], poll_s: float, ttl_s: float, waiting: Callable[[str], None]
+        self,
+        name: str,
+        wait: bool,
+        needs: Collection[str],
+        poll_s: float,
+        ttl_s: float,
+        waiting: Callable[[str], None],
+        meanwhile: Callable[[], None],
     ) -> Claim | None:
         watch, announced = lease.Watch(), set[str]()
         slowest_s = max(poll_s, SLOWEST_POLL_S)
@@ -351,6 +360,7 @@ class Store:
             if str(holder) not in announced:
                 announced.add(str(holder))
                 waiting(f"waiting for stage {name}, which {holder} computes")
+            meanwhile()
             time.sleep(poll_s)
             poll_s = min(slowest_s, poll_s * 1.3)
         return None

@@ -111,7 +111,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             short, *reached = world.any(short, *(parameter.grad is not None for parameter in parameters))
             if not short:
                 break
-            micro = _smaller(micro, len(world.share(batch)[1]))
+            micro = _smaller(micro, -(-len(batch) // world.size))
         # A parameter that no text of any rank reached has no gradient: with a gradient of zeros, decay and momentum would move it.
         world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
 
@@ -166,12 +166,13 @@ def _accumulate(
     job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int
 ) -> tuple[torch.Tensor, bool]:
     """Accumulate gradients of this rank's share of the batch. Returns (its loss sum, whether memory ran out)."""
-    first, share = runtime.world.share(batch)
+    # On the CPU the bits of dropout are those of a text's place in the batch, so the texts of a rank must follow each other.
+    before, share = runtime.world.share([len(example.ids) for example in batch], in_order=runtime.device.type == "cpu")
     total = torch.zeros((), dtype=torch.float64, device=runtime.device)
     try:
         for start in range(0, len(share), micro or max(1, len(share))):
-            part = share[start : start + (micro or len(share))]
-            packed = collate(part, job.base, before=batch[: first + start]).to(runtime.device)
+            part, earlier = share[start : start + (micro or len(share))], before + share[:start]
+            packed = collate([batch[i] for i in part], job.base, before=[batch[i] for i in earlier]).to(runtime.device)
             with (
                 dropout_bits(job.seed, step, packed),
                 torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast),
