@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from trainables.heads.marker import Marker
 from trainables.heads.masked_lm import MaskedLM
 from trainables.heads.next_sentence import PairedLM
 from trainables.training import energy
+from trainables.training.gradient_sums import GradientSums
 from trainables.training.runtime import Runtime
 
 Row = dict[str, Any]
@@ -95,6 +97,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, torch.Tensor]] = deque()
+    sums = GradientSums(world)
     micro, clock, seconds_before = runtime.micro_batch, time.perf_counter(), at.seconds
     joules, joules_before = runtime.joules(), at.energy_j
     job.model.train()
@@ -107,13 +110,14 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
         # Accumulate. If memory runs out on any rank, all ranks repeat the step with half the micro-batch: the sums are the same.
         while True:
             job.optimizer.zero_grad(set_to_none=True)
-            total, short = _accumulate(job, runtime, step, batch, weight, micro)
+            sums.begin(parameters)
+            total, short = _accumulate(job, runtime, step, batch, weight, micro, sums)
+            sums.start_all()
             short, *reached = world.any(short, *(parameter.grad is not None for parameter in parameters))
             if not short:
                 break
             micro = _smaller(micro, -(-len(batch) // world.size))
-        # A parameter that no text of any rank reached has no gradient: with a gradient of zeros, decay and momentum would move it.
-        world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
+        sums.finish(dict(zip(parameters, reached, strict=True)))
 
         # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a
         # step whose norm is not finite, so no synchronisation with the GPU is needed.
@@ -163,7 +167,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
 
 
 def _accumulate(
-    job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int
+    job: Job, runtime: Runtime, step: int, batch: Sequence[Example], weight: float, micro: int, sums: GradientSums
 ) -> tuple[torch.Tensor, bool]:
     """Accumulate gradients of this rank's share of the batch. Returns (its loss sum, whether memory ran out)."""
     # On the CPU the bits of dropout are those of a text's place in the batch, so the texts of a rank must follow each other.
@@ -178,7 +182,8 @@ def _accumulate(
                 torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast),
             ):
                 loss = job.loss(job.model, packed)
-                (loss / weight).backward()
+                with sums.overlapped() if start + len(part) == len(share) else nullcontext():
+                    (loss / weight).backward()
             total += loss.detach()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):

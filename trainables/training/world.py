@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,21 +109,6 @@ class World:
         if faults:
             raise ConfigError(faults)
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Sum the gradients of these parameters over the ranks, in flat buckets of about `bucket` elements."""
-        if self.size == 1:
-            return
-        pending: list[torch.Tensor] = []
-        for parameter in parameters:
-            if parameter.grad is None:  # all ranks must sum the same parameters, even a rank without a text
-                parameter.grad = torch.zeros_like(parameter)
-            pending.append(parameter.grad)
-            if sum(gradient.numel() for gradient in pending) >= bucket:
-                _sum(pending)
-                pending = []
-        if pending:
-            _sum(pending)
-
 
 def _in_order(sizes: Sequence[int], ranks: int) -> list[list[int]]:
     shares: list[list[int]] = [[] for _ in range(ranks)]
@@ -142,13 +127,6 @@ def _longest_first(sizes: Sequence[int], ranks: int) -> list[list[int]]:
         heapq.heapreplace(loads, (load + sizes[text], rank))
         shares[rank].append(text)
     return [sorted(share) for share in shares]
-
-
-def _sum(gradients: list[torch.Tensor]) -> None:
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
 
 
 def current() -> World:

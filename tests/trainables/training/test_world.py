@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -62,14 +60,6 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], interrupted
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     torch.distributed.destroy_process_group()
     return rows, [row["source"] for row in again]
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[list[ProcessPoolExecutor]]:
-    """A process for each of two ranks, which all cases use one after the other."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
-        yield [first, second]
 
 
 @pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs", "adapters"])
