@@ -108,7 +108,7 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker: its threads."""
     gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of one worker; a fraction lets several trials share one."""
+    """GPUs of one worker; a fraction lets several trials of one worker share one."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
