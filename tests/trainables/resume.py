@@ -90,11 +90,16 @@ def kill(recipe: Recipe, store: Store, step: int) -> None:
     assert process.exitcode == 9
 
 
+def all_written() -> None:
+    """Wait for what this process writes in the background, so that what is saved does not depend on the speed of the disk."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREAD):
+            thread.join()
+
+
 def _die(recipe: dict[str, Any], store: str, step: int) -> None:
     def die() -> NoReturn:
-        for thread in threading.enumerate():  # so that what is saved does not depend on the speed of the disk
-            if thread.name.startswith(THREAD):
-                thread.join()
+        all_written()
         os._exit(9)
 
     _run_up_to(validate(Recipe, recipe), Store(store), step, die)
