@@ -42,11 +42,16 @@ class Machine:
 
         return sum(int(min(has_cpus // cpus, on_gpus(has_gpus))) for has_cpus, has_gpus in self.nodes)
 
-    def all_for_one(self, cpus: float, gpus: float) -> tuple[int, float]:
-        """Return (workers, CPUs of each) for work that runs alone: one on every GPU, else one on every node with enough CPUs."""
+    def all_for_one(self, cpus: float, gpus: float) -> tuple[int, float, float]:
+        """Return (workers, CPUs, GPUs of each) for work that runs alone: on every GPU, else on every node with enough CPUs.
+
+        Where trials share a GPU, a worker has a whole one: two workers of the same work cannot share it.
+        """
         if gpus:
-            return self.places(cpus, gpus), cpus
-        return max(((sum(has >= size for has, _ in self.nodes), size) for size, _ in self.nodes if size), key=math.prod)
+            whole = max(1.0, gpus)
+            return self.places(cpus, whole), cpus, whole
+        workers, size = max(((sum(has >= size for has, _ in self.nodes), size) for size, _ in self.nodes if size), key=math.prod)
+        return workers, size, 0.0
 
     def trials(self, resources: Any) -> int:
         """Return how many trials run at a time, so few that none waits for workers while it blocks others."""

@@ -6,6 +6,7 @@ Both ways look the same to the caller: a row is computed when it is requested, a
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from trainables.settings.execution import Execution
 from trainables.settings.stages import Finetune
 from trainables.stages.inputs import Reader
 
+log = logging.getLogger(__name__)
 FIRST_PAUSE_S = 1.0
 """Seconds until work is retried after a failure of the machine; doubled for every further retry."""
 
@@ -129,9 +131,11 @@ class TrialActor(Trainable):  # type: ignore[misc]
         return result | {"rows": rows}
 
     def cleanup(self) -> None:
-        """Stop the current trial: close its generator, so that no further row is computed."""
-        with contextlib.suppress(Exception):
+        """Stop the current trial: close its generator, so that no further row is computed. A failed last save is only logged."""
+        try:
             self._rows.close()
+        except Exception:
+            log.exception("the trial's last state was not saved")
 
 
 def resources(placement: Placement) -> Any:

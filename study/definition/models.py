@@ -109,7 +109,7 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker, which is also its number of threads."""
     gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of one worker; with a fraction several trials share a GPU."""
+    """GPUs of one worker; with a fraction several trials of one worker share a GPU."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
@@ -133,6 +133,11 @@ class Resources(Settings):
             raise ValueError(f"execution actor runs one worker, but workers is {self.workers}; use train or auto")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus:g}: above 1 only whole GPUs are possible")
+        if self.workers > 1 and 0 < self.gpus < 1:
+            raise ValueError(
+                f"gpus is {self.gpus:g} and workers is {self.workers}: the workers of a trial cannot share a GPU;"
+                " give each a whole one (gpus: 1), or every trial one worker (workers: 1)"
+            )
         return self
 
 

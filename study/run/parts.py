@@ -150,8 +150,8 @@ def _train_shared(s: Session, trajectory: plans.Trajectory) -> tuple[dict[int, R
 
 def _stage_placement(s: Session) -> Placement:
     """Return the placement of shared stages, which run alone on the whole cluster."""
-    workers, cpus = s.machine.all_for_one(s.placement.cpus, s.placement.gpus)
-    return replace(s.placement, workers=workers, cpus=cpus, under_train=True)
+    workers, cpus, gpus = s.machine.all_for_one(s.placement.cpus, s.placement.gpus)
+    return replace(s.placement, workers=workers, cpus=cpus, gpus=gpus, under_train=True)
 
 
 def _execution(s: Session, placement: Placement | None = None) -> Execution:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +20,7 @@ from trainables.settings.validate import validate
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.store.background import THREAD
 from trainables.store.store import Store
 from trainables.training import loop
 
@@ -81,7 +82,7 @@ def interrupt(recipe: Recipe, store: Store, step: int) -> None:
 
 
 def kill(recipe: Recipe, store: Store, step: int) -> None:
-    """The same in a process that dies without a word."""
+    """The same in a process that dies without a word, once the last state is written."""
     arguments = (recipe.canonical(), store.url, step)
     process = multiprocessing.get_context("spawn").Process(target=_die, args=arguments)
     process.start()
@@ -89,8 +90,19 @@ def kill(recipe: Recipe, store: Store, step: int) -> None:
     assert process.exitcode == 9
 
 
+def all_written() -> None:
+    """Wait for what this process writes in the background, so that what is saved does not depend on the speed of the disk."""
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREAD):
+            thread.join()
+
+
 def _die(recipe: dict[str, Any], store: str, step: int) -> None:
-    _run_up_to(validate(Recipe, recipe), Store(store), step, partial(os._exit, 9))
+    def die() -> NoReturn:
+        all_written()
+        os._exit(9)
+
+    _run_up_to(validate(Recipe, recipe), Store(store), step, die)
 
 
 def _run_up_to(recipe: Recipe, store: Store, step: int, end: Callable[[], NoReturn]) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,9 @@ from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs, Reader
 from trainables.stages.kinds import KINDS
 from trainables.stages.node import Node, milestone_id, test_id
-from trainables.stages.state_files import copy_weights, restore, saved, state_files, weights_of
+from trainables.stages.state_files import BEST, HostCopies, copy_weights, restore, saved, state_tensors, weights_of, write_state
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
+from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
 from trainables.training import energy
 from trainables.training.loop import Job, Position, Row, train
@@ -42,9 +44,10 @@ from trainables.training.world import World, current
 log = logging.getLogger(__name__)
 
 
-def resolved(recipe: Recipe, execution: Execution) -> Recipe:
-    """The recipe with `precision: auto` replaced by the best precision of this machine."""
-    return recipe.model_copy(update={"precision": resolve(recipe.precision, execution.device)})
+def resolved(recipe: Recipe, execution: Execution, world: World) -> Recipe:
+    """The recipe with `precision: auto` replaced by the best precision of rank 0's machine, on every rank."""
+    precision = world.broadcast(resolve(recipe.precision, execution.device) if world.leads else recipe.precision)
+    return recipe.model_copy(update={"precision": precision})
 
 
 def run(
@@ -65,7 +68,8 @@ def run(
     execution = execution or Execution()
     if execution.threads:
         torch.set_num_threads(execution.threads)
-    recipe, world = resolved(recipe, execution), current()
+    world = current()
+    recipe = resolved(recipe, execution, world)
     ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
     if faults := [f"{name}.{fault}" for name, rank in ranks.items() for fault in lora.missing(rank)]:
         raise ConfigError(faults)
@@ -83,8 +87,9 @@ def run(
             "seed": node.seed,
             "precision": recipe.precision,
         }
-        with _named(node.stage.name):
-            for row in _stage(inputs, node, wanted, store, execution, world):
+        # Closed here and not by the garbage collector, which would lose the failure of a last write.
+        with _named(node.stage.name), contextlib.closing(_stage(inputs, node, wanted, store, execution, world)) as rows:
+            for row in rows:
                 yield KINDS[node.stage.kind].row(node.stage, inputs, row) | common
         if node.stage.name == last:
             return
@@ -102,7 +107,7 @@ def _named(stage: str) -> Iterator[None]:
 
 def _stage(
     inputs: Inputs, node: Node, wanted: Mapping[int, str], store: Store, execution: Execution, world: World
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Rows of one stage: from its artifacts if all are in the store, else computed under a claim on its trajectory."""
     needs = (WEIGHTS,) if node.part_of else ()  # another study may have fine-tuned the same model and dropped its weights
     missing = _missing(wanted, store, world, node.stage.kind, needs)
@@ -152,6 +157,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
+    copies, owns = HostCopies(), store.owns(node.trajectory_id)
 
     def computed() -> Row:
         """How the stage is computed: some of it is only known after the first step."""
@@ -168,19 +174,21 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
             position.rows[-1].update(computed())
             if job.best and all(row[job.best] < position.rows[-1][job.best] for row in position.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
-        with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-            if position.step in wanted:
+        writes.wait()  # `copies` are free again
+        if position.step in wanted:
+            with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
                 _publish(job, recipe, node, wanted[position.step], position, store, execution, Path(folder), best)
-            if position.step == job.steps:
-                store.drop_state(node.trajectory_id)
-            else:
-                files = state_files(job, Path(folder), best)
-                store.save_state(node.trajectory_id, position.step, {"position": asdict(position)}, files, move=True)
+        if position.step == job.steps:
+            store.drop_state(node.trajectory_id)
+        else:
+            tensors = copies.of(state_tensors(job)) | ({BEST: dict(best)} if best else {})
+            writes.start(partial(write_state, store, node.trajectory_id, asdict(position), tensors, owns))
 
     for row in position.rows:
         yield row | {"source": "loaded"}
-    for row in train(job, runtime, position, max(wanted), save):
-        yield row | computed()
+    with background() as writes:
+        for row in train(job, runtime, position, max(wanted), save):
+            yield row | computed()
 
 
 def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:
@@ -232,7 +240,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
     """
     with _named("test"):
         execution = execution or Execution()
-        return _evaluate_test(Inputs(resolved(recipe, execution), reader or Reader()), store, execution)
+        return _evaluate_test(Inputs(resolved(recipe, execution, current()), reader or Reader()), store, execution)
 
 
 def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from trainables.encoder.load import model_state
 from trainables.store import manifest
 from trainables.store.artifact_files import WEIGHTS, Damage
-from trainables.store.states import State
+from trainables.store.states import Owns, State
 from trainables.store.store import Artifact, Store
 from trainables.training.loop import Job, Position
 from trainables.training.runtime import Runtime
@@ -54,7 +55,8 @@ def restore(
     assert found is not None, f"this rank cannot use the state of {name} at step {step}"
     assert state.step == step, f"the ranks see different states of {name}: steps {step} and {state.step}"
     at, weights, moments, best = found
-    copy_weights(weights, dict(job.model.named_parameters()))
+    parameters = dict(job.model.named_parameters())
+    copy_weights(weights, {key: parameters[key] for key in weights})
     for index, group, parameter in _optimised(job):
         job.optimizer.state[parameter] = {
             key: moments[f"{index}.{key}"].to(parameter.device if key != "step" or group.get("fused") else "cpu")
@@ -68,7 +70,8 @@ def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors
     """(position, weights, moments, best weights) of a state. Raises Damage for what a run of this job would not have left."""
     at = _position(state, kind)
     weights, moments = _tensors(state, WEIGHTS), _tensors(state, MOMENTS)
-    _same(weights, dict(job.model.named_parameters()), WEIGHTS)
+    # Earlier versions saved all weights.
+    _same(weights, trained(job) | {key: weight for key, weight in job.model.named_parameters() if key in weights}, WEIGHTS)
     expected = {f"{index}.{key}": parameter for index, _, parameter in _optimised(job) for key in MOMENT}
     for key in moments:
         if key not in expected or moments[key].shape != (() if key.endswith(".step") else expected[key].shape):
@@ -114,19 +117,50 @@ def _optimised(job: Job) -> Iterator[tuple[int, dict[str, Any], torch.nn.Paramet
     return ((index, group, parameter) for index, (group, parameter) in enumerate(pairs))
 
 
-def state_files(job: Job, folder: Path, best: Tensors) -> dict[str, Path]:
-    """Weights and moments: with the position, everything that a bit-for-bit resume needs."""
+def trained(job: Job) -> dict[str, torch.nn.Parameter]:
+    """The weights that the stage trains at some time; all others are what they were when the job was made."""
+    optimised = {id(parameter) for _, _, parameter in _optimised(job)}
+    return {name: parameter for name, parameter in job.model.named_parameters() if id(parameter) in optimised}
+
+
+class HostCopies:
+    """Copies of tensors in host memory. The memory is used again: to obtain it takes longer than to copy."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], torch.Tensor] = {}
+
+    def of(self, files: Mapping[str, Tensors]) -> dict[str, dict[str, torch.Tensor]]:
+        """{file: {name: copy}}, valid until the next call."""
+        copies: dict[str, dict[str, torch.Tensor]] = {file: {} for file in files}
+        for file, tensors in files.items():
+            for name, tensor in tensors.items():
+                copies[file][name] = self._place(file, name, tensor).copy_(tensor.detach(), non_blocking=True)
+        if any(tensor.is_cuda for tensors in files.values() for tensor in tensors.values()):
+            torch.cuda.synchronize()
+        return copies
+
+    def _place(self, file: str, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if (file, name) not in self._kept:
+            self._kept[file, name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+        return self._kept[file, name]
+
+
+def state_tensors(job: Job) -> dict[str, Tensors]:
+    """{file: tensors}: trained weights and moments, with the position everything that a bit-for-bit resume needs."""
     moments = {
-        f"{index}.{key}": value.contiguous()
+        f"{index}.{key}": value
         for index, _, parameter in _optimised(job)
         for key, value in job.optimizer.state[parameter].items()
         if isinstance(value, torch.Tensor)
     }
-    return {
-        WEIGHTS: saved(dict(job.model.named_parameters()), folder / "state.safetensors"),
-        MOMENTS: saved(moments, folder / MOMENTS),
-        **({BEST: saved(best, folder / BEST)} if best else {}),
-    }
+    return {WEIGHTS: trained(job), MOMENTS: moments}
+
+
+def write_state(store: Store, name: str, position: Mapping[str, Any], tensors: Mapping[str, Tensors], owns: Owns) -> None:
+    """Save the state of a stage from {file: tensors}. Raises StoreError."""
+    with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
+        files = {file: saved(members, Path(folder) / file) for file, members in tensors.items()}
+        store.save_state(name, int(position["step"]), {"position": position}, files, move=True, owns=owns)
 
 
 def saved(tensors: Tensors, path: Path) -> Path:

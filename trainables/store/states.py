@@ -32,6 +32,8 @@ from trainables.store.local_files import NotPlain
 MARKER = "STATE.json"
 STATE = re.compile(r"(\d{12,19})-[0-9a-f]{12}")
 """Names of states; entries with other names are foreign."""
+Owns = Callable[[], bool]
+"""Whether the claim on a stage still holds."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def save(
     meta: Mapping[str, Any],
     sources: Mapping[str, Path | bytes],
     move: bool,
-    owns: Callable[[], bool],
+    owns: Owns,
 ) -> None:
     """Save a state, then remove the earlier ones except the furthest. Does nothing if this step is saved already.
 

@@ -47,7 +47,7 @@ from trainables.store.garbage import CollectReport
 from trainables.store.lease import Claim
 from trainables.store.local_files import NotPlain
 from trainables.store.manifest import fault_of
-from trainables.store.states import State
+from trainables.store.states import Owns, State
 
 __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
 
@@ -312,14 +312,16 @@ class Store:
         poll_s: float = 0.05,
         ttl_s: float = lease.TTL_S,
         waiting: Callable[[str], None] | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
     ) -> Iterator[Claim | None]:
         """Acquire the right to compute a stage.
 
         Yields a Claim to the owner, and None if there is nothing to compute: the stage was finished meanwhile, or another process
         computes it and `wait` is false. `needs` names files that a finished artifact must have. `waiting` gets a line for every
-        owner that is waited for. Polls every `poll_s` at first, more slowly later. Raises StoreError if the store is not writable.
+        owner that is waited for, `meanwhile` is called at every poll. Polls every `poll_s` at first, more slowly later. Raises
+        StoreError if the store is not writable.
         """
-        claim = self._acquire(stage_id, wait, needs, poll_s, ttl_s, waiting or self.notice)
+        claim = self._acquire(stage_id, wait, needs, poll_s, ttl_s, waiting or self.notice, meanwhile)
         if claim is None:
             yield None
             return
@@ -332,7 +334,14 @@ class Store:
             claim.release()
 
     def _acquire(
-        self, name: str, wait: bool, needs: Collection[str], poll_s: float, ttl_s: float, waiting: Callable[[str], None]
+        self,
+        name: str,
+        wait: bool,
+        needs: Collection[str],
+        poll_s: float,
+        ttl_s: float,
+        waiting: Callable[[str], None],
+        meanwhile: Callable[[], None],
     ) -> Claim | None:
         watch, announced = lease.Watch(), set[str]()
         slowest_s = max(poll_s, SLOWEST_POLL_S)
@@ -351,6 +360,7 @@ class Store:
             if str(holder) not in announced:
                 announced.add(str(holder))
                 waiting(f"waiting for stage {name}, which {holder} computes")
+            meanwhile()
             time.sleep(poll_s)
             poll_s = min(slowest_s, poll_s * 1.3)
         return None
@@ -358,15 +368,23 @@ class Store:
     # --- states -----------------------------------------------------------------------------------------------------------------
 
     def save_state(
-        self, stage_id: str, step: int, meta: Mapping[str, Any], files: Mapping[str, Path | bytes], *, move: bool = False
+        self,
+        stage_id: str,
+        step: int,
+        meta: Mapping[str, Any],
+        files: Mapping[str, Path | bytes],
+        *,
+        move: bool = False,
+        owns: Owns | None = None,
     ) -> None:
         """Save the state of an unfinished stage, then remove the state before it.
 
         The furthest state is kept too. Does nothing if this step is saved already, or if another process took over this thread's
-        claim on the stage. `move` moves the files. Raises StoreError; the state before it is kept then.
+        claim on the stage, or the one that `owns` checks. `move` moves the files. Raises StoreError; the state before it is kept
+        then.
         """
         with explained(self.url):
-            states.save(self.files, stage_id, step, meta, files, move, self._owns(stage_id))
+            states.save(self.files, stage_id, step, meta, files, move, owns or self.owns(stage_id))
 
     def load_state(self, stage_id: str, at_most: int | None = None) -> State | None:
         """Load the furthest complete state up to step `at_most`, every file verified; None if there is none.
@@ -379,10 +397,10 @@ class Store:
     def drop_state(self, stage_id: str) -> None:
         """Remove the states of an unfinished stage, unless this thread lost its claim on it. Raises StoreError."""
         with explained(self.url, "remove"):
-            if self._owns(stage_id)():
+            if self.owns(stage_id)():
                 self.files.remove(states.folder_of(stage_id))
 
-    def _owns(self, stage_id: str) -> Callable[[], bool]:
+    def owns(self, stage_id: str) -> Owns:
         """Function that checks whether the claim of this thread, or else of this process, still holds; true without a claim."""
         here = {thread: claim for (url, stage, thread), claim in _claims.copy().items() if (url, stage) == (self.url, stage_id)}
         claim = here.get(threading.get_ident()) or (next(iter(here.values())) if len(here) == 1 else None)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,7 @@ from trainables.heads.marker import Marker
 from trainables.heads.masked_lm import MaskedLM
 from trainables.heads.next_sentence import PairedLM
 from trainables.training import energy, memory
+from trainables.training.gradient_sums import GradientSums
 from trainables.training.micro_batches import Lack, Limit, MicroBatch, Share, prepare
 from trainables.training.runtime import Runtime
 
@@ -89,7 +91,7 @@ class Position:
 
 
 def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
-    """Train from the position `at` to step `until`; yield a row after every evaluation, once its state is saved.
+    """Train from the position `at` to step `until`; yield a row after every evaluation, once `save` has returned.
 
     `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite.
     """
@@ -97,6 +99,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
     peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, Callable[[], float]]] = deque()
+    sums = GradientSums(world)
     limit, clock, seconds_before = _limit(job, runtime), time.perf_counter(), at.seconds
     joules, joules_before = runtime.joules(), at.energy_j
     micro = runtime.micro_batch
@@ -116,7 +119,10 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             if share.limit != limit:
                 share = _share(job, runtime, limit, batch)
             job.optimizer.zero_grad(set_to_none=True)
-            total, lack = _accumulate(job, runtime, step, share, weight)
+            with memory.told("for the sums of gradients"):
+                sums.begin(parameters)
+            total, lack = _accumulate(job, runtime, step, share, weight, sums)
+            sums.start_all()
             have_gradient = (parameter.grad is not None for parameter in parameters)
             lacking, final, *reached = world.any(lack is not None, lack is not None and not lack.divisible, *have_gradient)
             if final:
@@ -126,9 +132,8 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             if lack is not None:
                 limit = limit.below(lack.examples)
                 memory.release()
-        # A parameter that no text of any rank reached has no gradient: with a gradient of zeros, decay and momentum would move it.
         with memory.told("while workers added their gradients"):
-            world.sum_gradients(parameter for parameter, some in zip(parameters, reached, strict=True) if some)
+            sums.finish(dict(zip(parameters, reached, strict=True)))
 
         # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a
         # step whose norm is not finite, so no synchronisation with the GPU is needed.
@@ -189,11 +194,15 @@ def _limit(job: Job, runtime: Runtime) -> Limit:
 
 def _share(job: Job, runtime: Runtime, limit: Limit, batch: Sequence[Example]) -> Share:
     """This rank's share of a global batch."""
-    first, examples = runtime.world.share(batch)
-    return prepare(batch[:first], examples, job.base, limit, pinned=runtime.device.type != "cpu")
+    # On the CPU the bits of dropout are those of a text's place in the batch, so the texts of a rank must follow each other.
+    before, own = runtime.world.share([len(example.ids) for example in batch], in_order=runtime.device.type == "cpu")
+    pinned = runtime.device.type != "cpu"
+    return prepare([batch[i] for i in before], [batch[i] for i in own], job.base, limit, pinned)
 
 
-def _accumulate(job: Job, runtime: Runtime, step: int, share: Share, weight: float) -> tuple[torch.Tensor, Lack | None]:
+def _accumulate(
+    job: Job, runtime: Runtime, step: int, share: Share, weight: float, sums: GradientSums
+) -> tuple[torch.Tensor, Lack | None]:
     """Accumulate gradients of this rank's share of the batch, and allocate what the update needs. Returns (its loss sum, lack)."""
     total = torch.zeros((), dtype=torch.float64, device=runtime.device)
     part: MicroBatch | None = None
@@ -204,7 +213,8 @@ def _accumulate(job: Job, runtime: Runtime, step: int, share: Share, weight: flo
                 with torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
                     loss = job.loss(job.model, packed)
                 # Outside autocast, which would compute in 16 bits what the forward pass computed in 32.
-                (loss / weight).backward()
+                with sums.overlapped() if part is share.parts[-1] else nullcontext():
+                    (loss / weight).backward()
             total += loss.detach()
         _allocate(job.optimizer)
     except (MemoryError, RuntimeError) as error:

@@ -5,7 +5,9 @@ The global batch does not depend on their number: every rank takes its share of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import heapq
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,10 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from trainables.settings.errors import ConfigError
+
 if TYPE_CHECKING:
     from trainables.store.store import Store
 
 T = TypeVar("T")
+TELL_S = 10.0
+"""Seconds after which ranks that wait for a claim hear of it again; torch's groups give up after 600 to 1800."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,15 @@ class World:
         """Whether this process writes to the store."""
         return self.rank == 0
 
-    def share(self, batch: Sequence[T]) -> tuple[int, Sequence[T]]:
-        """(offset, texts) of this rank's contiguous part of a global batch."""
-        bounds = [len(batch) * rank // self.size for rank in (self.rank, self.rank + 1)]
-        return bounds[0], batch[bounds[0] : bounds[1]]
+    def share(self, sizes: Sequence[int], in_order: bool = True) -> tuple[list[int], list[int]]:
+        """(texts of the ranks before this one, texts of this rank) of a global batch, by their `sizes` in tokens.
+
+        `in_order`: every rank has texts that follow each other, those whose middle lies in its part of the tokens. Else the longest
+        text first, to the rank with the fewest tokens, which is more even.
+        """
+        sizes = [max(1, size) for size in sizes]
+        shares = _in_order(sizes, self.size) if in_order or self.size == 1 else _longest_first(sizes, self.size)
+        return [text for share in shares[: self.rank] for text in share], shares[self.rank]
 
     def broadcast(self, value: T) -> T:
         """Rank 0's value on every rank. Values are the plain data of this program: numbers, strings, lists."""
@@ -63,39 +74,70 @@ class World:
 
     @contextmanager
     def claimed(self, store: Store, name: str, needs: Sequence[str] = ()) -> Iterator[bool]:
-        """Rank 0 claims a stage for all ranks. Yields False if another process has finished it, with the files in `needs`."""
+        """Rank 0 claims a stage for all ranks. Yields False if another process has finished it, with the files in `needs`.
+
+        While rank 0 waits for that process, it tells the others so: a group gives up a rank that is silent for too long.
+        """
         if not self.leads:
-            yield self.broadcast(False)
+            answer: bool | None = None
+            while answer is None:
+                answer = self.broadcast(answer)
+            yield answer
             return
-        with store.claim(name, needs=needs) as claim:
+        told = time.monotonic()
+
+        def tell() -> None:
+            nonlocal told
+            if time.monotonic() - told >= TELL_S:
+                self.broadcast(None)
+                told = time.monotonic()
+
+        with store.claim(name, needs=needs, meanwhile=tell) as claim:
             yield self.broadcast(claim is not None)
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter], bucket: int = 2**25) -> None:
-        """Sum the gradients of these parameters over the ranks, in flat buckets of about `bucket` elements."""
-        if self.size == 1:
-            return
-        pending: list[torch.Tensor] = []
-        for parameter in parameters:
-            if parameter.grad is None:  # all ranks must sum the same parameters, even a rank without a text
-                parameter.grad = torch.zeros_like(parameter)
-            pending.append(parameter.grad)
-            if sum(gradient.numel() for gradient in pending) >= bucket:
-                _sum(pending)
-                pending = []
-        if pending:
-            _sum(pending)
+    def check_devices(self, device: str) -> None:
+        """Raises ConfigError on every rank if two of them have the same device, by its UUID; empty: unknown."""
+        holders: dict[str, list[int]] = {}
+        for rank, uuid in enumerate(self.gather(device)):
+            holders.setdefault(uuid, []).append(rank)
+        faults = [
+            f"workers {', '.join(map(str, ranks))} of a trial have the same GPU ({uuid}), and each needs one of its own:"
+            " ask for whole GPUs (resources.gpus: 1) or for fewer workers (resources.workers)"
+            for uuid, ranks in holders.items()
+            if uuid and len(ranks) > 1
+        ]
+        if faults:
+            raise ConfigError(faults)
 
 
-def _sum(gradients: list[torch.Tensor]) -> None:
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+def _in_order(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    total, end = sum(sizes), 0
+    for text, size in enumerate(sizes):
+        end += size
+        shares[(2 * end - size) * ranks // (2 * total)].append(text)
+    return shares
+
+
+def _longest_first(sizes: Sequence[int], ranks: int) -> list[list[int]]:
+    shares: list[list[int]] = [[] for _ in range(ranks)]
+    loads = [(0, rank) for rank in range(ranks)]
+    for text in sorted(range(len(sizes)), key=lambda text: -sizes[text]):
+        load, rank = loads[0]
+        heapq.heapreplace(loads, (load + sizes[text], rank))
+        shares[rank].append(text)
+    return [sorted(share) for share in shares]
 
 
 def current() -> World:
-    """The world of this process: the initialised torch.distributed group, else this process alone."""
+    """The world of this process: the initialised torch.distributed group, else this process alone.
+
+    Raises ConfigError on every rank where two ranks would use NCCL on the same GPU, which fails only later and without saying so.
+    """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return World()
     host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-    return World(dist.get_rank(), dist.get_world_size(), host)
+    world = World(dist.get_rank(), dist.get_world_size(), host)
+    if dist.get_backend() == "nccl":
+        world.check_devices(str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")))
+    return world

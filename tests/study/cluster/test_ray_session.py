@@ -56,12 +56,16 @@ def test_a_trial_that_fits_nowhere(given: dict[str, Any], nodes: Nodes, fault: s
 @pytest.mark.parametrize(
     ("cpus", "gpus", "nodes", "expected"),
     [
-        (1, 0, ((4, 0),), (1, 4)),
-        (1, 0, ((4, 0), (3, 0)), (2, 3)),
-        (1, 0, ((64, 0), (2, 0)), (1, 64)),
-        (1, 0, ((0, 0), (8, 0), (8, 0)), (2, 8)),
-        (4, 1, ((4, 0), (16, 4), (8, 4)), (6, 4)),
+        (1, 0, ((4, 0),), (1, 4, 0)),
+        (1, 0, ((4, 0), (3, 0)), (2, 3, 0)),
+        (1, 0, ((64, 0), (2, 0)), (1, 64, 0)),
+        (1, 0, ((0, 0), (8, 0), (8, 0)), (2, 8, 0)),
+        (4, 1, ((4, 0), (16, 4), (8, 4)), (6, 4, 1)),
+        (2, 0.5, ((16, 2), (3, 2)), (3, 2, 1)),  # trials share a GPU, workers of one stage cannot
+        (2, 2, ((16, 4),), (2, 2, 2)),
     ],
 )
-def test_a_shared_stage_takes_what_can_work_together(cpus: float, gpus: float, nodes: Nodes, expected: tuple[int, float]) -> None:
+def test_a_shared_stage_takes_what_can_work_together(
+    cpus: float, gpus: float, nodes: Nodes, expected: tuple[int, float, float]
+) -> None:
     assert Machine(nodes).all_for_one(cpus, gpus) == expected

@@ -305,6 +305,7 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
             "search.first.0: finetune: head_tokens is 30, but max_length 24 leaves 22 pieces",
         ),
         ({"resources": {"gpus": 1.5}}, "above 1 only whole GPUs"),
+        ({"resources": {"gpus": 0.5, "workers": 2}}, "gpus is 0.5 and workers is 2: the workers of a trial cannot share a GPU"),
         (
             {"recipe": [{"pretain": {}}, {"finetune": {"epochs": 0}}]},
             "no kind of stage is called 'pretain'; did you mean 'pretrain'?",

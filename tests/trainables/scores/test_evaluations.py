@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import tiny_recipe
+from tests.helpers import tiny_encoder, tiny_recipe
 from tests.trainables.resume import tuned_weights
-from trainables.scores.evaluate import predict
+from trainables.batches.pack import Batch, Example
+from trainables.encoder.load import load_base
+from trainables.scores.evaluate import outputs, predict
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.settings.stages import Finetune
@@ -95,3 +97,23 @@ def test_it_is_part_of_the_name_where_it_is_not_the_usual(tmp_path: Path) -> Non
         for changes in ({}, {"evaluations_per_epoch": 1}, {"evaluations_per_epoch": 4})
     )
     assert usual == one != four
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_ranks_share_an_evaluation_evenly(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every text on one rank, the outputs in the order of the texts, and no rank with many more tokens than another."""
+
+    class Lengths(torch.nn.Module):
+        def forward(self, batch: Batch) -> torch.Tensor:
+            return torch.tensor(batch.lengths, dtype=torch.float32)[:, None]
+
+    lengths = np.random.default_rng(0).integers(3, 129, 200)
+    texts = [Example(np.full(length, 7, dtype=np.int32)) for length in lengths]
+    base = load_base(tiny_encoder(), ("a few words",) * 50)
+    shares: list[list[tuple[int, np.ndarray]]] = []
+    monkeypatch.setattr(World, "gather", lambda self, own: [*shares, shares.append(own) or own])
+    for rank in range(size):
+        found = outputs(Lengths(), base, texts, Runtime(torch.device("cpu"), World(rank, size), autocast=False))
+    assert np.concatenate(found).tolist() == lengths.tolist()
+    tokens = [sum(float(rows[0]) for _, rows in share) for share in shares]
+    assert max(tokens) < 1.02 * np.mean(tokens)

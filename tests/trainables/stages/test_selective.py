@@ -267,10 +267,10 @@ def test_the_best_weights_stay_and_survive_a_resume(tmp_path: Path) -> None:
     running = runner.run(recipe, broken, ONE_THREAD, last="marks")
     for _ in range(2 + best + 1):
         next(running)
+    running.close()
     state = broken.load_state(marker.trajectory_id)
     assert state is not None
     after_best = load_file(state.path("model.safetensors"))
-    running.close()
     list(runner.run(recipe, broken, ONE_THREAD, last="marks"))
     kept = weights(straight, marker.stage_id)
     assert same_bits(kept, weights(broken, marker.stage_id))

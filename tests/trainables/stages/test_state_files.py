@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,13 +15,31 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import tiny_recipe
-from tests.trainables.resume import ONE_THREAD, Whole, begin, results, same_bits, tuned_weights, undisturbed
+from tests.trainables.resume import (
+    EVERY_FOUR_STEPS,
+    ONE_THREAD,
+    Whole,
+    assert_goes_on,
+    begin,
+    interrupt,
+    results,
+    same_bits,
+    saved_step,
+    tuned_weights,
+    undisturbed,
+)
+from trainables.settings.recipe import Recipe
+from trainables.settings.validate import validate
 from trainables.stages import node as node_module
 from trainables.stages import run_recipe as runner
+from trainables.stages import state_files
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.store import states
 from trainables.store.artifact_files import PREDICTIONS, marker_bytes
 from trainables.store.store import DamagedArtifact, Store
+from trainables.training.runtime import Runtime
+from trainables.training.world import World
 
 WEIGHTS, MOMENTS = "model.safetensors", "optimizer.safetensors"
 
@@ -124,3 +145,81 @@ def test_artifacts_of_another_kind_are_computed_again(whole: Whole, tmp_path: Pa
     assert len(said) == 2
     assert all("its manifest is one of" in line for line in said)
     assert store.get(node_module.test_id(Inputs(recipe).target, stage), needs=(PREDICTIONS,)) is not None
+
+
+TRAINED: dict[str, tuple[dict[str, Any], Callable[[str], bool]]] = {
+    "everything": ({}, lambda name: True),
+    "adapters": ({"lora_rank": 2}, lambda name: "lora_" in name or not name.startswith("encoder.")),
+    "the head": ({"freeze": "encoder"}, lambda name: not name.startswith("encoder.")),
+    "thawed later": ({"unfreeze_layers": 1}, lambda name: True),
+}
+
+
+@pytest.mark.parametrize("which", TRAINED)
+def test_a_state_holds_what_is_trained_and_is_a_copy(tmp_path: Path, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is written late, when training has gone on; a state with all weights, of an earlier version, is used as well."""
+    settings, is_trained = TRAINED[which]
+    recipe = tiny_recipe(tmp_path, **settings)
+    whole, broken, early = undisturbed(recipe, tmp_path), Store(tmp_path / "broken"), Store(tmp_path / "early")
+    name, write = nodes(Inputs(recipe))[-1].trajectory_id, state_files.write_state
+
+    def late(*arguments: Any) -> None:
+        time.sleep(0.1)
+        write(*arguments)
+
+    monkeypatch.setattr(runner, "write_state", late)
+    interrupt(recipe, broken, 9)
+    monkeypatch.undo()
+    state = broken.load_state(name)
+    assert state is not None
+    assert state.step == 8
+    weights, runtime = load_file(state.path(WEIGHTS)), Runtime(torch.device("cpu"), World(), autocast=False)
+    model = runner.job_of(Inputs(recipe), nodes(Inputs(recipe))[-1], None, frozenset(), broken, runtime).model
+    assert weights.keys() == {key for key, _ in model.named_parameters() if is_trained(key)}
+    whole_weights = {key: weight.detach() for key, weight in model.named_parameters()} | weights
+    files = {WEIGHTS: state_files.saved(whole_weights, tmp_path / WEIGHTS), MOMENTS: state.path(MOMENTS)}
+    early.save_state(name, 8, state.meta, files)
+    for store in (broken, early):
+        assert_goes_on(whole, store)
+
+
+@pytest.mark.parametrize("ending", ["close", "go on"])
+def test_a_state_that_cannot_be_written_is_told(whole: Whole, tmp_path: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever comes next raises, and a later run goes on as if there had been no state."""
+    store, stage = Store(tmp_path / "store"), nodes(Inputs(whole.recipe))[-1].stage_id
+
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device", "state.safetensors")
+
+    monkeypatch.setattr(state_files, "saved", full)
+    running = runner.run(whole.recipe, store, ONE_THREAD)
+    next(running)
+    with pytest.raises(OSError, match="No space left on device"):
+        running.close() if ending == "close" else list(running)  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    assert store.get(stage) is None
+    assert_goes_on(whole, store)
+
+
+def _die_while_writing(recipe: dict[str, Any], store: str) -> None:
+    put_all, written = states.put_all, list[str]()
+
+    def dying(*arguments: Any, **more: Any) -> Any:
+        written.append("")
+        if len(written) == 2:
+            os._exit(9)
+        return put_all(*arguments, **more)
+
+    states.put_all = dying
+    list(runner.run(validate(Recipe, recipe), Store(store), EVERY_FOUR_STEPS))
+
+
+def test_killed_while_a_state_is_written(whole: Whole, tmp_path: Path) -> None:
+    """The state before it counts."""
+    store = Store(tmp_path / "store")
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_writing, args=(whole.recipe.canonical(), store.url))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 9
+    assert saved_step(whole.recipe, store, 0) == 4
+    assert_goes_on(whole, store)

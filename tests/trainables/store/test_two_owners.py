@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.helpers import tiny_recipe
-from tests.trainables.resume import Whole, results, same_bits, tuned_weights, undisturbed
+from tests.trainables.resume import Whole, all_written, results, same_bits, tuned_weights, undisturbed
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
@@ -57,6 +57,7 @@ def stopping(patch: pytest.MonkeyPatch, where: str) -> None:
     def stepping(examples: Any, steps: range) -> Any:
         for pair in ahead(examples, steps):
             if where == "between two steps":
+                all_written()
                 count()
             yield pair
 
@@ -106,6 +107,7 @@ def test_two_owners_do_not_hurt_each_other(whole: Whole, tmp_path: Path, monkeyp
             until(lambda: is_stopped(first.pid or 0), first)
             second = runner.run(whole.recipe, store, EVERY_STEP)
             rows = [next(second)]
+            all_written()
             half = store.files.names(f"states/{nodes(Inputs(whole.recipe))[0].trajectory_id}")
             os.kill(first.pid or 0, signal.SIGCONT)
             if where != WHERE[-1]:

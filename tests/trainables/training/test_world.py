@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
-from collections.abc import Iterator
+import time
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, tiny_recipe
+from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, reviews, tiny_recipe
 from trainables.batches.pack import Batch
 from trainables.scores import evaluate
+from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
@@ -24,11 +26,13 @@ from trainables.stages import finetune
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.store import store
 from trainables.store.artifact_files import FEATURES
 from trainables.store.store import Store
+from trainables.training import precision, world
 from trainables.training.loop import Position, Row, train
 from trainables.training.runtime import Runtime
-from trainables.training.world import World
+from trainables.training.world import World, current
 
 PASS = 150
 """Pieces in a pass without gradients: so few that there are several passes for each rank."""
@@ -56,14 +60,6 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], interrupted
     again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     torch.distributed.destroy_process_group()
     return rows, [row["source"] for row in again]
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[list[ProcessPoolExecutor]]:
-    """A process for each of two ranks, which all cases use one after the other."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
-        yield [first, second]
 
 
 @pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs", "adapters"])
@@ -128,11 +124,13 @@ SHORT = 14
 Seen = tuple[dict[str, float], list[float], list[bool]]
 
 
-def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int) -> Seen:
+def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, in_order: bool) -> Seen:
     """({weight: value, steps of it}, all weights of the head) after some steps of the loop, and which steps had a short text."""
     if size > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/reached-{micro}", rank=rank, world_size=size)
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{folder}/reached-{micro}-{in_order}", rank=rank, world_size=size
+        )
     made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
     job = runner.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
     extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
@@ -146,7 +144,10 @@ def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
 
     job.loss, job.rate = loss, lambda step: 1.0
     steps = 12
-    list(train(job, runtime, Position(), steps, lambda at: None))
+    with pytest.MonkeyPatch.context() as patch:
+        share = World.share
+        patch.setattr(World, "share", lambda self, sizes, **_: share(self, sizes, in_order))
+        list(train(job, runtime, Position(), steps, lambda at: None))
     found = {name: float(value.detach()) for name, value in extra.items()}
     found["steps"] = float(job.optimizer.state[extra["short"]]["step"])
     if size > 1:
@@ -155,25 +156,106 @@ def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
     return found, job.model.classifier.weight.flatten().tolist(), seen  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("micro", [0, 1])
-def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int) -> None:
-    """Decay and momentum move a weight in those steps alone in which some text of some rank reaches it, as with one worker."""
-    recipe = tiny_recipe(tmp_path, batch_size=3).canonical()
-    alone, head, seen = _reached(0, 1, str(tmp_path), recipe, micro)
+@pytest.mark.parametrize(("micro", "in_order"), [(0, True), (1, True), (1, False)])
+def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int, in_order: bool) -> None:
+    """Without dropout, whose bits need shares in order on the CPU, however the texts are shared.
+
+    Decay and momentum move a weight in those steps alone in which some text of some rank reaches it, as with one worker."""
+    recipe = tiny_recipe(tmp_path, batch_size=3, dropout=0.1 if in_order else 0.0).canonical()
+    alone, head, seen = _reached(0, 1, str(tmp_path), recipe, micro, in_order)
     assert 0 < sum(seen) < len(seen)
     assert alone["steps"] == sum(seen)
     assert alone["none"] == 1.0
     assert alone["short"] < 1.0
-    asked = [each.submit(_reached, rank, 2, str(tmp_path), recipe, micro) for rank, each in enumerate(ranks)]
+    asked = [each.submit(_reached, rank, 2, str(tmp_path), recipe, micro, in_order) for rank, each in enumerate(ranks)]
     for found, weights, _ in (each.result(timeout=120) for each in asked):
         assert found == pytest.approx(alone, abs=1e-5)
         assert found["none"] == 1.0
         assert weights == pytest.approx(head, abs=1e-5)
 
 
+@pytest.mark.parametrize("in_order", [True, False])
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
-def test_shares_cover_the_batch_once_in_order(size: int) -> None:
-    batch = list(range(7))
-    parts = [World(rank, size).share(batch) for rank in range(size)]
-    assert [text for _, part in parts for text in part] == batch
-    assert all(part == [] or part[0] == first for first, part in parts)
+@pytest.mark.parametrize("sizes", [[5, 1, 9, 2, 2, 7, 3], [1], [0, 0], [], [512, 3, 3, 3, 3, 3, 3, 3]], ids=str)
+def test_every_text_is_in_one_share(sizes: list[int], size: int, in_order: bool) -> None:
+    shares = [World(rank, size).share(sizes, in_order) for rank in range(size)]
+    everything = [text for _, mine in shares for text in mine]
+    assert sorted(everything) == list(range(len(sizes)))
+    assert everything == list(range(len(sizes))) or not (in_order or size == 1)
+    assert all(everything[: len(before)] == before for before, _ in shares)
+    assert all(mine == sorted(mine) for _, mine in shares)
+
+
+@pytest.mark.parametrize(
+    ("batch", "ranks", "in_order", "at_most"),
+    [
+        (32, 4, True, 1.1),
+        (32, 8, True, 1.25),
+        (256, 8, True, 1.05),
+        (32, 4, False, 1.02),
+        (32, 8, False, 1.05),
+        (256, 8, False, 1.01),
+    ],
+)
+def test_shares_have_as_many_tokens(batch: int, ranks: int, in_order: bool, at_most: float) -> None:
+    """Of shipped reviews: the tokens of the slowest rank over those of the mean, in the mean over batches."""
+    lengths, slowest = np.array([len(text.split()) + 2 for text, _ in reviews()]), []
+    for seed in range(40):
+        sizes = np.random.default_rng(seed).choice(lengths, batch, replace=False).tolist()
+        loads = [sum(sizes[text] for text in World(rank, ranks).share(sizes, in_order)[1]) for rank in range(ranks)]
+        slowest.append(max(loads) * ranks / sum(sizes))
+    assert 1 <= np.mean(slowest) < at_most
+
+
+def _stale(rank: int, folder: str, seconds: float) -> list[bool]:
+    """Both ranks ask for a stage that another process computes for longer than the group's timeout: whether they own it."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    limit = timedelta(seconds=seconds)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/stale", rank=rank, world_size=2, timeout=limit)
+    world.TELL_S, store.SLOWEST_POLL_S = seconds / 5, seconds / 10
+    with current().claimed(Store(f"{folder}/store"), "stage") as owned:
+        pass
+    answers = [owned, *current().gather(owned)]
+    torch.distributed.destroy_process_group()
+    return answers
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_ranks_wait_for_another_process_longer_than_their_group_waits(
+    tmp_path: Path, ranks: list[ProcessPoolExecutor], finished: bool
+) -> None:
+    there, seconds = Store(tmp_path / "store"), 1.5
+    with there.claim("stage") as claim:
+        assert claim is not None
+        asked = [each.submit(_stale, rank, str(tmp_path), seconds) for rank, each in enumerate(ranks)]
+        time.sleep(2 * seconds)
+        assert not any(each.done() for each in asked)
+        if finished:
+            there.publish("stage", {"kind": "features", "rows": []}, {FEATURES: b""})
+    assert [each.result(timeout=60) for each in asked] == [[not finished] * 3] * 2
+
+
+def _of_rank_0(rank: int, folder: str, recipe: dict[str, Any]) -> tuple[str, list[str]]:
+    """(precision that this rank computes with where each would choose another, faults of ranks with the same GPU)."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rank-0", rank=rank, world_size=2)
+    speedups, faults = [2.0, 1.0], list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "cpu_speedup", lambda: speedups[rank])
+        resolved = runner.resolved(validate(Recipe, recipe), Execution(device="cpu"), current())
+    for uuids in (("GPU-1", "GPU-2"), ("", ""), ("GPU-1", "GPU-1")):
+        try:
+            current().check_devices(uuids[rank])
+        except ConfigError as error:
+            faults += [str(uuids), *error.faults]
+    torch.distributed.destroy_process_group()
+    return resolved.precision, faults
+
+
+def test_ranks_have_one_precision_and_a_gpu_each(tmp_path: Path, ranks: list[ProcessPoolExecutor]) -> None:
+    recipe = tiny_recipe(tmp_path).model_copy(update={"precision": "auto"}).canonical()
+    asked = [each.submit(_of_rank_0, rank, str(tmp_path), recipe) for rank, each in enumerate(ranks)]
+    for found, (uuids, fault) in (each.result(timeout=60) for each in asked):
+        assert found == "bfloat16"
+        assert uuids == "('GPU-1', 'GPU-1')"
+        assert fault.startswith("workers 0, 1 of a trial have the same GPU (GPU-1), and each needs one of its own")

@@ -1,0 +1,101 @@
+"""Sums that start within the backward pass: the same on every rank, also where memory runs out on one of them in its middle."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from tests.helpers import tiny_recipe
+from trainables.batches.pack import Batch
+from trainables.settings.recipe import Recipe
+from trainables.settings.validate import validate
+from trainables.stages import jobs
+from trainables.stages.identity import nodes
+from trainables.stages.inputs import Inputs
+from trainables.store.store import Store
+from trainables.training import gradient_sums, loop
+from trainables.training.gradient_sums import GradientSums
+from trainables.training.loop import Position, train
+from trainables.training.runtime import Runtime
+from trainables.training.world import World
+
+STEPS = 4
+
+
+class Seen(NamedTuple):
+    head: list[float]
+    early: list[int]
+    """Buckets that started within the backward pass of each try."""
+    tries: int
+    micro: int
+
+
+def _trained(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, short: str) -> Seen:
+    """Some steps of the loop; on rank 1 memory runs out once, in the second step, in the `short` part of it."""
+    made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
+    if size > 1:
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        place = f"file://{folder}/rendezvous-{micro}-{short}"
+        torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=size)
+    job = jobs.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
+    early, left, micros = list[int](), [short] if rank == 1 else [], list[int]()
+    plain, start_all, accumulate = job.loss, GradientSums.start_all, loop._accumulate
+
+    def run_out(place: str) -> None:
+        if place in left and len(micros) == 2:
+            left.remove(place)
+            raise MemoryError("out of memory")
+
+    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        run_out("forward")
+        return plain(model, batch)
+
+    def counted(sums: GradientSums) -> None:
+        early.append(len(sums._works))
+        start_all(sums)
+
+    def noted(*arguments: Any) -> Any:
+        micros.append(arguments[5])
+        return accumulate(*arguments)
+
+    job.loss = loss
+    first = next(parameter for name, parameter in job.model.named_parameters() if "layer.0." in name)
+    first.register_post_accumulate_grad_hook(lambda _: run_out("backward"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gradient_sums, "BUCKET", 2000)
+        patch.setattr(GradientSums, "start_all", counted)
+        patch.setattr(loop, "_accumulate", noted)
+        list(train(job, runtime, Position(), STEPS, lambda at: None))
+    if size > 1:
+        torch.distributed.destroy_process_group()
+    return Seen(job.model.classifier.weight.flatten().tolist(), early, len(micros), micros[-1])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("short", ["never", "forward", "backward"])
+@pytest.mark.parametrize("micro", [0, 2])
+def test_ranks_come_to_the_weights_of_one(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int, short: str) -> None:
+    recipe = tiny_recipe(tmp_path, batch_size=7).canonical()
+    alone = _trained(0, 1, str(tmp_path), recipe, 0, "never")
+    assert alone.early == [0] * STEPS
+    asked = [each.submit(_trained, rank, 2, str(tmp_path), recipe, micro, short) for rank, each in enumerate(ranks)]
+    for rank, seen in enumerate(each.result(timeout=120) for each in asked):
+        assert seen.head == pytest.approx(alone.head, abs=1e-6)
+        assert seen.tries == STEPS + (short != "never")
+        assert seen.micro == (micro if short == "never" else (micro or 4) // 2)
+        assert all(count > 5 for step, count in enumerate(seen.early) if step != 1 or short == "never" or rank == 0)
+        if rank == 1 and short == "backward" and micro == 0:  # else in the first of several passes
+            assert seen.early[1] > 5, "memory ran out when some sums were under way"
+
+
+def test_a_gradient_that_comes_twice_is_an_error() -> None:
+    weight, sums = torch.nn.Parameter(torch.ones(3)), GradientSums(World(0, 2))
+    sums.begin([weight, torch.nn.Parameter(torch.ones(2))])
+    with sums.overlapped():
+        weight.sum().backward()
+        with pytest.raises(RuntimeError, match="came twice"):
+            weight.sum().backward()
