@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import subprocess
@@ -82,8 +83,8 @@ def study(*arguments: object, timeout: float = 500, **changes: str) -> subproces
 def study_here(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in this process with a Ray of its own: torch, Ray and Optuna are loaded here already.
 
-    For tests whose subject is neither a signal nor a process: Ray's processes and the trials are the same. Variables that the
-    command sets are gone afterwards.
+    For tests whose subject is neither a signal nor a process, nor a variable that libraries read when they are loaded: Ray's
+    processes and the trials are the same. Variables that the command sets are gone afterwards.
     """
     import ray  # noqa: F401  # before the command, which would choose another authentication for a process without it
 
@@ -98,16 +99,21 @@ def study_here(*arguments: object, **changes: str) -> subprocess.CompletedProces
     return done
 
 
-@cache  # Ray's loggers keep them
-def _streams() -> tuple[TextIO, TextIO]:
-    """Streams to where this process writes, so that the log of a study gets what is said: pytest's own ones pass it by."""
-    return open(1, "w", encoding="utf-8", closefd=False), open(2, "w", encoding="utf-8", closefd=False)
+@cache  # Ray's loggers keep it
+def _stream(descriptor: int) -> TextIO:
+    """A stream to where this process writes, so that the log of a study gets what is said: pytest's own ones pass it by."""
+    return open(descriptor, "w", encoding="utf-8", closefd=False)
 
 
 @contextmanager
 def _written_to(out: TextIO, err: TextIO) -> Iterator[None]:
     """Within the block what this process and its children write to stdout and stderr goes to two files."""
-    streams, kept = _streams(), (os.dup(1), os.dup(2))
+    from ray._private.log import PlainRayHandler
+
+    streams, kept = (_stream(1), _stream(2)), (os.dup(1), os.dup(2))
+    for handler in logging.getLogger("ray").handlers:
+        if isinstance(handler, PlainRayHandler):
+            handler.setStream(streams[1])  # it has the stderr of the time when Ray was imported
     for descriptor, file in enumerate((out, err), start=1):
         os.dup2(file.fileno(), descriptor)
     try:
