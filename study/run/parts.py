@@ -202,7 +202,8 @@ def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
     from study.cluster.trial import TrialActor, resources
 
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it warns about missing result files
-    parameters = {"study": s.study, "store": s.store.url, "placement": s.placement, "board": s.board, "execution": _execution(s)}
+    board = s.board if s.placement.under_train else None
+    parameters = {"study": s.study, "store": s.store.url, "placement": s.placement, "board": board, "execution": _execution(s)}
     tune.Tuner(
         tune.with_resources(tune.with_parameters(TrialActor, **parameters), resources(s.placement)),
         tune_config=tune.TuneConfig(reuse_actors=True, search_alg=searcher, scheduler=scheduler, num_samples=-1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,9 +29,17 @@ class Session:
     scribe: Scribe
     machine: Machine
     placement: Placement
-    board: Any
     reader: Reader = field(default_factory=Reader)
     """Of the study's data, in this process."""
+
+    @cached_property
+    def board(self) -> Any:
+        """The actor of the switchboard, which work under Ray Train needs; started at the first use."""
+        import ray
+
+        from study.cluster.switchboard import Switchboard
+
+        return ray.remote(num_cpus=0)(Switchboard).remote()
 
     @property
     def rows(self) -> list[Row]:
@@ -47,15 +56,10 @@ class Session:
 
 def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine, reader: Reader) -> Session:
     """Open a session on the running Ray."""
-    import ray
-
-    from study.cluster.switchboard import Switchboard
-
     resources = study.resources
     under_train = resources.execution == "train" or (resources.execution == "auto" and resources.workers > 1)
     # On one node the run folder; several nodes see only the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
     placement = Placement(resources.workers, resources.cpus, resources.gpus, under_train, storage, 1, resources.patience_seconds)
-    board = ray.remote(num_cpus=0)(Switchboard).remote()
-    return Session(study, run_dir, store, scribe, machine, placement, board, reader)
+    return Session(study, run_dir, store, scribe, machine, placement, reader)

@@ -42,7 +42,8 @@ def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) 
                 s.scribe.again(name)
             else:
                 self._ends(trial.config, *_death(trial.get_pickled_error()))
-            s.board.sweep.remote(list(s.scribe.running))
+            if s.placement.under_train:
+                s.board.sweep.remote(list(s.scribe.running))
 
         def _ends(self, config: dict[str, Any], status: str, reason: str | None, result: dict[str, Any]) -> None:
             if not config.get("read_test"):

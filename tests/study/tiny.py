@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
@@ -78,24 +80,50 @@ def study(*arguments: object, timeout: float = 500, **changes: str) -> subproces
     )
 
 
-def study_here(capfd: pytest.CaptureFixture[str], *arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
+def study_here(*arguments: object, **changes: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end in this process with a Ray of its own: torch, Ray and Optuna are loaded here already.
 
-    For tests whose subject is neither a signal nor a process: Ray's processes and the trials are the same. Variables that the
-    command sets are gone afterwards.
+    For tests whose subject is neither a signal nor a process, nor a variable that libraries read when they are loaded: Ray's
+    processes and the trials are the same. Variables that the command sets are gone afterwards.
     """
     import ray  # noqa: F401  # before the command, which would choose another authentication for a process without it
 
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray reads it once a process
-    out, err = _streams()
-    with patch.dict(os.environ, environment(**changes)), redirect_stdout(out), redirect_stderr(err):
-        return subprocess.CompletedProcess(arguments, *inside(capfd, *arguments))
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
+        with patch.dict(os.environ, environment(**changes)), _written_to(out, err), pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+        out.seek(0)
+        err.seek(0)
+        done = subprocess.CompletedProcess(arguments, int(left.value.code or 0), out.read(), err.read())
+    assert "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return done
 
 
-@cache  # Ray's loggers keep them
-def _streams() -> tuple[TextIO, TextIO]:
-    """Streams to where this process writes, so that the log of a study gets what is said: pytest's own ones pass it by."""
-    return open(1, "w", encoding="utf-8", closefd=False), open(2, "w", encoding="utf-8", closefd=False)
+@cache  # Ray's loggers keep it
+def _stream(descriptor: int) -> TextIO:
+    """A stream to where this process writes, so that the log of a study gets what is said: pytest's own ones pass it by."""
+    return open(descriptor, "w", encoding="utf-8", closefd=False)
+
+
+@contextmanager
+def _written_to(out: TextIO, err: TextIO) -> Iterator[None]:
+    """Within the block what this process and its children write to stdout and stderr goes to two files."""
+    from ray._private.log import PlainRayHandler
+
+    streams, kept = (_stream(1), _stream(2)), (os.dup(1), os.dup(2))
+    for handler in logging.getLogger("ray").handlers:
+        if isinstance(handler, PlainRayHandler):
+            handler.setStream(streams[1])  # it has the stderr of the time when Ray was imported
+    for descriptor, file in enumerate((out, err), start=1):
+        os.dup2(file.fileno(), descriptor)
+    try:
+        with redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+            yield
+    finally:
+        for descriptor, (stream, copy) in enumerate(zip(streams, kept, strict=True), start=1):
+            stream.flush()
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
 
 def inside(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

@@ -24,7 +24,7 @@ from study.ablations.grid import grid
 from study.run import launch
 from tests.helpers import TINY_BERT, reviews, write_csv
 from tests.study.run.test_faults import assert_computed_once
-from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, table, wait_for
+from tests.study.tiny import ROOT, alive, answer, begin, family, records, refused, study, study_here, table, wait_for
 from trainables.settings.errors import ConfigError
 from trainables.stages.inputs import Reader
 
@@ -72,7 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The tiny ablation, run to its end by the command."""
     folder = tmp_path_factory.mktemp("ablation")
     path, run, store = tiny_ablation(folder / "input"), folder / "the run", folder / "store"
-    done = study("reproduce", path, "--scale", "paper", "--out", run, "--store", store)
+    done = study_here("reproduce", path, "--scale", "paper", "--out", run, "--store", store)
     assert done.returncode == 0, done.stdout + done.stderr
     return Run(path, run, store, done.stdout)
 
@@ -270,7 +270,7 @@ def test_killed_in_each_study_it_comes_to_the_same_tables(finished: Run, tmp_pat
         assert process.poll() is None, "it ended before it could be killed"
         process.kill()
         process.communicate()
-    done = study(*call)
+    done = study_here(*call)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in ("reviews-1", "reviews-2"):
         assert table(folder / name) == table(finished.folder / name)

@@ -82,7 +82,7 @@ def carry_out(part: AblationStudy, folder: Path, store: Store) -> Iterator[Row]:
     folder.mkdir(parents=True)
     screen = Screen(io.StringIO(), study.name, study.metric)
     scribe = Scribe(Records(folder / "records.jsonl", study.name), screen, [], study.metric)
-    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Placement(1, 1, 0, False, ""), None)
+    session = Session(study, folder, store, scribe, Machine(((1, 0),)), Placement(1, 1, 0, False, ""))
     scribe.write("study", status="started")
     for shared in plan.trajectories(study):
         for row in here(Work(shared.name, shared.recipe, store.url, Execution(), shared.name, shared.milestones)):

@@ -253,7 +253,7 @@ def session(tmp_path: Path) -> Session:
     """A sitting without Ray at a study that nothing is asked of."""
     with open(os.devnull, "w") as nowhere:
         scribe = Scribe(record.Records(tmp_path / "records.jsonl", "x"), Screen(nowhere, "x"), [])
-        return Session(None, tmp_path, Store(tmp_path / "store"), scribe, Machine(((1, 0),)), None, None)  # type: ignore[arg-type]
+        return Session(None, tmp_path, Store(tmp_path / "store"), scribe, Machine(((1, 0),)), None)  # type: ignore[arg-type]
 
 
 def test_the_bag_of_words_stops_the_study_where_the_machine_failed_and_only_then(

@@ -25,7 +25,7 @@ from study.run.scribe import Scribe, TrialSpec, trial_of
 from study.run.session import Session
 from tests.helpers import TINY_BERT, documents_file, reviews, write_csv
 from tests.study.conftest import Run
-from tests.study.tiny import answer, records, refused, study, write_study
+from tests.study.tiny import answer, records, refused, study_here, write_study
 from trainables.encoder import checkpoint
 from trainables.settings.errors import ConfigError
 from trainables.stages import node as node_module
@@ -296,7 +296,7 @@ def test_a_final_whose_weights_another_store_lacks_is_computed_again(held: str, 
         test = node_module.test_id(Inputs(found.recipe_for(PARAMS, 0)).target, final.stage_ids[-1])
         name = test if held == "predictions" else final.stage_ids[-1]
         store.publish(name, {"kind": "features"}, {WEIGHTS if held == "weights" else "more.json": file})
-    session = Session(found, run, store, scribe, *[None] * 3)  # type: ignore[arg-type]
+    session = Session(found, run, store, scribe, *[None] * 2)  # type: ignore[arg-type]
     todo = [each["trial"] for each in finals.runs(session, {})]
     assert todo == (["f00"] if held in ("nothing", "no weights") else [])
 
@@ -342,7 +342,7 @@ def test_a_run_is_moved_goes_on_with_changed_tests_and_names_no_home(
     assert "not comparable, since the inputs have changed" in str(found)
     assert "tasks.reviews.test: 26 texts, was 24" in found.differs
     before = (run / "records.jsonl").read_bytes()
-    done = study("run", run, "--store", store, "--accept-changed-inputs", HOME=str(home))
+    done = study_here("run", run, "--store", store, "--accept-changed-inputs", HOME=str(home))
     assert done.returncode == 0, done.stdout + done.stderr
     assert (run / "records.jsonl").read_bytes().startswith(before)
     new = records(run)[len(before.splitlines()) :]

@@ -174,7 +174,7 @@ def test_a_raised_budget_and_more_seeds_go_on_where_the_study_stood(finished: Ru
     folder = tmp_path / "longer"
     shutil.copytree(finished.folder, folder)
     more = ("--set", "budget.trials=5", "--set", "final.seeds=3")
-    done = study("run", finished.file, "--out", folder, "--store", finished.store, *more)
+    done = study_here("run", finished.file, "--out", folder, "--store", finished.store, *more)
     assert done.returncode == 0, done.stdout + done.stderr
     old, new = records(finished.folder), records(folder)
     assert new[: len(old)] == old
@@ -417,7 +417,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
 
 
-def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Several tasks, shared under Ray Train; then fractions, few texts, several labels."""
     tasks: dict[str, Any] = {"several": {"multi_label": True}, "reviews": {}}
     for name, task in tasks.items():
@@ -438,14 +438,14 @@ def test_several_tasks_and_labels_go_through_a_study(tmp_path: Path, capfd: pyte
         budget={"trials": 2},
         final={"top_k": 1, "seeds": 1},
     )
-    done = study_here(capfd, "run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    done = study_here("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = records(tmp_path / "run", "stage")
     assert [(row["kind"], row["status"]) for row in stages] == [("multitask", "computed")]
     assert {row["status"] for row in records(tmp_path / "run", "trial") if row["status"] != "started"} == {"complete"}
     (test,) = [row for row in records(tmp_path / "run", "evaluation") if row["split"] == "test"]
     assert set(test["f1_by_label"]) == {"all", "negative", "positive"}
-    _goes_by_micro_f1(tmp_path / "run", done.stdout, answer(capfd, "status", tmp_path / "run"), test)
+    _goes_by_micro_f1(tmp_path / "run", done.stdout, answer(capsys, "status", tmp_path / "run"), test)
     assert set(stages[0]["by_task"]) == {"several", "reviews"}
     joint = [row for row in records(tmp_path / "run", "evaluation") if row["stage"] == "multitask"]
     assert stages[0]["by_task"] == joint[-1]["by_task"]
@@ -471,7 +471,7 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path, capsys: pytest.C
         final={"top_k": 1, "seeds": 1},
         baseline=False,
     )
-    done = study("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    done = study_here("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
     assert done.returncode == 0, done.stdout + done.stderr
     stages = [(row["kind"], row["name"], row["status"]) for row in records(tmp_path / "run", "stage")]
     names = [("marks", "marks.scorer"), ("marks", "marks"), ("pretrain", "pretrain")]

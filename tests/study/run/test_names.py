@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -60,17 +61,38 @@ def test_plan_with_such_a_name_everywhere(
     assert (folder / f"store {name}" / "x").read_bytes() == b"1"
 
 
-def test_a_whole_study_with_such_names(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "a?b::c #1 {x} *\n'\""
+@pytest.fixture(scope="module")
+def oddly_named(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """(the folder of a whole study with such names, of whose two trials one diverges; what the command said)."""
+    folder = tmp_path_factory.mktemp("names") / "a?b::c #1 {x} *\n'\""
     folder.mkdir()
-    less = {"budget": {"trials": 1}, "final": {"top_k": 1, "seeds": 1}, "baseline": False, "search": {"sampler": "random"}}
-    data = tiny_study(folder, name="ä*b", space={"pretrain.steps": {"choice": [0]}}, **less)
+    # In float32 an epsilon of 1e-300 is none: Adam divides 0 by 0 for the embeddings of words that a batch has not.
+    less = {"budget": {"trials": 2}, "final": {"top_k": 1, "seeds": 1}, "baseline": False, "search": {"sampler": "grid"}}
+    data = tiny_study(folder, name="ä*b", space={"finetune.epsilon": {"choice": [1e-6, 1e-300]}}, **less)
     (folder / "s*.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
-    done = study_here(capfd, "run", folder / "s*.yaml", "--out", folder / "r::%20?", "--store", folder / "[s]")
-    assert done.returncode == 0, done.stderr
+    return folder, study_here("run", folder / "s*.yaml", "--out", folder / "r::%20?", "--store", folder / "[s]")
+
+
+def test_a_whole_study_with_such_names(oddly_named: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    folder, done = oddly_named
+    assert done.returncode == 0, done.stdout + done.stderr
     assert records(folder / "r::%20?", "study")[-1]["status"] == "finished"
     assert (folder / "r::%20?" / "report" / "report.html").exists()
     assert (folder / "[s]").is_dir()
+
+
+def test_trials_that_diverge_are_recorded_and_do_not_stop_the_study(
+    oddly_named: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = oddly_named
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = records(folder / "r::%20?", "trial")
+    ends = {row["params"]["finetune.epsilon"]: row for row in trials if row["phase"] == "search"}
+    assert ends[1e-6]["status"] == "complete"
+    assert ends[1e-300]["status"] == "diverged"
+    assert "step" in ends[1e-300]["reason"]
+    assert "diverged" in done.stdout
+    assert {row["setting"] for row in trials if row["phase"] == "final"} == {ends[1e-6]["setting"]}
 
 
 @pytest.mark.parametrize(("url", "local"), [("a::b", True), ("/a?b", True), ("s3://a/b", False), ("zip://a.csv::b.zip", False)])

@@ -60,7 +60,7 @@ def test_a_lost_store_stops_the_study_which_is_resumed_once_it_is_back(tmp_path:
     answer(capsys, "report", folder)
     assert "The study was stopped: store" in " ".join((folder / "report" / "table.txt").read_text().split())
     (store / "states").unlink()
-    done = study(*call)
+    done = study_here(*call)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {name: status for name, (status, _) in last_of(folder).items()} == dict.fromkeys(("t000", "t001", "f00"), "complete")
     assert {row.get("device") for row in records(folder, "study")} == {None, "cpu"}
@@ -111,12 +111,10 @@ def test_an_ablation_finds_that_before_anything_starts_too(
     assert [row["status"] for row in rows if row["event"] == "study"] == ["started", "stopped"]
 
 
-def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_trials_that_fail_alike_from_their_beginning_stop_the_study_and_none_counts_as_failed(tmp_path: Path) -> None:
     path, folder = write_study(tmp_path / "input", **LITTLE | {"budget": {"trials": 2}}), tmp_path / "run"
     wrong = ("--set", "encoder.config.vocab_size=10")  # what the tokenizer has is known once its vocabulary is trained
-    done = study_here(capfd, "run", path, "--out", folder, "--store", tmp_path / "store", *wrong)
+    done = study_here("run", path, "--out", folder, "--store", tmp_path / "store", *wrong)
     assert done.returncode == 4, done.stdout + done.stderr
     assert "stopped: t000 and t001 failed alike at their beginning" in done.stderr
     assert "vocab_size: 10 given, but the tokenizer has" in done.stderr
@@ -145,7 +143,7 @@ def test_failed_trials_are_named_and_begun_again_when_that_is_asked(
     assert "1 trial failed: t001. --retry-failed runs it again" in said
     shutil.rmtree(with_a_failure / "report")
     assert "trials of the search are complete, 1 failed. --retry-failed runs them again." in " ".join(answer(capsys, *call).split())
-    done = study(*call, "--retry-failed")
+    done = study_here(*call, "--retry-failed")
     assert done.returncode == 0, done.stdout + done.stderr
     mine = [(row["status"], row["params"]) for row in records(with_a_failure, "trial") if row["trial"] == "t001"]
     assert [status for status, _ in mine][-4:-1] == ["failed", "unfinished", "started"]
@@ -186,7 +184,9 @@ def _stub(made: Any) -> Session:
     from study.cluster.machine import Machine
     from study.cluster.work import Placement
 
-    return Session(made, Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Placement(1, 1, 0, False, ""), None)
+    session = Session(made, Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Placement(1, 1, 0, False, ""))
+    session.board = MagicMock()
+    return session
 
 
 def test_an_ablation_stops_too_and_names_its_own_command(
