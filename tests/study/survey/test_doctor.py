@@ -59,7 +59,7 @@ def test_kernels_of_attention_on_a_gpu_are_told() -> None:
         printed = json.loads(json.dumps({"float32": survey(torch.device("cpu"), torch.float32)}))
     used, refused = doctor._attention(printed, "")
     assert (used.sign, used.what) == (OK, "attention")
-    assert "in float32 on the first GPU, tested for heads of 64: full: efficient, with dropout: plain" in used.found
+    assert "in float32 on the first GPU, tested for heads of 64: full: efficient, with dropout: plain" in used.text
     assert refused.sign == WARN
     assert "efficient kernel failed its test (float32, heads of 64, dropout): it drops 0.0%" in refused.found
     if not torch.cuda.is_available():
