@@ -61,11 +61,11 @@ def test_kernels_of_attention_on_a_gpu_are_told() -> None:
     assert (used.sign, used.what) == (OK, "attention")
     assert "in float32 on the first GPU, tested for heads of 64: full: efficient, with dropout: plain" in used.text
     assert refused.sign == WARN
-    assert "efficient kernel failed its test (float32, heads of 64, dropout): it drops 0.0%" in refused.found
+    assert "efficient kernel failed its test (float32, heads of 64, dropout): it drops 0.0%" in refused.text
     if not torch.cuda.is_available():
         (unknown,) = doctor._attention(*gpus.attention_kernels())
         assert unknown.sign == WARN
-        assert "its kernels cannot be tested: torch cannot be run: " in unknown.found
+        assert "its kernels cannot be tested: torch cannot be run: " in unknown.text
 
 
 @pytest.mark.parametrize("place", ["a folder that cannot be made", "a file in the way", "below a file", "no bucket", "no protocol"])
