@@ -52,11 +52,11 @@ def _chosen(device: torch.device, dtype: torch.dtype, width: int, windowed: bool
     for kernel in KERNELS:
         if not kernel.suits(device, dtype, width, windowed):
             continue
-        found = fault(kernel.attend, device, dtype, width, windowed, dropping)
-        if found is None:
+        reason = fault(kernel.attend, device, dtype, width, windowed, dropping)
+        if reason is None:
             best, attend = kernel.name, kernel.attend
             break
-        failed.append((kernel.name, found))
+        failed.append((kernel.name, reason))
     inputs = f"{str(dtype).removeprefix('torch.')}, heads of {width}{', a window' * windowed}{', dropout' * dropping}"
     notices = tuple(f"attention on {device}: torch's {name} kernel failed its test ({inputs}): {why}" for name, why in failed)
     return Choice(best, attend, tuple(f"{notice}; computed by {best} attention" for notice in notices))

@@ -45,7 +45,7 @@ def fault(
     """
     window = WINDOW if windowed else None
     ends = torch.tensor([0, *LENGTHS], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
-    # Not the usual scaling, so that a kernel that ignores it is found out.
+    # Not the usual scaling, so that the test sees a kernel that ignores it.
     call = partial(attend, ends=ends, longest=max(LENGTHS), scaling=2 * width**-0.5, window=window)
     generator = default_generator(device)
     try:
@@ -59,8 +59,8 @@ def fault(
             again = _read(call, device, dtype, width, window)
             generator.manual_seed(2)
             other = _read(call, device, dtype, width, window)
-            if found := _fault_of_masks(read, again, next_call, other, dtype, window):
-                return found
+            if reason := _fault_of_masks(read, again, next_call, other, dtype, window):
+                return reason
             generator.set_state(state)
             return _difference(partial(call, p=RATE), device, dtype, width, window, [mask > 0.5 for mask in read])
     except torch.OutOfMemoryError:
@@ -80,7 +80,7 @@ def _difference(
     """What differs from the textbook on random inputs, if anything."""
     draw = torch.Generator().manual_seed(0)
     q, k, v, weight = (torch.randn(sum(LENGTHS), HEADS, width, generator=draw).to(dtype) for _ in range(4))
-    found = _with_gradients(call, [x.to(device) for x in (q, k, v)], weight.to(device))
+    computed = _with_gradients(call, [x.to(device) for x in (q, k, v)], weight.to(device))
     plain = partial(
         textbook.attention,
         lengths=LENGTHS,
@@ -90,7 +90,7 @@ def _difference(
         factor=1.0 if kept is None else 1 / (1 - RATE),
     )
     expected = _with_gradients(plain, [x.double() for x in (q, k, v)], weight.double())
-    for name, one, other in zip(NAMES, found, expected, strict=True):
+    for name, one, other in zip(NAMES, computed, expected, strict=True):
         difference = float((one.cpu().double() - other).abs().max() / other.abs().max())
         if not difference <= TOLERANCE[dtype]:  # also if it is no number
             with_dropout = "" if kept is None else ", under its own dropout,"

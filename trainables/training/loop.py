@@ -119,7 +119,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             if share.limit != limit:
                 share = _share(job, runtime, limit, batch)
             job.optimizer.zero_grad(set_to_none=True)
-            with memory.told("for the sums of gradients"):
+            with memory.explained("for the sums of gradients"):
                 sums.begin(parameters)
             total, lack = _accumulate(job, runtime, step, share, weight, sums)
             sums.start_all()
@@ -132,7 +132,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             if lack is not None:
                 limit = limit.below(lack.examples)
                 memory.release()
-        with memory.told("while workers added their gradients"):
+        with memory.explained("while workers added their gradients"):
             sums.finish(dict(zip(parameters, reached, strict=True)))
 
         # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a

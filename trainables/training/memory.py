@@ -96,15 +96,15 @@ def room(device: torch.device, parameters: list[nn.Parameter]) -> int:
     memory = available()
     if memory is None:
         return CPU_BYTES
-    found = _power_of_two((memory[0] / _processes() - owed) / 2)
-    if found < CPU_BYTES:
+    size = _power_of_two((memory[0] / _processes() - owed) / 2)
+    if size < CPU_BYTES:
         log.warning(
             "%.1f GiB of memory are free: passes hold at most %d MiB instead of %d, which may change the rounding of results",
             memory[0] / GIB,
-            found // 2**20,
+            size // 2**20,
             CPU_BYTES // 2**20,
         )
-    return min(CPU_BYTES, found)
+    return min(CPU_BYTES, size)
 
 
 def _power_of_two(size: float) -> int:
@@ -132,7 +132,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told(when: str) -> Iterator[None]:
+def explained(when: str) -> Iterator[None]:
     """Raise MemoryError in words if memory runs out within the block, where nothing can be repeated."""
     try:
         yield

@@ -84,13 +84,13 @@ class World:
                 answer = self.broadcast(answer)
             yield answer
             return
-        told = time.monotonic()
+        last = time.monotonic()
 
         def tell() -> None:
-            nonlocal told
-            if time.monotonic() - told >= TELL_S:
+            nonlocal last
+            if time.monotonic() - last >= TELL_S:
                 self.broadcast(None)
-                told = time.monotonic()
+                last = time.monotonic()
 
         with store.claim(name, needs=needs, meanwhile=tell) as claim:
             yield self.broadcast(claim is not None)

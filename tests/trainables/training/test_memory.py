@@ -62,10 +62,10 @@ def test_errors_that_mean_something_else(text: str) -> None:
 def test_memory_that_runs_out_where_nothing_can_be_repeated_is_told() -> None:
     with (
         pytest.raises(MemoryError, match="ran out while workers added their gradients; a smaller micro_batch"),
-        memory.told("while workers added their gradients"),
+        memory.explained("while workers added their gradients"),
     ):
         raise RuntimeError("NCCL error: Failed to CUDA calloc 8 bytes")
-    with pytest.raises(RuntimeError, match="remote process"), memory.told("while workers added their gradients"):
+    with pytest.raises(RuntimeError, match="remote process"), memory.explained("while workers added their gradients"):
         raise RuntimeError("NCCL error: remote process exited")
 
 
