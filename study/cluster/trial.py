@@ -49,8 +49,8 @@ def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0)
     """Yield the rows of `begin()`, restarted after a failure up to `retries` times; rows from before a failure are not repeated.
 
     After a failure of the machine that may pass, restart until `patience_s` seconds were waited in vain, with doubling pauses.
-    Every row holds the number of its try in `attempt`. Raises Ended; divergence and wrong input are not retried. Closing it restarts
-    nothing: it raises the failure of a last save as it is.
+    Every row holds the number of its try in `attempt`. Raises Ended; divergence and wrong input are not retried. Closing it begins
+    nothing anew: it raises the failure of a last save as it is.
     """
     seen: set[tuple[Any, ...]] = set()
     failures, waited, closed = 0, 0.0, False
