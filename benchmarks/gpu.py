@@ -8,8 +8,8 @@ of random weights. Nothing is downloaded, and neither Ray, Optuna nor `datasets`
 not reach is named. All results go to one JSON file, with versions, card, driver, date and commit. `--device cpu` tries the script
 itself with tiny sizes; its numbers mean nothing.
 
-Exit codes: 0, everything was measured and every test passed; 1, a part failed or did not finish; 2, no CUDA device works or
-a package is missing.
+Exit codes: 0, everything was measured and every test passed; 1, a part failed or did not finish; 2, no CUDA device works, a
+package is missing or the file cannot be written.
 """
 
 from __future__ import annotations
@@ -148,8 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     deadline = time.monotonic() + sum(PARTS[name].seconds for name in options.parts)
     report: dict[str, Any] = {"about": about(options.device, cards), "parts": {}}
-    path = options.out / (re.sub(r"[^a-z0-9]+", "-", f"{(cards or ['cpu'])[0]} {report['about']['date'][:19]}".lower()) + ".json")
-    options.out.mkdir(parents=True, exist_ok=True)
+    stem = re.sub(r"[^a-z0-9]+", "-", f"{(cards or ['cpu'])[0]} {report['about']['date'][:19]}".lower())
+    try:
+        path = new_file(options.out, stem, ".json", json.dumps(report, indent=1))
+    except OSError as error:
+        print(f"Results cannot be written: {error.filename}: {error.strerror}; choose another folder (--out).", file=sys.stderr)
+        return 2
     for name in options.parts:
         print(f"== {name}", flush=True)
         later = options.parts[options.parts.index(name) + 1 :]
@@ -159,6 +163,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n".join(summary(report)))
     print(f"results: {path}")
     return int(any(part["faults"] for part in report["parts"].values()))
+
+
+def new_file(folder: Path, stem: str, suffix: str, text: str) -> Path:
+    """A new file with this text; numbered if another run has begun in the same second. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = folder / f"{stem}{f'-{number}' if number > 1 else ''}{suffix}"
+        try:
+            with open(path, "x", encoding="utf-8") as file:
+                file.write(text)
+            return path
+        except FileExistsError:
+            number += 1
 
 
 def working_cards(device: str) -> tuple[list[str], str]:

@@ -129,6 +129,24 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert capsys.readouterr().err == f"{sys.executable} lacks these packages: no_such_package.\n"
 
 
+@pytest.mark.parametrize("place", ["a file", "/proc/no-such-place"])
+def test_a_folder_that_takes_no_results_is_told_before_anything_is_measured(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a file").touch()
+    assert gpu.main(["--device", "cpu", "--out", str(tmp_path / place)]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"Results cannot be written: {tmp_path / place}: ")
+    assert said.err.count("\n") == 1
+    assert said.out == ""
+
+
+def test_runs_of_the_same_second_have_a_file_each(tmp_path: Path) -> None:
+    paths = [gpu.new_file(tmp_path / "results", "cpu-1", ".json", text) for text in "abc"]
+    assert [path.name for path in paths] == ["cpu-1.json", "cpu-1-2.json", "cpu-1-3.json"]
+    assert [path.read_text() for path in paths] == ["a", "b", "c"]
+
+
 BARE = """
 import importlib, sys
 class Hidden:

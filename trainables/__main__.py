@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -41,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads any more: as if interrupted, without the flush at exit that would fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 130
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to resume from the last evaluation", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))  # such as a state that could not be saved
+        print(f"interrupted{notes}; run the same command again to resume from the last saved state", file=sys.stderr)
         return 130
 
 
@@ -65,8 +67,10 @@ def _run(recipe: Recipe, store: object, execution: Execution, *, test: bool) -> 
     transformers_logging.disable_progress_bar()
 
     try:
-        for row in runner.run(recipe, store, execution):  # type: ignore[arg-type]
-            print(json.dumps(row), flush=True)
+        # Closed here, else the failure of a last save would be lost.
+        with contextlib.closing(runner.run(recipe, store, execution)) as rows:  # type: ignore[arg-type,type-var]
+            for row in rows:
+                print(json.dumps(row), flush=True)
         if test:
             print(json.dumps(runner.evaluate_test(recipe, store, execution)))  # type: ignore[arg-type]
     except loop.Diverged as error:

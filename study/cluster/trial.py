@@ -49,10 +49,11 @@ def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0)
     """Yield the rows of `begin()`, restarted after a failure up to `retries` times; rows from before a failure are not repeated.
 
     After a failure of the machine that may pass, restart until `patience_s` seconds were waited in vain, with doubling pauses.
-    Every row holds the number of its try in `attempt`. Raises Ended; divergence and wrong input are not retried.
+    Every row holds the number of its try in `attempt`. Raises Ended; divergence and wrong input are not retried. Closing it begins
+    nothing anew: it raises the failure of a last save as it is.
     """
     seen: set[tuple[Any, ...]] = set()
-    failures, waited = 0, 0.0
+    failures, waited, closed = 0, 0.0, False
     for attempt in count():
         try:
             with contextlib.closing(begin()) as rows:
@@ -61,9 +62,13 @@ def persistent(begin: Callable[[], Rows], retries: int, patience_s: float = 0.0)
                     if key not in seen:
                         seen.add(key)
                         waited = 0.0
+                        closed = True  # unless another row is requested
                         yield row | {"attempt": attempt}
+                        closed = False
             return
         except Exception as error:
+            if closed:
+                raise
             end = ended(error)
             if end.status == "halted":
                 pause = min(max(waited, FIRST_PAUSE_S), patience_s - waited) if end.passing else 0.0

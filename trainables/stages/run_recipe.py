@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -176,8 +175,8 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
         writes.wait()  # `copies` are free again
         if position.step in wanted:
-            with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-                _publish(job, recipe, node, wanted[position.step], position, store, execution, Path(folder), best)
+            with store.writing() as folder:
+                _publish(job, recipe, node, wanted[position.step], position, store, execution, folder, best)
         if position.step == job.steps:
             store.drop_state(node.trajectory_id)
         else:
@@ -259,8 +258,8 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
     data = inputs.target
     tuned = finetuned.rows("finetune")[-1].get("thresholds")
     row: Row = measured(logits, data.test, data.labels, "half", tuned) | how | {"step": node.steps}
-    with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        path = write_predictions(Path(folder) / PREDICTIONS, logits, data.test.labels, tuned, lengths)
+    with store.writing() as folder:
+        path = write_predictions(folder / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
     return row | common | {"source": "computed"}

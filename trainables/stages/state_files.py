@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -158,8 +157,8 @@ def state_tensors(job: Job) -> dict[str, Tensors]:
 
 def write_state(store: Store, name: str, position: Mapping[str, Any], tensors: Mapping[str, Tensors], owns: Owns) -> None:
     """Save the state of a stage from {file: tensors}. Raises StoreError."""
-    with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-        files = {file: saved(members, Path(folder) / file) for file, members in tensors.items()}
+    with store.writing() as folder:
+        files = {file: saved(members, folder / file) for file, members in tensors.items()}
         store.save_state(name, int(position["step"]), {"position": position}, files, move=True, owns=owns)
 
 

@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -42,7 +43,7 @@ from trainables.store.artifact_files import (
     stage_id,
     wrong_size,
 )
-from trainables.store.files import LocalFiles, StoreError, explained, open_files
+from trainables.store.files import FULL, LocalFiles, StoreError, explained, open_files
 from trainables.store.garbage import CollectReport
 from trainables.store.lease import Claim
 from trainables.store.local_files import NotPlain
@@ -166,7 +167,7 @@ class Store:
     def local_cache(self, kind: str) -> Path:
         """Folder on this machine for scratch and caches of one kind: in a local store, else in the user's cache folder.
 
-        The kind `writing` is for files that will be moved into the store, in a folder per writer. Raises StoreError.
+        Raises StoreError.
         """
         own = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         inside = [self.files.root / "cache"] if isinstance(self.files, LocalFiles) else []
@@ -185,6 +186,20 @@ class Store:
         with explained(self.url):
             raise faults[0]
         raise AssertionError("unreachable")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Path]:
+        """A folder for files that will be moved into the store. Raises StoreError where they cannot be written."""
+        with explained(self.url):
+            scratch = tempfile.TemporaryDirectory(dir=self.local_cache("writing"))
+        with scratch as folder:
+            try:
+                yield Path(folder)
+            except OSError as error:
+                if error.errno not in FULL and not str(error.filename).startswith(folder):
+                    raise  # of what is read
+                with explained(self.url):
+                    raise
 
     # --- artifacts --------------------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,8 +24,8 @@ def once(
         with world.claimed(store, name, (file,)) as owned:
             if owned:
                 began = time.perf_counter()
-                with tempfile.TemporaryDirectory(dir=store.local_cache("writing")) as folder:
-                    files = make(Path(folder))
+                with store.writing() as folder:
+                    files = make(folder)
                     if world.leads:
                         store.publish(name, {**manifest, "seconds": time.perf_counter() - began}, dict(files), move=True)
     artifact = store.get(name)

@@ -14,7 +14,7 @@ from study.cluster.work import Ended, Placement, Work, ended, here
 from tests.helpers import tiny_recipe
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
-from trainables.store.store import Store
+from trainables.store.store import Store, StoreError
 from trainables.training.loop import Diverged
 
 Rows = Generator[dict[str, Any], None, None]
@@ -73,6 +73,25 @@ def test_closing_the_generator_closes_what_runs() -> None:
     next(rows)
     rows.close()
     assert closed == [True]
+
+
+@pytest.mark.parametrize("failure", [StoreError(["the disk is full"]), OSError("connection lost"), ValueError("of a test")])
+def test_a_failure_while_closing_restarts_nothing(failure: Exception) -> None:
+    starts = []
+
+    def begin() -> Rows:
+        starts.append(True)
+        try:
+            yield {"step": 1}
+            yield {"step": 2}
+        finally:
+            raise failure
+
+    rows = persistent(begin, retries=3, patience_s=60)
+    next(rows)
+    with pytest.raises(type(failure), match=str(failure)):
+        rows.close()
+    assert starts == [True]
 
 
 def test_an_ended_stays_what_it_is() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,12 +25,13 @@ from tests.trainables.resume import (
     undisturbed,
     weights,
 )
+from trainables import __main__ as command_line
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
 from trainables.stages.node import milestone_id
-from trainables.store.store import Store
+from trainables.store.store import Store, StoreError
 from trainables.training.loop import Diverged
 
 
@@ -202,3 +204,24 @@ def test_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 2
     assert "tasks: missing" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+
+
+def test_an_interrupt_tells_of_a_last_state_that_was_not_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny_recipe(tmp_path).canonical()))
+
+    def full(*arguments: Any) -> None:
+        raise StoreError(["the disk is full"])
+
+    def stopped(*arguments: Any) -> Any:
+        yield next(rows := train(*arguments))  # type: ignore[call-overload]
+        rows.close()
+        raise KeyboardInterrupt
+
+    train = runner.train
+    monkeypatch.setattr(runner, "write_state", full)
+    monkeypatch.setattr(runner, "train", stopped)
+    assert command_line.main([str(path), "--store", f"{tmp_path}/store", "--threads", "1"]) == 130
+    assert "interrupted; the last state was not saved: the disk is full; run the same" in capsys.readouterr().err

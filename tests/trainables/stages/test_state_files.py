@@ -37,7 +37,7 @@ from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
 from trainables.store import states
 from trainables.store.artifact_files import PREDICTIONS, marker_bytes
-from trainables.store.store import DamagedArtifact, Store
+from trainables.store.store import DamagedArtifact, Store, StoreError
 from trainables.training.runtime import Runtime
 from trainables.training.world import World
 
@@ -188,13 +188,13 @@ def test_a_state_that_cannot_be_written_is_told(whole: Whole, tmp_path: Path, en
     """Whatever comes next raises, and a later run goes on as if there had been no state."""
     store, stage = Store(tmp_path / "store"), nodes(Inputs(whole.recipe))[-1].stage_id
 
-    def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device", "state.safetensors")
+    def full(tensors: Any, path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(state_files, "saved", full)
     running = runner.run(whole.recipe, store, ONE_THREAD)
     next(running)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(StoreError, match="No space left on device; free some space there"):
         running.close() if ending == "close" else list(running)  # type: ignore[attr-defined]
     monkeypatch.undo()
     assert store.get(stage) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import math
@@ -257,6 +258,19 @@ def test_damage_is_told_and_set_aside(store: Store) -> None:
     assert "DAMAGED.json" in on_disk(store, artifact.folder)
     with store.claim("stage") as claim:
         assert claim is not None  # to be computed again
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "told"),
+    [("inside", errno.ENOSPC, True), ("inside", errno.EIO, True), ("", errno.ENOSPC, True), ("/data/texts.csv", errno.EIO, False)],
+)
+def test_what_cannot_be_written_on_the_way_is_told_with_a_way_out(store: Store, place: str, number: int, told: bool) -> None:
+    """A driver names no file; what is read from elsewhere is no fault of the store."""
+    with pytest.raises((StoreError, OSError)) as caught, store.writing() as folder:
+        raise OSError(number, os.strerror(number), str(folder / WEIGHTS) if place == "inside" else place or None)
+    assert isinstance(caught.value, StoreError) == told
+    assert ("choose another store" in str(caught.value)) == told
+    assert list(store.local_cache("writing").iterdir()) == []
 
 
 # --- states ---------------------------------------------------------------------------------------------------------------------
