@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,9 @@ def _write(path: Path, texts: Sequence[str], tokenizer: Tokenizer) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     for old in path.parent.glob("*.part"):
-        if old.exists() and time.time() - old.stat().st_mtime > 86_400:
-            old.unlink(missing_ok=True)  # left by a killed process
+        with suppress(FileNotFoundError):  # another process has finished or removed it
+            if time.time() - old.stat().st_mtime > 86_400:
+                old.unlink()  # left by a killed process
     schema = pa.schema([("ids", pa.large_list(pa.int32())), ("begins", pa.large_list(pa.uint8()))])
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
     os.close(handle)

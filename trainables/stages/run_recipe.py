@@ -187,6 +187,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         yield row | {"source": "loaded"}
     with background() as writes:
         for row in train(job, runtime, position, max(wanted), save):
+            writes.wait()  # what is recorded is never computed again, whatever happens next
             yield row | computed()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -216,9 +217,10 @@ def test_an_interrupt_tells_of_a_last_state_that_was_not_saved(
         raise StoreError(["the disk is full"])
 
     def stopped(*arguments: Any) -> Any:
-        yield next(rows := train(*arguments))  # type: ignore[call-overload]
-        rows.close()
+        with contextlib.closing(train(*arguments)) as rows:
+            next(rows)  # its state is being written
         raise KeyboardInterrupt
+        yield
 
     train = runner.train
     monkeypatch.setattr(runner, "write_state", full)
