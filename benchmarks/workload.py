@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from trainables.batches.pack import Example
 from trainables.encoder.load import Base, load_base
 from trainables.settings.encoder import Encoder
-from trainables.training import energy
+from trainables.training import energy, gpus
 
 REVIEWS = Path(__file__).parent.parent / "trainables" / "texts"
 SETS = ("sls_imdb", "sls_yelp", "sls_amazon")
@@ -151,8 +151,7 @@ class Meter:
 
     def __init__(self, device: str) -> None:
         self.device = device
-        uuid = getattr(torch.cuda.get_device_properties(0), "uuid", "") if device == "cuda" else ""
-        self.joules = energy.gpu(str(uuid)) if uuid else energy.silent
+        self.joules = energy.gpu(gpus.uuid(0)) if device == "cuda" else energy.silent
 
     def start(self) -> None:
         synchronise(self.device)

@@ -25,7 +25,7 @@ from trainables.settings.plain_yaml import FLOAT
 from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
 from trainables.settings.stage_rules import marks_of
-from trainables.settings.stages import KINDS, Marks, Multitask, Stage, head_in_proportion
+from trainables.settings.stages import SETTINGS, Marks, Multitask, Stage, head_in_proportion
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
@@ -37,7 +37,7 @@ def _unchecked(stage: type[Stage]) -> type[Stage]:
     return create_model(f"Fixed{stage.__name__}", __base__=stage, __module__=__name__, __validators__=skipped)
 
 
-STAGE_KINDS = {kind: _unchecked(stage) for kind, stage in KINDS.items()}
+STAGE_KINDS = {kind: _unchecked(stage) for kind, stage in SETTINGS.items()}
 if TYPE_CHECKING:
     FixedStage = Stage
 else:

@@ -9,7 +9,7 @@ from study.definition.models import Budget, EarlyStopping, Final, Resources, Sea
 from study.definition.space import Dimension
 from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
-from trainables.settings.stages import KINDS
+from trainables.settings.stages import SETTINGS
 from trainables.settings.task import Task
 
 HEAD = """# Study file
@@ -58,7 +58,7 @@ SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
         ),
     ),
     ("encoder", Encoder, "`encoder: {hub: google-bert/bert-base-uncased}`"),
-    *((f"recipe: {kind}", model, EXAMPLES.get(kind, "")) for kind, model in KINDS.items()),
+    *((f"recipe: {kind}", model, EXAMPLES.get(kind, "")) for kind, model in SETTINGS.items()),
     (
         "space",
         Dimension,

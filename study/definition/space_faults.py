@@ -27,7 +27,7 @@ from study.definition.space import (
 )
 from trainables.settings.base import Settings
 from trainables.settings.errors import ConfigError, closest, near
-from trainables.settings.stages import KINDS, Stage
+from trainables.settings.stages import SETTINGS, Stage
 from trainables.settings.validate import validate
 
 
@@ -125,7 +125,7 @@ def _combination_faults(space: Space, stages: Mapping[str, Stage]) -> list[str]:
         paths = [f"{name}.{field}" for field in stage.coupled]
         for params in combinations(space, fixed_values(stages), paths):
             try:
-                validate(KINDS[stage.kind], with_params(name, stage, params))
+                validate(SETTINGS[stage.kind], with_params(name, stage, params))
             except ConfigError as error:
                 values = ", ".join(f"{path} {shown(value)}" for path, value in params.items())
                 lines.setdefault(f"recipe.{name}" if not params else "space", []).append(
@@ -201,7 +201,7 @@ def given_faults(points: Iterable[Params], stages: Mapping[str, Stage], place: s
                 lines += value_faults(stages[name], field, value, f"{place}.{index}.{name}")
         for name, stage in stages.items() if not lines else ():
             try:
-                validate(KINDS[stage.kind], with_params(name, stage, point))
+                validate(SETTINGS[stage.kind], with_params(name, stage, point))
             except ConfigError as error:
                 lines.append(f"{place}.{index}: {name}: {'; '.join(error.faults)}")
         yield from lines

@@ -16,7 +16,7 @@ from rich.text import Text
 from analysis.records.metric import ERROR_RATE, Metric
 from analysis.text.numbers import WIDTH, whole_seconds
 from study.definition.space import describe
-from trainables.settings.stages import KINDS
+from trainables.settings.stages import SETTINGS
 
 STYLES = {"running": "cyan", "complete": "green", "loaded": "green", "stopped": "yellow", "diverged": "red", "failed": "red"}
 
@@ -128,7 +128,7 @@ class Screen:
         else:
             line.epoch, line.loss, line.score, line.speed = row.get("epoch") or 0, loss, score, speed
             where = f"epoch {line.epoch:.3g}" + (f"/{line.epochs}" if line.epochs else "")
-        if row.get("stage") in KINDS.keys() - {"finetune"}:
+        if row.get("stage") in SETTINGS.keys() - {"finetune"}:
             line.settings = f"{row['stage_name']}, step {row['step']}"
         if self._live is None:
             columns = [f"{name:<5} {where:<10} loss {number(loss, '.3f')}"]

@@ -85,7 +85,7 @@ class Batch:
     """
     offsets: Offsets
     """Position of this micro-batch in its global batch, which determines the bits of dropout."""
-    ends: Tensor | None = None
+    ends: Tensor
     """int32 [len(lengths) + 1]: 0, and the end of every sequence."""
     labels: Tensor | None = None
     """int64 [b], or in a multi-label task [b, labels]."""
@@ -138,13 +138,12 @@ def collate(examples: Sequence[Example], inputs: InputFormat, before: Sequence[E
     weights = [example.label_weight for example in examples]
     fields_of_texts["label_weights"] = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
     features = [example.features for example in examples if example.features is not None]
-    if features:
+    if features or any(example.fractions for example in examples):
         fields_of_texts["counts"] = tuple(len(example.lengths) for example in examples)
-        fields_of_texts["features"] = torch.from_numpy(np.concatenate(features))
-        return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, ends_of(lengths), **fields_of_texts)
-    if any(example.fractions for example in examples):
-        chunks = tuple(_chunks(sequences, inputs, offsets, CHUNK if chunk is None else chunk))
-        fields_of_texts |= {"counts": tuple(len(example.lengths) for example in examples), "chunks": chunks}
+        if features:
+            fields_of_texts["features"] = torch.from_numpy(np.concatenate(features))
+        else:
+            fields_of_texts["chunks"] = tuple(_chunks(sequences, inputs, offsets, CHUNK if chunk is None else chunk))
         return Batch(tuple(lengths), (), None, torch.empty(0, dtype=torch.int64), offsets, ends_of(lengths), **fields_of_texts)
     masked = [example.masked for example in examples]
     if any(pair is not None for pair in masked):

@@ -118,7 +118,7 @@ class PackedLayout:
     @cached_property
     def ends(self) -> Tensor:
         """int32 [b + 1]: the starts of the texts and the end of the last one."""
-        return torch.from_numpy(np.cumsum([0, *self.lengths]).astype(np.int32)).to(self.device)
+        return pack.sent(pack.ends_of(self.lengths), self.device)
 
     def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Additive mask [g * h, W, W]: minus infinity at masked positions. Shared by all layers.

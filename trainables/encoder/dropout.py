@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from trainables.kernels.generators import default_generator, drawn_again, seeded
+from trainables.kernels.generators import default_generator, numbers_from
 
 if TYPE_CHECKING:
     from trainables.batches.pack import Batch, EncoderInput
@@ -105,7 +105,7 @@ def dropout_bits(seed: int, step: int, batch: Batch) -> Iterator[None]:
     """
     stream, place = Stream(seed, step, batch), (seed, step, batch.offsets.sequences)
     device_seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1)
-    with _drawn_from(stream), seeded(stream.generator, device_seed):
+    with _drawn_from(stream), numbers_from(stream.generator, device_seed):
         yield
 
 
@@ -141,7 +141,7 @@ def _once_more(
         if mode is not None:
             reached_part, mode.part = mode.part, part
         try:
-            with drawn_again(stream.generator, state):
+            with numbers_from(stream.generator, state):
                 yield
         finally:
             stream.site = reached

@@ -263,8 +263,7 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 
     if batch.order is None:
         with attention.packed(batch.lengths, batch.pool_index.device) as layout:
-            if batch.ends is not None:
-                layout.ends = batch.ends  # on the device already
+            layout.ends = batch.ends  # on the device already
             return [state[0] for state in states(batch.parts[0])]
     with replaced_dropout(uneven=hasattr(encoder, "set_attention_type")) as begin:
         flat = []

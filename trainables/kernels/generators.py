@@ -20,27 +20,19 @@ def default_generator(device: torch.device) -> torch.Generator:
 
 
 @contextmanager
-def seeded(generator: torch.Generator | None, seed: int) -> Iterator[None]:
-    """Within the block, numbers are drawn from `seed` on; then others go on where they were. Nothing happens to None."""
-    if generator is None:
+def numbers_from(generator: torch.Generator | None, start: int | Tensor | None) -> Iterator[None]:
+    """Within the block, a generator draws from `start` on, a seed or a state; afterwards it is where it was before.
+
+    Nothing happens without a generator, which has no state either.
+    """
+    if generator is None or start is None:
         yield
         return
     before = generator.get_state()
-    generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        generator.set_state(before)
-
-
-@contextmanager
-def drawn_again(generator: torch.Generator | None, state: Tensor | None) -> Iterator[None]:
-    """Within the block, the numbers after `state` are drawn again; then others go on where they were. Nothing happens to None."""
-    if generator is None or state is None:
-        yield
-        return
-    before = generator.get_state()
-    generator.set_state(state)
+    if isinstance(start, int):
+        generator.manual_seed(start)
+    else:
+        generator.set_state(start)
     try:
         yield
     finally:

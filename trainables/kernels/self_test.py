@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trainables.kernels import textbook
-from trainables.kernels.generators import default_generator, seeded
+from trainables.kernels.generators import default_generator, numbers_from
 
 LENGTHS = (70, 33, 33, 150, 1)
 """Two neighbours are equally long, so that their masks can be compared; one text is longer than the tiles of 128 positions."""
@@ -49,7 +49,7 @@ def fault(
     call = partial(attend, ends=ends, longest=max(LENGTHS), scaling=2 * width**-0.5, window=window)
     generator = default_generator(device)
     try:
-        with seeded(generator, 1):
+        with numbers_from(generator, 1):
             if not dropping:
                 return _difference(partial(call, p=0.0), device, dtype, width, window)
             state = generator.get_state()

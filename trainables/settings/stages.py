@@ -300,5 +300,5 @@ def _check_head(stage: Finetune | Multitask) -> None:
 
 
 Stage = Annotated[Pretrain | Multitask | Marks | Finetune, Field(discriminator="kind")]
-KINDS: dict[str, type[Stage]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Stage)[0])}
+SETTINGS: dict[str, type[Stage]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Stage)[0])}
 """{kind of stage, as a recipe names it: its model}. What a kind does is in `KINDS` of `trainables/stages/kinds.py`."""

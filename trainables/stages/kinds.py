@@ -1,6 +1,6 @@
 """The kinds of stage: for each its nodes in the stage tree, its cost, its part of a recipe's name, its notices and its job.
 
-The settings of a kind are its model in `KINDS` of `settings/stages.py`. Imports torch only when a job is made.
+The settings of a kind are its model in `SETTINGS` of `settings/stages.py`. Imports torch only when a job is made.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from trainables.stages.state_files import BEST, HostCopies, copy_weights, restor
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
-from trainables.training import energy
+from trainables.training import energy, gpus
 from trainables.training.loop import Job, Position, Row, train
 from trainables.training.optimizer import rates
 from trainables.training.precision import pick_device, resolve
@@ -201,7 +201,7 @@ def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     """The energy counter of the GPU, if no other process uses it; else a counter that reads nothing."""
     if device.type != "cuda" or not execution.whole_gpu:
         return energy.silent
-    return energy.gpu(str(getattr(torch.cuda.get_device_properties(device), "uuid", "")))
+    return energy.gpu(gpus.uuid(device))
 
 
 def _publish(

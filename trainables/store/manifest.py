@@ -8,7 +8,7 @@ from typing import Any
 from trainables.settings import stages
 from trainables.settings.task import METRICS
 
-TRAINED = {kind: ("split", *model.scored) for kind, model in stages.KINDS.items()}
+TRAINED = {kind: ("split", *model.scored) for kind, model in stages.SETTINGS.items()}
 """Fields of every row, by kind of stage, beside those of the loop."""
 LOOP = ("step", "tokens", "train_loss", "learning_rate", "wall_s", "tokens_per_s")
 KINDS: dict[str, tuple[str, ...]] = TRAINED | {"test": ("examples", "loss", "error_rate_percent")}

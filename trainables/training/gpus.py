@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def answering() -> tuple[list[str], str]:
@@ -24,6 +28,13 @@ def answering() -> tuple[list[str], str]:
     except Exception as error:
         faults.append(_line(error))
     return names, "; ".join(faults) or ("" if names else "CUDA finds no GPU")
+
+
+def uuid(device: torch.device | int) -> str:
+    """The UUID of a GPU, as CUDA reports it; empty if it is unknown."""
+    import torch
+
+    return str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
 
 
 def _line(error: Exception) -> str:

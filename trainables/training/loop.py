@@ -231,8 +231,10 @@ def _allocate(optimizer: torch.optim.Optimizer) -> None:
 
     There a lack of memory would leave some groups updated and some states incomplete; here the step can be repeated.
     """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        return
     for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
-        if parameter.grad is None or optimizer.state[parameter] or not isinstance(optimizer, torch.optim.AdamW):
+        if parameter.grad is None or optimizer.state[parameter]:
             continue
         moments = {name: torch.zeros_like(parameter, memory_format=torch.preserve_format) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from trainables.settings.errors import ConfigError
+from trainables.training import gpus
 
 if TYPE_CHECKING:
     from trainables.store.store import Store
@@ -139,5 +140,5 @@ def current() -> World:
     host = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
     world = World(dist.get_rank(), dist.get_world_size(), host)
     if dist.get_backend() == "nccl":
-        world.check_devices(str(getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", "")))
+        world.check_devices(gpus.uuid(torch.cuda.current_device()))
     return world

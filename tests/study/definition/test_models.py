@@ -17,8 +17,8 @@ from study.definition.study_file import load_study
 from tests.study.tiny import inside
 from trainables.settings.base import Settings, holds_text
 from trainables.settings.plain_yaml import parse_yaml
-from trainables.settings.stages import KINDS
-from trainables.stages.kinds import KINDS as STAGES
+from trainables.settings.stages import SETTINGS
+from trainables.stages.kinds import KINDS
 from trainables.store import manifest
 
 FILE = """
@@ -123,18 +123,18 @@ def test_statistics_show_what_a_run_understands(tmp_path: Path, capsys: pytest.C
     assert found["notices"][1] == "tasks.t.train: 1 of 4 rows have no label; a study leaves them out"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SETTINGS)
 def test_a_kind_of_stage_is_known_everywhere_by_its_model(kind: str) -> None:
     """Its fixed settings, its job, its example in the reference, what the store and the records know of its evaluations."""
-    stage = KINDS[kind]()
+    stage = SETTINGS[kind]()
     assert stage.kind == kind
     fixed = STAGE_KINDS[kind]
-    assert issubclass(fixed, KINDS[kind])
+    assert issubclass(fixed, SETTINGS[kind])
     assert fixed().canonical() | {"head_tokens": None} == stage.canonical() | {"head_tokens": None}  # a check puts that in
-    assert fixed.model_fields["name"].description == KINDS[kind].model_fields["name"].description
+    assert fixed.model_fields["name"].description == SETTINGS[kind].model_fields["name"].description
     named = {*stage.coupled, *stage.not_identity, *stage.switched_off}
-    assert named <= set(KINDS[kind].model_fields)
-    assert STAGES.keys() == EXAMPLES.keys() == KINDS.keys()
+    assert named <= set(SETTINGS[kind].model_fields)
+    assert KINDS.keys() == EXAMPLES.keys() == SETTINGS.keys()
     assert set(manifest.TRAINED[kind]) == {"split", *stage.scored} <= set(FIELDS["evaluation"])
 
 
@@ -143,4 +143,4 @@ def test_fixed_settings_are_not_held_against_each_other() -> None:
     given = {"name": "a", "pooling": "bilstm", "truncation": "hier-mean"}
     assert STAGE_KINDS["finetune"](**given).canonical()["pooling"] == "bilstm"
     with pytest.raises(ValueError, match="pooling bilstm reads all pieces"):
-        KINDS["finetune"](**given)
+        SETTINGS["finetune"](**given)

@@ -128,7 +128,7 @@ def test_attention_against_the_textbook(
 
 def stream_of(lengths: Sequence[int], seed: int, offsets: Offsets | None = None) -> Stream:
     empty = torch.empty(0)
-    stream = Stream(seed, 0, Batch(tuple(lengths), (), None, empty, offsets or Offsets()))
+    stream = Stream(seed, 0, Batch(tuple(lengths), (), None, empty, offsets or Offsets(), empty))
     stream.site = 0
     return stream
 

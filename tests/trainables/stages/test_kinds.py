@@ -40,7 +40,7 @@ def first_stage(recipe: Recipe) -> tuple[list[Node], list[Node]]:
 
 
 def test_every_kind_of_settings_is_in_the_table() -> None:
-    assert KINDS.keys() == stages.KINDS.keys() == RECIPES.keys()
+    assert KINDS.keys() == stages.SETTINGS.keys() == RECIPES.keys()
 
 
 @pytest.mark.parametrize("kind", KINDS)

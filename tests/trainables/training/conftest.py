@@ -13,5 +13,9 @@ import pytest
 def ranks() -> Iterator[list[ProcessPoolExecutor]]:
     """A process for each of two ranks, which all cases use one after the other."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as first, ProcessPoolExecutor(1, context) as second:
-        yield [first, second]
+    executors = [ProcessPoolExecutor(1, context) for _ in range(2)]
+    yield executors
+    for process in multiprocessing.active_children():  # after a failed test one may wait for the other for ever
+        process.kill()
+    for executor in executors:
+        executor.shutdown()
