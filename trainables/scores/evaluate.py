@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from trainables.batches.pack import Example, collate
+from trainables.batches.pack import Batch, Example, collate
 from trainables.data.splits import Split
 from trainables.encoder.load import Base
 from trainables.scores import predictions
@@ -37,18 +37,25 @@ def outputs(
     order = sorted(range(len(examples)), key=lambda i: (-len(examples[i].ids), i))
     mine = order[runtime.world.rank :: runtime.world.size]  # every rank has texts of all lengths
     own: list[tuple[int, np.ndarray]] = []
+    for part in parts_of(mine, examples):
+        for texts, rows in computed(model, part, examples, base, runtime):
+            ends = np.cumsum([len(examples[i].ids) for i in texts])[:-1]
+            own += zip(texts, np.split(rows, ends) if of_pieces else rows, strict=True)
+    everyone = [pair for rank in runtime.world.gather(own) for pair in rank]
+    return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
 
-    def compute(texts: Sequence[int]) -> np.ndarray:
-        rows: np.ndarray = model(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
+
+def computed(
+    function: Callable[[Batch], Tensor], part: Sequence[int], examples: Sequence[Example], base: Base, runtime: Runtime
+) -> list[tuple[Sequence[int], np.ndarray]]:
+    """[(texts, rows of their batch, float32)] of a part, computed without gradients; in smaller batches where memory runs out."""
+
+    def rows_of(texts: Sequence[int]) -> np.ndarray:
+        rows: np.ndarray = function(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
         return rows
 
     with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
-        for part in parts_of(mine, examples):
-            for texts, rows in in_halves(compute, part):
-                ends = np.cumsum([len(examples[i].ids) for i in texts])[:-1]
-                own += zip(texts, np.split(rows, ends) if of_pieces else rows, strict=True)
-    everyone = [pair for rank in runtime.world.gather(own) for pair in rank]
-    return [rows for _, rows in sorted(everyone, key=lambda pair: pair[0])]
+        return in_halves(rows_of, part)
 
 
 def parts_of(order: Sequence[int], examples: Sequence[Example]) -> list[list[int]]:

@@ -16,18 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from trainables.batches.pack import Example, collate
+from trainables.batches.pack import Example
 from trainables.data.splits import Split, digest_of
 from trainables.encoder.load import Base
 from trainables.heads.classifier import Classifier
-from trainables.scores.evaluate import parts_of
+from trainables.scores.evaluate import computed, parts_of
 from trainables.settings.stages import Finetune
 from trainables.store.artifact_files import FEATURES, stage_id
 from trainables.store.store import Store
 from trainables.training.derived import once
-from trainables.training.micro_batches import in_halves
 from trainables.training.runtime import Runtime
 
 log = logging.getLogger(__name__)
@@ -98,16 +96,11 @@ def _computed(examples: Sequence[Example], model: Classifier, base: Base, runtim
     """Rows of the texts in order, in parts, the same on every rank. In every round each rank computes one part."""
     world, parts = runtime.world, parts_of(range(len(examples)), examples)
     model.eval()
-
-    def compute(texts: Sequence[int]) -> np.ndarray:
-        rows: np.ndarray = model.features(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
-        return rows
-
     for first in range(0, len(parts), world.size):
         mine = None
         if first + world.rank < len(parts):
-            with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
-                mine = np.concatenate([rows for _, rows in in_halves(compute, parts[first + world.rank])])
+            passes = computed(model.features, parts[first + world.rank], examples, base, runtime)
+            mine = np.concatenate([rows for _, rows in passes])
         yield from (part for part in world.gather(mine) if part is not None)
 
 

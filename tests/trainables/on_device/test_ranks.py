@@ -6,7 +6,6 @@ On CPUs `tests/trainables/training/test_world.py` compares them, for every kind 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from tests.helpers import tiny_recipe
+from tests.trainables.ranks import group
 from tests.trainables.resume import tuned_weights
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
@@ -28,15 +28,12 @@ ON_GPU = Execution(threads=1, device="cuda")
 
 
 def _rank(rank: int, card: int, folder: str, recipe: dict[str, Any]) -> Answer:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.cuda.set_device(card)
-    torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    try:
-        return list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), ON_GPU)), ""
-    except Exception as error:
-        return [], f"{type(error).__name__}: {error}"
-    finally:
-        torch.distributed.destroy_process_group()
+    with group(f"{folder}/rendezvous", rank, 2, "nccl"):
+        try:
+            return list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), ON_GPU)), ""
+        except Exception as error:
+            return [], f"{type(error).__name__}: {error}"
 
 
 def together(cards: list[int], folder: Path, recipe: Recipe) -> list[Answer]:

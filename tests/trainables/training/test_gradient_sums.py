@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers import tiny_recipe
+from tests.trainables.ranks import group
 from trainables.batches.pack import Batch
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
@@ -38,43 +38,38 @@ class Seen(NamedTuple):
 def _trained(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, short: str) -> Seen:
     """Some steps of the loop; on rank 1 memory runs out once, in the second step, in the `short` part of it."""
     made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
-    if size > 1:
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        place = f"file://{folder}/rendezvous-{micro}-{short}"
-        torch.distributed.init_process_group("gloo", init_method=place, rank=rank, world_size=size)
-    job = run_recipe.job_of(
-        Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime
-    )
-    early, left, parts = list[int](), [short] if rank == 1 else [], list[int]()
-    plain, start_all, accumulate = job.loss, GradientSums.start_all, loop._accumulate
+    with group(f"{folder}/rendezvous-{micro}-{short}", rank, size):
+        job = run_recipe.job_of(
+            Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime
+        )
+        early, left, parts = list[int](), [short] if rank == 1 else [], list[int]()
+        plain, start_all, accumulate = job.loss, GradientSums.start_all, loop._accumulate
 
-    def run_out(place: str) -> None:
-        if place in left and len(parts) == 2:
-            left.remove(place)
-            raise MemoryError("out of memory")
+        def run_out(place: str) -> None:
+            if place in left and len(parts) == 2:
+                left.remove(place)
+                raise MemoryError("out of memory")
 
-    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        run_out("forward")
-        return plain(model, batch)
+        def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            run_out("forward")
+            return plain(model, batch)
 
-    def counted(sums: GradientSums) -> None:
-        early.append(len(sums._works))
-        start_all(sums)
+        def counted(sums: GradientSums) -> None:
+            early.append(len(sums._works))
+            start_all(sums)
 
-    def noted(*arguments: Any) -> Any:
-        parts.append(len(arguments[3].parts))
-        return accumulate(*arguments)
+        def noted(*arguments: Any) -> Any:
+            parts.append(len(arguments[3].parts))
+            return accumulate(*arguments)
 
-    job.loss = loss
-    first = next(parameter for name, parameter in job.model.named_parameters() if "layer.0." in name)
-    first.register_post_accumulate_grad_hook(lambda _: run_out("backward"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradient_sums, "BUCKET", 2000)
-        patch.setattr(GradientSums, "start_all", counted)
-        patch.setattr(loop, "_accumulate", noted)
-        list(train(job, runtime, Position(), STEPS, lambda at: None))
-    if size > 1:
-        torch.distributed.destroy_process_group()
+        job.loss = loss
+        first = next(parameter for name, parameter in job.model.named_parameters() if "layer.0." in name)
+        first.register_post_accumulate_grad_hook(lambda _: run_out("backward"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(gradient_sums, "BUCKET", 2000)
+            patch.setattr(GradientSums, "start_all", counted)
+            patch.setattr(loop, "_accumulate", noted)
+            list(train(job, runtime, Position(), STEPS, lambda at: None))
     return Seen(job.model.classifier.weight.flatten().tolist(), early, parts)  # type: ignore[union-attr]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.helpers import tiny_recipe
+from tests.trainables.ranks import group
 from tests.trainables.training.test_loop import job_of
 from trainables.batches.pack import Batch
 from trainables.settings.recipe import Recipe
@@ -25,33 +25,29 @@ from trainables.training.world import World
 
 def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any]) -> tuple[list[float], list[int], str]:
     """(losses, texts of the passes that were tried, why another run ends). The last rank has memory for one text, then for none."""
-    if size > 1:
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    torch.set_num_threads(1)
-    runtime, tried = Runtime(torch.device("cpu"), World(rank, size), False), []
+    with group(f"{folder}/rendezvous", rank, size):
+        torch.set_num_threads(1)
+        runtime, tried = Runtime(torch.device("cpu"), World(rank, size), False), []
 
-    def losses(most: int) -> list[float]:
-        job = job_of(validate(Recipe, recipe), Store(f"{folder}/store-{rank}-{size}"), 0)
-        plain = job.loss
+        def losses(most: int) -> list[float]:
+            job = job_of(validate(Recipe, recipe), Store(f"{folder}/store-{rank}-{size}"), 0)
+            plain = job.loss
 
-        def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
-            tried.append(len(batch.lengths))
-            if rank == 1 and len(batch.lengths) > most:
-                raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-            return plain(model, batch)
+            def loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+                tried.append(len(batch.lengths))
+                if rank == 1 and len(batch.lengths) > most:
+                    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+                return plain(model, batch)
 
-        job.loss, job.evaluate_at, job.evaluate = loss, frozenset(range(1, 5)), lambda step, model: {}
-        return [row["train_loss"] for row in train(job, runtime, Position(), 4, lambda at: None)]
+            job.loss, job.evaluate_at, job.evaluate = loss, frozenset(range(1, 5)), lambda step, model: {}
+            return [row["train_loss"] for row in train(job, runtime, Position(), 4, lambda at: None)]
 
-    found, why = losses(1), ""
-    passes = tried.copy()
-    try:
-        losses(0)
-    except MemoryError as error:
-        why = str(error)
-    if size > 1:
-        torch.distributed.destroy_process_group()
+        found, why = losses(1), ""
+        passes = tried.copy()
+        try:
+            losses(0)
+        except MemoryError as error:
+            why = str(error)
     return found, passes, why
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
@@ -16,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, reviews, tiny_recipe
+from tests.trainables.ranks import group
 from trainables.batches.pack import Batch
 from trainables.scores import evaluate
 from trainables.settings.errors import ConfigError
@@ -40,25 +40,23 @@ PASS = 150
 
 def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], interrupted_at: int) -> tuple[list[Row], list[str]]:
     """Both ranks stop in the middle of an epoch, go on, and then find everything done: (rows, sources of the rows at last)."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=size)
-    evaluate.EVALUATION_TOKENS = PASS
-    loss, calls = finetune.cross_entropy, iter(range(1, 10**6))
+    with group(f"{folder}/rendezvous", rank, size):
+        evaluate.EVALUATION_TOKENS = PASS
+        loss, calls = finetune.cross_entropy, iter(range(1, 10**6))
 
-    def interrupted(model: torch.nn.Module, batch: Batch, **more: Any) -> torch.Tensor:
-        if next(calls) == interrupted_at:
-            raise KeyboardInterrupt
-        return loss(model, batch, **more)
+        def interrupted(model: torch.nn.Module, batch: Batch, **more: Any) -> torch.Tensor:
+            if next(calls) == interrupted_at:
+                raise KeyboardInterrupt
+            return loss(model, batch, **more)
 
-    careful = Execution(threads=1, state_every_steps=1, gradient_checkpointing=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetune, "cross_entropy", interrupted)
-        with contextlib.suppress(KeyboardInterrupt):
-            list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), careful))
-        rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
-        assert next(calls) > interrupted_at
-    again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
-    torch.distributed.destroy_process_group()
+        careful = Execution(threads=1, state_every_steps=1, gradient_checkpointing=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(finetune, "cross_entropy", interrupted)
+            with contextlib.suppress(KeyboardInterrupt):
+                list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), careful))
+            rows = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
+            assert next(calls) > interrupted_at
+        again = list(runner.run(validate(Recipe, recipe), Store(f"{folder}/two"), Execution(threads=1)))
     return rows, [row["source"] for row in again]
 
 
@@ -126,32 +124,28 @@ Seen = tuple[dict[str, float], list[float], list[bool]]
 
 def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, in_order: bool) -> Seen:
     """({weight: value, steps of it}, all weights of the head) after some steps of the loop, and which steps had a short text."""
-    if size > 1:
-        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/reached-{micro}-{in_order}", rank=rank, world_size=size
+    with group(f"{folder}/reached-{micro}-{in_order}", rank, size):
+        made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
+        job = runner.job_of(
+            Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime
         )
-    made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
-    job = runner.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime)
-    extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
-    job.model.extra = extra  # type: ignore[assignment]
-    job.optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=20.0, fused=True)
-    plain = job.loss
+        extra = torch.nn.ParameterDict({name: torch.nn.Parameter(torch.ones(())) for name in ("short", "none")})
+        job.model.extra = extra  # type: ignore[assignment]
+        job.optimizer = torch.optim.AdamW(job.model.parameters(), lr=1e-3, weight_decay=20.0, fused=True)
+        plain = job.loss
 
-    def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        short = sum(length <= SHORT for length in batch.lengths)
-        return plain(model, batch) + (0.1 * extra["short"] * short if short else 0)
+        def loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+            short = sum(length <= SHORT for length in batch.lengths)
+            return plain(model, batch) + (0.1 * extra["short"] * short if short else 0)
 
-    job.loss, job.rate = loss, lambda step: 1.0
-    steps = 12
-    with pytest.MonkeyPatch.context() as patch:
-        share = World.share
-        patch.setattr(World, "share", lambda self, sizes, **_: share(self, sizes, in_order))
-        list(train(job, runtime, Position(), steps, lambda at: None))
-    found = {name: float(value.detach()) for name, value in extra.items()}
-    found["steps"] = float(job.optimizer.state[extra["short"]]["step"])
-    if size > 1:
-        torch.distributed.destroy_process_group()
+        job.loss, job.rate = loss, lambda step: 1.0
+        steps = 12
+        with pytest.MonkeyPatch.context() as patch:
+            share = World.share
+            patch.setattr(World, "share", lambda self, sizes, **_: share(self, sizes, in_order))
+            list(train(job, runtime, Position(), steps, lambda at: None))
+        found = {name: float(value.detach()) for name, value in extra.items()}
+        found["steps"] = float(job.optimizer.state[extra["short"]]["step"])
     seen = [any(len(example.ids) <= SHORT for example in job.examples(step)) for step in range(steps)]
     return found, job.model.classifier.weight.flatten().tolist(), seen  # type: ignore[union-attr]
 
@@ -209,15 +203,12 @@ def test_shares_have_as_many_tokens(batch: int, ranks: int, in_order: bool, at_m
 
 def _stale(rank: int, folder: str, seconds: float) -> list[bool]:
     """Both ranks ask for a stage that another process computes for longer than the group's timeout: whether they own it."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     limit = timedelta(seconds=seconds)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/stale", rank=rank, world_size=2, timeout=limit)
-    world.TELL_S, store.SLOWEST_POLL_S = seconds / 5, seconds / 10
-    with current().claimed(Store(f"{folder}/store"), "stage") as owned:
-        pass
-    answers = [owned, *current().gather(owned)]
-    torch.distributed.destroy_process_group()
-    return answers
+    with group(f"{folder}/stale", rank, 2, timeout=limit):
+        world.TELL_S, store.SLOWEST_POLL_S = seconds / 5, seconds / 10
+        with current().claimed(Store(f"{folder}/store"), "stage") as owned:
+            pass
+        return [owned, *current().gather(owned)]
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -237,18 +228,16 @@ def test_ranks_wait_for_another_process_longer_than_their_group_waits(
 
 def _of_rank_0(rank: int, folder: str, recipe: dict[str, Any]) -> tuple[str, list[str]]:
     """(precision that this rank computes with where each would choose another, faults of ranks with the same GPU)."""
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rank-0", rank=rank, world_size=2)
-    speedups, faults = [2.0, 1.0], list[str]()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precision, "cpu_speedup", lambda: speedups[rank])
-        resolved = runner.resolved(validate(Recipe, recipe), Execution(device="cpu"), current())
-    for uuids in (("GPU-1", "GPU-2"), ("", ""), ("GPU-1", "GPU-1")):
-        try:
-            current().check_devices(uuids[rank])
-        except ConfigError as error:
-            faults += [str(uuids), *error.faults]
-    torch.distributed.destroy_process_group()
+    with group(f"{folder}/rank-0", rank, 2):
+        speedups, faults = [2.0, 1.0], list[str]()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(precision, "cpu_speedup", lambda: speedups[rank])
+            resolved = runner.resolved(validate(Recipe, recipe), Execution(device="cpu"), current())
+        for uuids in (("GPU-1", "GPU-2"), ("", ""), ("GPU-1", "GPU-1")):
+            try:
+                current().check_devices(uuids[rank])
+            except ConfigError as error:
+                faults += [str(uuids), *error.faults]
     return resolved.precision, faults
 
 
