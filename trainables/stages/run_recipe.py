@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.encoder import attention, lora
-from trainables.encoder.load import model_state
+from trainables.encoder.load import bfloat16_notices, model_state
 from trainables.encoder.recompute import recompute_blocks
 from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
@@ -152,6 +152,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *KINDS[node.stage.kind].notices(node.stage, inputs)]
+    notices += bfloat16_notices(job.base) if runtime.autocast else ()
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -185,6 +186,8 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
 
     for row in position.rows:
         yield row | {"source": "loaded"}
+    if job.base.packable and not (isinstance(node.stage, Finetune) and node.stage.fixed_encoder):
+        attention.try_kernels(job.model, job.base.config, runtime.autocast)
     with background() as writes:
         for row in train(job, runtime, position, max(wanted), save):
             writes.wait()  # what is recorded is never computed again, whatever happens next
