@@ -41,7 +41,8 @@ RECORDED = {
     "Unigram": "3c5c8d6a8ca98062",
     "WordPieceTrainer": "e7a223bf2dd549bf",
 }
-"""{part: digest of what it returned}, by tokenizers 0.23.3."""
+"""{part: digest of what it returned}, by tokenizers 0.22.2 to 0.23.3. Write it anew only with another `FORMAT_VERSION`: else stages
+of a version that differs would have the ids of those before it."""
 TRAINED = ("BertNormalizer", "BertPreTokenizer", "WordPiece", "WordPieceTrainer")
 """The parts of a tokenizer from scratch."""
 PIECES = {"[UNK]": 0, "a": 1, "b": 2, "##a": 3, "##b": 4, "##bc": 5, "abc": 6, "ab": 7, "##ca": 8, "c": 9}
