@@ -1,6 +1,6 @@
 """Seconds for which training stands still at an evaluation because its state is written, on the CPU, with a BERT of random weights.
 
-    python benchmarks/state_pauses.py [--layers 12] [--texts 24] [--rounds 4]
+    python benchmarks/state_pauses.py [--layers 12] [--texts 32] [--rounds 2]
 
 Evaluations alternate in one run: the state is written after the evaluation, or its weights and moments during it. The pause is the
 time from the last step to the row, less that of an evaluation during which nothing is written. The first two do not count: memory
@@ -34,8 +34,8 @@ def main() -> None:
     """Run the recipe and print a line for each way to write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12, help="blocks of the encoder, which has the widths of BERT-base")
-    parser.add_argument("--texts", type=int, default=24, help="texts of an evaluation")
-    parser.add_argument("--rounds", type=int, default=4, help="evaluations of each kind")
+    parser.add_argument("--texts", type=int, default=32, help="texts of an evaluation")
+    parser.add_argument("--rounds", type=int, default=2, help="evaluations of each kind")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         evaluation_s, pauses = measured(Path(folder), options.layers, options.texts, 2 * options.rounds + 2)
@@ -71,17 +71,20 @@ def measured(folder: Path, layers: int, texts: int, evaluations: int) -> tuple[f
     # No state is written after the last evaluation.
     for _ in run_recipe.run(recipe(folder, layers, texts, evaluations + 1), Store(folder / "store")):
         given.append(time.perf_counter())
+        if len(given) <= evaluations:
+            way, seconds = DURING if len(begun) % 2 else AFTER, given[-1] - begun[-1]
+            print(f"{way}: {seconds:.2f} s from the last step to the row, of which {alone[-1]:.2f} s evaluation", flush=True)
     evaluation_s = statistics.mean(alone[3:-1:2])
     whole = [end - start - evaluation_s for start, end in zip(begun, given, strict=False)]
     return evaluation_s, {AFTER: whole[3::2], DURING: whole[2::2]}
 
 
 def recipe(folder: Path, layers: int, texts: int, evaluations: int) -> Recipe:
-    """Fine-tuning in so many epochs of two steps, with an evaluation of so many texts after each."""
+    """Fine-tuning in so many epochs of one step, with an evaluation of so many texts after each."""
     with open(TEXTS / "train.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     files = {}
-    for split, part in (("train", rows[:8]), ("validation", rows[8 : 8 + texts]), ("test", rows[-8:])):
+    for split, part in (("train", rows[:4]), ("validation", rows[4 : 4 + texts]), ("test", rows[-8:])):
         files[split] = str(folder / f"{split}.csv")
         with open(files[split], "w", encoding="utf-8", newline="") as file:
             writer = csv.DictWriter(file, ["text", "label"], extrasaction="ignore")
