@@ -103,7 +103,7 @@ def _order_of_sums(rank: int, size: int, folder: str, recipe: dict[str, Any], st
         torch.set_num_threads(1)
         new = run_recipe.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/{rank}"), runtime)
         extra, plain, step = torch.nn.Parameter(torch.ones(999)), new.loss, [0]
-        new.model.extra = extra  # type: ignore[assignment]
+        new.model.last = torch.nn.ParameterList([extra])  # type: ignore[assignment]  # else it would be the first
         new.optimizer = torch.optim.AdamW(new.model.parameters(), lr=1e-3, fused=True)
         new.loss = lambda model, batch: plain(model, batch) + (extra.sum() / 999 if step[0] % 2 else 0)
         new.thaw = lambda now: step.__setitem__(0, now)
