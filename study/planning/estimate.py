@@ -39,8 +39,8 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
         typical = sorted(measured)[len(measured) // 2]
         return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
     per_token = (8 if study.resources.gradient_checkpointing else 6) * matrix_weights(study.encoder)
-    if study.resources.gpus:
-        at_once = parallel * study.resources.workers * study.resources.gpus
+    if gpus := machine.gpus_for(study.resources):
+        at_once = parallel * study.resources.workers * gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"
     share = min(1.0, parallel * study.resources.workers * study.resources.cpus / machine.cpus)
     flops, gain = gemm_flops() * share, BFLOAT16_GAIN if study.precision == "bfloat16" else 1.0

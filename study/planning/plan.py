@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from study.cluster.ray_session import machine_for
 from study.definition import space as spaces
 from study.definition.models import Study
 from study.definition.space import Params
@@ -121,7 +122,8 @@ def with_precision(study: Study) -> Study:
         return study
     from trainables.training.precision import resolve
 
-    return study.model_copy(update={"precision": resolve("auto", study.execution_for(True).device)})
+    here = study.on(machine_for(study.resources).gpus_for(study.resources))
+    return study.model_copy(update={"precision": resolve("auto", here.execution_for(True).device)})
 
 
 def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from study.cluster.ray_session import machine_for
 from study.definition.models import Study
 from study.planning import estimate
 from study.planning.check import check
@@ -21,10 +22,11 @@ def show(study: Study, store: Store) -> str:
     """The plan of a study as text, with the notices of its data and its space. Raises ConfigError as a run would."""
     from trainables.stages.inputs import Reader
 
-    reader = Reader()
-    notices = check(study, reader=reader)
+    reader, machine = Reader(), machine_for(study.resources)
+    notices = [*check(study, reader=reader), *machine.notices]
     notes = [line for notice in notices for line in pair("note", notice)]
-    return "\n".join([render(plan(study, store, reader)), *notes])
+    where = pair("computes on", machine.computes_on(study.resources))
+    return "\n".join([render(plan(study, store, reader)), *where, *notes])
 
 
 def render(plan_: Plan) -> str:
