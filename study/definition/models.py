@@ -116,8 +116,8 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker, which is also its number of threads."""
     gpus: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_gpus)] = "auto"
-    """GPUs of one worker; with a fraction several trials of one worker share a GPU; 0: trials run on CPUs. auto: one if this machine,
-    or the cluster that is joined, has any, else none; found out at the start of every session."""
+    """GPUs of one worker; with a fraction several trials of one worker share a GPU; 0: trials run on CPUs. auto: one if this
+    machine, or the cluster that is joined, has any, else none; looked up at the start of every session."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
@@ -232,7 +232,7 @@ class Study(Settings):
         return validate(Recipe, data | {"seed": seed, "precision": self.precision})
 
     def on(self, gpus: float) -> Study:
-        """Return the study with so many GPUs for a worker: `gpus: auto` as found out for a machine."""
+        """Return the study with so many GPUs for a worker: `gpus: auto` as resolved for a machine."""
         return self.model_copy(update={"resources": self.resources.model_copy(update={"gpus": gpus})})
 
     def execution_for(self, keep_weights: bool) -> Execution:

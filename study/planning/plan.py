@@ -66,7 +66,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a study. Tokens are estimated from words, for full trials: none is stopped early, nothing is cached."""
+    """The plan of a study. Tokens are estimates, for full trials: none is stopped early, nothing is cached."""
 
     study: str
     recipe: str
@@ -86,6 +86,8 @@ class Plan:
     """The part of `tokens_shared` that is not in the store. Which trials are in the store is unknown in advance."""
     least_tokens: int
     """Missing tokens if early stopping lets exactly one in `reduction` trials pass each rung."""
+    pieces_per_word: float | None
+    """Pieces per word of the target task, counted on a sample; None where the encoder has no vocabulary yet."""
     tokens_per_s: float
     """Rate of the whole machine, over all trials that run at the same time."""
     rate_from: str
@@ -141,7 +143,7 @@ def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]
     early, settings = _shared_settings(study)
     for params in settings:
         recipe = study.recipe_for(params, study.seed)
-        for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader)) if node.whole.name in early):
+        for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader, counts=True)) if node.whole.name in early):
             runs.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
             depths[node.trajectory_id] = depth
     shared = []
@@ -189,7 +191,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
     study, reader = with_precision(study), reader or Reader()
     shared = trajectories(study, reader)
     common = {node.stage_id for trajectory in shared for node in trajectory.nodes}
-    drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader)) for params in _draws(study)]
+    drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader, counts=True)) for params in _draws(study)]
     own = _mean(sum(node.tokens_estimate for node in tree if node.stage_id not in common) for tree in drawn)
     whole = _mean(sum(node.tokens_estimate for node in tree) for tree in drawn)
     last = _mean(tree[-1].tokens_estimate for tree in drawn)
@@ -214,6 +216,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
         tokens_unshared=round(whole * (trials + finals)),
         tokens_missing=round(missing),
         least_tokens=round(least),
+        pieces_per_word=reader.pieces_per_word(study.encoder, data.train),
         tokens_per_s=rate,
         rate_from=source,
         seconds=(least / rate, missing / rate),

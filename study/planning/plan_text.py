@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trainables.store.store import Store
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.planning.plan import Plan, plan
+from trainables.stages.inputs import PIECES_PER_WORD
 
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
@@ -37,6 +38,7 @@ def render(plan_: Plan) -> str:
         *_tree(plan_),
         "",
         *pair("to train on", f"{count_text(plan_.tokens_shared)} tokens; without sharing {count_text(plan_.tokens_unshared)}"),
+        *pair("tokens by", _tokens_by(plan_)),
         *pair(
             "still missing",
             f"at most {count_text(plan_.tokens_missing)} tokens, {count_text(plan_.least_tokens)} with sharp early stopping",
@@ -48,6 +50,13 @@ def render(plan_: Plan) -> str:
         *pair("disk", f"{estimate.size_text(plan_.disk_bytes)} in the store: {plan_.disk_from}"),
     ]
     return "\n".join(lines)
+
+
+def _tokens_by(plan_: Plan) -> str:
+    """How tokens were estimated."""
+    if plan_.pieces_per_word is None:
+        return f"{PIECES_PER_WORD} pieces a word, as in English reviews: the encoder's vocabulary is not there yet"
+    return f"the encoder's tokenizer on samples of the texts: {plan_.pieces_per_word:.2f} pieces a word of {plan_.task}"
 
 
 def _tree(plan_: Plan) -> Iterator[str]:

@@ -147,18 +147,20 @@ def test_nobody_is_asked_where_no_gpu_is(torch_says: Any, monkeypatch: pytest.Mo
 
 def test_auto_takes_a_gpu_for_every_worker_where_one_is(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "counted", lambda: 2)
-    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(16)))
     torch_says(["NVIDIA H100", "NVIDIA H100"], "")
     found = machine_for(Resources())
+    assert (found.gpus, found.names, found.notices) == (2, ("NVIDIA H100", "NVIDIA H100"), [])
+    found = machine.Machine(((16, 2),), names=found.names)
     assert found.gpus_for(Resources()) == 1
     assert found.computes_on(Resources()) == "2 NVIDIA H100, 1 a trial, 2 trials at a time"
     assert found.computes_on(Resources(gpus=0.5)) == "2 NVIDIA H100, 0.5 a trial, 4 trials at a time"
     assert found.computes_on(Resources(workers=2)) == "2 NVIDIA H100, 2 a trial, 1 trial at a time"
-    assert found.computes_on(Resources(gpus=0, cpus=4)) == f"{found.cpus:g} CPU cores, 4 a trial, {found.cpus // 4:g} trials at a time"
+    assert found.computes_on(Resources(gpus=0, cpus=4)) == "16 CPU cores, 4 a trial, 4 trials at a time"
     check_resources(Resources(workers=2), found)
-    with pytest.raises(ConfigError, match="resources.gpus: 3 workers with 1 each by auto requested for a trial, but .* has 2 GPUs"):
+    with pytest.raises(
+        ConfigError, match=r"resources.gpus: 3 workers with 1 each by auto requested for a trial, but .* has 2 GPUs"
+    ):
         check_resources(Resources(workers=3), found)
-    assert found.notices == []
 
 
 def test_auto_never_leaves_a_gpu_aside_in_silence(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
