@@ -1,7 +1,7 @@
 """Show the progress of a study from its records: while it runs, from another terminal, or after it ended.
 
-`look` returns it as plain data: the JSON of `study status --json`, with keys as in docs/resume-sharing-selection.md. `show` formats the same
-data as text.
+`look` returns it as plain data: the JSON of `study status --json`. Its keys are explained in docs/resume-sharing-selection.md.
+`show` formats the same data as text.
 """
 
 from __future__ import annotations
