@@ -26,7 +26,8 @@ def show(study: Study, store: Store) -> str:
     reader, machine = Reader(), machine_for(study.resources)
     notices = [*check(study, reader=reader), *machine.notices]
     notes = [line for notice in notices for line in pair("note", notice)]
-    where = pair("computes on", machine.computes_on(study.resources))
+    fits = machine.places(study.resources.cpus, machine.gpus_for(study.resources)) >= study.resources.workers
+    where = pair("computes on", machine.computes_on(study.resources)) if fits else []  # else the run would be refused
     return "\n".join([render(plan(study, store, reader)), *where, *notes])
 
 
