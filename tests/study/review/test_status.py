@@ -32,7 +32,7 @@ def test_the_progress_of_an_ablation_as_data(tmp_path: Path) -> None:
     begun = [part for part in found["studies"] if part["state"] != "not begun"]
     assert [part["folder"] for part in begun] == sorted(path.parent.name for path in folder.glob("*/records.jsonl"))
     for part in begun:
-        assert part["finals"]["over"] == sum(trial["phase"] == "final" for trial in part["trials"])
+        assert part["finals"]["begun"] == sum(trial["phase"] == "final" for trial in part["trials"])
 
 
 def test_every_key_of_the_progress_is_explained(tmp_path: Path) -> None:
