@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 PIECES_PER_WORD = 1.35
 """Word pieces per word of English reviews: for estimates without the encoder's tokenizer."""
 SAMPLE_TEXTS, SAMPLE_CHARACTERS = 400, 1_000
-"""Texts of a sample, and characters read of each, to count pieces per word: well below a second."""
+"""Texts of a sample, and characters read of each, to count pieces per word: they bound its time for large files."""
 
 
 class Reader:
@@ -73,7 +73,9 @@ class Reader:
         """
         name = json.dumps(encoder.canonical(), sort_keys=True)
         tokenizer = self._once(("tokenizer", name), partial(_tokenizer, encoder))
-        return self._once(("pieces", name, read), partial(_pieces_per_word, tokenizer, read.texts)) if tokenizer else None
+        return (
+            self._once(("pieces", name, read), partial(_pieces_per_word, tokenizer, read.texts)) if tokenizer is not None else None
+        )
 
     def train_places(self, data: TaskData, stage: Finetune, seed: int) -> Labels | None:
         """Indices of the training texts that a fine-tuning stage uses; None: all. Raises ConfigError if they are too few."""
@@ -158,7 +160,8 @@ class Inputs:
 
 def pieces_of(words: Labels, per_word: float = PIECES_PER_WORD) -> Labels:
     """[n]: estimated pieces of texts of so many words."""
-    return np.maximum(1, np.rint(words * per_word)).astype(np.int64)
+    pieces: Labels = np.maximum(1, np.rint(words * per_word)).astype(np.int64)
+    return pieces
 
 
 def _tokenizer(encoder: Encoder) -> Any:

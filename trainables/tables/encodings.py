@@ -43,7 +43,7 @@ def likely(raw: bytes) -> tuple[str, str] | None:
     lines = raw[: SAMPLE // 16].splitlines(keepends=True)
     sample = b"".join(lines[:-1] or lines)
     best = from_bytes(sample, cp_isolation=[*GUESSED]).best()
-    name = next((name for name in JAPANESE if _has_kana(sample, name)), best and best.encoding)
+    name = next((name for name in JAPANESE if _has_kana(sample, name)), None if best is None else best.encoding)
     if name is None:
         return None
     shown = next((line.strip() for line in sample.decode(name).splitlines() if not line.isascii()), "")
