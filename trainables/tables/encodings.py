@@ -53,7 +53,7 @@ def likely(raw: bytes) -> tuple[str, str] | None:
 def _has_kana(raw: bytes, encoding: str) -> bool:
     """Whether more than a tenth of the characters beyond ASCII are hiragana in this encoding."""
     try:
-        high = re.findall(r"[^\x00-\x7f]", raw.decode(encoding))
+        high: list[str] = re.findall(r"[^\x00-\x7f]", raw.decode(encoding))
     except UnicodeDecodeError:
         return False
     return 10 * sum("\u3041" <= character <= "\u3096" for character in high) > len(high)
