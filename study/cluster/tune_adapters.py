@@ -67,7 +67,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             self._search.report(number, epoch, result.get("objective_percent"))
         state = "failed" if error else self._state(number, result)
         if state is not None:
-            self._search.tell(number, state, result.get("objective_percent"))
+            attributes = {name: result.get(name) for name in ("error_rate_percent", "reason")}
+            self._search.tell(number, state, result.get("objective_percent"), attrs=attributes)
             self._ended(number, state, result)
 
     def _state(self, number: int, result: Mapping[str, Any]) -> str | None:
