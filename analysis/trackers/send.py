@@ -43,7 +43,7 @@ def runs_in(folder: Path) -> list[Path]:
     """
     folders = [folder]
     if read_ablation.is_ablation(folder):
-        studies = read_ablation.ledger(folder).ablation.get("studies")
+        studies = read_ablation.ledger(folder).definition.get("studies")
         folders = [folder / name for study in studies or () if (name := read_ablation.folder_of(study))]
     found = [each for each in folders if (each / "records.jsonl").is_file()]
     if not found:

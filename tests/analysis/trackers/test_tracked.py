@@ -102,3 +102,13 @@ def test_a_shared_stage_is_the_same_run_before_and_after_its_end(tmp_path: Path)
         (1, {"heldout/loss": 3.0, "train_loss": 4.0}),
         (2, {"heldout/loss": 1.5, "train_loss": 2.0}),
     ]
+
+
+def test_the_studies_of_an_ablation_are_its_runs(tmp_path: Path) -> None:
+    """As far as they have begun; a folder outside is none of them."""
+    make(tmp_path / "ablation" / "one", trials=1, part="search")
+    make(tmp_path / "outside", trials=1, part="search")
+    studies = "[{folder: one, task: a}, {folder: two, task: b}, {folder: ../outside, task: c}]"
+    (tmp_path / "ablation" / "ablation.yaml").write_text(f"name: mine\nstudies: {studies}\n")
+    assert runs_in(tmp_path / "ablation") == [tmp_path / "ablation" / "one"]
+    assert runs_in(tmp_path / "outside") == [tmp_path / "outside"]
