@@ -362,7 +362,7 @@ def check(words: list[str]) -> None:
             spec = importlib.util.find_spec(rest[1])
             assert spec is not None
             assert spec.submodule_search_locations is None or importlib.util.find_spec(f"{rest[1]}.__main__")
-        case "pip" | "ruff" | "mypy" | "pytest" | "pre-commit":
+        case "pip" | "ruff" | "mypy" | "pytest" | "pre-commit" | "optuna-dashboard":
             assert importlib.util.find_spec(program.replace("-", "_")) is not None
         case _:
             assert program in TAKEN_AS_GIVEN, f"unknown program {program!r}"

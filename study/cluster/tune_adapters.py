@@ -67,7 +67,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]
             self._search.report(number, epoch, result.get("objective_percent"))
         state = "failed" if error else self._state(number, result)
         if state is not None:
-            self._search.tell(number, state, result.get("objective_percent"))
+            errors = [row["error_rate_percent"] for row in result.get("rows") or () if row.get("error_rate_percent") is not None]
+            attributes = {"error_rate_percent": errors[-1] if errors else None, "reason": result.get("reason")}
+            self._search.tell(number, state, result.get("objective_percent"), attrs=attributes)
             self._ended(number, state, result)
 
     def _state(self, number: int, result: Mapping[str, Any]) -> str | None:

@@ -11,9 +11,11 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model, model_validator
 
 from analysis.records.metric import METRICS, Metric
+from analysis.text.places import without_credentials
+from analysis.trackers.names import TRACKERS
 from study.definition import space as spaces
 from study.definition.samplers import SAMPLERS, Sampler
 from study.definition.space import Dimension, Params, Space, Value
@@ -156,6 +158,27 @@ class Resources(Settings):
         return self
 
 
+def _by_name(value: Any) -> Any:
+    """Return one name or a list of names as {name: None}."""
+    return dict.fromkeys([value] if isinstance(value, str) else map(str, value)) if isinstance(value, str | list) else value
+
+
+def _known_trackers(track: dict[str, str | None]) -> dict[str, str | None]:
+    for name, address in track.items():
+        if name not in TRACKERS:
+            raise ValueError(f"no tracker is called {name!r}{near(name, TRACKERS)}")
+        if address is not None and without_credentials(address) != address:
+            raise ValueError(
+                f"the address of {name} holds a user or password, which this file must not; give it in an environment variable of"
+                f" {name} (mlflow: MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD)"
+            )
+    return track
+
+
+Track = Annotated[dict[str, str | None], BeforeValidator(_by_name), AfterValidator(_known_trackers)]
+"""{tracker: its address, or null for its default}."""
+
+
 class Study(Settings):
     """A study: a recipe, a search space over its settings, the search, and the finals."""
 
@@ -189,6 +212,9 @@ class Study(Settings):
     """Whether a bag-of-words baseline is fitted for comparison."""
     store: str | None = None
     """Folder or fsspec URL of the artifacts; null: the cache of the user, which all studies share."""
+    track: Track = Field(default_factory=dict)
+    """Experiment trackers that get the run while it is running: names (`[mlflow, tensorboard, wandb, trackio]`), or
+    `{mlflow: URI}` with addresses; see [trackers](trackers.md). A tracker that fails does not disturb the study."""
 
     @property
     def stages(self) -> dict[str, Stage]:
@@ -319,7 +345,7 @@ class Study(Settings):
         return yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-MAY_CHANGE = ("name", "budget", "final", "resources", "baseline", "store")
+MAY_CHANGE = ("name", "budget", "final", "resources", "baseline", "store", "track")
 """Fields that may change when a run is resumed. With any other change it is another study and needs another run folder."""
 PATHS = ("train", "validation", "test", "folder", "tokenizer")
 """Fields of tasks and encoders that hold paths."""

@@ -77,8 +77,8 @@ SECTIONS: tuple[tuple[str, type[Settings], str], ...] = (
 
 TAIL = """## What may change when a run is resumed
 
-`name`, `budget`, `final`, `resources`, `baseline` and `store`. A file with other differences is another study and needs another
-run folder; the message names the differences. The folders of data files, and tasks that no stage reads, do not count.
+`name`, `budget`, `final`, `resources`, `baseline`, `store` and `track`. A file with other differences is another study and needs
+another run folder; the message names the differences. The folders of data files, and tasks that no stage reads, do not count.
 """
 
 

@@ -185,7 +185,7 @@ def _span_given(parts: dict[str, Any]) -> None:
 def _section(field: str) -> type[Settings]:
     """A model of one top-level field."""
     info = Study.model_fields[field]
-    return create_model("Study", __base__=Settings, **{field: (info.annotation, ...)})  # type: ignore[call-overload, no-any-return]
+    return create_model("Study", __base__=Settings, **{field: (info.rebuild_annotation(), ...)})  # type: ignore[call-overload, no-any-return]
 
 
 def _sections(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

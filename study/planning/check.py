@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from analysis.trackers.names import faults as tracker_faults
 from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
 from study.definition.space import extremes
@@ -64,7 +65,7 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
         for names in _member_choices(study):
             gather(partial(lambda names: reader.members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study, reader), *_adapter_faults(study)]
-    faults += _pair_faults(study)
+    faults += [*_pair_faults(study), *(f"track: {fault}" for fault in tracker_faults(study.track))]
     notices += filter(None, [repeats(study)])
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))

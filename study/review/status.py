@@ -95,7 +95,8 @@ def _counts(of_phase: Mapping[str, Row]) -> Data:
 
 
 def _tested(rows: Sequence[Row]) -> set[str]:
-    return {row.get("trial") for row in rows if row["event"] == "evaluation" and row.get("split") == "test"}
+    tests = (row for row in rows if row["event"] == "evaluation" and row.get("split") == "test")
+    return {str(row["trial"]) for row in tests if row.get("trial") is not None}
 
 
 def _best(trial: Row, score_percent: float) -> Data:

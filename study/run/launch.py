@@ -30,7 +30,7 @@ from study.definition.models import Study
 from study.definition.paths import in_place, portable
 from study.definition.study_file import load_study
 from study.planning.check import check
-from study.run import inputs, parts
+from study.run import inputs, parts, tracking
 from study.run.lock import RunLock
 from study.run.screen import Screen
 from study.run.scribe import Row, Scribe, failed, trials
@@ -115,7 +115,8 @@ def run(
             elif text := _failed_text(rows):
                 screen.say(f"note: {text}")
             session = partial(shared.session if shared else ray_session, study.resources, address)
-            return _run_session(study, run_dir, artifacts, scribe, session, interrupts, compared, [*notices, *problems], reader)
+            with tracking.beside(study.track, run_dir, scribe):
+                return _run_session(study, run_dir, artifacts, scribe, session, interrupts, compared, [*notices, *problems], reader)
 
 
 def _run_session(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from analysis.records.metric import objective
 from analysis.records.record_fields import BAG_OF_WORDS
@@ -26,6 +26,9 @@ from trainables.settings.execution import Execution
 from trainables.stages.inputs import Inputs
 from trainables.stages.kinds import KINDS
 from trainables.stages.node import Node
+
+if TYPE_CHECKING:
+    from study.search.search import Search
 
 
 def all_parts(s: Session) -> None:
@@ -184,7 +187,9 @@ def _trials(s: Session) -> None:
     concurrent = s.machine.trials(s.study.resources)
     limit = None if s.study.budget.hours is None else time.monotonic() + 3600 * (s.study.budget.hours - hours_spent(s.rows))
     proposed: dict[str, TrialSpec] = {}
-    searcher = TuneSearcher(search, stopping, partial(_configuration, s, proposed), concurrent, partial(_out_of_time, limit))
+    searcher = TuneSearcher(
+        search, stopping, partial(_configuration, s, proposed, search), concurrent, partial(_out_of_time, limit)
+    )
     s.scribe.screen.parts["search"].done = sum(trial.state is not None for trial in past)
     for row in ranking(s.rows):
         s.scribe.screen.found(objective(row) or 0.0, row["trial"], row["params"])
@@ -193,13 +198,16 @@ def _trials(s: Session) -> None:
     _tune(s, in_turn, StopInSearch(stopping), to_records(s, in_turn, proposed))
 
 
-def _configuration(s: Session, trials: dict[str, TrialSpec], number: int, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration of a trial that the search proposes; the trial is added to `trials`."""
+def _configuration(
+    s: Session, trials: dict[str, TrialSpec], search: Search, number: int, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Configuration of a trial that the search proposes; the trial is added to `trials`, and described in the journal."""
     from study.search.history import trial_name
 
     name = trial_name(number)
     label = s.study.label_of(dict(params)) or space.describe(dict(params))
     trials[name] = trial_of(s.study, name, "search", params, s.study.seed, label, s.reader)
+    search.describe(number, {"label": label, "stage_ids": list(trials[name].stage_ids)})
     return {"phase": "search", "params": dict(params), "seed": s.study.seed}
 
 

@@ -13,6 +13,8 @@ from study.definition.space import Params
 
 STATES = {"complete": "COMPLETE", "stopped": "PRUNED", "diverged": "FAIL", "failed": "FAIL"}
 """{final state of a trial in the records: Optuna's name of it}"""
+ATTRIBUTES = ("label", "stage_ids", "error_rate_percent", "reason")
+"""Fields of a trial's records that the journal shows beside its settings."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def history(study: Study, rows: Iterable[Mapping[str, Any]]) -> list[Past]:
             trial["status"] if trial.get("status") in STATES else None,
             objective(trial),
             dict(sorted(values.get(number, {}).items())),
-            {"stage_ids": trial["stage_ids"]} if "stage_ids" in trial else {},
+            {name: trial[name] for name in ATTRIBUTES if name in trial},
         )
         for number, trial in sorted(trials.items())
     ]

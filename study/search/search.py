@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -85,7 +86,7 @@ class Search:
         self.optuna.sampler = settings.how.create(seed, settings.startup_trials)
         trial = self.optuna.ask()
         params = spaces.suggest(trial, self.study.space, self.study.fixed)
-        self._note(number, {"setting": spaces.setting_id(params)})
+        self.describe(number, {"setting": spaces.setting_id(params)})
         return number, params
 
     def report(self, number: int, epoch: int, error: float | None) -> None:
@@ -93,6 +94,12 @@ class Search:
         trial_id = self._trial_id(number)
         if error is not None and math.isfinite(error) and epoch not in self._storage.get_trial(trial_id).intermediate_values:
             self._storage.set_trial_intermediate_value(trial_id, epoch, error)
+
+    def describe(self, number: int, attrs: Mapping[str, Any]) -> None:
+        """Add attributes of a trial to the journal, for optuna-dashboard; nothing else reads them."""
+        for key, value in attrs.items():
+            if value is not None:
+                self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def tell(
         self,
@@ -111,7 +118,7 @@ class Search:
 
         for epoch, error in (intermediate or {}).items():
             self.report(number, epoch, error)
-        self._note(number, attrs or {})
+        self.describe(number, attrs or {})
         name, value = _final_state(state, value, {})
         self.optuna.tell(number, value if name == "COMPLETE" else None, state=TrialState[name])
 
@@ -132,10 +139,6 @@ class Search:
                 user_attrs={"setting": spaces.setting_id(past.params), **past.attrs},
             )
         )
-
-    def _note(self, number: int, attrs: Mapping[str, Any]) -> None:
-        for key, value in attrs.items():
-            self._storage.set_trial_user_attr(self._trial_id(number), key, value)
 
     def _trial_id(self, number: int) -> int:
         study_id = self._storage.get_study_id_from_name(self.study.name)
@@ -198,7 +201,17 @@ def _open(study: Study, journal: Path | None) -> tuple[optuna.storages.BaseStora
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = InMemoryStorage() if journal is None else JournalStorage(JournalFileBackend(str(journal)))
     opened = optuna.create_study(storage=storage, study_name=study.name, direction="minimize", load_if_exists=True)
+    if not opened.metric_names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            opened.set_metric_names([loss_name(study)])
     return storage, opened
+
+
+def loss_name(study: Study) -> str:
+    """Name of what the search minimises: the validation error, or 100 minus the metric where higher is better."""
+    metric = study.metric
+    return f"validation {metric.label} %" if not metric.higher else f"100 - validation {metric.label} %"
 
 
 def _remove_stale(journal: Path) -> None:

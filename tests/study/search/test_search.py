@@ -243,7 +243,7 @@ def test_history_of_records() -> None:
         _row("f00", 1.0, 1.0),
     ]
     assert history(made, rows) == [
-        Past(0, {}, "complete", 20.0, {1: 30.0, 2: 20.0}),
+        Past(0, {}, "complete", 20.0, {1: 30.0, 2: 20.0}, {"error_rate_percent": 20.0}),
         Past(1, {"finetune.truncation": "head", "pretrain.corpus": ("mine",)}, None, None, {1: 40.0}, {"stage_ids": ["a"]}),
     ]
 
