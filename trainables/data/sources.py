@@ -135,6 +135,8 @@ def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
     splits = dict(source.items()) if hasattr(source, "items") else {"train": source}
     names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
     wanted = {split: name for split, name in names.items() if name is not None}
+    if task.test_share is not None:
+        del wanted["test"]
     faults = [
         f"{split}_split: {where} has no split {name!r}{near(name, splits)}"
         for split, name in wanted.items()
