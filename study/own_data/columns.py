@@ -151,6 +151,8 @@ def _doubt(
         seen = f"{' and '.join(map(repr, found[name][:3]))} may be it" if found[name] else "none is clearly it"
         yield f"--{name}: which column holds the {name}? Of {len(columns)} columns with {rows:,} rows {seen}:"
     yield from (f"  {column.described}" for column in columns)
+    if missing["text"] and len(text) > 1:
+        yield "  two texts of a pair, such as question and answer: --text and --text-pair"
     likely = {
         "text": next(iter([*text, *(c.name for c in sorted(columns, key=lambda c: -c.words))]), "COLUMN"),
         "label": next(iter([*labels, *(c.name for c in columns if c.is_few and c.name not in text)]), "COLUMN"),
