@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from analysis.text.terminal import Unwritten, guarded, open_streams
-from study.commands import plan, review, run, survey, track
+from study.commands import own_data, plan, review, run, survey, track
 from study.commands.exits import exit_code, unexpected
 from study.definition.exit_codes import DONE, EPILOG, INTERRUPTED, WRONG_INPUT
 
@@ -19,7 +19,7 @@ def cli() -> None:
     """Hyperparameter studies of fine-tuning BERT-like encoders, on one machine or a Ray cluster."""
 
 
-for command in (run.run, run.reproduce, plan.plan):
+for command in (own_data.init, run.run, run.reproduce, plan.plan):
     cli.add_command(command)
 for command in (review.status, review.report, review.compare, review.marks, review.trace, track.track):
     cli.add_command(command)

@@ -68,6 +68,7 @@ def facts(finals: Finals) -> list[str]:
         counted = [split for split in ("validation", "test") if run.metric.share and run.sizes.get(split)]
         points = [f"one {split} text = {100 / run.sizes[split]:.2g} points" for split in counted]
         sentences.append(f"Texts: {sizes}" + (f"; {', '.join(points)}." if points else "."))
+    sentences.append(drawn_test(run))
     if tested := finals.tested:
         several = any(len(scores) > 1 for setting in tested for scores in (setting.validation, setting.test))
         sentences.append(f"{'± is the standard deviation over seeds. ' if several else ''}{intervals(run, tested)}")
@@ -77,6 +78,17 @@ def facts(finals: Finals) -> list[str]:
         sentences.append(meaning(run))
     sentences.append(search_summary(run))
     return [sentence for sentence in sentences if sentence]
+
+
+def drawn_test(run: Run) -> str:
+    """Say that the test split was drawn from the training file, and how; empty if the task has a test split of its own."""
+    tasks = run.config.get("tasks")
+    task = tasks.get(run.config.get("task")) if isinstance(tasks, dict) else None
+    share = task.get("test_share") if isinstance(task, dict) else None
+    if not isinstance(share, float) or not isinstance(task, dict):
+        return ""
+    seed = plain(str(task.get("split_seed", 0)), 20)
+    return f"The test split is a share of {share:g} of the training texts, drawn by class with seed {seed}."
 
 
 def intervals(run: Run, settings: Sequence[FinalSetting]) -> str:

@@ -53,6 +53,35 @@ def json_text(data: object) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False)
 
 
+_OWN_DATA = (
+    click.option(
+        "--data",
+        metavar="FILE",
+        multiple=True,
+        help="Your texts: a csv, tsv, jsonl or parquet file or URL, a folder saved by `datasets`, or OWNER/NAME on the hub.",
+    ),
+    click.option("--test", metavar="FILE", help="File with the test split, or its name in the folder. Default: a fifth of --data."),
+    click.option("--validation", metavar="FILE", help="The same for the validation split. Default: a part of the training texts."),
+    click.option("--text", metavar="COLUMN", multiple=True, help="Column with the text; repeatable. Default: the only one."),
+    click.option("--text-pair", metavar="COLUMN", multiple=True, help="Column with the second text of pairs; repeatable."),
+    click.option(
+        "--label",
+        metavar="COLUMN",
+        multiple=True,
+        help="Column with the label, by default one named label, stars, ...; several columns of 0 and 1: a label each.",
+    ),
+    click.option("--encoder", metavar="FOLDER|HUB", help="Encoder. Default: the quickstart's if installed, else BERT-base."),
+    click.option("--name", metavar="NAME", help="Name of the study and of its file NAME.yaml. Default: the name of the data."),
+)
+
+
+def OWN_DATA(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that describe own data."""
+    for option in reversed(_OWN_DATA):
+        command = option(command)
+    return DIALECT(command)
+
+
 ACCEPT = click.option(
     "--accept-changed-inputs",
     is_flag=True,

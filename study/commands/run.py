@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from study.commands import arguments
+from study.commands import arguments, own_data
 from study.commands.exits import Unexpected, cut_short, exit_code
-from study.commands.options import ACCEPT, ADDRESS, OTHER_ENCODER, RETRY, SCALE, SEEDS, SET, STORE, STUDY, TASKS
+from study.commands.options import ACCEPT, ADDRESS, OTHER_ENCODER, OWN_DATA, RETRY, SCALE, SEEDS, SET, STORE, TASKS
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog=EPILOG)
-@STUDY
+@click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
+@OWN_DATA
 @SET
 @click.option("--out", metavar="RUN", type=click.Path(path_type=Path), help="Run folder. Default: runs/<name of the study>.")
 @ADDRESS
@@ -26,18 +27,25 @@ if TYPE_CHECKING:
 @ACCEPT
 @RETRY
 def run(
-    study_file: Path,
+    study_file: Path | None,
     overrides: tuple[str, ...],
     out: Path | None,
     address: str | None,
     store: str | None,
     accept_changed_inputs: bool,
     retry_failed: bool,
+    **own: Any,
 ) -> int:
     """Run a study, or resume one that was interrupted or whose budget was raised.
 
-    STUDY.yaml may also be a run folder: its study is resumed. Ctrl-C saves and stops; run the same command again to resume.
+    STUDY.yaml may also be a run folder: its study is resumed. Instead of a file, --data names your own texts: a study is proposed
+    and written as by `study init`, and run. Ctrl-C saves and stops; run the same command again to resume.
     """
+    reader = None
+    if study_file is None:
+        study_file, reader = own_data.study_file_for(own, overrides, store)
+    elif used := [name for name, value in own.items() if value]:
+        raise click.UsageError(f"--{used[0].replace('_', '-')} describes own data; with {study_file} its fields say that")
     study = arguments.load_study_at(study_file, overrides)
     from study.run import launch
 
@@ -45,7 +53,7 @@ def run(
     options = {"out": out, "address": address, "store": store}
     again = arguments.command_line("study run", study_file, overrides, options)
     return _to_its_end(
-        lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed), run_dir, again
+        lambda: launch.run(study, run_dir, store, address, None, accept_changed_inputs, retry_failed, reader), run_dir, again
     )
 
 

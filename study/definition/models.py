@@ -298,6 +298,9 @@ class Study(Settings):
         """Return the fields that identify the study: all except MAY_CHANGE, unused tasks, and the folders of files."""
         data = {key: value for key, value in self.canonical().items() if key not in MAY_CHANGE}
         tasks = {name: data["tasks"][name] | {"metric": None} for name in self.used_tasks}
+        for task in tasks.values():
+            if task["test_share"] is None:  # a later field: at its default, older run folders are of the same study
+                del task["test_share"]
         tasks[self.task]["metric"] = "error_rate" if self.metric.share else self.metric.name  # both rank alike
         for settings in (*tasks.values(), *([data["encoder"]] if self.encoder.package is None else [])):
             settings |= {key: PurePath(settings[key]).name for key in PATHS if settings.get(key)}

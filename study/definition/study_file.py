@@ -63,6 +63,14 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     return Study.model_validate(with_absolute_paths(parts, folder))
 
 
+def overridden(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the plain data of a study file with `path=value` overrides, not yet validated. Raises ConfigError."""
+    changed: dict[str, Any] = json.loads(json.dumps(data))
+    if faults := [fault for override in overrides for fault in _override(changed, override)]:
+        raise ConfigError(faults)
+    return changed
+
+
 def _override(data: dict[str, Any], text: str) -> list[str]:
     """Set one `path=value` in the raw data; unknown fields are reported later, when everything is validated."""
     path, equals, value = text.partition("=")

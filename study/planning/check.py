@@ -16,6 +16,7 @@ from study.search.search import repeats
 from trainables.encoder.process_memory import lasting
 from trainables.settings import corpus_names
 from trainables.settings.base import Settings
+from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.pretraining import Pretrain
 from trainables.settings.stage_rules import pair_faults
@@ -261,15 +262,20 @@ def _subset_faults(study: Study, reader: Reader) -> Iterator[str]:
 
 def _length_faults(study: Study) -> Iterator[str]:
     """Faults for sequences longer than the encoder's positions."""
-    settings = encoder_settings(study.encoder)
-    positions = settings.get("max_position_embeddings")
-    if not isinstance(positions, int) or settings.get("position_biased_input") is False:
+    if (there := positions(study.encoder)) is None:
         return
-    if settings.get("model_type") in OFFSET_POSITIONS:
-        positions -= settings.get("pad_token_id", 1) + 1
     for index, stage in enumerate(study.recipe):
         path = f"{stage.name}.max_length"
         longest = max(extremes(path, study.space, study.fixed))
-        if longest > positions:
+        if longest > there:
             place = f"space.{path}" if path in study.space else f"recipe.{index}.{stage.kind}.max_length"
-            yield f"{place}: {longest} given, but the encoder has positions for {positions} pieces, special tokens included"
+            yield f"{place}: {longest} given, but the encoder has positions for {there} pieces, special tokens included"
+
+
+def positions(encoder: Encoder) -> int | None:
+    """Longest sequence that an encoder has positions for, special tokens included; None without a limit."""
+    settings = encoder_settings(encoder)
+    there = settings.get("max_position_embeddings")
+    if not isinstance(there, int) or settings.get("position_biased_input") is False:
+        return None
+    return there - (settings.get("pad_token_id", 1) + 1 if settings.get("model_type") in OFFSET_POSITIONS else 0)

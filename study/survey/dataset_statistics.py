@@ -20,9 +20,10 @@ import numpy as np
 
 from trainables.data.label_doubts import doubts
 from trainables.data.labels import missing_labels
+from trainables.data.normal_forms import plain
 from trainables.data.scripts import length, mostly_spaceless
 from trainables.data.sources import Rows, read
-from trainables.data.splits import SPLITS, plain
+from trainables.data.splits import SPLITS
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task

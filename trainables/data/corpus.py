@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from trainables.data.held_out import JOINT, HeldOut, bare, held_out
+from trainables.data.held_out import JOINT, HeldOut, held_out
+from trainables.data.normal_forms import bare, plain
 from trainables.data.scripts import words_each
-from trainables.data.splits import Labels, TaskData, digest_of, load_task, plain
+from trainables.data.splits import Labels, TaskData, digest_of, load_task
 from trainables.settings.corpus_names import short
 from trainables.settings.errors import ConfigError
 from trainables.settings.file_names import is_plain_text

@@ -8,16 +8,15 @@ scripts without spaces, white space and commas are boundaries too. Imports no to
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
+from trainables.data.normal_forms import TAG, TAG_NAME, bare, letters, letters_and_nul, plain
 from trainables.data.scripts import SPACELESS, has_spaceless
-from trainables.data.splits import Split, TaskData, plain
+from trainables.data.splits import Split, TaskData
 
 LINES = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 """Line ends, as in str.splitlines."""
@@ -26,18 +25,14 @@ JOINT = "\x1e"
 _CLOSING = "\"'\u201d\u2019\u00bb\u203a)\\]}\u300d\u300f\uff09"
 _ENDING = "\u3002\uff01\uff1f\uff0e\u0964\u0965\u061f\u06d4\u1362\u0589"
 """Signs that end a sentence, with or without a space behind them."""
-_TAG_NAME = r"/?(?:[bB][rR]|[pP])\s*/?(?:>|&gt;)"
-_TAG = f"(?:<|&lt;){_TAG_NAME}"
-"""How HTML ends a line."""
 _STOP, _COMMA = ".!?\u2026", " \u3000,;\uff0c\u3001\uff1b\uff1a"
 # What a boundary begins with stands first in its pattern, so that a search runs over all else at once.
 _SIGN = rf"{_STOP}\t{LINES}<&"
-_REST = rf"(?<=[{_STOP}])[{_STOP}]*[{_CLOSING}]*\s+|(?<=[\t{LINES}])\s*|(?:(?<=<)|(?<=&)lt;){_TAG_NAME}\s*"
+_REST = rf"(?<=[{_STOP}])[{_STOP}]*[{_CLOSING}]*\s+|(?<=[\t{LINES}])\s*|(?:(?<=<)|(?<=&)lt;){TAG_NAME}\s*"
 _OTHER = rf"(?<=[{_ENDING}])[{_ENDING}]*[{_CLOSING}]*\s*|(?<=[{SPACELESS}][{_COMMA}])[{_COMMA}]*"
 _BREAK, _BREAK_ASCII = re.compile(f"[{_SIGN}{_ENDING}{_COMMA}](?:{_REST}|{_OTHER})"), re.compile(f"[{_SIGN}](?:{_REST})")
-_LINE = re.compile(f"[{LINES}]|{_TAG}")
-_SPACE = re.compile(rf"(?:\s|{_TAG})*\Z")
-_TAGS, _ENTITY = re.compile(_TAG), re.compile(r"&(?:#\w+|[a-zA-Z]\w*);")
+_LINE = re.compile(f"[{LINES}]|{TAG}")
+_SPACE = re.compile(rf"(?:\s|{TAG})*\Z")
 PREFIX = 8
 """Length of the prefix by which a held-out text is looked up at a boundary, in letters."""
 SHORT, CHARACTERS = 20, 4
@@ -48,48 +43,6 @@ sentence ("Good.") it would damage too many texts."""
 def boundaries(text: str) -> re.Pattern[str]:
     """The pattern of all boundaries that this text may hold."""
     return _BREAK_ASCII if text.isascii() else _BREAK
-
-
-def bare(text: str) -> str:
-    """Normal form for the detection of near copies: only letters and digits, with Unicode compatibility forms and case unified.
-
-    Without white space, since punctuation may replace it ("good--bad", "good, bad"). A text without letters is compared as it is.
-    """
-    return letters(text) or plain(text)
-
-
-def letters(text: str) -> str:
-    """Like `bare`; empty for a text without letters."""
-    return _kept(text).replace("\0", "")
-
-
-def _kept(text: str) -> str:
-    """Letters, digits, and NUL, which separates parts that are processed together."""
-    if "&" in text:
-        text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
-    if "<" in text:
-        text = _TAGS.sub("\n", text)
-    if text.isascii():  # for speed
-        return text.lower().encode().translate(None, _OTHER_ASCII).decode()
-    # `plain` first, so that every copy by `plain` is also one by `bare`.
-    return unicodedata.normalize("NFKC", plain(text)).casefold().translate(_LETTERS)
-
-
-class _Letters(dict[int, str | None]):
-    """Cached translation table: letters, digits and their combining marks stay, other characters are removed.
-
-    Variation selectors and enclosing marks belong to emoji, not to letters.
-    """
-
-    def __missing__(self, code: int) -> str | None:
-        kept = unicodedata.category(chr(code)) in _KEPT and not (0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF)
-        self[code] = target = chr(code) if kept else None
-        return target
-
-
-_KEPT = ("Lu", "Ll", "Lt", "Lm", "Lo", "Nd", "Nl", "No", "Mn", "Mc")
-_LETTERS = _Letters({0: "\0"})
-_OTHER_ASCII = bytes(code for code in range(1, 128) if not chr(code).isalnum())
 
 
 @dataclass(frozen=True)
@@ -182,7 +135,7 @@ class HeldOut:
         parts = boundaries(text).split(text)
         if len(parts) == 1:
             return False
-        forms = _kept("\0".join(parts)).split("\0")
+        forms = letters_and_nul("\0".join(parts)).split("\0")
         if not self._words.isdisjoint(forms) or (self._signs and "" in forms):
             return True
         begins = list(accumulate(map(len, forms), initial=0))
@@ -235,7 +188,7 @@ def _ends(text: str) -> list[int]:
 def _offsets(text: str) -> list[tuple[int, int]]:
     """[(number of letters before a part, its position)] of a text's parts."""
     starts = [0, *_ends(text)]
-    forms = _kept("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
+    forms = letters_and_nul("\0".join(text[a:b] for a, b in pairwise(starts))).split("\0")
     return list(zip(accumulate(map(len, forms[:-1]), initial=0), starts[:-1], strict=True))
 
 

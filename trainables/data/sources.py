@@ -130,11 +130,11 @@ def _missing_texts(table: Table, columns: Sequence[str]) -> Iterator[str]:
 
 def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
     """Readers of the splits of a saved folder or of a hub data set."""
-    where = f"folder: {task.folder}" if task.folder is not None else f"hub: {task.hub}"
-    source = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
-    splits = dict(source.items()) if hasattr(source, "items") else {"train": source}
+    where, splits = splits_there(task)
     names = {"train": task.train_split, "validation": task.validation_split, "test": task.test_split}
     wanted = {split: name for split, name in names.items() if name is not None}
+    if task.test_share is not None:
+        del wanted["test"]
     faults = [
         f"{split}_split: {where} has no split {name!r}{near(name, splits)}"
         for split, name in wanted.items()
@@ -143,6 +143,13 @@ def _prepared(task: Task) -> dict[str, Callable[[], Read]]:
     if faults:
         raise ConfigError(faults)
     return {split: partial(_table, splits[name], where) for split, name in wanted.items() if name in splits}
+
+
+def splits_there(task: Task) -> tuple[str, dict[str, Any]]:
+    """(name of the folder or hub data set for messages, {name of a split: its data set}). Raises ConfigError."""
+    where = f"folder: {task.folder}" if task.folder is not None else f"hub: {task.hub}"
+    source = _from_folder(task.folder) if task.folder is not None else _from_hub(task)
+    return where, dict(source.items()) if hasattr(source, "items") else {"train": source}
 
 
 def _table(dataset: Any, where: str) -> Read:

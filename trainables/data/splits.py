@@ -19,6 +19,7 @@ import numpy as np
 
 from trainables.data.label_doubts import doubts
 from trainables.data.labels import column_names, missing_labels
+from trainables.data.normal_forms import bare, plain
 from trainables.data.scripts import words_each
 from trainables.data.sources import Rows, read
 from trainables.settings.errors import ConfigError, closest
@@ -26,6 +27,7 @@ from trainables.settings.task import Task
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 SPLITS = ("train", "validation", "test")
+NO_TEST = "the task has no test split; give one that is read once, at the end, or set `test_share: 0.2` to take it from train"
 FAULTS = 20
 """Largest number of labels in a message; further ones are only counted."""
 
@@ -97,14 +99,15 @@ class TaskData:
 def load_task(name: str, task: Task, *, needs_test: bool = True) -> TaskData:
     """The splits of a task. Raises ConfigError with every fault of the task at once.
 
-    Empty texts are dropped with a notice. A missing validation split is taken from the training split. Texts that the training
-    split shares with the test split are kept with a notice: the authors of the split decided so.
+    Empty texts are dropped with a notice. A missing validation split is taken from the training split, and before it the test split
+    of a task with `test_share`. Texts that the training split shares with the test split are kept with a notice: the authors of the
+    split decided so.
     """
-    no_test = [f"tasks.{name}.test: the task has no test split; give one that is read once, at the end"] if needs_test else []
+    no_test = [f"tasks.{name}.test: {NO_TEST}"] if needs_test else []
     try:
         data = _load(name, task)
     except ConfigError as error:
-        unnamed = task.train is not None and task.test is None
+        unnamed = task.train is not None and task.test is None and task.test_share is None
         raise ConfigError([*error.faults, *(no_test if unnamed else [])]) from None
     if no_test and not len(data.test):
         raise ConfigError(no_test)
@@ -128,6 +131,8 @@ def _load(name: str, task: Task) -> TaskData:
     notices += [f"{place}: {doubt}" for doubt in doubts(counts, task, len(kept["train"]))]
 
     splits = {split: _split(of_split, labels, task) for split, of_split in kept.items()}
+    if task.test_share is not None:
+        notices.append(_take_test(splits, labels, task, place))
     if "validation" not in splits:
         splits["train"], splits["validation"] = carve(splits["train"], task.validation_share, task.split_seed)
     if not task.multi_label:
@@ -282,6 +287,35 @@ def turns(split: Split, seed: int) -> Labels:
     return np.array([i for _, _, i in sorted(turn)], dtype=np.int64)
 
 
+def carve_whole(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Like `carve`, but copies of a text (`bare`) stay together, so that nothing is tested on what was trained on.
+
+    A class whose texts are all copies of one has none in the carved part.
+    """
+    copies: dict[str, list[int]] = {}
+    for i, text in enumerate(split.texts):
+        copies.setdefault(bare(text), []).append(i)
+    take = _apportion(np.bincount(split.strata, minlength=1), share)
+    carved = np.zeros(len(split), dtype=bool)
+    for form in sorted(copies, key=lambda form: hashlib.sha256(f"{seed}:{form}".encode()).digest()):
+        needs = np.bincount(split.strata[copies[form]], minlength=len(take))
+        if (needs <= take).all():
+            carved[copies[form]], take = True, take - needs
+    return split.only(np.flatnonzero(~carved)), split.only(np.flatnonzero(carved))
+
+
+def _take_test(splits: dict[str, Split], labels: Sequence[str], task: Task, place: str) -> str:
+    """Move the share of the training split that becomes the test split. Returns the notice that says so."""
+    whole, share = splits["train"], task.test_share or 0.0
+    splits["train"], splits["test"] = carve_whole(whole, share, task.split_seed)
+    taken = len(splits["test"])
+    text = f"{place}.test: {taken} of {_count(len(whole))} of train are the test split, by test_share {share:g}"
+    has = set(splits["test"].strata.tolist())
+    lacking = [label for i, label in enumerate(labels) if i not in has] if not task.multi_label else []
+    without = f"; it has no text of {', '.join(map(repr, lacking[:FAULTS]))}" if lacking else ""
+    return f"{text} and split_seed {task.split_seed}, copies of a text on one side{without}"
+
+
 def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
     """Numbers per class: the rounded share of the total, divided by largest remainders; at least one and never all of a class."""
     exact = counts * share
@@ -305,11 +339,6 @@ def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:
                 " they are kept, and make the error look better than it is"
             )
     return notices
-
-
-def plain(text: str) -> str:
-    """Normal form for the detection of copies: white space and case unified."""
-    return " ".join(text.split()).casefold()
 
 
 def digest_of(texts: Iterable[str], more: bytes = b"") -> str:

@@ -45,7 +45,7 @@ class Task(Settings):
     validation: str | None = None
     """File with the validation split. Without it, a part of the training split is used."""
     test: str | None = None
-    """File with the test split."""
+    """File with the test split. Without it, give `test_share`."""
     folder: str | None = None
     """A folder saved by `datasets` (`save_to_disk`)."""
     hub: str | None = None
@@ -89,8 +89,11 @@ class Task(Settings):
     """Separator between the labels of a text in a multi-label task."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training split that is used for validation if there is no validation split: stratified, seeded."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training split that becomes the test split, before validation is taken: stratified, seeded, copies of a text
+    together on one side. For data without a test split. Of `folder` and `hub` a test split of their own is then not read."""
     split_seed: int = 0
-    """Seed of this split."""
+    """Seed of both: which texts become the test and the validation split."""
     domain: str | None = None
     """Domain of the texts: sentiment, question, topic, ..."""
     metric: Literal[*METRICS] | None = None  # type: ignore[valid-type]
@@ -117,6 +120,13 @@ class Task(Settings):
         sources = [name for name in ("train", "folder", "hub") if getattr(self, name) is not None]
         if len(sources) != 1:
             raise ValueError(f"a task needs exactly one of train, folder, hub; given: {', '.join(sources) or 'none'}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_test_split(self) -> Task:
+        own = "test" if self.test is not None else "test_split" if self.test_split != "test" else ""
+        if self.test_share is not None and own:
+            raise ValueError(f"test_share is {self.test_share:g}, and {own} names a test split: give one of them")
         return self
 
     @field_validator("delimiter")

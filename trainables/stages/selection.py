@@ -17,7 +17,7 @@ import numpy as np
 
 from trainables.data import similarity
 from trainables.data.corpus import Corpus
-from trainables.data.held_out import bare
+from trainables.data.normal_forms import bare
 from trainables.data.similarity import Indices, Rows
 from trainables.data.splits import TaskData, digest_of
 from trainables.settings.errors import ConfigError

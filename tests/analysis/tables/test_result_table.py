@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import re
+import shutil
 import statistics
 from pathlib import Path
 
 import pytest
+import yaml
 
 from analysis.records.run_folder import load, trained_tokens
 from analysis.results import cost, final_settings
@@ -46,6 +48,18 @@ def test_the_table_holds_the_numbers_of_the_records(finished: Path) -> None:
     assert lines[3].over_both == numbers.DASH
     assert lines[3].over_texts == "15.5–26.6"
     assert "pretrain steps 0" in lines[2].settings
+
+
+def test_a_test_split_that_was_drawn_is_said_below_every_table(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "run")
+    said = "The test split is a share of 0.2 of the training texts, drawn by class with seed 3."
+    assert not any(said[:30] in text for text in sentences.facts(Finals(load(folder))))
+    study = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
+    study |= {"tasks": {study["task"]: {"train": "reviews.csv", "test_share": 0.2, "split_seed": 3}}}
+    (folder / "study.yaml").write_text(yaml.safe_dump(study), encoding="utf-8")
+    finals = Finals(load(folder))
+    for form in (result_table.result_text, result_table.markdown, result_table.latex):
+        assert said in re.sub(r"\s+", " ", form(finals))
 
 
 def test_the_terminal_table_fits_and_states_how_the_setting_was_chosen(finished: Path) -> None:

@@ -55,6 +55,18 @@ def test_a_study_whose_names_look_like_something_else(tmp_path: Path) -> None:
     assert loaded.name == "2020-01-01"
 
 
+def test_a_study_from_before_a_field_of_tasks_keeps_its_digest() -> None:
+    """A finished run folder is otherwise taken for unfinished."""
+    task = {"train": "train.csv", "test": "test.csv"}
+    data = {"name": "a", "tasks": {"t": task}, "task": "t", "encoder": {"config": {"model_type": "bert"}}}
+    assert load_study(data).digest() == "f2f938c164fc8ca4"
+    shared = data | {"tasks": {"t": {"train": "train.csv", "test_share": 0.2}}}
+    assert load_study(data).differences(load_study(shared)) == [
+        'tasks.t.test: "test.csv" here, null there',
+        "tasks.t.test_share: absent here, 0.2 there",
+    ]
+
+
 def as_it_is(folder: Path) -> Path:
     path = folder / "as_it_is.yaml"
     path.write_text(FILE, encoding="utf-8")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.helpers import tiny_task, write_csv
 from trainables.data.corpus import load_corpus
-from trainables.data.held_out import bare
 from trainables.data.known_tasks import KNOWN
-from trainables.data.splits import load_task, plain
+from trainables.data.normal_forms import bare, plain
+from trainables.data.splits import load_task
 from trainables.settings.corpus_names import WORDS, domain_fault, members, name_faults, unknown
 from trainables.settings.errors import ConfigError
 from trainables.settings.file_names import is_file

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.helpers import write_csv
 from trainables.data.corpus import load_corpus
-from trainables.data.held_out import LINES, HeldOut, bare, boundaries
+from trainables.data.held_out import LINES, HeldOut, boundaries
+from trainables.data.normal_forms import bare
 from trainables.data.scripts import SPACELESS
 from trainables.data.splits import digest_of, load_task
 from trainables.data.task_mixture import load_mixture

@@ -249,6 +249,13 @@ def test_a_saved_folder_gives_the_names_of_its_classes(tmp_path: Path) -> None:
     assert read(Task(train=str(tmp_path / "train.parquet")))[0]["train"].labels == ["glad", "sad"] * 4
 
 
+def test_with_a_share_for_it_a_test_split_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    folder = saved(tmp_path, train=[1, 0] * 10, test=[-1, -1])  # labels withheld
+    data = load_task("mine", Task(folder=folder, test_share=0.2))
+    assert len(data.test) == 4
+    assert all(text.startswith("train ") for text in data.test.texts)
+
+
 def test_faults_of_a_saved_folder(tmp_path: Path) -> None:
     folder = saved(tmp_path, train=[1, 0] * 4, test=[0, -1, 1])
     with pytest.raises(ConfigError) as error:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.helpers import reviews, write_csv
 from trainables.data.corpus import load_corpus
+from trainables.data.normal_forms import bare
 from trainables.data.splits import Split, carve, load_task
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task
@@ -88,6 +89,38 @@ def test_carving_takes_the_share_and_the_seed_decides() -> None:
         "The basic premise is wasted since it is sidelined by the inexplicable focus on the documentary crew.",
     )
     assert chosen[0].digest[:16] == "f55ca068fadf788d"
+
+
+def test_a_share_of_the_training_texts_becomes_the_test_split(tmp_path: Path) -> None:
+    rows = [(f"text {i}", "abc"[i % 3 if i % 10 else 0]) for i in range(100)]
+    copies = [(f"Text {i}!", label) for i, (_, label) in enumerate(rows[:40])]
+    data = load_task("mine", task_of(tmp_path, [*rows, *copies], None, test_share=0.25))
+    assert [len(data.train), len(data.validation), len(data.test)] == [95, 10, 35]
+    forms = [{bare(text) for text in part.texts} for part in (data.train, data.validation, data.test)]
+    assert not (forms[0] | forms[1]) & forms[2], "a copy of a test text is trained on"
+    counts = [np.bincount(part.labels, minlength=3) for part in (data.train, data.test)]
+    assert np.abs(counts[1] / counts[1].sum() - counts[0] / counts[0].sum()).max() < 0.03
+    taken = "35 of 140 texts of train are the test split, by test_share 0.25 and split_seed 0, copies of a text on one side"
+    assert data.notices[0] == f"tasks.mine.test: {taken}"
+    again = load_task("mine", task_of(tmp_path, [*copies, *rows][::-1], None, test_share=0.25))
+    assert sorted(again.test.texts) == sorted(data.test.texts), "the order of rows plays a part"
+    other = load_task("mine", task_of(tmp_path, [*rows, *copies], None, test_share=0.25, split_seed=1))
+    assert set(other.test.texts) != set(data.test.texts)
+    # Written down, so that a change of machine, library or code that moves the split is seen.
+    assert data.digest("test")[:16] == "f1367fe6eeeabcac"
+
+
+def test_a_class_of_copies_only_is_not_tested_and_that_is_said(tmp_path: Path) -> None:
+    rows = [*GOOD, *[("same text", "c")] * 4]
+    data = load_task("mine", task_of(tmp_path, rows, None, test_share=0.2))
+    assert "; it has no text of 'c'" in data.notices[0]
+
+
+def test_one_test_split_only(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"test_share is 0\.2, and test names a test split: give one of them"):
+        task_of(tmp_path, test_share=0.2)
+    with pytest.raises(ValueError, match="test_split names a test split"):
+        Task(hub="a/b", test_split="dev", test_share=0.2)
 
 
 def test_digests_are_of_content(tmp_path: Path) -> None:
@@ -239,6 +272,7 @@ def test_only_empty_texts(tmp_path: Path) -> None:
 
 def test_without_a_test_split_a_task_is_only_a_corpus(tmp_path: Path) -> None:
     task = task_of(tmp_path, test=None)
-    assert faults_of(task) == ("tasks.mine.test: the task has no test split; give one that is read once, at the end",)
+    way = "give one that is read once, at the end, or set `test_share: 0.2` to take it from train"
+    assert faults_of(task) == (f"tasks.mine.test: the task has no test split; {way}",)
     assert len(load_task("mine", task, needs_test=False).test) == 0
     assert len(load_corpus(["mine"], {"mine": task}).texts) == 18

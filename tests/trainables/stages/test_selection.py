@@ -16,7 +16,7 @@ from transformers import AutoModel
 from tests.helpers import TINY_BERT, reviews, tiny_recipe, tiny_task, write_csv
 from trainables.data import similarity
 from trainables.data.corpus import load_corpus
-from trainables.data.held_out import bare
+from trainables.data.normal_forms import bare
 from trainables.data.splits import load_task
 from trainables.encoder.load import load_base
 from trainables.settings.encoder import Encoder
