@@ -109,7 +109,7 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker, which is also its number of threads."""
     gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of one worker; with a fraction several trials of one worker share a GPU."""
+    """GPUs of one worker; with a fraction several trials of one worker share a GPU, each with this share of its memory."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
@@ -225,7 +225,7 @@ class Study(Settings):
             micro_batch=resources.micro_batch,
             gradient_checkpointing=resources.gradient_checkpointing,
             state_every_steps=resources.state_every_steps,
-            whole_gpu=resources.gpus >= 1,
+            gpu_share=min(1.0, resources.gpus) or 1.0,
             keep_weights=keep_weights,
         )
 

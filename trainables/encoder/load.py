@@ -100,12 +100,20 @@ def check_config(fields: Mapping[str, Any] | None) -> None:
 
 def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
     """Faults for those names of linear layers that the encoder lacks; its weights are not read."""
-    with torch.device("meta"):
-        if encoder.config is None:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
-        else:
-            model = _build(encoder.config)
+    model: Any = outline(encoder)
     return lora.target_faults(model, model.config.num_hidden_layers, targets)
+
+
+def outline(encoder: Encoder) -> nn.Module:
+    """The encoder's modules on torch's device `meta`: shapes without weights, which are not read. With transformers' pooler.
+
+    An encoder from a configuration without `vocab_size` has that of the vocabulary to be trained.
+    """
+    with torch.device("meta"):
+        if encoder.config is not None:
+            return _build(encoder.config, {"vocab_size": encoder.vocabulary})
+        model: nn.Module = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
+        return model
 
 
 def _build(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:

@@ -33,7 +33,7 @@ from trainables.stages.state_files import BEST, HostCopies, copy_weights, restor
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
-from trainables.training import energy, gpus
+from trainables.training import energy, gpus, memory
 from trainables.training.loop import Job, Position, Row, train
 from trainables.training.optimizer import rates
 from trainables.training.precision import pick_device, resolve
@@ -65,8 +65,7 @@ def run(
     The fields of rows are those of the records. Raises ConfigError before anything is computed if a package is missing.
     """
     execution = execution or Execution()
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
+    _settle(execution)
     world = current()
     recipe = resolved(recipe, execution, world)
     ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
@@ -92,6 +91,13 @@ def run(
                 yield KINDS[node.stage.kind].row(node.stage, inputs, row) | common
         if node.stage.name == last:
             return
+
+
+def _settle(execution: Execution) -> None:
+    """Give this process its threads and its share of the GPU's memory."""
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    memory.bound(pick_device(execution.device), execution.gpu_share)
 
 
 @contextlib.contextmanager
@@ -145,6 +151,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
         micro_batch=execution.micro_batch,
         save_at=lambda step: bool(saves) and step % saves == 0,
         joules=_joules(device, execution),
+        gpu_share=execution.gpu_share,
         recomputes=execution.gradient_checkpointing,
     )
     parent = store.get(node.parent_id) if node.parent_id else None
@@ -199,7 +206,7 @@ def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     """The energy counter of the GPU, if no other process uses it; else a counter that reads nothing."""
-    if device.type != "cuda" or not execution.whole_gpu:
+    if device.type != "cuda" or execution.gpu_share < 1:
         return energy.silent
     return energy.gpu(gpus.uuid(device))
 
@@ -244,8 +251,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 
 
 def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
+    _settle(execution)
     recipe, node = inputs.recipe, nodes(inputs)[-1]
     name = test_id(inputs.target, node.stage_id)
     common = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}

@@ -188,7 +188,7 @@ def _limit(job: Job, runtime: Runtime) -> Limit:
     """What a micro-batch may hold: the texts that the runtime says, or as many as fit into the device's memory."""
     trained = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
     footprint = memory.footprint(job.model, job.base.packable, runtime.device, runtime.recomputes)
-    room = memory.room(runtime.device, trained)
+    room = memory.room(runtime.device, trained, runtime.gpu_share)
     return Limit(footprint, runtime.micro_batch, math.inf if runtime.micro_batch else room, room)
 
 

@@ -25,6 +25,8 @@ class Runtime:
     """Steps after which to save without evaluating."""
     joules: energy.Counter = energy.silent
     """Energy counter of this process's GPU."""
+    gpu_share: float = 1.0
+    """Share of its GPU's memory that this process may take."""
     recomputes: bool = False
     """Whether the encoder's blocks are recomputed in the backward pass."""
 
