@@ -157,7 +157,9 @@ class Study(Settings):
     settings; the last one is finetune. Or the name of a paper's recipe, `TAPT`, also with changed settings:
     `{TAPT: {finetune.epochs: 3}}`; see [named recipes](recipes.md)."""
     precision: Precision = "auto"
-    """Arithmetic of matrix products; weights stay float32. auto: bfloat16 where it is faster."""
+    """Arithmetic of matrix products; weights, sums and the optimizer stay float32. tf32: as float32, but GPUs from Ampere on
+    round what they multiply to 10 bits of mantissa; other devices refuse it. float16: with loss scaling, for GPUs that lack
+    bfloat16. auto: bfloat16 where it is faster, float16 on GPUs before Ampere that have tensor cores, else float32."""
     seed: int = 0
     """Seed of the search's trials: head, order and dropout."""
     space: dict[str, Dimension] = Field(default_factory=dict)

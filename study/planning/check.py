@@ -10,6 +10,7 @@ from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
 from study.definition.space import extremes
 from study.definition.space_faults import combinations
+from study.planning import memory
 from study.planning.estimate import encoder_settings, layers_of
 from study.search.search import repeats
 from trainables.encoder.process_memory import lasting
@@ -65,9 +66,12 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
             gather(partial(lambda names: reader.members(names, study.used_tasks).notices, names))
         faults += [*_length_faults(study), *_layer_faults(study), *_subset_faults(study, reader), *_adapter_faults(study)]
     faults += _pair_faults(study)
+    if study.precision == "tf32" and not study.resources.gpus:
+        faults.append("precision: tf32 given, but trials run on CPUs (resources.gpus: 0), which do not have it; use float32")
     notices += filter(None, [repeats(study)])
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
+        gather(partial(memory.notices, study) if not faults else list)
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return list(dict.fromkeys(notices))

@@ -24,7 +24,7 @@ class Gpu:
     @property
     def auto(self) -> str:
         """The precision that `precision: auto` is on this GPU."""
-        return "bfloat16" if "bfloat16" in self.rates else "float32"
+        return next(precision for precision in PRECISIONS if precision in self.rates)
 
     @property
     def memory_bytes(self) -> float:
@@ -42,21 +42,28 @@ class Gpu:
         return f"{UTILISATION:.0%} (assumed) of {self.rate(precision) / 1e12:,.0f} {precision} TFLOP/s ({self.source})"
 
 
-def _gpu(name: str, bfloat16: float, float32: float, memory_gb: int, source: str) -> Gpu:
-    """A GPU from its rates in TFLOP/s."""
-    return Gpu(name, {"bfloat16": bfloat16 * 1e12, "float32": float32 * 1e12}, memory_gb, source)
+PRECISIONS = ("bfloat16", "float16", "tf32", "float32")
+"""The columns of the table."""
+
+
+def _gpu(name: str, rates: str, memory_gb: int, source: str) -> Gpu:
+    """A GPU from its rates in TFLOP/s, in the order of PRECISIONS; `-`: its tensor cores lack this one."""
+    columns = zip(PRECISIONS, rates.split(), strict=True)
+    return Gpu(name, {precision: float(rate) * 1e12 for precision, rate in columns if rate != "-"}, memory_gb, source)
 
 
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        _gpu("A10", 125, 31.2, 24, "NVIDIA A10 data sheet"),
-        _gpu("A100", 312, 19.5, 80, "NVIDIA A100 80GB data sheet"),
-        _gpu("H100", 989, 67, 80, "NVIDIA H100 SXM data sheet"),
-        _gpu("H200", 989, 67, 141, "NVIDIA H200 SXM data sheet"),
-        _gpu("L4", 121, 30.3, 24, "NVIDIA L4 data sheet"),
-        _gpu("L40S", 362, 91.6, 48, "NVIDIA L40S data sheet"),
-        _gpu("RTX4090", 165, 82.6, 24, "NVIDIA Ada GPU architecture white paper"),
+        _gpu("A10", " 125  125  62.5 31.2", 24, "NVIDIA A10 data sheet"),
+        _gpu("A100", "312  312  156  19.5", 80, "NVIDIA A100 80GB data sheet"),
+        _gpu("H100", "989  989  494  67", 80, "NVIDIA H100 SXM data sheet"),
+        _gpu("H200", "989  989  494  67", 141, "NVIDIA H200 SXM data sheet"),
+        _gpu("L4", "  121  121  60   30.3", 24, "NVIDIA L4 data sheet"),
+        _gpu("L40S", "362  362  183  91.6", 48, "NVIDIA L40S data sheet"),
+        _gpu("RTX4090", "165  165  82.6 82.6", 24, "NVIDIA Ada GPU architecture white paper"),
+        _gpu("T4", "  -    65   -    8.1", 16, "NVIDIA T4 data sheet"),
+        _gpu("V100", "-    125  -    15.7", 16, "NVIDIA V100 SXM2 data sheet"),
     )
 }
 """{name: GPU}. Data sheets that count sparse matrices print twice the rates of tensor cores."""

@@ -91,6 +91,12 @@ def advice(place: Place) -> str:
     return f"set resources.gradient_checkpointing: true, a shorter max_length{fewer}, or take a smaller encoder"
 
 
+def notices(study: Study) -> Iterator[str]:
+    """Yield a notice for every stage of which not even one text fits into a trial's share of this machine's GPU."""
+    if study.resources.gpus and (place := place_of(study)) is not None:
+        yield from (f"{each.text(place)}; {advice(place)}" for each in fits(study, place) if not each.texts)
+
+
 def place_of(study: Study, gpu: Gpu | None = None) -> Place | None:
     """Return the memory of a trial's process on a GPU of the table, else on this machine; None if its size is unknown."""
     resources, machine = study.resources, this_machine()

@@ -127,7 +127,7 @@ def _torch() -> Iterator[Finding]:
         text = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
         yield Finding(WARN if why else OK, "GPU", text, "set resources.gpus: 1 to use it")
         chosen = precision.resolve("auto", "cuda")
-        yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
+        yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else f"not on this GPU; precision: auto takes {chosen}")
         yield from _attention(*gpus.attention_kernels())
         return
     hidden = this_machine().gpus > 0
@@ -306,7 +306,7 @@ def _training_memory(study: Study | None) -> Iterator[Finding]:
         return  # a missing GPU is a finding of its own
     try:
         fits = memory.fits(study, place)
-    except ConfigError:  # so is an encoder that cannot be read
+    except (ConfigError, OSError, ValueError):  # so is an encoder that cannot be read
         return
     for fit in fits:
         advice = "" if fit.texts else memory.advice(place)

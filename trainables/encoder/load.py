@@ -154,9 +154,7 @@ def base_of(
     if probe.reason is not None:
         notices.append(f"{config.model_type} takes padded batches, which are slower: {probe.reason}")
     if in_float32(model):
-        notices.append(
-            f"{config.model_type} computes in float32 also with precision bfloat16, which its block-sparse attention lacks"
-        )
+        notices.append(f"{config.model_type} computes in float32 also in 16-bit precision, which its block-sparse attention lacks")
     return Base(
         folder=folder,
         config=config,
@@ -282,7 +280,7 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 
 
 def in_float32(encoder: Any) -> bool:
-    """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in bfloat16."""
+    """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in 16 bits."""
     return getattr(encoder.config, "attention_type", None) == "block_sparse"
 
 

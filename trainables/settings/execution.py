@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainables.settings.base import Settings
 
-Precision = Literal["float32", "bfloat16", "auto"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "auto"]
 
 
 class Execution(Settings):

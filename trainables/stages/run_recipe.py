@@ -44,8 +44,12 @@ log = logging.getLogger(__name__)
 
 
 def resolved(recipe: Recipe, execution: Execution, world: World) -> Recipe:
-    """The recipe with `precision: auto` replaced by the best precision of rank 0's machine, on every rank."""
-    precision = world.broadcast(resolve(recipe.precision, execution.device) if world.leads else recipe.precision)
+    """The recipe with `precision: auto` replaced by the best precision of rank 0's machine, on every rank.
+
+    Raises ConfigError on a rank whose device lacks the precision.
+    """
+    own = recipe.precision if recipe.precision == "auto" and not world.leads else resolve(recipe.precision, execution.device)
+    precision = world.broadcast(own)
     return recipe.model_copy(update={"precision": precision})
 
 
@@ -147,7 +151,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     runtime = Runtime(
         device=device,
         world=world,
-        autocast=recipe.precision == "bfloat16",
+        precision=recipe.precision,
         micro_batch=execution.micro_batch,
         save_at=lambda step: bool(saves) and step % saves == 0,
         joules=_joules(device, execution),
@@ -281,7 +285,7 @@ def _test_logits(
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
     copy_weights(load_file(weights_of(finetuned)), dict(model.named_parameters()))
-    runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
+    runtime = Runtime(pick_device(execution.device), current(), recipe.precision, execution.micro_batch)
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)

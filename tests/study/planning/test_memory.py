@@ -142,6 +142,9 @@ def test_a_text_that_does_not_fit_is_told_with_advice(tmp_path: Path, monkeypatc
     assert "in 5.46 GB of this machine's GPU" in finding.text
     for what in ("gradient_checkpointing", "max_length", "resources.gpus", "smaller encoder"):
         assert what in finding.advice
+    (notice,) = memory.notices(study)
+    assert notice == f"{finding.text.removeprefix('by an estimate, ')}; {finding.advice}"
+    assert not list(memory.notices(study_of(tmp_path, LARGE)))
     (fine,) = doctor._training_memory(study_of(tmp_path, LARGE, gpus=0.5))
     assert (fine.sign, fine.advice) == (doctor.OK, "")
     assert "finetune: all 8 texts of 96 pieces in a forward pass" in fine.text
@@ -184,7 +187,12 @@ def test_the_plan_of_ablations_as_json(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_precision_that_a_gpu_lacks_is_refused() -> None:
-    assert all(gpu.rates["bfloat16"] > gpu.rates["float32"] for gpu in GPUS.values())
-    with pytest.raises(ConfigError, match="precision: float64 given, but H100 computes in bfloat16, float32"):
-        H100.rate("float64")
+    """Before Ampere tensor cores had float16 alone, which is what `auto` is there."""
+    assert {name: gpu.auto for name, gpu in GPUS.items() if gpu.auto != "bfloat16"} == {"T4": "float16", "V100": "float16"}
+    with pytest.raises(ConfigError, match="precision: bfloat16 given, but T4 computes in float16, float32"):
+        gpu_named("t4").rate("bfloat16")
+    assert gpu_named("T4").speed_text("float16") == "40% (assumed) of 65 float16 TFLOP/s (NVIDIA T4 data sheet)"
+
+
+def test_advice_names_what_the_place_allows() -> None:
     assert memory.advice(Place("one H100", 1, on_gpu=True)).count("resources.gpus") == 0

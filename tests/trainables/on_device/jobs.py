@@ -54,7 +54,7 @@ def job_of(
 
 
 def runtime_of(device: torch.device, micro_batch: int = 0, half: bool = False, every_step: bool = False) -> Runtime:
-    return Runtime(device, World(), half, micro_batch, save_at=lambda step: every_step)
+    return Runtime(device, World(), "bfloat16" if half else "float32", micro_batch, save_at=lambda step: every_step)
 
 
 def gradients(job: Job, device: torch.device, micro_batch: int = 0, half: bool = False, steps: range = range(1)) -> list[Tensor]:
