@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -132,22 +133,22 @@ def need_of(stage: Stage, encoder: Encoder, on_gpu: bool, recomputes: bool = Fal
     outputs pass.
     """
     config, weights = _outline(encoder)
-    frozen = isinstance(stage, Finetune) and stage.fixed_encoder
-    trained = 0 if frozen or getattr(stage, "lora_rank", 0) else weights
-    units = stage.lstm_width if isinstance(stage, Finetune) and stage.pooling == "bilstm" else 0
+    tuned = stage if isinstance(stage, Finetune) else None
+    frozen = tuned is not None and tuned.fixed_encoder
+    trained = 0 if frozen or (tuned is not None and tuned.lora_rank) else weights
     blocks = config.num_hidden_layers
     kept = footprint.footprint_of(
         config,
         squares=footprint.kept_squares(config.model_type not in PADDED, on_gpu),
-        layers=max(layer % blocks for layer in stage.layers) + 1 if isinstance(stage, Finetune) else blocks,
+        layers=max(layer % blocks for layer in tuned.layers) + 1 if tuned is not None else blocks,
         recomputes=recomputes,
         predicts=stage.kind == "pretrain",
-        units=units,
+        units=tuned.lstm_width if tuned is not None and tuned.pooling == "bilstm" else 0,
     )
-    targets = -int(-stage.mask_share * stage.max_length // 1) if stage.kind == "pretrain" else 0
+    targets = math.ceil(stage.mask_share * stage.max_length) if stage.kind == "pretrain" else 0
     text = kept.bytes_of((stage.max_length,), targets)
-    if frozen:
-        text = stage.max_length * kept.reader + _features(stage, config.hidden_size)
+    if tuned is not None and frozen:
+        text = stage.max_length * kept.reader + _features(tuned, config.hidden_size)
     fixed = footprint.FLOAT * weights + footprint.OWED * trained
     return Need(stage.name, stage.max_length, -(-stage.batch_size // workers), fixed, text)
 

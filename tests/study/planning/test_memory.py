@@ -17,6 +17,7 @@ from study.planning import memory
 from study.planning.gpu_table import GPUS, gpu_named
 from study.planning.memory import PADDED, Need, Place, fit, fits, need_of, place_of
 from study.survey import doctor
+from study.survey.doctor import Finding
 from study.survey.encoders import TABLE
 from tests.study.planning.test_plan import ROOT, tiny
 from tests.study.tiny import inside, refused, write_study
@@ -173,6 +174,17 @@ def test_plans_as_json_have_the_documented_keys(tmp_path: Path, capsys: pytest.C
     assert "11.5 GB of one L4 for a process, 2 processes side by side" in " ".join(shown.split())
     assert max(map(len, shown.splitlines())) <= 80
     assert "did you mean 'H100'" in refused(capsys, "plan", path, "--gpu", "H10")
+
+
+def test_findings_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of the worst. What is found is the subject of other tests, which start Ray."""
+    found = [Finding(doctor.OK, "CPUs", "2"), Finding(doctor.FAIL, "study", "no data", "bring some", of_study=True)]
+    monkeypatch.setattr(doctor, "examine", lambda store, study: iter(found))
+    code, out, _ = inside(capsys, "doctor", "--json")
+    data = json.loads(out)
+    assert code == data["exit_code"] == 2
+    assert data["findings"][1] == {"sign": "fail", "what": "study", "text": "no data", "advice": "bring some"}
+    assert set(data) == keys_of("Doctor")
 
 
 def test_the_plan_of_ablations_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

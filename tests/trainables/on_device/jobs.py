@@ -74,5 +74,9 @@ def of_model(model: nn.Module) -> list[Tensor]:
 
 def rows_of(job: Job, device: torch.device, steps: int, micro_batch: int = 0, half: bool = False) -> list[Row]:
     """A row for every step."""
+    return rows_in(runtime_of(device, micro_batch, half), job, steps)
+
+
+def rows_in(runtime: Runtime, job: Job, steps: int) -> list[Row]:
     job.evaluate_at = frozenset(range(1, steps + 1))
-    return list(train(job, runtime_of(device, micro_batch, half), Position(), steps, lambda at: None))
+    return list(train(job, runtime, Position(), steps, lambda at: None))
