@@ -214,10 +214,9 @@ def _largest(grid: AblationGrid, plan_: GridPlan, gpu: Gpu) -> tuple[Place, Fit]
     resources = grid.parts[0].study.resources
     place = memory.place_of(grid.parts[0].study, gpu)
     assert place is not None, "the memory of a GPU of the table is known"
-    shapes = {(s.encoder, s.stage.kind, s.stage.batch_size, s.stage.max_length): s for s in plan_.steps}.values()
     needs = [
-        memory.need_of(s.stage, gpu_costs.measurable(s.encoder), True, resources.gradient_checkpointing, resources.workers)
-        for s in shapes
+        memory.need_of(stage, gpu_costs.measurable(encoder), True, resources.gradient_checkpointing, resources.workers)
+        for encoder, stage in dict.fromkeys((step.encoder, step.stage) for step in plan_.steps)
     ]
     most = max(needs, key=lambda need: need.fixed_bytes + need.batch * need.text_bytes)
     return place, memory.fit(most, place, resources.micro_batch)
