@@ -70,7 +70,7 @@ def ours(work: Workload, examples: Sequence[Example]) -> dict[str, Any]:
     """Our loop, or our prediction."""
     base, device = base_encoder(work.encoder), torch.device(work.device)
     model = classifier(base, 2, "pooled", DROPOUT, seed=0).to(device)
-    runtime = Runtime(device, World(), work.half, save_at=lambda step: step == 1)
+    runtime = Runtime(device, World(), "bfloat16" if work.half else "float32", save_at=lambda step: step == 1)
     measured = our_training if work.what == "train" else our_prediction
     found = measured(work, model, examples, runtime, Meter(work.device))
     del model

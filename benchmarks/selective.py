@@ -33,7 +33,7 @@ THRESHOLD = -1.0
 """No word is marked, so all stay in the buffer: the most work that there can be, whatever the weights."""
 HEAD = 50.0
 """Factor of the head's random weights, so that a word moves the probability."""
-RUNTIME = Runtime(torch.device("cpu"), World(), autocast=False)
+RUNTIME = Runtime(torch.device("cpu"), World())
 
 
 def main() -> None:

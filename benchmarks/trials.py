@@ -40,7 +40,9 @@ def main() -> None:
     processes = [ProcessPoolExecutor(1, spawn) for _ in range(max(options.side_by_side))]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            for begun in [each.submit(trials, folder, [number], options) for number, each in enumerate(processes)]:
+            for begun in [
+                each.submit(trials, folder, [number], 1 / len(processes), options) for number, each in enumerate(processes)
+            ]:
                 begun.result()
             seeds = iter(range(len(processes), 10**6))
             for count in options.side_by_side:
@@ -49,7 +51,8 @@ def main() -> None:
                     continue
                 start = time.perf_counter()
                 running: list[Future[Any]] = [
-                    each.submit(trials, folder, [next(seeds) for _ in range(options.trials)], options) for each in processes[:count]
+                    each.submit(trials, folder, [next(seeds) for _ in range(options.trials)], 1 / count, options)
+                    for each in processes[:count]
                 ]
                 memory = [each.result() for each in running]
                 seconds = time.perf_counter() - start
@@ -89,9 +92,9 @@ def recipe_of(encoder: str, precision: str, seed: int) -> Recipe:
     )
 
 
-def trials(folder: str, seeds: list[int], options: argparse.Namespace) -> float | None:
-    """Compute trials one after the other; the memory that this process has taken of a GPU, in GiB."""
-    execution = Execution(device=options.device, threads=options.threads, whole_gpu=False, keep_weights=False)
+def trials(folder: str, seeds: list[int], share: float, options: argparse.Namespace) -> float | None:
+    """Compute trials one after the other with a share of a GPU; the memory that this process has taken of it, in GiB."""
+    execution = Execution(device=options.device, threads=options.threads, gpu_share=share, keep_weights=False)
     for seed in seeds:
         list(run_recipe.run(recipe_of(options.encoder, options.precision, seed), Store(folder), execution))
     return torch.cuda.max_memory_reserved() / 2**30 if options.device == "cuda" else None

@@ -1,4 +1,4 @@
-"""Estimate the FLOPs and memory of training on a GPU; sizes of published data sets and encoders that are not on this machine."""
+"""Estimate the FLOPs of training; sizes of published data sets and encoders that are not on this machine."""
 
 from __future__ import annotations
 
@@ -8,57 +8,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.ablations.ablation_file import PUBLISHED
-from study.planning.estimate import encoder_settings, layers_of, matrix_weights, weights_bytes, width_of
+from study.planning.estimate import encoder_settings, layers_of, matrix_weights, width_of
 from trainables.settings.encoder import Encoder
-from trainables.settings.errors import ConfigError, near
+from trainables.settings.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainables.settings.stages import Finetune, Stage
+    from trainables.settings.stages import Finetune
 
-UTILISATION = 0.4
-"""Share of a GPU's peak that training is assumed to reach."""
 FLOPS_PER_WEIGHT = 6
 """FLOPs of training per weight and piece: two forward, four backward. Attention's products are excluded: 10 % at 512 pieces."""
-STATE_BYTES = 16
-"""Bytes per trained weight: the weight, its gradient and Adam's two moments, all in float32."""
-ACTIVATION_BYTES = 34
-"""Bytes per piece, layer and unit of width, in bfloat16 (Korthikanti et al. 2022, equation 2, without the attention matrix)."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU as its data sheet describes it."""
-
-    flops: float
-    """FLOP/s of dense bfloat16 matrix products on tensor cores."""
-    memory_gb: int
-    source: str
-
-
-GPUS = {
-    "A10": Gpu(125e12, 24, "NVIDIA A10 data sheet"),
-    "A100": Gpu(312e12, 80, "NVIDIA A100 80GB data sheet"),
-    "H100": Gpu(989e12, 80, "NVIDIA H100 SXM data sheet"),
-    "H200": Gpu(989e12, 141, "NVIDIA H200 SXM data sheet"),
-    "L4": Gpu(121e12, 24, "NVIDIA L4 data sheet"),
-    "L40S": Gpu(362e12, 48, "NVIDIA L40S data sheet"),
-    "RTX4090": Gpu(165e12, 24, "NVIDIA Ada GPU architecture white paper"),
-}
-"""{name: GPU}. Data sheets that count sparse matrices print twice these rates."""
-
-
-def gpu_named(name: str) -> Gpu:
-    """Return a GPU by name. Raises ConfigError with the near miss for one that is not in the table."""
-    gpu = {known.lower(): gpu for known, gpu in GPUS.items()}.get(name.lower().replace(" ", "").replace("-", ""))
-    if gpu is None:
-        raise ConfigError([f"--gpu {name}: not in the table{near(name.upper(), GPUS)}"])
-    return gpu
-
 
 # Encoders ------------------------------------------------------------------------------------------------------------------------
 
-BASE = {"num_hidden_layers": 12, "hidden_size": 768, "intermediate_size": 3072, "max_position_embeddings": 512}
-LARGE = {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096, "max_position_embeddings": 512}
+BASE = {
+    "num_hidden_layers": 12,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+}
+LARGE = BASE | {"num_hidden_layers": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
 ENCODERS = {
     "google-bert/bert-base-uncased": BASE | {"model_type": "bert", "vocab_size": 30522},
     "google-bert/bert-base-chinese": BASE | {"model_type": "bert", "vocab_size": 21128},
@@ -99,25 +68,6 @@ def bilstm_flops(stage: Finetune, encoder: Encoder) -> float:
     width = width_of(settings)
     vectors = len(stage.layers) if stage.combine == "concat" else 1
     return FLOPS_PER_WEIGHT * 8 * stage.lstm_width * (vectors * width + stage.lstm_width) if stage.pooling == "bilstm" else 0.0
-
-
-def memory_bytes(encoder: Encoder, stage: Stage, sequences: int) -> float:
-    """Return the memory of training in bytes with this many sequences in a forward pass."""
-    settings = encoder_settings(encoder)
-    width = width_of(settings)
-    kept = ACTIVATION_BYTES * layers_of(encoder) * width * sequences * stage.max_length
-    head = 0.0
-    if stage.kind == "pretrain":  # logits of the predicted pieces, their gradient and softmax, in float32
-        head = 12 * stage.mask_share * sequences * stage.max_length * int(settings.get("vocab_size") or encoder.vocabulary)
-    return STATE_BYTES * weights_bytes(encoder) / 4 + kept + head
-
-
-def micro_batch(encoder: Encoder, stage: Stage, memory: float) -> int:
-    """Return the number of sequences per forward pass that fit: the batch, halved until it fits; 0 if not even one does."""
-    sequences = stage.batch_size
-    while sequences and memory_bytes(encoder, stage, sequences) > memory:
-        sequences //= 2
-    return int(sequences)
 
 
 # Data -----------------------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from study.ablations import gpu_costs
 from study.ablations.ablation_file import AblationTask
 from study.ablations.gpu_costs import Size
 from study.ablations.grid import AblationGrid
+from study.planning.gpu_table import Gpu
 from study.planning.plan import with_precision
 from study.search.search import given_points
 from trainables.settings.encoder import Encoder
@@ -95,8 +96,8 @@ class _Cell:
     size: Size
 
 
-def plan(grid: AblationGrid, store: Store, *others: AblationGrid, reader: Reader | None = None) -> GridPlan:
-    """Plan an ablation, or several that share a store.
+def plan(grid: AblationGrid, store: Store, *others: AblationGrid, reader: Reader | None = None, gpu: Gpu | None = None) -> GridPlan:
+    """Plan an ablation, or several that share a store, for a GPU of the table or this machine.
 
     Data and encoders that are not on this machine count with their published sizes; if any data are missing, the stages of all
     ablations are identified by names and settings. Raises ConfigError if all data are here and the settings do not fit them.
@@ -106,12 +107,16 @@ def plan(grid: AblationGrid, store: Store, *others: AblationGrid, reader: Reader
     grids, reader = (grid, *others), reader or Reader()
     sizes = [_sizes(ablation, reader) for ablation in grids]
     try:
-        walked = [[_cell(recipe, _walked(recipe, reader), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
+        walked = [
+            [_cell(recipe, _walked(recipe, reader), s) for recipe in _cells(g, gpu)] for g, s in zip(grids, sizes, strict=True)
+        ]
         real = True
     except (ConfigError, OSError):
         if _all_here(grids, sizes):
             raise  # the settings do not fit the data: `study reproduce` would refuse them too
-        walked = [[_cell(recipe, _sketched(recipe, s, g), s) for recipe in _cells(g)] for g, s in zip(grids, sizes, strict=True)]
+        walked = [
+            [_cell(recipe, _sketched(recipe, s, g), s) for recipe in _cells(g, gpu)] for g, s in zip(grids, sizes, strict=True)
+        ]
         real = False
     cells = [cell for ablation_cells in walked for cell in ablation_cells]
     steps: dict[str, Step] = {}
@@ -162,9 +167,9 @@ def _total(steps: Iterable[Step]) -> float:
     return sum(step.tokens for step in steps)
 
 
-def _cells(grid: AblationGrid) -> Iterator[Recipe]:
+def _cells(grid: AblationGrid, gpu: Gpu | None = None) -> Iterator[Recipe]:
     for part in grid.parts:
-        study = with_precision(part.study)
+        study = with_precision(part.study, gpu)
         for params in given_points(study):
             for seed in study.final_seeds():
                 yield study.recipe_for(params, seed)

@@ -1,15 +1,18 @@
-"""Format the plan of ablations as text of 80 columns."""
+"""Format the plan of ablations as text of 80 columns, or as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.ablations import gpu_costs
-from study.ablations.gpu_costs import Gpu
 from study.ablations.grid import AblationGrid
-from study.planning import estimate
+from study.planning import estimate, memory
+from study.planning.gpu_table import UTILISATION, Gpu, gpu_named
+from study.planning.memory import Fit, Place
 from study.planning.plan import with_precision
 from trainables.settings import corpus_names
 from trainables.settings.encoder import Encoder
@@ -29,26 +32,57 @@ def show(grid: AblationGrid, store: Store, gpu: str | None = None, *others: Abla
 
     Raises ConfigError for a GPU that is not in the table.
     """
-    named = gpu_costs.gpu_named(gpu) if gpu else None
-    lines = [
-        f"{ablation.name}: statistics of {', '.join(ablation.ablation.targets)}; nothing is trained"
-        for ablation in (grid, *others)
-        if ablation.ablation.statistics
-    ]
-    grids = [ablation for ablation in (grid, *others) if not ablation.ablation.statistics]
+    named = gpu_named(gpu) if gpu else None
+    statistics, grids = _sorted_out((grid, *others))
+    lines = [f"{each.name}: statistics of {', '.join(each.ablation.targets)}; nothing is trained" for each in statistics]
     if not grids:
         return "\n".join(lines)
-    plan_ = plan(grids[0], store, *grids[1:])
+    plan_ = plan(grids[0], store, *grids[1:], gpu=named)
     lines += [*_grids(grids, plan_), "", *_tree(plan_), "", *_shared(plan_)]
     if plan_.tokens_missing is not None:
         lines += pair("still missing", f"{count_text(plan_.tokens_missing)} tokens; {len(plan_.cached):,} stages are in the store")
     lines += pair("to read", f"{count_text(plan_.read)} tokens of validation and test texts")
-    lines += _gpu_lines(plan_, gpu.upper(), named) if gpu and named else _here_lines(grids[0], plan_, store)
+    lines += _gpu_lines(grids[0], plan_, named) if named else _here_lines(grids[0], plan_, store)
     for text in _assumptions(plan_):
         lines += pair("assumed", text)
     for source in plan_.sources:
         lines += pair("data", f"not on this machine; {source}")
     return "\n".join(lines)
+
+
+def as_json(grid: AblationGrid, store: Store, gpu: str | None = None, *others: AblationGrid) -> str:
+    """Plan like `show`, as JSON."""
+    named = gpu_named(gpu) if gpu else None
+    statistics, grids = _sorted_out((grid, *others))
+    data: dict[str, Any] = {"statistics": [each.name for each in statistics], "ablations": []}
+    if grids:
+        plan_ = plan(grids[0], store, *grids[1:], gpu=named)
+        rate, source = _rate_on(grids[0], named) if named else _rate_here(grids[0], store)
+        place, fit = _largest(grids[0], plan_, named) if named else (None, None)
+        data |= {
+            "ablations": [asdict(share) for share in plan_.shares],
+            "cells": plan_.cells,
+            "stages": len(plan_.steps),
+            "stages_cached": len(plan_.cached),
+            "tokens_shared": plan_.tokens_shared,
+            "tokens_unshared": plan_.tokens_unshared,
+            "tokens_missing": plan_.tokens_missing,
+            "tokens_read": plan_.read,
+            "flops": plan_.flops,
+            "flops_missing": plan_.flops_missing,
+            "gpu": named.name if named else None,
+            "seconds": plan_.flops / rate,
+            "seconds_missing": plan_.flops_missing / rate,
+            "rate_from": source,
+            "memory": asdict(place) | {"stages": [fit.as_json()]} if place and fit else None,
+            "sources": plan_.sources,
+        }
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def _sorted_out(grids: Sequence[AblationGrid]) -> tuple[list[AblationGrid], list[AblationGrid]]:
+    """(ablations that only compute statistics, those that train)."""
+    return [each for each in grids if each.ablation.statistics], [each for each in grids if not each.ablation.statistics]
 
 
 def _grids(grids: Sequence[AblationGrid], plan_: GridPlan) -> Iterator[str]:
@@ -164,20 +198,31 @@ def _here_lines(grid: AblationGrid, plan_: GridPlan, store: Store) -> list[str]:
     return [*pair("time", text), *pair("rate from", source)]
 
 
-def _gpu_lines(plan_: GridPlan, name: str, gpu: Gpu) -> list[str]:
-    seconds = plan_.flops / (gpu.flops * gpu_costs.UTILISATION)
-    peak = f"{gpu_costs.UTILISATION:.0%} (assumed) of {gpu.flops / 1e12:,.0f} bf16 TFLOP/s ({gpu.source})"
-    lines = pair("time", f"about {gpu_text(seconds, name)}: {plan_.flops / 1e18:,.3g} EFLOP at {peak}")
-    shapes = {(s.encoder, s.stage.kind, s.stage.batch_size, s.stage.max_length): s for s in plan_.steps}.values()
-    size, step = max(((_memory(step), step) for step in shapes), key=lambda pair: pair[0])
-    batch, fits = step.stage.batch_size, gpu_costs.micro_batch(gpu_costs.measurable(step.encoder), step.stage, gpu.memory_gb * 1e9)
-    text = f"{estimate.size_text(size)} at most, in {step.stage.name} with {batch} x {step.stage.max_length} pieces"
-    if not fits:
-        text += f"; not even one sequence fits into {gpu.memory_gb} GB"
-    elif fits < batch:
-        text += f"; {gpu.memory_gb} GB hold {fits} at a time: the batch is split automatically, which does not change the results"
-    text += f"; {gpu_costs.STATE_BYTES} bytes a weight, {gpu_costs.ACTIVATION_BYTES} a token, layer and unit of width"
-    return lines + pair("memory", text)
+def _rate_on(grid: AblationGrid, gpu: Gpu) -> tuple[float, str]:
+    """(FLOP/s of training on a GPU of the table, the source of this rate)."""
+    precision = with_precision(grid.parts[0].study, gpu).precision
+    return UTILISATION * gpu.rate(precision), gpu.speed_text(precision)
+
+
+def _gpu_lines(grid: AblationGrid, plan_: GridPlan, gpu: Gpu) -> list[str]:
+    rate, source = _rate_on(grid, gpu)
+    text = f"about {gpu_text(plan_.flops / rate, gpu.name)}: {plan_.flops / 1e18:,.3g} EFLOP at {source}"
+    place, fit = _largest(grid, plan_, gpu)
+    advice = "" if fit.texts else f"; {memory.advice(place)}"
+    return [*pair("time", text), *pair("memory", f"the largest stage, by an estimate: {fit.text(place)}{advice}")]
+
+
+def _largest(grid: AblationGrid, plan_: GridPlan, gpu: Gpu) -> tuple[Place, Fit]:
+    """(memory of a trial on the GPU, how the stage fits that needs most)."""
+    resources = grid.parts[0].study.resources
+    place = memory.place_of(grid.parts[0].study, gpu)
+    assert place is not None, "the memory of a GPU of the table is known"
+    needs = [
+        memory.need_of(stage, gpu_costs.measurable(encoder), True, resources.gradient_checkpointing, resources.workers)
+        for encoder, stage in dict.fromkeys((step.encoder, step.stage) for step in plan_.steps)
+    ]
+    most = max(needs, key=lambda need: need.fixed_bytes + need.batch * need.text_bytes)
+    return place, memory.fit(most, place, resources.micro_batch)
 
 
 def gpu_text(seconds: float, name: str) -> str:
@@ -186,7 +231,3 @@ def gpu_text(seconds: float, name: str) -> str:
     text = f"{hours:,.0f}" if hours >= 100 else f"{hours:.1f}" if hours >= 1 else f"{hours:.2g}"
     also = f" ({hours / 24:,.0f} days)" if hours >= 48 else f" ({seconds / 60:.0f} min)" if hours < 1.5 else ""
     return f"{text} GPU-hours of one {name}{also}"
-
-
-def _memory(step: Step) -> float:
-    return gpu_costs.memory_bytes(gpu_costs.measurable(step.encoder), step.stage, step.stage.batch_size)

@@ -68,14 +68,24 @@ def _of_amd() -> int:
 
 def answering() -> tuple[list[str], str]:
     """Return (names of the GPUs on which torch can compute, why others cannot), tested once in a process of its own."""
-    return _answering(tuple(os.environ.get(name) for name in VARIABLES))
+    names, why, _ = _answering(_settings())
+    return names, why
+
+
+def memory_bytes() -> int:
+    """Return the memory of the smallest GPU that this process may see, in bytes; 0 if none answers."""
+    return _answering(_settings())[2]
+
+
+def _settings() -> tuple[str | None, ...]:
+    return tuple(os.environ.get(name) for name in VARIABLES)
 
 
 @lru_cache(maxsize=1)  # a process that imports torch takes seconds
-def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str]:
+def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str, int]:
     answer, fault = _asked("trainables.training.gpus")
-    names, why = answer or ([], fault)
-    return names, why
+    names, why, size = answer or ([], fault, 0)
+    return names, why, size
 
 
 def attention_kernels() -> tuple[dict[str, dict[str, tuple[str, list[str]]]], str]:

@@ -102,7 +102,7 @@ def here(work: Work, reader: Reader | None = None) -> Rows:
 
 
 def best_precision(execution: Execution) -> str:
-    """Return the best arithmetic of this worker: float32 or bfloat16."""
+    """Return the best arithmetic of this worker: float32, bfloat16 or float16."""
     from trainables.training import precision
 
     return str(precision.resolve("auto", execution.device))

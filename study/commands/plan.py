@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from study.commands import arguments
-from study.commands.options import OTHER_ENCODER, SCALE, SEEDS, SET, STORE, TASKS
+from study.commands.options import JSON, OTHER_ENCODER, SCALE, SEEDS, SET, STORE, TASKS
 from study.definition.exit_codes import DONE, EPILOG
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 @TASKS
 @SEEDS
 @OTHER_ENCODER
-@click.option("--gpu", metavar="NAME", help="Estimate hours and memory of an ablation on this GPU, such as H100.")
+@click.option("--gpu", metavar="NAME", help="Estimate hours and memory on this GPU instead of this machine, such as H100.")
+@JSON
 def plan(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -34,10 +35,12 @@ def plan(
     seeds: int | None,
     encoder: str | None,
     gpu: str | None,
+    as_json: bool,
 ) -> int:
     """Show the stages, the cached results, and the expected cost of a study or a whole ablation. Computes nothing.
 
     Several ablations are planned for one store, in which common stages are computed once; the options apply to all of them.
+    docs/plans.md explains the estimates, and the keys of --json.
     """
     from study.ablations import ablation_file
     from trainables.store.store import Store
@@ -53,21 +56,24 @@ def plan(
             arguments.ablation_grid(name, scale, only, seeds, encoder, overrides, placeholders=True)
             for name in dict.fromkeys(names)
         ]
-        click.echo(grid_plan_text.show(grids[0], Store(store or Store.default().url), gpu, *grids[1:]))
-        if gpu is None:
+        artifacts = Store(store or Store.default().url)
+        show = grid_plan_text.as_json if as_json else grid_plan_text.show
+        click.echo(show(grids[0], artifacts, gpu, *grids[1:]))
+        if gpu is None and not as_json:
             _say_unfit(part.study for grid in grids for part in grid.parts)
         return DONE
     if len(names) > 1:
         raise click.UsageError(f"{studies[0]} is a study; several in one plan must all be ablations")
     name = studies[0]
-    options = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder, "--gpu": gpu}
+    options = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder}
     if wrong := [option for option, value in options.items() if value is not None]:
         raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
     study = arguments.load_study_at(Path(name), overrides)
     from study.planning import plan_text
 
-    click.echo(plan_text.show(study, Store(store or study.store or Store.default().url)))
-    _say_unfit([study])
+    click.echo(plan_text.show(study, Store(store or study.store or Store.default().url), gpu, as_json))
+    if gpu is None and not as_json:
+        _say_unfit([study])
     return DONE
 
 

@@ -14,10 +14,12 @@ from study.definition.exit_codes import DONE, EPILOG
 @click.command(epilog=EPILOG)
 @click.argument("study_file", metavar="[STUDY.yaml]", required=False, type=click.Path(path_type=Path))
 @STORE
-def doctor(study_file: Path | None, store: str | None) -> int:
-    """Check this machine, and data and encoder of a study, and advise how to repair what is wrong.
+@JSON
+def doctor(study_file: Path | None, store: str | None, as_json: bool) -> int:
+    """Check this machine, and data, encoder and memory of a study, and advise how to repair what is wrong.
 
-    Exit code 1 if something is wrong with the machine; 2, as for `study run`, if something is wrong with the study.
+    Exit code 1 if something is wrong with the machine; 2, as for `study run`, if something is wrong with the study. The keys of
+    --json are in docs/plans.md.
     """
     study = arguments.load_study_at(study_file, ()) if study_file else None
     from study.survey import doctor as doctors
@@ -25,6 +27,11 @@ def doctor(study_file: Path | None, store: str | None) -> int:
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE
     store = store or (study.store if study else None)
+    if as_json:
+        found = list(doctors.examine(store, study))
+        worst = max(finding.exit_code for finding in found)
+        click.echo(json_text({"exit_code": worst, "findings": [finding.as_json() for finding in found]}))
+        return worst
     for finding in doctors.examine(store, study):
         click.echo(f"{signs[finding.sign]}  {finding.what}: {finding.text}")
         if finding.advice:

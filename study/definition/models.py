@@ -118,8 +118,9 @@ class Resources(Settings):
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker, which is also its number of threads."""
     gpus: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_gpus)] = "auto"
-    """GPUs of one worker; with a fraction several trials of one worker share a GPU; 0: trials run on CPUs. auto: one if this
-    machine, or the cluster that is joined, has any, else none; looked up at the start of every session."""
+    """GPUs of one worker; with a fraction several trials of one worker share a GPU, each with this share of its memory; 0: trials
+    run on CPUs. auto: one if this machine, or the cluster that is joined, has any, else none; looked up at the start of every
+    session."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
@@ -195,7 +196,9 @@ class Study(Settings):
     settings; the last one is finetune. Or the name of a paper's recipe, `TAPT`, also with changed settings:
     `{TAPT: {finetune.epochs: 3}}`; see [named recipes](recipes.md)."""
     precision: Precision = "auto"
-    """Arithmetic of matrix products; weights stay float32. auto: bfloat16 where it is faster."""
+    """Arithmetic of matrix products; weights, sums and the optimizer stay float32. tf32: as float32, but GPUs from Ampere on
+    round what they multiply to 10 bits of mantissa; other devices refuse it. float16: with loss scaling, for GPUs that lack
+    bfloat16. auto: bfloat16 where it is faster, float16 on GPUs before Ampere that have tensor cores, else float32."""
     seed: int = 0
     """Seed of the search's trials: head, order and dropout."""
     space: dict[str, Dimension] = Field(default_factory=dict)
@@ -272,7 +275,7 @@ class Study(Settings):
             micro_batch=resources.micro_batch,
             gradient_checkpointing=resources.gradient_checkpointing,
             state_every_steps=resources.state_every_steps,
-            whole_gpu=resources.gpus >= 1,
+            gpu_share=min(1.0, resources.gpus) or 1.0,
             keep_weights=keep_weights,
         )
 

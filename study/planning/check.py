@@ -11,6 +11,7 @@ from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
 from study.definition.space import extremes
 from study.definition.space_faults import combinations
+from study.planning import memory
 from study.planning.estimate import encoder_settings, layers_of
 from study.search.search import repeats
 from trainables.encoder.process_memory import lasting
@@ -71,6 +72,12 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
         notices += machine.notices
+    gpus = study.resources.gpus if machine is None else machine.gpus_for(study.resources)
+    if study.precision == "tf32" and not gpus:
+        why = f"trials run on CPUs (resources.gpus: {study.resources.gpus}), which do not have it"
+        faults.append(f"precision: tf32 given, but {why}; use float32")
+    if machine is not None and not faults:
+        gather(partial(memory.notices, study))
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return list(dict.fromkeys(notices))

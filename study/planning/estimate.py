@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.ray_session import machine_for
 from study.definition.models import Study
+from study.planning.gpu_table import UTILISATION, Gpu
 
 if TYPE_CHECKING:
     from trainables.settings.encoder import Encoder
@@ -23,11 +24,15 @@ GPU_FLOPS = 5e13
 """Assumed floating-point operations per second of a GPU, for estimates without earlier runs."""
 
 
-def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]:
+def rate(study: Study, store: Store, known: Iterable[Node], gpu: Gpu | None = None) -> tuple[float, str]:
     """(tokens per second of the whole machine, the source): from earlier stages of this study, else from matrix products.
 
-    Stages that train on cached features are ignored, since they do not run the encoder.
+    Stages that train on cached features are ignored, since they do not run the encoder. With `gpu`: the rate of one such GPU by its
+    data sheet. Raises ConfigError if it lacks the study's precision.
     """
+    per_token = (8 if study.resources.gradient_checkpointing else 6) * matrix_weights(study.encoder)
+    if gpu is not None:
+        return UTILISATION * gpu.rate(study.precision) / per_token, gpu.speed_text(study.precision)
     machine = machine_for(study.resources)
     parallel = machine.trials(study.resources)
     measured = []
@@ -38,7 +43,6 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
     if measured:
         typical = sorted(measured)[len(measured) // 2]
         return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
-    per_token = (8 if study.resources.gradient_checkpointing else 6) * matrix_weights(study.encoder)
     if gpus := machine.gpus_for(study.resources):
         at_once = parallel * study.resources.workers * gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"

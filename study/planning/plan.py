@@ -12,6 +12,7 @@ from study.definition import space as spaces
 from study.definition.models import Study
 from study.definition.space import Params
 from study.planning import estimate
+from study.planning.gpu_table import Gpu
 from study.search.search import Search, different_settings, given_points, trial_count
 from trainables.settings.corpus_names import short
 
@@ -89,7 +90,7 @@ class Plan:
     pieces_per_word: float | None
     """Pieces per word of the target task, counted on a sample; None where the encoder has no vocabulary yet."""
     tokens_per_s: float
-    """Rate of the whole machine, over all trials that run at the same time."""
+    """Rate of the whole machine, over all trials that run at the same time, or of one GPU of the table."""
     rate_from: str
     """Source of that rate."""
     seconds: tuple[float, float]
@@ -104,6 +105,8 @@ class Plan:
     """Names of the target task's classes."""
     splits: Mapping[str, int]
     """Examples in each split of the target task."""
+    gpu: str | None = None
+    """Name of the GPU of the table whose rate is assumed; None: this machine."""
 
     def as_record(self) -> dict[str, Any]:
         """Fields of the `plan` record."""
@@ -118,10 +121,12 @@ class Plan:
         }
 
 
-def with_precision(study: Study) -> Study:
-    """The study with `precision: auto` resolved for this machine; stages have no ids without a precision."""
+def with_precision(study: Study, gpu: Gpu | None = None) -> Study:
+    """The study with `precision: auto` resolved for a GPU of the table or this machine; stages have no ids without a precision."""
     if study.precision != "auto":
         return study
+    if gpu is not None:
+        return study.model_copy(update={"precision": gpu.auto})
     from trainables.training.precision import resolve
 
     here = study.on(machine_for(study.resources).gpus_for(study.resources))
@@ -183,12 +188,15 @@ def _combinations(study: Study, early: set[str]) -> list[Params]:
     return [point | spaces.any_point(rest, study.fixed | point) for point in points]
 
 
-def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
-    """Plan a study. `reader` may have read some of its data. Raises ConfigError for faults of its data or encoder."""
+def plan(study: Study, store: Store, reader: Reader | None = None, gpu: Gpu | None = None) -> Plan:
+    """Plan a study, for this machine or a GPU of the table. `reader` may have read some of its data.
+
+    Raises ConfigError for faults of its data or encoder, and for a GPU that lacks its precision.
+    """
     from trainables.stages.identity import nodes, recipe_name
     from trainables.stages.inputs import Inputs, Reader
 
-    study, reader = with_precision(study), reader or Reader()
+    study, reader = with_precision(study, gpu), reader or Reader()
     shared = trajectories(study, reader)
     common = {node.stage_id for trajectory in shared for node in trajectory.nodes}
     drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader, counts=True)) for params in _draws(study)]
@@ -200,7 +208,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
     missing = sum(_missing_tokens(trajectory, store) for trajectory in shared) + own * trained + last * finals
     least = missing - last * trained * (1 - _survival(study))
     target = study.recipe_for(spaces.any_point(study.space, study.fixed), study.seed)
-    rate, source = estimate.rate(study, store, [node for tree in drawn for node in tree])
+    rate, source = estimate.rate(study, store, [node for tree in drawn for node in tree], gpu)
     data = Inputs(target, reader).target
     features = estimate.features_bytes(study, [node for tree in drawn for node in tree], len(data.validation) + len(data.test))
     disk, disk_from = estimate.disk(study, sum(len(trajectory.nodes) for trajectory in shared), finals, trained, features)
@@ -225,6 +233,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
         metric=study.metric.name,
         labels=data.labels,
         splits={split: len(getattr(data, split)) for split in ("train", "validation", "test")},
+        gpu=gpu.name if gpu is not None else None,
     )
 
 

@@ -1,16 +1,20 @@
-"""The plan of a study as text of 80 columns."""
+"""The plan of a study as text of 80 columns, or as JSON."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from study.cluster.ray_session import machine_for
 from study.definition.models import Study
-from study.planning import estimate
+from study.planning import estimate, memory
 from study.planning.check import check
+from study.planning.gpu_table import gpu_named
 
 if TYPE_CHECKING:
+    from study.planning.memory import Fit, Place
     from trainables.store.store import Store
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.planning.plan import Plan, plan
@@ -19,20 +23,36 @@ from trainables.stages.inputs import PIECES_PER_WORD
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
 
-def show(study: Study, store: Store) -> str:
-    """The plan of a study as text, with the notices of its data and its space. Raises ConfigError as a run would."""
+def show(study: Study, store: Store, gpu: str | None = None, as_json: bool = False) -> str:
+    """The plan of a study as text or JSON, with the notices of its data and its space, for this machine or a GPU of the table.
+
+    Raises ConfigError as a run would, and for a GPU that is not in the table.
+    """
     from trainables.stages.inputs import Reader
 
-    reader, machine = Reader(), machine_for(study.resources)
-    notices = [*check(study, reader=reader), *machine.notices]
+    reader, named, machine = Reader(), gpu_named(gpu) if gpu else None, machine_for(study.resources)
+    notices = [*check(study, reader=reader), *(machine.notices if named is None else ())]
+    place = memory.place_of(study, named)
+    fits = memory.fits(study, place) if place is not None else []
+    plan_ = plan(study, store, reader, named)
+    if as_json:
+        return _json(plan_, place, fits, notices)
     notes = [line for notice in notices for line in pair("note", notice)]
-    fits = machine.places(study.resources.cpus, machine.gpus_for(study.resources)) >= study.resources.workers
-    where = pair("computes on", machine.computes_on(study.resources)) if fits else []  # else the run would be refused
-    return "\n".join([render(plan(study, store, reader)), *where, *notes])
+    enough = machine.places(study.resources.cpus, machine.gpus_for(study.resources)) >= study.resources.workers
+    where = pair("computes on", machine.computes_on(study.resources)) if named is None and enough else []  # else a run is refused
+    return "\n".join([render(plan_), *where, *_memory(place, fits), *notes])
+
+
+def _json(plan_: Plan, place: Place | None, fits: list[Fit], notices: list[str]) -> str:
+    stages = [fit.as_json() for fit in fits]
+    memory_ = asdict(place) | {"stages": stages} if place is not None else None
+    return json.dumps(asdict(plan_) | {"memory": memory_, "notices": notices}, indent=2, ensure_ascii=False)
 
 
 def render(plan_: Plan) -> str:
     """A plan for the terminal, at most 80 columns wide."""
+    where = f" of one {plan_.gpu}" if plan_.gpu else ""
+    least, most = map(time_text, plan_.seconds)
     lines = [
         f"{plan_.study}: {plan_.trials} trials of {plan_.recipe} on {plan_.task}, then {plan_.finals} more over seeds",
         "",
@@ -44,9 +64,7 @@ def render(plan_: Plan) -> str:
             "still missing",
             f"at most {count_text(plan_.tokens_missing)} tokens, {count_text(plan_.least_tokens)} with sharp early stopping",
         ),
-        *pair(
-            "time", f"about {time_text(plan_.seconds[0])} to {time_text(plan_.seconds[1])} at {plan_.tokens_per_s:,.0f} tokens/s"
-        ),
+        *pair("time", f"about {least} to {most}{where} at {plan_.tokens_per_s:,.0f} tokens/s"),
         *pair("rate from", plan_.rate_from),
         *pair("disk", f"{estimate.size_text(plan_.disk_bytes)} in the store: {plan_.disk_from}"),
     ]
@@ -58,6 +76,19 @@ def _tokens_by(plan_: Plan) -> str:
     if plan_.pieces_per_word is None:
         return f"{PIECES_PER_WORD} pieces a word, as in English reviews: the encoder's vocabulary is not there yet"
     return f"the encoder's tokenizer on samples of the texts: {plan_.pieces_per_word:.2f} pieces a word of {plan_.task}"
+
+
+def _memory(place: Place | None, fits: list[Fit]) -> Iterator[str]:
+    """How the stages fit into memory with the settings that need most."""
+    if place is None:
+        yield from pair("memory", "unknown: no GPU answers here; --gpu NAME plans for another")
+        return
+    many = f", {place.side_by_side} processes side by side" if place.side_by_side > 1 else ""
+    yield from pair("memory", f"{estimate.size_text(place.bytes)} of {place.name} for a process{many}; by an estimate")
+    for each in fits:
+        yield from pair("", each.text(place))
+    if not all(each.texts for each in fits):
+        yield from pair("", f"-> {memory.advice(place)}")
 
 
 def _tree(plan_: Plan) -> Iterator[str]:

@@ -170,8 +170,9 @@ def _stage_placement(s: Session) -> Placement:
 
 
 def _execution(s: Session, placement: Placement | None = None) -> Execution:
-    threads = int((placement or s.placement).cpus)
-    return s.study.execution_for(keep_weights=True).model_copy(update={"threads": threads})
+    placement = placement or s.placement
+    own = {"threads": int(placement.cpus), "gpu_share": min(1.0, placement.gpus) or 1.0}
+    return s.study.execution_for(keep_weights=True).model_copy(update=own)
 
 
 def _trials(s: Session) -> None:

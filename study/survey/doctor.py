@@ -48,6 +48,10 @@ class Finding:
         """Exit code of the command if no finding is worse."""
         return DONE if self.sign != FAIL else WRONG_INPUT if self.of_study else NO_RESULT
 
+    def as_json(self) -> dict[str, str]:
+        """Return the fields that are shown, for JSON."""
+        return {"sign": self.sign, "what": self.what, "text": self.text, "advice": self.advice}
+
 
 def examine(store: str | None = None, study: Study | None = None) -> Iterator[Finding]:
     """Run all checks in turn. A check that raises an exception gives a failed finding."""
@@ -62,6 +66,7 @@ def examine(store: str | None = None, study: Study | None = None) -> Iterator[Fi
         _ray,
         _hub,
         partial(_study, study) if study else _quickstart,
+        partial(_training_memory, study),
     ]
     for check in checks:
         try:
@@ -122,7 +127,7 @@ def _torch() -> Iterator[Finding]:
         text = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
         yield Finding(WARN if why else OK, "GPU", text, "" if not why else "resources.gpus: auto uses those that work")
         chosen = precision.resolve("auto", "cuda")
-        yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
+        yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else f"not on this GPU; precision: auto takes {chosen}")
         yield from _attention(*gpus.attention_kernels())
         return
     hidden = this_machine().gpus > 0
@@ -291,3 +296,18 @@ def _study(study: Study) -> Iterator[Finding]:
         yield Finding(OK, "encoder", f"at {checkpoint.locate(study.encoder)}")
     yield Finding(OK, "study", "its data can be read, and its settings fit them and the encoder")
     yield from (Finding(WARN, "study", notice) for notice in notices)
+
+
+def _training_memory(study: Study | None) -> Iterator[Finding]:
+    """Whether the longest texts of a study fit into the memory of a trial, on this machine."""
+    from study.planning import memory
+
+    if study is None or (place := memory.place_of(study)) is None:
+        return  # a missing GPU is a finding of its own
+    try:
+        fits = memory.fits(study, place)
+    except (ConfigError, OSError, ValueError):  # so is an encoder that cannot be read
+        return
+    for fit in fits:
+        advice = "" if fit.texts else memory.advice(place)
+        yield Finding(OK if fit.texts else WARN, "training memory", f"by an estimate, {fit.text(place)}", advice)

@@ -239,13 +239,12 @@ def packed_attention(
     return out[None], None
 
 
-def try_kernels(model: nn.Module, config: Any, autocast: bool) -> None:
+def try_kernels(model: nn.Module, config: Any, dtype: torch.dtype) -> None:
     """Test now what training on an accelerator will use, which would else take some of its first step's time."""
     device = next(model.parameters()).device
     if not bits.accelerated(device):
         return
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    dtype = torch.bfloat16 if autocast else torch.float32
     drops = any(bits.threshold(module.p) for module in model.modules() if isinstance(module, bits.Dropout))
     for windowed in {False, bool(getattr(config, "sliding_window", None))}:
         for dropping in {False, drops}:

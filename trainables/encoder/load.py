@@ -100,12 +100,20 @@ def check_config(fields: Mapping[str, Any] | None) -> None:
 
 def target_faults(encoder: Encoder, targets: Sequence[str]) -> list[str]:
     """Faults for those names of linear layers that the encoder lacks; its weights are not read."""
-    with torch.device("meta"):
-        if encoder.config is None:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
-        else:
-            model = _build(encoder.config)
+    model: Any = outline(encoder)
     return lora.target_faults(model, model.config.num_hidden_layers, targets)
+
+
+def outline(encoder: Encoder) -> nn.Module:
+    """The encoder's modules on torch's device `meta`: shapes without weights, which are not read. With transformers' pooler.
+
+    An encoder from a configuration without `vocab_size` has that of the vocabulary to be trained.
+    """
+    with torch.device("meta"):
+        if encoder.config is not None:
+            return _build(encoder.config, {"vocab_size": encoder.vocabulary})
+        model: nn.Module = AutoModel.from_config(AutoConfig.from_pretrained(checkpoint.locate(encoder), trust_remote_code=False))
+        return model
 
 
 def _build(fields: Mapping[str, Any], known: Mapping[str, Any] = MappingProxyType({})) -> nn.Module:
@@ -270,16 +278,16 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 
 
 def in_float32(encoder: Any) -> bool:
-    """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in bfloat16."""
+    """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in 16 bits."""
     return getattr(encoder.config, "attention_type", None) == "block_sparse"
 
 
-def bfloat16_notices(base: Base) -> tuple[str, ...]:
-    """What to say where this encoder is to compute in bfloat16."""
+def sixteen_bit_notices(base: Base) -> tuple[str, ...]:
+    """What to say where this encoder is to compute in 16-bit precision."""
     if not in_float32(base.model):
         return ()
     kind = base.config.model_type
-    return (f"{kind} computes in float32 also with precision bfloat16, which its block-sparse attention lacks",)
+    return (f"{kind} computes in float32 also in 16-bit precision, which its block-sparse attention lacks",)
 
 
 def set_attention_type(encoder: Any, of: Any) -> None:

@@ -34,7 +34,7 @@ def abilities_of(base: Base) -> Abilities:
     from transformers import AutoModelForMaskedLM
 
     from trainables.encoder.layers import blocks_of
-    from trainables.encoder.load import bfloat16_notices
+    from trainables.encoder.load import sixteen_bit_notices
     from trainables.encoder.weights import NEW_POOLER
     from trainables.heads.next_sentence import base_fault
 
@@ -48,5 +48,5 @@ def abilities_of(base: Base) -> Abilities:
         layers=base.layers,
         blocks=len(blocks_of(base.model, base.layers)),
         longest=base.longest,
-        notices=(*base.notices, *bfloat16_notices(base), *new_pooler),
+        notices=(*base.notices, *sixteen_bit_notices(base), *new_pooler),
     )

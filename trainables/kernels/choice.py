@@ -76,5 +76,5 @@ def survey(device: torch.device, dtype: torch.dtype, width: int = 64) -> dict[st
 
 if __name__ == "__main__":
     first = torch.device("cuda", 0)
-    used = (torch.bfloat16, torch.float32) if torch.cuda.is_bf16_supported(including_emulation=False) else (torch.float32,)
-    print(json.dumps({str(dtype).removeprefix("torch."): survey(first, dtype) for dtype in used}))
+    half = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    print(json.dumps({str(dtype).removeprefix("torch."): survey(first, dtype) for dtype in (half, torch.float32)}))

@@ -54,7 +54,7 @@ def computed(
         rows: np.ndarray = function(collate([examples[i] for i in texts], base).to(runtime.device)).float().cpu().numpy()
         return rows
 
-    with torch.inference_mode(), torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
+    with torch.inference_mode(), runtime.autocast():
         return in_halves(rows_of, part)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trainables.settings.base import Settings
 
-Precision = Literal["float32", "bfloat16", "auto"]
+Precision = Literal["float32", "tf32", "bfloat16", "float16", "auto"]
 
 
 class Execution(Settings):
@@ -28,7 +28,8 @@ class Execution(Settings):
     """Recompute the activations of the encoder's blocks in the backward pass: less memory, at the cost of one more forward pass."""
     state_every_steps: Annotated[int, Field(ge=0)] = 0
     """Save the state for a resume after every this many steps, too; 0: only at evaluations."""
-    whole_gpu: bool = True
-    """Whether a process uses its GPU alone: only then is the GPU's energy recorded."""
+    gpu_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of its GPU that a process may use. Below 1 its tensors are bounded to this share of the GPU's memory, and the energy is
+    not recorded, since others use the GPU too."""
     keep_weights: bool = True
     """Keep the fine-tuned weights in the artifact; otherwise it holds only metrics and predictions."""

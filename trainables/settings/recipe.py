@@ -32,7 +32,9 @@ class Recipe(Settings):
     seed: int = 0
     """Seed of the fine-tuning stages: head, order and dropout."""
     precision: Precision = "auto"
-    """Precision of matrix products; weights stay float32. auto: bfloat16 if it is faster."""
+    """Arithmetic of matrix products; weights, sums and the optimizer stay float32. tf32: as float32, but GPUs from Ampere on
+    round what they multiply to 10 bits of mantissa; other devices refuse it. float16: with loss scaling, for GPUs that lack
+    bfloat16. auto: bfloat16 where it is faster, float16 on GPUs before Ampere that have tensor cores, else float32."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:

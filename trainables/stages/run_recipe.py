@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.encoder import attention, lora
-from trainables.encoder.load import bfloat16_notices, model_state
+from trainables.encoder.load import model_state, sixteen_bit_notices
 from trainables.encoder.recompute import recompute_blocks
 from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
@@ -32,19 +32,23 @@ from trainables.stages.state_files import StateWriter, copy_weights, restore, sa
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
-from trainables.training import energy, gpus
+from trainables.training import energy, gpus, memory
 from trainables.training.loop import Job, Position, Row, train
 from trainables.training.optimizer import rates
 from trainables.training.precision import pick_device, resolve
-from trainables.training.runtime import Runtime
+from trainables.training.runtime import SIXTEEN_BITS, Runtime
 from trainables.training.world import World, current
 
 log = logging.getLogger(__name__)
 
 
 def resolved(recipe: Recipe, execution: Execution, world: World) -> Recipe:
-    """The recipe with `precision: auto` replaced by the best precision of rank 0's machine, on every rank."""
-    precision = world.broadcast(resolve(recipe.precision, execution.device) if world.leads else recipe.precision)
+    """The recipe with `precision: auto` replaced by the best precision of rank 0's machine, on every rank.
+
+    Raises ConfigError on a rank whose device lacks the precision.
+    """
+    own = recipe.precision if recipe.precision == "auto" and not world.leads else resolve(recipe.precision, execution.device)
+    precision = world.broadcast(own)
     return recipe.model_copy(update={"precision": precision})
 
 
@@ -64,8 +68,7 @@ def run(
     The fields of rows are those of the records. Raises ConfigError before anything is computed if a package is missing.
     """
     execution = execution or Execution()
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
+    _settle(execution)
     world = current()
     recipe = resolved(recipe, execution, world)
     ranks = {stage.name: stage.lora_rank for stage in recipe.stages if isinstance(stage, Finetune)}
@@ -91,6 +94,13 @@ def run(
                 yield KINDS[node.stage.kind].row(node.stage, inputs, row) | common
         if node.stage.name == last:
             return
+
+
+def _settle(execution: Execution) -> None:
+    """Give this process its threads and its share of the GPU's memory."""
+    if execution.threads:
+        torch.set_num_threads(execution.threads)
+    memory.bound(pick_device(execution.device), execution.gpu_share)
 
 
 @contextlib.contextmanager
@@ -140,10 +150,11 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     runtime = Runtime(
         device=device,
         world=world,
-        autocast=recipe.precision == "bfloat16",
+        precision=recipe.precision,
         micro_batch=execution.micro_batch,
         save_at=lambda step: bool(saves) and step % saves == 0,
         joules=_joules(device, execution),
+        gpu_share=execution.gpu_share,
         recomputes=execution.gradient_checkpointing,
     )
     parent = store.get(node.parent_id) if node.parent_id else None
@@ -151,7 +162,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *KINDS[node.stage.kind].notices(node.stage, inputs)]
-    notices += bfloat16_notices(job.base) if runtime.autocast else ()
+    notices += sixteen_bit_notices(job.base) if runtime.precision in SIXTEEN_BITS else ()
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
@@ -188,7 +199,7 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     for row in position.rows:
         yield row | {"source": "loaded"}
     if job.base.packable and not (isinstance(node.stage, Finetune) and node.stage.fixed_encoder):
-        attention.try_kernels(job.model, job.base.config, runtime.autocast)
+        attention.try_kernels(job.model, job.base.config, SIXTEEN_BITS.get(runtime.precision, torch.float32))
     with background() as writes:
         states = StateWriter(job, store, node.trajectory_id, writes)
         try:
@@ -207,7 +218,7 @@ def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int
 
 def _joules(device: torch.device, execution: Execution) -> energy.Counter:
     """The energy counter of the GPU, if no other process uses it; else a counter that reads nothing."""
-    if device.type != "cuda" or not execution.whole_gpu:
+    if device.type != "cuda" or execution.gpu_share < 1:
         return energy.silent
     return energy.gpu(gpus.uuid(device))
 
@@ -252,8 +263,7 @@ def evaluate_test(recipe: Recipe, store: Store, execution: Execution | None = No
 
 
 def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
-    if execution.threads:
-        torch.set_num_threads(execution.threads)
+    _settle(execution)
     recipe, node = inputs.recipe, nodes(inputs)[-1]
     name = test_id(inputs.target, node.stage_id)
     common = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
@@ -283,7 +293,7 @@ def _test_logits(
     assert isinstance(stage, Finetune)
     model = finetune.model_of(stage, base, len(data.labels), recipe.seed)
     copy_weights(load_file(weights_of(finetuned)), dict(model.named_parameters()))
-    runtime = Runtime(pick_device(execution.device), current(), recipe.precision == "bfloat16", execution.micro_batch)
+    runtime = Runtime(pick_device(execution.device), current(), recipe.precision, execution.micro_batch)
     model.to(runtime.device).eval()
     uncut = jobs.tokens(data.test.sides, data.digest("test"), base, store)
     test = finetune.examples(data.test, uncut, base, stage)

@@ -32,6 +32,8 @@ BEST = "best.safetensors"
 """The weights of the best evaluation so far, where a stage keeps these."""
 MOMENTS = "optimizer.safetensors"
 MOMENT = ("step", "exp_avg", "exp_avg_sq")
+LATER: dict[str, Any] = {"unreached": [], "loss_scale": None, "good_steps": 0, "skipped_steps": 0}
+"""Fields of positions that earlier versions did not save, with their values then."""
 Tensors = Mapping[str, torch.Tensor]
 
 
@@ -87,9 +89,8 @@ def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors
 
 def _position(state: State, kind: str) -> Position:
     given = state.meta.get("position")
-    if isinstance(given, dict):
-        given = {"unreached": []} | given  # earlier versions did not save them
-    if not isinstance(given, dict) or given.keys() != {field.name for field in fields(Position)}:
+    given = LATER | given if isinstance(given, dict) else {}
+    if given.keys() != {field.name for field in fields(Position)}:
         raise Damage("its position is none")
     if given.get("step") != state.step:
         raise Damage(f"its position is of step {given.get('step')!r}")

@@ -72,7 +72,7 @@ def _write(path: Path, texts: Sequence[str], digest: str, base: Base, store: Sto
     ids = pieces(texts, base.tokenizer, store.local_cache("tokens"), digest)
     budget = min(LONGEST, base.longest or LONGEST) - base.special.count
     model = MeanVector(fresh_encoder(base, 0.0)).to(device).eval()
-    runtime = Runtime(device, World(), autocast=False)
+    runtime = Runtime(device, World())
     rows = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(len(texts), base.hidden_size))
     for start in range(0, len(texts), BLOCK):
         block = range(start, min(start + BLOCK, len(texts)))

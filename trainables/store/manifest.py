@@ -48,7 +48,7 @@ _MEASURED = ("train_loss", "learning_rate", "wall_s", "tokens_per_s", "epoch", "
 _SCORES = (*(metric.field for metric in METRICS.values()), "mark_f1")
 FIELDS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys((*_MEASURED, *_SCORES), lambda value: value is None or _number(value)),
-    **dict.fromkeys(("step", "tokens", "examples", "micro_batch"), _count),
+    **dict.fromkeys(("step", "tokens", "examples", "micro_batch", "skipped_steps"), _count),
     **dict.fromkeys(("split", "device", "attention", "source"), _text),
     "group_rates": _table_of(_number),
     "notices": _list_of(lambda value: isinstance(value, str)),
@@ -82,7 +82,8 @@ def fault_of_position(kind: str, position: Mapping[str, Any]) -> str | None:
     """Fault of the saved position of an unfinished stage of this kind, apart from its step; None if there is none."""
     numbers = {"seconds": _number, "tokens": _count, "loss_sum": _number, "loss_weight": _number}
     wrong = [name for name, sound in numbers.items() if not sound(position.get(name))]
-    wrong += [] if FIELDS["energy_j"](position.get("energy_j")) else ["energy_j"]
+    wrong += [name for name in ("energy_j", "loss_scale") if not FIELDS["energy_j"](position.get(name))]
+    wrong += [name for name in ("good_steps", "skipped_steps") if not _count(position.get(name, 0))]
     if wrong:
         return f"{wrong[0]} of its position is not a number"
     if not _list_of(_text)(position.get("unreached")):

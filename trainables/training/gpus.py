@@ -34,6 +34,16 @@ def answering() -> tuple[list[str], str]:
     return names, "; ".join(faults) or ("" if names else "CUDA finds no GPU")
 
 
+def memory_bytes() -> int:
+    """Memory of the smallest visible GPU in bytes, in use or not; 0 if there is none or it does not answer."""
+    import torch
+
+    try:
+        return min((torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())), default=0)
+    except Exception:  # `answering` says why
+        return 0
+
+
 def uuid(device: torch.device | int) -> str:
     """The UUID of a GPU, as CUDA reports it; empty if it is unknown."""
     import torch
@@ -46,4 +56,4 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(answering()))
+    print(json.dumps([*answering(), memory_bytes()]))

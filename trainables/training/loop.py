@@ -29,6 +29,7 @@ from trainables.heads.masked_lm import MaskedLM
 from trainables.heads.next_sentence import PairedLM
 from trainables.training import energy, memory
 from trainables.training.gradient_sums import GradientSums
+from trainables.training.loss_scale import LossScale
 from trainables.training.micro_batches import Lack, Limit, MicroBatch, Share, prepare
 from trainables.training.runtime import Runtime
 
@@ -90,6 +91,10 @@ class Position:
     loss_weight: float = 0
     unreached: list[str] = field(default_factory=list)
     """Parameters that some step did not reach: with several ranks they decide the order of sums."""
+    loss_scale: float | None = None
+    """With precision float16, the scale of the losses (`LossScale`)."""
+    good_steps: int = 0
+    skipped_steps: int = 0
 
 
 def train(
@@ -103,7 +108,8 @@ def train(
     """Train from the position `at` to step `until`; yield a row after every evaluation, once `save` has returned.
 
     `begin_save` is called before an evaluation: weights and moments then stay what they are until the next row is asked for.
-    `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite.
+    `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite; in float16
+    such a step is skipped, as long as a smaller scale of the losses may help. The learning rate follows its schedule also then.
     """
     world = runtime.world
     peaks = [group["lr"] for group in job.optimizer.param_groups]
@@ -111,6 +117,7 @@ def train(
     norms: deque[tuple[int, Callable[[], float]]] = deque()
     named = dict(job.model.named_parameters())
     sums = GradientSums(world, (named[name] for name in at.unreached if name in named))
+    scale = LossScale.of(runtime.precision == "float16", runtime.device, at.loss_scale, at.good_steps, at.skipped_steps)
     limit, clock, seconds_before = _limit(job, runtime), time.perf_counter(), at.seconds
     joules, joules_before = runtime.joules(), at.energy_j
     micro = runtime.micro_batch
@@ -132,7 +139,7 @@ def train(
             job.optimizer.zero_grad(set_to_none=True)
             with memory.explained("for the sums of gradients"):
                 sums.begin(parameters)
-            total, lack = _accumulate(job, runtime, step, share, weight, sums)
+            total, lack = _accumulate(job, runtime, step, share, weight, scale.value, sums)
             sums.start_all()
             have_gradient = (parameter.grad is not None for parameter in parameters)
             lacking, final, *reached = world.any(lack is not None, lack is not None and not lack.divisible, *have_gradient)
@@ -146,17 +153,19 @@ def train(
         with memory.explained("while workers added their gradients"):
             sums.finish(dict(zip(parameters, reached, strict=True)))
 
-        # Clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel itself skips a
-        # step whose norm is not finite, so no synchronisation with the GPU is needed.
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        job.optimizer.grad_scale = ((norm + 1e-6) / (job.clip_norm or math.inf)).clamp(min=1.0)  # type: ignore[attr-defined]
+        # Unscale, clip and step in one pass: the fused kernel divides gradients by grad_scale while it reads them. The kernel
+        # itself skips a step whose norm is not finite, so no synchronisation with the GPU is needed.
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]) / scale.value
+        clipping = ((norm + 1e-6) / (job.clip_norm or math.inf)).clamp(min=1.0)
+        job.optimizer.grad_scale = clipping * scale.value  # type: ignore[attr-defined]
         job.optimizer.found_inf = (~torch.isfinite(norm)).float()  # type: ignore[attr-defined]
         for group, peak in zip(job.optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * job.rate(step)
-        norms.append((step + 1, _on_host(norm)))
+        norms.append((step + 1, _on_host(scale.bearable(norm))))
         if runtime.device.type == "cpu":
             _check(*norms[-1])
         job.optimizer.step()
+        scale.update(~torch.isfinite(norm))
         while len(norms) > 1:  # read one step late, when the copy has arrived
             _check(*norms.popleft())
 
@@ -174,6 +183,7 @@ def train(
             torch.cuda.synchronize()
         _check(*norms[-1])
         at.loss_sum = sum(world.gather(losses.item()))
+        at.loss_scale, at.good_steps, at.skipped_steps = scale.numbers()
         row: Row = {}
         if due:
             row = {"step": at.step, "tokens": at.tokens, "train_loss": at.loss_sum / max(1, at.loss_weight)}
@@ -184,6 +194,7 @@ def train(
             row |= job.evaluate(at.step, job.model)
             job.model.train()
             row["micro_batch"], micro = micro, runtime.micro_batch
+            row |= {"skipped_steps": at.skipped_steps} if scale.changes else {}
             at.rows.append(row)
             at.loss_sum, at.loss_weight = 0.0, 0
         losses.fill_(at.loss_sum if world.leads else 0.0)
@@ -201,7 +212,7 @@ def _limit(job: Job, runtime: Runtime) -> Limit:
     """What a micro-batch may hold: the texts that the runtime says, or as many as fit into the device's memory."""
     trained = [parameter for group in job.optimizer.param_groups for parameter in group["params"]]
     footprint = memory.footprint(job.model, job.base.packable, runtime.device, runtime.recomputes)
-    room = memory.room(runtime.device, trained)
+    room = memory.room(runtime.device, trained, runtime.gpu_share)
     return Limit(footprint, runtime.micro_batch, math.inf if runtime.micro_batch else room, room)
 
 
@@ -214,7 +225,7 @@ def _share(job: Job, runtime: Runtime, limit: Limit, batch: Sequence[Example]) -
 
 
 def _accumulate(
-    job: Job, runtime: Runtime, step: int, share: Share, weight: float, sums: GradientSums
+    job: Job, runtime: Runtime, step: int, share: Share, weight: float, scale: torch.Tensor, sums: GradientSums
 ) -> tuple[torch.Tensor, Lack | None]:
     """Accumulate gradients of this rank's share of the batch, and allocate what the update needs. Returns (its loss sum, lack)."""
     total = torch.zeros((), dtype=torch.float64, device=runtime.device)
@@ -223,11 +234,11 @@ def _accumulate(
         for part in share.parts:
             packed = part.batch.to(runtime.device)
             with dropout_bits(job.seed, step, packed):
-                with torch.autocast(runtime.device.type, dtype=torch.bfloat16, enabled=runtime.autocast):
+                with runtime.autocast():
                     loss = job.loss(job.model, packed)
                 # Outside autocast, which would compute in 16 bits what the forward pass computed in 32.
                 with sums.overlapped() if part is share.parts[-1] else nullcontext():
-                    (loss / weight).backward()
+                    (loss / weight * scale).backward()
             total += loss.detach()
         _allocate(job.optimizer)
     except (MemoryError, RuntimeError) as error:

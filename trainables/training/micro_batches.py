@@ -9,7 +9,7 @@ from typing import TypeVar
 from trainables.batches.input_format import InputFormat
 from trainables.batches.pack import CHUNK, Batch, Example, collate
 from trainables.training import memory
-from trainables.training.memory import Footprint
+from trainables.training.footprint import Footprint
 
 T = TypeVar("T")
 R = TypeVar("R")

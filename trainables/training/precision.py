@@ -7,15 +7,31 @@ from functools import lru_cache
 
 import torch
 
+from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Precision
+
+TENSOR_CORES = (7, 0)
+"""Compute capability of the first GPUs that multiply float16 matrices faster than float32."""
+AMPERE = (8, 0)
+"""Compute capability of the first GPUs with TF32 and bfloat16."""
 
 
 def resolve(precision: Precision, device: str = "auto") -> Precision:
-    """Resolve `auto`: bfloat16 on a GPU that supports it or on a CPU that is measurably faster with it, else float32."""
+    """Resolve `auto`: bfloat16 on a GPU that supports it or on a CPU that is measurably faster with it, else float32.
+
+    float16 on a GPU that has tensor cores, but none for bfloat16: Volta and Turing, compute capability 7. Raises ConfigError for
+    tf32 on a device that lacks it, which would compute something else under its name.
+    """
+    on_gpu = pick_device(device).type == "cuda"
+    if precision == "tf32" and (torch.version.hip or not on_gpu or torch.cuda.get_device_capability() < AMPERE):
+        where = f"this machine's {torch.cuda.get_device_name()}" if on_gpu else "a CPU"
+        raise ConfigError([f"precision: tf32 given, but {where} does not have it, only NVIDIA's GPUs from Ampere on; use float32"])
     if precision != "auto":
         return precision
-    if pick_device(device).type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if on_gpu:
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bfloat16"
+        return "float16" if torch.cuda.get_device_capability() >= TENSOR_CORES else "float32"
     return "bfloat16" if cpu_speedup() > 1.5 else "float32"
 
 

@@ -14,12 +14,12 @@ from study.ablations.grid import AblationGrid, grid
 from study.ablations.grid_plan import plan
 from study.ablations.grid_plan_text import estimate_text, gpu_text, show
 from study.cluster.work import Work, here
+from study.planning.gpu_table import gpu_named
 from tests.helpers import TINY_BERT, tiny_task
 from trainables.settings.encoder import Encoder
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.settings.pretraining import Pretrain
-from trainables.settings.stages import Finetune
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs, Reader
 from trainables.store.store import Store
@@ -131,7 +131,7 @@ def test_hours_of_a_whole_table(tmp_path: Path) -> None:
     hours = flops / (989e12 * 0.4) / 3600
     text = " ".join(show(found, Store(str(tmp_path)), "H100").split())
     assert f"about {hours:.2g} GPU-hours of one H100 ({60 * hours:.0f} min)" in text
-    assert "40% (assumed) of 989 bf16 TFLOP/s" in text
+    assert "40% (assumed) of 989 bfloat16 TFLOP/s" in text
 
 
 def test_table6_on_imdb_by_hand(tmp_path: Path) -> None:
@@ -277,21 +277,10 @@ def test_long_times(seconds: float, text: str) -> None:
     assert time_text(seconds) == text
 
 
-def test_memory_and_how_a_batch_is_split() -> None:
-    bert = gpu_costs.measurable(Encoder(hub="google-bert/bert-base-uncased"))
-    stage = Finetune()
-    weights = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 768 * (30522 + 512)
-    assert gpu_costs.memory_bytes(bert, stage, 24) == pytest.approx(16 * weights + 34 * 12 * 768 * 24 * 512)
-    assert gpu_costs.micro_batch(bert, stage, 80e9) == 24
-    need = [gpu_costs.memory_bytes(bert, stage, count) for count in (12, 6)]
-    assert gpu_costs.micro_batch(bert, stage, (need[0] + need[1]) / 2) == 6
-    assert gpu_costs.micro_batch(bert, stage, 1e9) == 0
-
-
 def test_a_gpu_that_is_not_in_the_table(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'H100'"):
         show(grid(load("table2"), "smoke"), Store(str(tmp_path)), "H10")
-    assert gpu_costs.gpu_named("rtx 4090").memory_gb == 24
+    assert gpu_named("rtx 4090").memory_gb == 24
 
 
 def test_an_encoder_of_unknown_shape_is_a_fault(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ class Torch:
 def torch_says(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Answers of a torch with GPUs, of which there are none here."""
 
-    def says(*answer: Any, **more: str) -> Torch:
-        made = Torch(json.dumps(answer), **more) if answer else Torch("", **more)
+    def says(*answer: Any, size: int = 80 * 10**9, **more: str) -> Torch:
+        made = Torch(json.dumps([*answer, size]), **more) if answer else Torch("", **more)
         monkeypatch.setattr(gpus.subprocess, "run", made)
         gpus._answering.cache_clear()
         return made
@@ -112,6 +112,7 @@ def test_a_gpu_counts_where_it_answers(torch_says: Any, monkeypatch: pytest.Monk
     assert machine_for(Resources(gpus=1)).gpus == 1
     assert machine_for(Resources(gpus=0.5)).gpus == 1
     assert made.asked == 1, "once for a process"
+    assert gpus.memory_bytes() == 80 * 10**9
     check_resources(Resources(gpus=1), machine_for(Resources(gpus=1)))
     with pytest.raises(ConfigError, match=r"2 requested .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
         check_resources(Resources(gpus=2), machine_for(Resources(gpus=2)))

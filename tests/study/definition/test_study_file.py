@@ -332,7 +332,7 @@ def test_first_points_take_fixed_values_for_what_they_leave_out() -> None:
         ({"tasks": {"mine": {"train": "a.csv", "hub": "b"}}}, "tasks.mine: a task needs exactly one of train, folder, hub"),
         ({"encoder": {"hub": "a", "folder": "b"}}, "encoder: an encoder needs exactly one of hub, folder"),
         ({"encoder": None}, "encoder: missing"),
-        ({"precision": "float16"}, "precision: 'float16' is not one of float32, bfloat16, auto"),
+        ({"precision": "float8"}, "precision: 'float8' is not one of float32, tf32, bfloat16, float16, auto"),
     ],
 )
 def test_faults_by_section(changes: dict[str, Any], fault: str) -> None:

@@ -33,11 +33,12 @@ def test_check_reads_everything_and_gathers_all_faults(tmp_path: Path) -> None:
     (tmp_path / "sls_yelp-train.csv").unlink()
     (tmp_path / "sls_imdb-test.csv").write_text("text,lable\nfine,1\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        check(_fresh(study), Machine(((0, 0),)))
+        check(_fresh(study).model_copy(update={"precision": "tf32"}), Machine(((0, 0),)))
     text = "\n".join(caught.value.faults)
     assert "tasks.yelp" in text
     assert "tasks.imdb.test" in text
     assert "resources.cpus: 1 requested for a trial, but this machine has 0 CPUs" in text
+    assert "precision: tf32 given, but trials run on CPUs" in text
 
 
 def test_check_reads_the_tasks_of_a_stage_on_several(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def test_the_table_says_what_is_measured(kind: str) -> None:
     if row.learned:
         assert found.longest == 200 - (2 if kind in OFFSET_POSITIONS else 0)
     reason = f"{kind} takes padded batches, which are slower: its attention cannot be replaced (0 calls for 3 layers)"
-    in_float32 = f"{kind} computes in float32 also with precision bfloat16, which its block-sparse attention lacks"
+    in_float32 = f"{kind} computes in float32 also in 16-bit precision, which its block-sparse attention lacks"
     expected = [*([reason] if row.padded else []), *([in_float32] if kind == "big_bird" else [])]
     assert [notice for notice in found.notices if "pooler" not in notice] == expected
     assert any("no pooler in the checkpoint" in notice for notice in found.notices) == (base(kind).pooler is None)
@@ -308,7 +308,7 @@ def test_a_recipe_trains_saves_and_reloads(kind: str, tmp_path: Path) -> None:
             parameter.copy_(state[name])
     pieces = jobs.tokens(data.validation.texts, data.digest("validation"), base(kind), store)
     validation = finetune.examples(data.validation, pieces, base(kind), recipe.stages[-1])  # type: ignore[arg-type]
-    logits = predict(model, base(kind), validation, Runtime(torch.device("cpu"), current(), False))
+    logits = predict(model, base(kind), validation, Runtime(torch.device("cpu"), current()))
     again = pq.read_table(write_predictions(tmp_path / "again.parquet", logits, data.validation.labels))
     assert again.equals(pq.read_table(artifact.path("predictions-validation.parquet")))
 

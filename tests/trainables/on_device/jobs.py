@@ -54,7 +54,7 @@ def job_of(
 
 
 def runtime_of(device: torch.device, micro_batch: int = 0, half: bool = False, every_step: bool = False) -> Runtime:
-    return Runtime(device, World(), half, micro_batch, save_at=lambda step: every_step)
+    return Runtime(device, World(), "bfloat16" if half else "float32", micro_batch, save_at=lambda step: every_step)
 
 
 def gradients(job: Job, device: torch.device, micro_batch: int = 0, half: bool = False, steps: range = range(1)) -> list[Tensor]:
@@ -74,5 +74,9 @@ def of_model(model: nn.Module) -> list[Tensor]:
 
 def rows_of(job: Job, device: torch.device, steps: int, micro_batch: int = 0, half: bool = False) -> list[Row]:
     """A row for every step."""
+    return rows_in(runtime_of(device, micro_batch, half), job, steps)
+
+
+def rows_in(runtime: Runtime, job: Job, steps: int) -> list[Row]:
     job.evaluate_at = frozenset(range(1, steps + 1))
-    return list(train(job, runtime_of(device, micro_batch, half), Position(), steps, lambda at: None))
+    return list(train(job, runtime, Position(), steps, lambda at: None))

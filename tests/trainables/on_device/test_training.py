@@ -17,14 +17,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.trainables.encoders import examples_of, tiny_base
 from tests.trainables.families import FAMILIES
 from tests.trainables.heads.test_bilstm import SIZES, by_formula
-from tests.trainables.on_device.jobs import LENGTHS, gradients, job_of, rows_of, runtime_of
+from tests.trainables.on_device.jobs import LENGTHS, gradients, job_of, rows_in, rows_of, runtime_of
 from trainables.batches.pack import Batch, collate
 from trainables.encoder import lora
 from trainables.heads.bilstm import BiLSTM
 from trainables.heads.classifier import classifier
+from trainables.settings.execution import Precision
 from trainables.settings.stages import Finetune
 from trainables.stages.finetune import task_loss
+from trainables.training import loss_scale
 from trainables.training.loop import Job, Position, train
+from trainables.training.runtime import Runtime
+from trainables.training.world import World
 
 both_precisions = pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 SHORT = (12, 9, 5, 8, 14, 6)
@@ -229,3 +233,29 @@ def test_memory_that_runs_out_halves_the_micro_batch(device: torch.device) -> No
         found = gradients(job, device)[0]
     assert texts // 8 <= row["micro_batch"] <= texts // 2
     assert (found - expected).abs().max() <= 256 * unit(False) * expected.abs().max()
+
+
+def test_float16_skips_what_overflows_and_then_trains_as_float32(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step has the same texts: as long as steps are skipped, so is the loss."""
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**33)
+    exact = [row["train_loss"] for row in rows_of(job_of(device, rate=1.0), device, 4)]
+    rows = rows_in(Runtime(device, World(), "float16"), job_of(device, rate=1.0), 30)
+    skipped, losses = rows[-1]["skipped_steps"], [row["train_loss"] for row in rows]
+    assert 0 < skipped <= 26
+    assert losses[: skipped + 1] == pytest.approx([losses[0]] * (skipped + 1), rel=1e-3)
+    assert losses[skipped : skipped + 4] == pytest.approx(exact, abs=0.02)
+
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "tf32")
+
+
+def test_tf32_rounds_on_a_gpu_alone(device: torch.device) -> None:
+    """On a CPU it would be float32, which is why it is refused there before it comes to the loop."""
+    if device.type == "cuda" and torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("this GPU has no TF32")
+    exact, found = (
+        [row["train_loss"] for row in rows_in(Runtime(device, World(), precision), job_of(device, rate=1.0), 4)]
+        for precision in PRECISIONS
+    )
+    assert found == pytest.approx(exact, abs=0.01)
+    assert (found == exact) == (device.type == "cpu")

@@ -84,7 +84,7 @@ def test_the_error_on_training_texts_is_that_of_plain_predictions(tmp_path: Path
     model.eval()
     whole = examples(data.train, jobs.tokens(data.train.texts, data.digest("train"), base, store), base, stage)
     seen = np.sort(np.random.default_rng((made.seed, 0)).permutation(len(whole))[: len(data.validation)])
-    logits = predict(model, base, [whole[i] for i in seen], Runtime(torch.device("cpu"), World(), autocast=False))
+    logits = predict(model, base, [whole[i] for i in seen], Runtime(torch.device("cpu"), World()))
     wrong = sum(int(row.argmax()) != data.train.labels[i] for i, row in zip(seen, logits, strict=True))
     assert last["train_error_rate_percent"] == pytest.approx(100 * wrong / len(seen))
     assert len(seen) == len(data.validation) == 15
@@ -113,7 +113,7 @@ def test_ranks_share_an_evaluation_evenly(size: int, monkeypatch: pytest.MonkeyP
     shares: list[list[tuple[int, np.ndarray]]] = []
     monkeypatch.setattr(World, "gather", lambda self, own: [*shares, shares.append(own) or own])
     for rank in range(size):
-        found = outputs(Lengths(), base, texts, Runtime(torch.device("cpu"), World(rank, size), autocast=False))
+        found = outputs(Lengths(), base, texts, Runtime(torch.device("cpu"), World(rank, size)))
     assert np.concatenate(found).tolist() == lengths.tolist()
     tokens = [sum(float(rows[0]) for _, rows in share) for share in shares]
     assert max(tokens) < 1.02 * np.mean(tokens)

@@ -59,7 +59,7 @@ def test_every_fault_at_once_with_path_value_and_near_miss() -> None:
         "stages.1.finetune.learning_rte: unknown field; did you mean 'learning_rate'?",
         "stages.1.finetune.xi: 1.5 given; it should be less than or equal to 1",
         "stages.1.finetune.truncation: 'haed+tail' is not one of head, tail, head+tail, hier-mean, hier-max, hier-attention;",
-        "precision: 'float' is not one of float32, bfloat16, auto",
+        "precision: 'float' is not one of float32, tf32, bfloat16, float16, auto",
         "seed: 1.5 given; it should be a valid integer",
     ):
         assert line in message

@@ -183,7 +183,7 @@ def test_a_state_holds_what_is_trained_and_is_a_copy(tmp_path: Path, which: str,
     state = broken.load_state(name)
     assert state is not None
     assert state.step == 8
-    weights, runtime = load_file(state.path(WEIGHTS)), Runtime(torch.device("cpu"), World(), autocast=False)
+    weights, runtime = load_file(state.path(WEIGHTS)), Runtime(torch.device("cpu"), World())
     model = runner.job_of(Inputs(recipe), nodes(Inputs(recipe))[-1], None, frozenset(), broken, runtime).model
     assert weights.keys() == {key for key, _ in model.named_parameters() if is_trained(key)}
     whole_weights = {key: weight.detach() for key, weight in model.named_parameters()} | weights

@@ -177,5 +177,5 @@ def test_only_a_whole_gpu_has_a_counter(under: Callable[[Any], None], monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("Properties", (), {"uuid": A}))
     cuda = torch.device("cuda", 0)
     assert run_recipe._joules(cuda, Execution())() == 7
-    assert run_recipe._joules(cuda, Execution(whole_gpu=False)) is silent
+    assert run_recipe._joules(cuda, Execution(gpu_share=0.5)) is silent
     assert run_recipe._joules(torch.device("cpu"), Execution()) is silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,3 +42,13 @@ def test_a_driver_that_is_too_old_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.cuda, "init", fails)
     assert gpus.answering() == ([], "The NVIDIA driver on your system is too old")
+
+
+def test_the_memory_of_the_smallest_gpu_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials may run on any of them."""
+    sizes = [80, 24, 48]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(sizes))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=sizes[index]))
+    assert gpus.memory_bytes() == 24
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert gpus.memory_bytes() == 0

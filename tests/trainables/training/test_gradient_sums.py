@@ -39,7 +39,7 @@ class Seen(NamedTuple):
 
 def _trained(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, short: str) -> Seen:
     """Some steps of the loop; on rank 1 memory runs out once, in the second step, in the `short` part of it."""
-    made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
+    made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), micro_batch=micro)
     with group(f"{folder}/rendezvous-{micro}-{short}", rank, size):
         job = run_recipe.job_of(
             Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime

@@ -23,7 +23,7 @@ from trainables.training.loop import Job, Position, train
 from trainables.training.runtime import Runtime
 from trainables.training.world import World
 
-CPU = Runtime(device=torch.device("cpu"), world=World(), autocast=False)
+CPU = Runtime(device=torch.device("cpu"), world=World())
 
 
 def job_of(recipe_: Recipe, store: Store, index: int) -> Job:
@@ -203,7 +203,7 @@ def test_the_backward_pass_is_outside_autocast(tmp_path: Path) -> None:
         return found
 
     job.loss = loss
-    losses_of(job, 2, Runtime(device=torch.device("cpu"), world=World(), autocast=True))
+    losses_of(job, 2, Runtime(device=torch.device("cpu"), world=World(), precision="bfloat16"))
     assert seen == [True, False] * 2
 
 
@@ -213,7 +213,7 @@ def test_bfloat16_keeps_float32_weights_and_learns(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
     exact = losses_of(job_of(tiny, store, 0), 6)
     job = job_of(tiny, store, 0)
-    rough = losses_of(job, 6, Runtime(device=torch.device("cpu"), world=World(), autocast=True))
+    rough = losses_of(job, 6, Runtime(device=torch.device("cpu"), world=World(), precision="bfloat16"))
     assert {parameter.dtype for parameter in job.model.parameters()} == {torch.float32}
     np.testing.assert_allclose(rough, exact, atol=0.05)
     assert rough != exact

@@ -17,7 +17,8 @@ from tests.trainables.encoders import examples_of, tiny_base
 from trainables.heads.classifier import classifier
 from trainables.tables.free_memory import GIB
 from trainables.training import memory
-from trainables.training.memory import CPU_BYTES, LEAST_BYTES, Footprint, footprint, out_of_memory, room
+from trainables.training.footprint import CPU_BYTES, LEAST_BYTES, Footprint
+from trainables.training.memory import footprint, out_of_memory, room
 
 CPU = torch.device("cpu")
 
@@ -123,6 +124,31 @@ def test_the_room_on_a_gpu_is_a_share_of_what_is_free(monkeypatch: pytest.Monkey
     assert room(torch.device("cuda"), [few]) == 32 * GIB  # of 45
     assert room(torch.device("cuda"), [many]) == 32 * GIB  # of 41
     assert room(torch.device("cuda"), [many, many]) == 16 * GIB
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A GPU of 80 GiB, of which 30 are free, and this process holds 5: [the fractions to which this process was bounded]."""
+    fractions: list[float] = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * GIB, 80 * GIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * GIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5 * GIB)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", fractions.append)
+    return fractions
+
+
+@pytest.mark.parametrize(("share", "gib"), [(1, 16), (0.5, 16), (0.25, 8), (0.125, 2), (0.0625, 1 / 16)])
+def test_the_room_on_a_gpu_is_within_the_share_of_the_process(share: float, gib: float, card: list[float]) -> None:
+    """A quarter of 80 GiB, less half of one for the context and 5 that are in use, of which .8: 11.6 GiB, as a power of two."""
+    assert room(torch.device("cuda"), [], share) == gib * GIB
+
+
+def test_a_process_is_bounded_to_its_share(card: list[float]) -> None:
+    """A process that runs one trial after the other is bounded anew by each."""
+    for share in (0.25, 0.001, 1.0):
+        memory.bound(torch.device("cuda"), share)
+    memory.bound(CPU, 0.5)
+    assert card == [pytest.approx(19.5 / 80), 0.0, 1.0]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any]) -> tuple[li
     """(losses, texts of the passes that were tried, why another run ends). The last rank has memory for one text, then for none."""
     with group(f"{folder}/rendezvous", rank, size):
         torch.set_num_threads(1)
-        runtime, tried = Runtime(torch.device("cpu"), World(rank, size), False), []
+        runtime, tried = Runtime(torch.device("cpu"), World(rank, size)), []
 
         def losses(most: int) -> list[float]:
             job = job_of(validate(Recipe, recipe), Store(f"{folder}/store-{rank}-{size}"), 0)

@@ -18,9 +18,9 @@ from trainables.batches.pack import CHUNK, Batch, Example
 from trainables.scores.evaluate import predict
 from trainables.stages import finetune
 from trainables.store.store import Store
-from trainables.training import loop, memory
+from trainables.training import footprint, loop
+from trainables.training.footprint import Footprint
 from trainables.training.loop import Job, Position, train
-from trainables.training.memory import Footprint
 from trainables.training.micro_batches import Limit, in_halves, prepare
 
 TOKENS = Footprint(token=1)
@@ -171,8 +171,8 @@ def test_without_a_number_of_texts_as_many_as_fit_pass_at_once(tmp_path: Path, m
     """The same losses up to rounding, and an explicit number is taken as it is."""
     store = Store(str(tmp_path / "store"))
     whole = losses_of(job_of(tiny_recipe(tmp_path), store, 0), 3)
-    monkeypatch.setattr(memory, "CPU_BYTES", 1 << 17)
-    monkeypatch.setattr(memory, "LEAST_BYTES", 1 << 17)
+    monkeypatch.setattr(footprint, "CPU_BYTES", 1 << 17)
+    monkeypatch.setattr(footprint, "LEAST_BYTES", 1 << 17)
     found: dict[int, list[int]] = {}
     for micro in (0, 6):
         job, sizes = job_of(tiny_recipe(tmp_path), store, 0), found.setdefault(micro, [])

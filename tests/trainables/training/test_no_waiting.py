@@ -111,7 +111,7 @@ def steps_of(job: Job, monkeypatch: pytest.MonkeyPatch) -> Copies:
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: copies.lock(tensor))
     on_gpu(job)
     with copies, pytest.raises(Enough):
-        list(train(job, Runtime(GPU, World(), False), Position(), STEPS + 1, lambda at: None))
+        list(train(job, Runtime(GPU, World()), Position(), STEPS + 1, lambda at: None))
     assert len(copies.sources) == len(set(copies.sources)) > STEPS
     return copies
 
@@ -197,6 +197,6 @@ def test_micro_batches_are_built_ahead(tmp_path: Path) -> None:
 
     plain = job.examples
     job.examples = lambda step: Noted(plain(step))
-    list(train(job, Runtime(torch.device("cpu"), World(), False), Position(), 3, lambda at: None))
+    list(train(job, Runtime(torch.device("cpu"), World()), Position(), 3, lambda at: None))
     assert len(seen) >= 3
     assert threading.main_thread().name not in seen

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from trainables.settings.errors import ConfigError
 from trainables.training import precision, world
 from trainables.training.runtime import Runtime
 
@@ -34,7 +37,41 @@ def test_device() -> None:
 def test_float32_on_a_gpu_is_not_rounded_to_tf32() -> None:
     """Neither in products nor in LSTMs nor in convolutions, whatever an image or an earlier user of the process has set."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    Runtime(torch.device("cpu"), world.current(), autocast=False)
+    Runtime(torch.device("cpu"), world.current())
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
     assert "tf32" not in (torch.backends.cudnn.rnn.fp32_precision, torch.backends.cudnn.conv.fp32_precision)
+
+
+CARDS = {(9, 0): "bfloat16", (8, 0): "bfloat16", (7, 5): "float16", (7, 0): "float16", (6, 1): "float32"}
+
+
+@pytest.mark.parametrize(("capability", "expected"), CARDS.items())
+def test_auto_on_a_gpu_follows_its_tensor_cores(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And TF32 is refused where they lack it."""
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability[0]))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    assert precision.resolve("auto", "cuda") == expected
+    if expected == "bfloat16":
+        assert precision.resolve("tf32", "cuda") == "tf32"
+    else:
+        with pytest.raises(ConfigError, match="tf32 given, but this machine's a card does not have it"):
+            precision.resolve("tf32", "cuda")
+    with pytest.raises(ConfigError, match="tf32 given, but a CPU does not have it"):
+        precision.resolve("tf32", "cpu")
+
+
+def test_tf32_is_of_products_of_matrices_and_of_its_own_passes_alone() -> None:
+    """Work in float32 that is done meanwhile, such as vectors of texts, does not end it, and is not rounded."""
+    asked, other = Runtime(torch.device("cpu"), world.current(), "tf32"), Runtime(torch.device("cpu"), world.current())
+    for runtime, rounded in ((asked, True), (other, False), (asked, True), (other, False)):
+        with runtime.autocast():
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.backends.cuda.matmul.allow_tf32 == rounded
+        assert not torch.backends.cudnn.allow_tf32

@@ -122,7 +122,7 @@ Seen = tuple[dict[str, float], list[float], list[bool]]
 def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: int, in_order: bool) -> Seen:
     """({weight: value, steps of it}, all weights of the head) after some steps of the loop, and which steps had a short text."""
     with group(f"{folder}/reached-{micro}-{in_order}", rank, size):
-        made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), False, micro)
+        made, runtime = validate(Recipe, recipe), Runtime(torch.device("cpu"), World(rank, size), micro_batch=micro)
         job = runner.job_of(
             Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/store-{rank}-{size}"), runtime
         )
