@@ -20,7 +20,7 @@ from trainables.encoder.layers import blocks_of
 
 
 def narrow_last_block(encoder: Any) -> nn.Module | None:
-    """Let the last block compute only the `rows` of a layout that has some. Returns the block; None if it serves other layers too."""
+    """Let the last block compute only the `rows` of a layout that has some. Returns the block; None if other layers share it."""
     blocks = blocks_of(encoder, encoder.config.num_hidden_layers)
     if len(blocks) != encoder.config.num_hidden_layers:
         return None

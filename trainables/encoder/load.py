@@ -27,7 +27,7 @@ from trainables.batches.special_tokens import Special, special_tokens
 from trainables.batches.train_wordpiece import train_wordpiece
 from trainables.encoder import attention, checkpoint, lora, packing_probe, process_memory
 from trainables.encoder.check import check_encoder, read_tokenizer, rows_needed
-from trainables.encoder.dropout import Dropout, accelerated, replaced_dropout
+from trainables.encoder.dropout import Dropout, replaced_dropout
 from trainables.encoder.last_block import narrow_last_block
 from trainables.encoder.occurring_embedding import OccurringEmbedding
 from trainables.encoder.weights import kind_fault, read_model, refusal
@@ -272,9 +272,8 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int], rows: 
         return [output.last_hidden_state if layer == -1 else output.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
-        device = batch.pool_index.device
-        few = rows is not None and len(rows) > 0 and not inner and not accelerated(device)
-        with attention.packed(batch.lengths, device, rows if few else None) as layout:
+        few = rows is not None and len(rows) > 0 and not inner
+        with attention.packed(batch.lengths, batch.pool_index.device, rows if few else None) as layout:
             layout.ends = batch.ends  # on the device already
             found = [state[0] for state in states(batch.parts[0])]
         return found if rows is None or layout.narrowed else [state.index_select(0, rows) for state in found]

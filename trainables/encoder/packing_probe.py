@@ -34,7 +34,7 @@ class Packability:
 
 
 def packable(model: Any, type_ids: bool) -> Packability:
-    """Test whether packed texts give the same results as single texts, and whether the last block can compute single tokens of them.
+    """Test whether packed texts give the same results as single texts, and the last block on single tokens those of all tokens.
 
     The model must be in eval mode; it is not changed.
     """

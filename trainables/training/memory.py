@@ -60,7 +60,8 @@ def footprint(model: nn.Module, packable: bool, device: torch.device, recomputes
     Of a layer are kept: 10 H (its input, queries, keys, values, the attended states, and the masks of dropout and inputs of the
     norms after both parts) and 2 I (before and after the activation). One more layer stands for what the backward pass computes.
     Measured for MiniLM's shape in float32, the estimate is 0.83 to 1.08 of what a step adds to the memory of the process
-    (benchmarks/step_memory.py); in bfloat16 it is 1.3 to 1.6.
+    (benchmarks/step_memory.py); in bfloat16 it is 1.3 to 1.6. A last block that computes only what is read keeps almost a layer
+    less (`last_block.py`), which is not subtracted.
     """
     encoder: Any = model.encoder
     config = encoder.config
