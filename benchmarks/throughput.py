@@ -40,6 +40,7 @@ import torch
 
 from benchmarks.contestants import ours, peers, prepare, theirs
 from benchmarks.workload import Workload, base_encoder, examples_of, flops_per_token, grouped_by_length, product_rate
+from trainables.training.precision import cpu_speedup
 
 POOL = 50
 """Batches from which those that are grouped by length are drawn."""
@@ -53,6 +54,8 @@ def main() -> None:
     options = arguments().parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of all contestants, before their processes start
     prepare(options.threads)
+    if options.precision == "bfloat16" and options.device == "cpu" and (speedup := cpu_speedup()) < 1:
+        print(f"bfloat16 products are {1 / speedup:.0f} times slower than float32 ones here: --seconds or few --steps end it sooner")
     half, sizes = options.precision == "bfloat16", zip(options.batch, options.steps * len(options.batch), strict=False)
     works = [
         Workload(what, options.encoder, texts, batch, steps * MORE[texts], half, options.device)
