@@ -55,7 +55,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of all contestants, before their processes start
     prepare(options.threads)
     if options.precision == "bfloat16" and options.device == "cpu" and (speedup := cpu_speedup()) < 1:
-        print(f"bfloat16 products are {1 / speedup:.0f} times slower than float32 ones here: --seconds or few --steps end it sooner")
+        print(f"bfloat16 is {1 / speedup:.0f} times slower than float32 on this CPU: use --seconds or few --steps")
     half, sizes = options.precision == "bfloat16", zip(options.batch, options.steps * len(options.batch), strict=False)
     works = [
         Workload(what, options.encoder, texts, batch, steps * MORE[texts], half, options.device)
