@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers import logging as transformers_logging
@@ -20,6 +21,7 @@ from transformers import logging as transformers_logging
 from benchmarks.workload import DROPOUT, RATE, Meter, Workload, base_encoder
 from trainables.batches.pack import Example
 from trainables.encoder import process_memory
+from trainables.encoder.occurring_embedding import train_occurring
 from trainables.heads.classifier import classifier
 from trainables.scores.evaluate import predict
 from trainables.stages.finetune import cross_entropy
@@ -80,6 +82,7 @@ def ours(work: Workload, examples: Sequence[Example]) -> dict[str, Any]:
 
 def our_training(work: Workload, model: Any, examples: Sequence[Example], runtime: Runtime, meter: Meter) -> dict[str, Any]:
     base, steps = base_encoder(work.encoder), work.steps + 1
+    train_occurring(model.encoder, np.concatenate([example.ids for example in examples]))  # as fine-tuning does
     groups = optimizer.parameter_groups(model, model.encoder, base.layers, learning_rate=RATE, xi=0.95, weight_decay=0.01)
     job = Job(
         base=base,

@@ -10,11 +10,13 @@ length gets sorted texts. A batch that does not fit into a peer's memory is comp
 count.
 
 Each round measures the device's own matrix products too. Utilisation is the share of their rate at which a contestant computes the
-products of the model itself, without padding and recomputation. Joules are those of the GPU's own counter.
+products of the model itself, without padding and recomputation; ours leaves out those of the last block that nothing reads, which
+count. Ours trains those word embeddings that occur in the texts, as fine-tuning does. Joules are those of the GPU's own counter.
 
 `long`: reviews joined to lengths like IMDb's (lognormal, mean 230 pieces, at most 512). `short`: the sentences of sls_imdb as they
 are. Each contestant has a process of its own, so that what one sets up does not help or hinder the other; while one runs, the
-others sleep (with the tiny encoder, which tries the script, all share one). On a CPU part of our lead is a setting of the C library
+others sleep (with the tiny encoder, which tries the script, all share one). Threads that wait give up their core, as in a study,
+unless the environment says otherwise (`OMP_WAIT_POLICY=active`). On a CPU part of our lead is a setting of the C library
 that keeps freed memory (`process_memory.py`): so Trainer runs both as it is shipped and with that setting. Needs the extra
 `[bench]`, and a machine that nothing else uses.
 """
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +40,7 @@ import torch
 
 from benchmarks.contestants import ours, peers, prepare, theirs
 from benchmarks.workload import Workload, base_encoder, examples_of, flops_per_token, grouped_by_length, product_rate
+from trainables.training.precision import cpu_speedup
 
 POOL = 50
 """Batches from which those that are grouped by length are drawn."""
@@ -48,7 +52,10 @@ Call = Callable[..., Any]
 def main() -> None:
     """Run the rounds, print a line for each measurement and the medians, and write them as JSON."""
     options = arguments().parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of all contestants, before their processes start
     prepare(options.threads)
+    if options.precision == "bfloat16" and options.device == "cpu" and (speedup := cpu_speedup()) < 1:
+        print(f"bfloat16 is {1 / speedup:.0f} times slower than float32 on this CPU: use --seconds or few --steps")
     half, sizes = options.precision == "bfloat16", zip(options.batch, options.steps * len(options.batch), strict=False)
     works = [
         Workload(what, options.encoder, texts, batch, steps * MORE[texts], half, options.device)

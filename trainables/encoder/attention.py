@@ -5,12 +5,13 @@ which takes the boundaries of the texts from the current layout. On an accelerat
 its test (`kernels/choice.py`). Otherwise it is computed by matrix products over groups of texts of similar length. Their dropout is
 stored as the sign of a probability: one array holds both, and neither forward nor backward casts a boolean.
 
-Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text.
+Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W positions of its longest text, R queries of a text: all
+its tokens, or in the last block those that are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,12 +91,31 @@ class Group:
         out.index_copy_(0, self.padding.tokens, flat.index_select(0, self.padding.places))
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Texts that attend in one call, and the tokens of them that ask: all, or in the last block those that the head reads."""
+
+    keys: Group
+    queries: Group
+    """`keys` itself if all tokens ask, else a group of the same texts over the tokens that do."""
+    places: Tensor
+    """int64 [g, R], or [1, R] if the same in all texts: position of each query in its text; at padding, that of the first."""
+
+
 class PackedLayout:
     """Boundaries and groups of the texts in a packed row, for one pass of the encoder."""
 
-    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(self, lengths: Sequence[int], device: torch.device | str = "cpu", rows: Tensor | None = None) -> None:
         self.lengths = tuple(lengths)
         self.device = torch.device(device)
+        self.rows = rows
+        """int64 [r], ascending: the tokens that are read of the last block's output; None: all (`last_block.py`)."""
+        self.stops = False
+        """Whether the next attention only hands over its keys and values, by raising `Reached`."""
+        self.known: Reached | None = None
+        """Keys and values of all tokens, for queries of `rows` alone."""
+        self.narrowed = False
+        """Whether `rows` are all that the last block computed."""
         self.calls = 0
         self._biases: dict[Any, Tensor | None] = {}
 
@@ -105,6 +125,22 @@ class PackedLayout:
         starts = np.cumsum(self.lengths) - self.lengths
         limits = (WASTE_ACCELERATED, CELLS_ACCELERATED) if bits.accelerated(self.device) else (WASTE, CELLS)
         return [_group(members, self.lengths, starts, self.device) for members in grouped(self.lengths, *limits)]
+
+    @cached_property
+    def whole(self) -> list[Pair]:
+        """All tokens ask."""
+        starts = pack.ends_of(self.lengths).long()
+        return [Pair(group, group, _places(group, starts, None, self.device)) for group in self.groups]
+
+    @cached_property
+    def narrow(self) -> list[Pair]:
+        """Only `rows` ask; groups without any are left out."""
+        assert self.rows is not None
+        starts = pack.ends_of(self.lengths).long()
+        first = torch.searchsorted(self.rows, starts).numpy()
+        counts, first = np.diff(first), first[:-1].clip(max=len(self.rows) - 1)
+        asked = [(group, _group(group.texts, counts, first, self.device)) for group in self.groups if counts[[*group.texts]].any()]
+        return [Pair(group, queries, _places(queries, starts, self.rows, self.device)) for group, queries in asked]
 
     @cached_property
     def draws(self) -> list[int]:
@@ -121,15 +157,15 @@ class PackedLayout:
         """int32 [b + 1]: the starts of the texts and the end of the last one."""
         return pack.sent(pack.ends_of(self.lengths), self.device)
 
-    def bias(self, group: Group, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive mask [g * h, W, W]: minus infinity at masked positions. Shared by all layers.
+    def bias(self, pair: Pair, heads: int, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """Additive mask [g * h, 1 or R, W]: minus infinity at masked positions. Shared by all layers.
 
-        Only a group with padding stores it whole, which is at most `heads` times CELLS; else all texts and heads share [W, W].
+        Only a group with padding stores it whole, which is at most `heads` times CELLS; else all texts and heads share one.
         """
-        window = window if window is not None and window < group.width else None
-        key = (group, heads, window, dtype)
+        window = window if window is not None and window < pair.keys.width else None
+        key = (pair, heads, window, dtype)
         if key not in self._biases:
-            self._biases[key] = _bias(group, heads, window, dtype, self.device)
+            self._biases[key] = _bias(pair, heads, window, dtype, self.device)
         return self._biases[key]
 
 
@@ -146,8 +182,8 @@ def grouped(lengths: Sequence[int], most_waste: int = WASTE, most_cells: int = C
     return groups
 
 
-def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, device: torch.device) -> Group:
-    width, start = lengths[members[0]], int(starts[members[0]])
+def _group(members: Sequence[int], lengths: Sequence[int] | np.ndarray, starts: np.ndarray, device: torch.device) -> Group:
+    width, start = int(max(lengths[text] for text in members)), int(starts[members[0]])
     if len(members) == 1:
         return Group(tuple(members), width, start, None)
     place = np.arange(width)
@@ -159,27 +195,46 @@ def _group(members: Sequence[int], lengths: Sequence[int], starts: np.ndarray, d
     return Group(tuple(members), width, start, Padding(rows, tokens, places, some))
 
 
-def _bias(group: Group, heads: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    real = group.padding.real if group.padding else None
+def _places(queries: Group, starts: Tensor, rows: Tensor | None, device: torch.device) -> Tensor:
+    """Positions of queries in their texts, which begin at `starts`; `rows` are the tokens that ask, None: all."""
+    if rows is None and (queries.padding is None or queries.padding.real is None):
+        return torch.arange(queries.width, device=device)[None]
+    if queries.padding is None:
+        tokens = torch.arange(queries.start, queries.start + queries.width)
+    else:
+        tokens = queries.padding.rows
+    tokens = tokens if rows is None else rows.index_select(0, tokens)
+    first, end = (pack.sent(starts[torch.tensor(queries.texts) + i], device)[:, None] for i in (0, 1))
+    # A text of which no token asks has another's for padding.
+    return tokens.view(-1, queries.width).clamp(first, end - 1) - first
+
+
+def _bias(pair: Pair, heads: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    keys = pair.keys
+    real = keys.padding.real if keys.padding else None
     if real is None and window is None:
         return None
-    seen = torch.ones(1, 1, group.width, group.width, dtype=torch.bool, device=device)
+    seen = torch.ones(1, 1, 1, keys.width, dtype=torch.bool, device=device)
     if window is not None:
-        seen = seen.triu(1 - window).tril(window - 1)
-    if real is not None:
-        # Padding attends to itself: under a window it could attend to nothing, and softmax would give NaN.
-        seen = seen & (real[:, None, None, :] | torch.eye(group.width, dtype=torch.bool, device=device))
+        seen = ((pair.places[:, :, None] - torch.arange(keys.width, device=device)).abs() < window)[:, None]  # [1 or g, 1, R, W]
+    if real is not None:  # padding asks like a text's first query, and so attends to something: softmax gives no NaN
+        seen = seen & real[:, None, None, :]
     bias = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, float("-inf"))
-    return bias.expand(len(group.texts), heads, -1, -1).reshape(-1, group.width, group.width)
+    return bias.expand(len(keys.texts), heads, -1, -1).reshape(-1, *bias.shape[2:])
 
 
 _layout: PackedLayout | None = None
 
 
 @contextmanager
-def packed(lengths: Sequence[int], device: torch.device | str = "cpu") -> Iterator[PackedLayout]:
-    """Within the block, attention is restricted to texts of these lengths."""
-    layout = PackedLayout(lengths, device)
+def packed(lengths: Sequence[int], device: torch.device | str = "cpu", rows: Tensor | None = None) -> Iterator[PackedLayout]:
+    """Within the block, attention is restricted to texts of these lengths; of the last block's output `rows` are read.
+
+    On an accelerator, whose kernels take the queries of all tokens, all are computed.
+    """
+    layout, stream = PackedLayout(lengths, device, None if bits.accelerated(torch.device(device)) else rows), bits.current()
+    if stream is not None:
+        stream.rows = layout.rows
     with laid_out(layout):
         yield layout
 
@@ -200,6 +255,35 @@ def laid_out(layout: PackedLayout | None) -> Iterator[None]:
         _layout = before
 
 
+class Reached(Exception):
+    """An attention was reached whose result is not wanted; `key` and `value` [1, heads, T, d] are its inputs."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self.key, self.value = key, value
+
+
+def keys_and_values(layout: PackedLayout, block: Callable[[], Any]) -> Reached:
+    """Keys and values of the attention that `block` calls first; nothing is computed behind them."""
+    layout.stops = True
+    try:
+        block()
+    except Reached as reached:
+        return Reached(reached.key, reached.value)  # without the traceback, which holds all local variables
+    finally:
+        layout.stops = False
+    raise RuntimeError("the last block did not call its attention")
+
+
+@contextmanager
+def asked_by_rows(layout: PackedLayout, known: Reached) -> Iterator[None]:
+    """Within the block, queries are those of the layout's rows; keys and values are known."""
+    layout.known, layout.narrowed = known, True
+    try:
+        yield
+    finally:
+        layout.known = None
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -213,6 +297,11 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention of [1, h, T, d] within the texts of the current layout. Returns [1, T, h, d], as transformers expects."""
     assert _layout is not None, "packed attention outside `packed`"
+    if _layout.stops:
+        raise Reached(key, value)
+    known = _layout.known
+    if known is not None:
+        key, value = known.key, known.value
     _layout.calls += 1
     if attention_mask is not None:
         raise ValueError("packed attention takes no mask")
@@ -220,7 +309,8 @@ def packed_attention(
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
-    q, k, v = (x[0].transpose(0, 1).to(dtype) for x in (query, key, value))  # [T, h, d]
+    # `squeeze`, not x[0]: the backward pass of an index fills a tensor with zeros and copies the gradient into it.
+    q, k, v = (x.squeeze(0).transpose(0, 1).to(dtype) for x in (query, key, value))  # [T, h, d]
     stream = bits.current() if bits.threshold(dropout) else None
     if stream is not None:
         stream.site += 1
@@ -234,7 +324,7 @@ def packed_attention(
                 p = 0.0 if stream is None else dropout
                 return choice.attend(q, k, v, _layout.ends, _layout.longest, scaling, window, p)[None], None
         out: Tensor = _Attention.apply(  # type: ignore[no-untyped-call]
-            q, k, v, _layout, scaling, window, dropout, stream
+            q, k, v, _layout, _layout.whole if known is None else _layout.narrow, scaling, window, dropout, stream
         )
     return out[None], None
 
@@ -264,7 +354,7 @@ def ran_in(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 class _Attention(torch.autograd.Function):
-    """softmax(scaling * q k') v within every group, with dropout on the probabilities."""
+    """softmax(scaling * q k') v within every pair of groups, with dropout on the probabilities."""
 
     @staticmethod
     def forward(
@@ -273,54 +363,63 @@ class _Attention(torch.autograd.Function):
         k: Tensor,
         v: Tensor,
         layout: PackedLayout,
+        pairs: Sequence[Pair],
         scaling: float,
         window: int | None,
         p: float,
         stream: bits.Stream | None,
     ) -> Tensor:
         heads, out, kept = q.shape[1], q.new_empty(q.shape), []
-        signs = iter(()) if stream is None else _signs(layout, heads, stream, p, q.dtype)
-        for group in layout.groups:
-            gq, gk, gv = (group.take(x) for x in (q, k, v))
-            bias = layout.bias(group, heads, window, q.dtype)
-            probabilities = _scores(gq, gk, bias, scaling).softmax(-1)  # [g * h, W, W]
+        signs = iter(()) if stream is None else _signs(layout, pairs, heads, stream, p, q.dtype)
+        for pair in pairs:
+            gq, gk, gv = pair.queries.take(q), pair.keys.take(k), pair.keys.take(v)
+            bias = layout.bias(pair, heads, window, q.dtype)
+            probabilities = _scores(gq, gk, bias, scaling).softmax(-1)  # [g * h, R, W]
             if stream is None:
-                group.put(torch.bmm(probabilities, gv), out)
+                pair.queries.put(torch.bmm(probabilities, gv), out)
             else:
                 probabilities.copysign_(next(signs))
-                group.put(torch.bmm(_kept(probabilities), gv).mul_(bits.scale(p)), out)
+                pair.queries.put(torch.bmm(_kept(probabilities), gv).mul_(bits.scale(p)), out)
             if any(ctx.needs_input_grad):
                 kept.append(probabilities)
         ctx.save_for_backward(q, k, v, *kept)
-        ctx.layout, ctx.scaling = layout, scaling
+        ctx.pairs, ctx.scaling = pairs, scaling
+        ctx.whole = len(pairs) == len(layout.groups)  # else some texts, of which nothing is read, have gradients of zero
         ctx.scale = None if stream is None else bits.scale(p)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *kept = ctx.saved_tensors
-        gradients = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
+        empty = torch.empty_like if ctx.whole else torch.zeros_like
+        gradients = [empty(x, memory_format=torch.contiguous_format) for x in (q, k, v)]
         scale = ctx.scale or 1.0
-        for group, signed in zip(ctx.layout.groups, kept, strict=True):
-            gq, gk, gv = (group.take(x) for x in (q, k, v))
-            go = group.take_gradient(grad)
+        for pair, signed in zip(ctx.pairs, kept, strict=True):
+            gq, gk, gv = pair.queries.take(q), pair.keys.take(k), pair.keys.take(v)
+            go = pair.queries.take_gradient(grad)
             dropped = signed if ctx.scale is None else _kept(signed)
-            group.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
+            pair.keys.put(torch.bmm(dropped.transpose(1, 2), go).mul_(scale), gradients[2])
             inner = torch.bmm(go, gv.transpose(1, 2))  # gradient of the dropped probabilities, without the scale
             if ctx.scale is not None:
                 inner = torch.ops.aten.threshold_backward(inner, signed, 0)
                 signed = torch.abs(signed, out=dropped)
             inner = torch._softmax_backward_data(inner, signed, -1, signed.dtype)
-            group.put(_product(inner, gk, ctx.scaling * scale), gradients[0])
-            group.put(_product(inner.transpose(1, 2), gq, ctx.scaling * scale), gradients[1])
-        return (*gradients, None, None, None, None, None)
+            pair.queries.put(_product(inner, gk, ctx.scaling * scale), gradients[0])
+            pair.keys.put(_product(inner.transpose(1, 2), gq, ctx.scaling * scale), gradients[1])
+        return (*gradients, None, None, None, None, None, None)
 
 
-def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Yield [g * h, W, W] for every group, negative where a probability drops out. A text's bits do not depend on its group."""
+def _signs(
+    layout: PackedLayout, pairs: Sequence[Pair], heads: int, stream: bits.Stream, p: float, dtype: torch.dtype
+) -> Iterator[Tensor]:
+    """Yield [g * h, R, W] for every pair, negative where a probability drops out.
+
+    A text's bits depend neither on its group nor on the queries that ask.
+    """
     if bits.accelerated(layout.device):
-        for group in layout.groups:
-            levels = torch.empty(len(group.texts) * heads, group.width, group.width, dtype=torch.int16, device=layout.device)
+        for pair in pairs:
+            shape = (len(pair.keys.texts) * heads, pair.queries.width, pair.keys.width)
+            levels = torch.empty(shape, dtype=torch.int16, device=layout.device)
             yield levels.random_(0, bits.LEVELS).sub_(bits.threshold(p)).to(dtype)
         return
     first, per_draw = stream.batch.offsets.squares * heads, 4 * heads
@@ -328,9 +427,10 @@ def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtyp
     if layout.draws[-1] * per_draw <= AT_ONCE:  # the bits of all texts are contiguous
         stream.seek(first)
         together = stream.signs(layout.draws[-1] * per_draw, p)
-    for group in layout.groups:
-        signs = torch.zeros(len(group.texts), heads, group.width, group.width, dtype=torch.int16) if group.padding else None
-        for row, text in enumerate(group.texts):
+    for pair in pairs:
+        texts, queries, width = pair.keys.texts, pair.queries.width, pair.keys.width
+        signs = torch.zeros(len(texts), heads, queries, width, dtype=torch.int16) if pair.keys.padding else None
+        for row, text in enumerate(texts):
             length, draw = layout.lengths[text], layout.draws[text]
             count = heads * length * length
             if together is None:
@@ -339,8 +439,10 @@ def _signs(layout: PackedLayout, heads: int, stream: bits.Stream, p: float, dtyp
             else:
                 own = together[draw * per_draw : draw * per_draw + count]
             own = own.view(heads, length, length)
+            if pair.queries is not pair.keys:
+                own = own.index_select(1, pair.places[row])
             if signs is not None:
-                signs[row, :, :length, :length] = own
+                signs[row, :, : own.shape[1], :length] = own
         whole = own if signs is None else signs.flatten(0, 1)
         # A 16-bit float has its sign bit where the integer has it; the other bits do not matter.
         yield whole.view(dtype) if dtype.itemsize == 2 else whole.to(dtype)

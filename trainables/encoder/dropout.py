@@ -47,6 +47,8 @@ class Stream:
     def __init__(self, seed: int, step: int, batch: Batch, site: int = -1) -> None:
         self.batch = batch
         self.site = site
+        self.rows: Tensor | None = None
+        """int64 [r]: the tokens of an input with r rows, where the last block computes only these; None: no such input."""
         self._key = (seed, step)
         self._generator = np.random.PCG64DXSM(np.random.SeedSequence((seed, step)))
         self._draw = np.random.Generator(self._generator)
@@ -193,9 +195,10 @@ class Dropout(nn.Module):
         _stream.site += 1
         if accelerated(x.device):
             return nn.functional.dropout(x, self.p)
-        offsets = _stream.batch.offsets
+        offsets, rows = _stream.batch.offsets, _stream.rows
         first = offsets.texts if self.per_text else offsets.tokens
-        dropped: Tensor = _Dropped.apply(x, _stream, self.p, first)  # type: ignore[no-untyped-call]
+        some = rows is not None and not self.per_text and x.numel() == len(rows) * x.shape[-1]
+        dropped: Tensor = _Dropped.apply(x, _stream, self.p, first, rows if some else None)  # type: ignore[no-untyped-call]
         return dropped
 
 
@@ -203,30 +206,36 @@ class _Dropped(torch.autograd.Function):
     """x * keep * scale, in chunks that fit into the cache."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, stream: Stream, p: float, first_row: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, stream: Stream, p: float, first_row: int, chosen: Tensor | None) -> Tensor:
         width = x.shape[-1]
         draws = -(-width // 4)  # per row
         rows = x.reshape(-1, width)
         out, keep = torch.empty_like(rows), torch.empty_like(rows)
         stream.seek(first_row * draws)
         step = max(1, CHUNK // width)
+        of_chosen = None
+        if chosen is not None:  # all up to the last one are drawn: faster than a jump to each
+            of_chosen = stream.signs((int(chosen[-1]) + 1) * draws * 4, p).view(-1, draws * 4).index_select(0, chosen)
         for i in range(0, len(rows), step):
             part = rows[i : i + step]
-            signs = stream.signs(len(part) * draws * 4, p).view(len(part), draws * 4)[:, :width]
+            if of_chosen is None:
+                signs = stream.signs(len(part) * draws * 4, p).view(len(part), draws * 4)[:, :width]
+            else:
+                signs = of_chosen[i : i + step, :width]
             torch.mul(part, keep[i : i + step].copy_(signs).clamp_(0, 1), out=out[i : i + step]).mul_(scale(p))
         ctx.save_for_backward(keep)
         ctx.scale = scale(p)
         return out.view(x.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (keep,) = ctx.saved_tensors
         rows = grad.reshape(keep.shape)
         out = torch.empty_like(keep)
         step = max(1, CHUNK // keep.shape[-1])
         for i in range(0, len(rows), step):
             torch.mul(rows[i : i + step], keep[i : i + step], out=out[i : i + step]).mul_(ctx.scale)
-        return out.view(grad.shape), None, None, None
+        return out.view(grad.shape), None, None, None, None
 
 
 class _Replaced(TorchFunctionMode):

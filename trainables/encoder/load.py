@@ -28,6 +28,7 @@ from trainables.batches.train_wordpiece import train_wordpiece
 from trainables.encoder import attention, checkpoint, lora, packing_probe, process_memory
 from trainables.encoder.check import check_encoder, read_tokenizer, rows_needed
 from trainables.encoder.dropout import Dropout, replaced_dropout
+from trainables.encoder.last_block import narrow_last_block
 from trainables.encoder.occurring_embedding import OccurringEmbedding
 from trainables.encoder.weights import kind_fault, read_model, refusal
 from trainables.settings.encoder import Encoder
@@ -54,6 +55,8 @@ class Base(InputFormat):
     """Weight and bias of the checkpoint's own pooler, if it has one."""
     hidden_size: int
     layers: int
+    narrows: bool = False
+    """Whether its last block can compute single tokens (`last_block.py`)."""
     notices: tuple[str, ...] = ()
 
 
@@ -161,6 +164,7 @@ def base_of(
         model=model,
         pooler=pooler,
         packable=probe.reason is None,
+        narrows=probe.narrows,
         position_start=probe.position_start,
         takes_types=types,
         longest=_longest(model),
@@ -230,6 +234,8 @@ def prepared(model: Any, base: Base) -> Any:
     model.set_attn_implementation(attention.NAME if base.packable else "eager")
     if base.packable:
         replace_dropout(model)
+    if base.narrows:
+        narrow_last_block(model)
     return model
 
 
@@ -250,13 +256,17 @@ def with_dropout(config: Any, dropout: float) -> Any:
     return config
 
 
-def hidden_states(encoder: nn.Module, batch: Batch) -> Tensor:
-    """Last hidden states [T, H] of all tokens, text after text, for packed and padded batches."""
-    return layer_states(encoder, batch, (-1,))[0]
+def hidden_states(encoder: nn.Module, batch: Batch, rows: Tensor | None = None) -> Tensor:
+    """Last hidden states [T, H] of all tokens, text after text, or [r, H] of the tokens `rows`, for packed and padded batches."""
+    return layer_states(encoder, batch, (-1,), rows)[0]
 
 
-def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> list[Tensor]:
-    """Hidden states [T, H] of all tokens after every one of these layers; -1 is the encoder's output."""
+def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int], rows: Tensor | None = None) -> list[Tensor]:
+    """Hidden states [T, H] of all tokens after every one of these layers; -1 is the encoder's output.
+
+    With `rows`, int64 [r], ascending: [r, H] of these tokens. Nothing else is then computed of the last block's output, if it can
+    be left out (`last_block.py`).
+    """
     inner = any(layer != -1 for layer in layers)
 
     def states(part: Any) -> list[Tensor]:
@@ -266,15 +276,18 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
         return [output.last_hidden_state if layer == -1 else output.hidden_states[layer + 1] for layer in layers]
 
     if batch.order is None:
-        with attention.packed(batch.lengths, batch.pool_index.device) as layout:
+        few = rows is not None and len(rows) > 0 and not inner
+        with attention.packed(batch.lengths, batch.pool_index.device, rows if few else None) as layout:
             layout.ends = batch.ends  # on the device already
-            return [state[0] for state in states(batch.parts[0])]
+            found = [state[0] for state in states(batch.parts[0])]
+        return found if rows is None or layout.narrowed else [state.index_select(0, rows) for state in found]
     with replaced_dropout(uneven=hasattr(encoder, "set_attention_type")) as begin:
         flat = []
         for part in batch.parts:
             begin(part)
             flat.append([state.flatten(0, 1) for state in states(part)])
-    return [torch.cat(layer_parts).index_select(0, batch.order) for layer_parts in zip(*flat, strict=True)]
+    order = batch.order if rows is None else batch.order.index_select(0, rows)
+    return [torch.cat(layer_parts).index_select(0, order) for layer_parts in zip(*flat, strict=True)]
 
 
 def in_float32(encoder: Any) -> bool:

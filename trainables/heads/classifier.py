@@ -73,11 +73,10 @@ class Classifier(nn.Module):
         """Pooled outputs of the encoder: one row per text or fraction, or with pooling bilstm per piece, [T, H]."""
         if batch.chunks:
             return torch.cat([self.features(chunk) for chunk in batch.chunks])
-        states = layer_states(self.encoder, batch, self.layers)  # each [T, H]
+        rows = None if self.pooling in ("mean", "bilstm") else batch.pool_index
+        states = layer_states(self.encoder, batch, self.layers, rows)  # each [T, H], or [b, H] of the tokens that are read
         if self.pooling == "mean":
             states = [mean_over_texts(state, batch.lengths) for state in states]
-        elif self.pooling != "bilstm":
-            states = [state.index_select(0, batch.pool_index) for state in states]
         return COMBINED[self.combine](states)
 
 

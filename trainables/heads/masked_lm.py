@@ -60,14 +60,13 @@ class MaskedLM(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [m, vocabulary] at the masked positions."""
-        return self.logits(hidden_states(self.encoder, batch), batch)
+        return self.logits(hidden_states(self.encoder, batch, batch.masked_index), batch)
 
     def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """Logits [m, vocabulary] at the masked positions from hidden states [T, H]."""
-        assert batch.masked_index is not None, "a batch without masked pieces"
-        assert batch.masked_targets is not None
+        """Logits [m, vocabulary] from the hidden states [m, H] at the masked positions."""
+        assert batch.masked_targets is not None, "a batch without masked pieces"
         known = self._known[0]
-        known.hidden = hidden.index_select(0, batch.masked_index)[None]  # [1, m, H]
+        known.hidden = hidden[None]  # [1, m, H]
         try:
             logits: Tensor = self.head(input_ids=batch.masked_targets[None]).logits[0]
         finally:

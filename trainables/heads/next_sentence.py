@@ -41,9 +41,10 @@ class PairedLM(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(logits [m, vocabulary] at the masked positions, logits [b, 2] of the pairs in float32)."""
+        assert batch.masked_index is not None, "a batch without masked pieces"
         hidden = hidden_states(self.encoder, batch)  # [T, H]
         pooled = torch.tanh(self.pooler(hidden.index_select(0, batch.pool_index)))
-        return self._masked[0].logits(hidden, batch), self.next_sentence(pooled).float()
+        return self._masked[0].logits(hidden.index_select(0, batch.masked_index), batch), self.next_sentence(pooled).float()
 
 
 def paired_lm(base: Base, dropout: float, seed: int) -> PairedLM:

@@ -69,7 +69,8 @@ def footprint_of(
     Of a layer are kept: 10 H (its input, queries, keys, values, the attended states, and the masks of dropout and inputs of the
     norms after both parts) and 2 I (before and after the activation). One more layer stands for what the backward pass computes.
     Measured for MiniLM's shape in float32, the estimate is 0.83 to 1.08 of what a step adds to the memory of the process
-    (benchmarks/step_memory.py); in bfloat16 it is 1.3 to 1.6.
+    (benchmarks/step_memory.py); in bfloat16 it is 1.3 to 1.6. A last block that computes
+    only what is read keeps almost a layer less, which is not subtracted.
     """
     width, layers = config.hidden_size, layers or config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * width

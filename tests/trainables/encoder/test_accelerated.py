@@ -158,12 +158,12 @@ def test_few_groups_and_small_masks() -> None:
     with as_on_a_gpu():
         layout = attention.PackedLayout(lengths)
         assert len(layout.groups) <= 2 < len(on_cpu)
-        for group in layout.groups:
-            bias = layout.bias(group, heads, 8, torch.float32)
+        for pair in layout.whole:
+            bias = layout.bias(pair, heads, 8, torch.float32)
             assert bias is not None
             assert bias.untyped_storage().nbytes() <= 4 * heads * attention.CELLS_ACCELERATED
         alone = attention.PackedLayout([2000])
-        bias = alone.bias(alone.groups[0], heads, 8, torch.float32)
+        bias = alone.bias(alone.whole[0], heads, 8, torch.float32)
     assert bias is not None
     assert bias.shape == (heads, 2000, 2000)
     assert bias.untyped_storage().nbytes() == 4 * 2000**2

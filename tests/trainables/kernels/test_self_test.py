@@ -95,6 +95,6 @@ def test_plain_attention_with_a_device_s_random_numbers_passes_too(
     def plain(q: Any, k: Any, v: Any, ends: Any, longest: int, scaling: float, window: int | None, p: float) -> Any:
         layout = attention.PackedLayout(ends.diff().tolist())
         stream = object.__new__(Stream) if p else None  # nothing of it is read
-        return attention._Attention.apply(q, k, v, layout, scaling, window, p, stream)
+        return attention._Attention.apply(q, k, v, layout, layout.whole, scaling, window, p, stream)
 
     assert self_test.fault(plain, CPU, dtype, 24, windowed, dropping) is None
