@@ -23,6 +23,7 @@ from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import Finetune, Multitask
 from trainables.stages.features import Features
+from trainables.store.artifact_files import VALIDATED
 from trainables.training import optimizer
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
@@ -176,7 +177,7 @@ def job(
         return {"epoch": epoch, "split": "validation", **scores}
 
     def artifact_files(folder: Path) -> dict[str, Path]:
-        path = folder / "predictions-validation.parquet"
+        path = folder / VALIDATED
         return {path.name: write_predictions(path, latest[0], data.validation.labels, scores.get("thresholds"))}
 
     groups = optimizer.parameter_groups(
