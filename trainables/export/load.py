@@ -93,12 +93,12 @@ class LoadedModel:
         Long texts are computed first, packed without padding, in parts that fit into memory. Raises ConfigError if pairs are
         given to a model of single texts or the reverse, MemoryError if a single text does not fit into memory.
         """
-        texts = list(texts)
-        if fault := self._fault(texts):
+        given: list[Any] = list(texts)
+        if fault := self._fault(given):
             raise ConfigError([fault])
-        if not texts:
+        if not given:
             return np.zeros((0, len(self.labels)), dtype=np.float32)
-        return predict(self.model, self.base, self._examples(texts), self.runtime)
+        return predict(self.model, self.base, self._examples(given), self.runtime)
 
     def in_float32(self) -> LoadedModel:
         """The same model computing in float32, whatever the precision of its training."""

@@ -106,6 +106,7 @@ def _never(stage: Finetune, model: LoadedModel) -> str | None:
 def _ways(model: LoadedModel) -> Iterator[Way]:
     """Ways to write the head, those first that add no arithmetic."""
     head, width = model.model.classifier, model.base.hidden_size
+    inner = head[0] if isinstance(head, nn.Sequential) else None
     if model.model.pooler is not None:
         if isinstance(head, nn.Linear):
             yield Way("tanh", _values(model.model.pooler), _values(head))
@@ -115,11 +116,11 @@ def _ways(model: LoadedModel) -> Iterator[Way]:
         yield Way("linear", (torch.eye(width), torch.zeros(width)), _values(head))
         if 2 * head.out_features <= width:
             yield _doubled(head, width)
-    elif isinstance(head, nn.Sequential) and head[0].out_features <= width:
-        inner, out = _widened(*_values(head[0]), width), _values(head[-1])
-        out = (nn.functional.pad(out[0], (0, width - out[0].shape[1])), out[1])
-        yield Way("relu", inner, out)
-        yield Way(None, inner, out)
+    elif isinstance(head, nn.Sequential) and isinstance(inner, nn.Linear) and inner.out_features <= width:
+        weight, bias = _values(head[-1])
+        dense, out = _widened(*_values(inner), width), (nn.functional.pad(weight, (0, width - weight.shape[1])), bias)
+        yield Way("relu", dense, out)
+        yield Way(None, dense, out)
 
 
 def _doubled(head: nn.Linear, width: int) -> Way:
@@ -180,11 +181,12 @@ def _values(layer: Any) -> tuple[Tensor, Tensor]:
 
 def _put(layer: nn.Linear, weight: Tensor, bias: Tensor) -> bool:
     """Set weight and bias of a layer; False if it has no bias and needs one."""
+    biased: Any = layer.bias  # torch's type leaves out that it may be None
     with torch.no_grad():
         layer.weight.copy_(weight)
-        if layer.bias is not None:
-            layer.bias.copy_(bias)
-    return layer.bias is not None or not bias.any()
+        if biased is not None:
+            biased.copy_(bias)
+    return biased is not None or not bool(bias.any())
 
 
 # Comparison ----------------------------------------------------------------------------------------------------------------------
