@@ -21,7 +21,7 @@ def cli() -> None:
 
 for command in (run.run, run.reproduce, plan.plan):
     cli.add_command(command)
-for command in (review.status, review.report, review.compare, review.marks, review.trace):
+for command in (review.status, review.report, review.compare, review.marks, review.trace, review.export):
     cli.add_command(command)
 for command in (survey.doctor, survey.tasks, survey.recipes, survey.encoders, survey.overlap):
     cli.add_command(command)

@@ -1,0 +1,291 @@
+"""Export the model that a study found: choose one of its finals, take its weights from the store, write them as a folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trainables.settings.errors import ConfigError, near
+
+if TYPE_CHECKING:
+    from analysis.records.run_folder import Run
+    from analysis.records.trials import Trial
+    from analysis.results.final_settings import FinalSetting
+    from study.definition.models import Study
+    from trainables.export.description import Description
+    from trainables.export.load import LoadedModel
+    from trainables.stages.inputs import Inputs
+    from trainables.store.store import Artifact, Store
+
+HOW_TO_GET_FINALS = "study run RUN goes on to the finals, which follow the search"
+
+
+@dataclass(frozen=True)
+class ChosenFinal:
+    """The trial whose weights are the model."""
+
+    run: Run
+    """The study that it belongs to."""
+    trial: Trial
+    setting: FinalSetting
+    """Its setting with all seeds."""
+    why: str
+    """How it was chosen, as the rest of a sentence."""
+
+    @property
+    def score(self) -> str:
+        """Scores in words: `validation error 12.00 %, test error 11.50 %`."""
+        metric = self.run.metric
+        scores = {"validation": self.trial.score, "test": metric.score(self.trial.test) if self.trial.test else None}
+        return ", ".join(f"{split} {metric.label} {value:.2f} %" for split, value in scores.items() if value is not None)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model that was written."""
+
+    chosen: ChosenFinal
+    folder: Path
+    described: Description
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Say what was written and how to load it."""
+        one = self.chosen
+        lines = [f"model: {self.folder}", f"  {one.trial.name}, {one.why}: {one.score}", *(f"  {text}" for text in self.remarks)]
+        if self.described.plain:
+            lines.append(f"transformers loads it: pipeline('text-classification', {str(self.folder)!r})")
+        else:
+            lines.append(f"transformers loads its encoder, not its head: {self.described.reason}")
+        return "\n".join([*lines, f"this package loads it: trainables.load({str(self.folder)!r}).predict(texts)"])
+
+
+def export(
+    run: Path,
+    trial: str | None = None,
+    folder: Path | None = None,
+    store: str | None = None,
+    *,
+    task: str | None = None,
+    seed: int | None = None,
+    force: bool = False,
+    again: bool = False,
+) -> Exported:
+    """Write the model of a study, or of the cell `trial` of an ablation, into a folder, by default `model` in the run folder.
+
+    `again` trains it once more if the store no longer has its weights. Raises ConfigError if there is no such final, if its weights
+    are gone, if the encoder's files have changed since, or if the folder cannot be written.
+    """
+    from study.review.model_card import model_card
+    from trainables.export import write
+
+    chosen = choose(run, trial, task, seed)
+    folder = folder or run / ("model" if trial is None else f"model-{chosen.trial.name}")
+    write.check_place(folder, force)
+    with _model(chosen, store, again, run) as (model, study, remarks):
+        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run), force)
+    return Exported(chosen, folder, described, tuple(remarks))
+
+
+# Which final ---------------------------------------------------------------------------------------------------------------------
+
+
+def choose(run: Path, name: str | None = None, task: str | None = None, seed: int | None = None) -> ChosenFinal:
+    """Choose a final: of a study by default the chosen setting, of that the seed that is best on validation.
+
+    `name` is the name of a final, or the label of a setting or cell. Raises ConfigError if the run has no such final.
+    """
+    from analysis.records.run_folder import load
+    from analysis.results.read_ablation import is_ablation
+
+    try:
+        if is_ablation(run):
+            return _of_ablation(run, name, task, seed)
+        return _of_study(load(run), name, seed)
+    except (OSError, ValueError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError([str(error)]) from None
+
+
+def _of_study(run: Run, name: str | None, seed: int | None) -> ChosenFinal:
+    from analysis.results.final_settings import is_settled, settings
+
+    ranked = settings(run)
+    if not ranked:
+        raise ConfigError([f"{run.folder}: no final has ended: {_state(run)}; {HOW_TO_GET_FINALS}"])
+    if name is None and not is_settled(run):
+        ready = ", ".join(trial.name for setting in ranked for trial in setting.trials)
+        unsettled = "no setting is chosen yet, since not all finals have ended"
+        raise ConfigError([f"{run.folder}: {unsettled}: study run goes on, or give --trial, one of {ready}"])
+    for setting in ranked:
+        for trial in setting.trials:
+            if name == trial.name:
+                if seed not in (None, trial.seed):
+                    raise ConfigError([f"--seed {seed}: {name} has seed {trial.seed}"])
+                return ChosenFinal(run, trial, setting, f"seed {trial.seed} of the setting {setting.label!r}, named by --trial")
+    named = [setting for setting in ranked if name == setting.label] if name is not None else ranked[:1]
+    if not named:
+        known = [trial.name for setting in ranked for trial in setting.trials] + [setting.label for setting in ranked]
+        raise ConfigError([f"--trial {name}: no final of {run.folder} that has ended{near(str(name), known)}"])
+    return _best_seed(run, named[0], seed, "the chosen setting" if name is None else f"the setting {named[0].label!r}")
+
+
+def _of_ablation(run: Path, name: str | None, task: str | None, seed: int | None) -> ChosenFinal:
+    """The best seed of a cell, which is named by its label, or a final as `folder/f00`."""
+    from analysis.records.run_folder import load
+    from analysis.results.final_settings import settings
+    from analysis.results.read_ablation import ledger
+
+    cells = [cell for cell in ledger(run).cells if cell.finished]
+    if not cells:
+        raise ConfigError([f"{run}: no cell of the ablation has a result yet; study reproduce goes on"])
+    labels = list(dict.fromkeys(cell.label for cell in cells))
+    if name is None:
+        raise ConfigError([f"{run}: an ablation has no best cell: give --trial with one of its cells: {'; '.join(labels)}"])
+    named = [cell for cell in cells if cell.label == name]
+    if not named:
+        raise ConfigError([f"--trial {name!r}: no cell of {run} with a result{near(name, labels)}"])
+    tasks = list(dict.fromkeys(cell.task for cell in named))
+    if task is None and len(tasks) > 1:
+        raise ConfigError([f"--trial {name!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
+    if task is not None and task not in tasks:
+        raise ConfigError([f"--task {task}: {name!r} has no result for it{near(task, tasks)}"])
+    cell = next(cell for cell in named if task in (None, cell.task))
+    study, names = load(run / cell.finished[0].study), {one.trial.name for one in cell.finished}
+    setting = next(setting for setting in settings(study) if names & {trial.name for trial in setting.trials})
+    return _best_seed(study, setting, seed, f"the cell {name!r} on {cell.task}")
+
+
+def _best_seed(run: Run, setting: FinalSetting, seed: int | None, of: str) -> ChosenFinal:
+    """The seed of a setting that is best on validation, the smallest of equals; or the one that was asked for."""
+    seeds = {trial.seed: trial for trial in setting.trials}
+    if seed is not None and seed not in seeds:
+        raise ConfigError([f"--seed {seed}: {of} has no final with it that has ended; there are {', '.join(map(str, seeds))}"])
+    if seed is not None:
+        return ChosenFinal(run, seeds[seed], setting, f"seed {seed} of {of}, named by --seed")
+    best = min(setting.trials, key=lambda trial: (run.loss(trial), trial.seed or 0))
+    many = len(setting.trials)
+    why = f"seed {best.seed} of {of}" + (f", the best of {many} seeds on validation" if many > 1 else "")
+    return ChosenFinal(run, best, setting, why)
+
+
+def _state(run: Run) -> str:
+    """What a run without finals has, in words."""
+    complete = sum(trial.status == "complete" for trial in run.search)
+    trials = f"{len(run.search)} trials of the search, {complete} of them complete" if run.search else "no trial"
+    return f"the run is {run.state} and has {trials}"
+
+
+# Its weights ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
+    """(the model in memory, its study, remarks to the user)."""
+    from study.cluster import work
+    from study.definition.paths import in_place
+    from study.definition.study_file import load_study
+    from trainables.stages.inputs import Inputs
+    from trainables.store.artifact_files import WEIGHTS
+    from trainables.store.store import Store
+
+    folder, trial = chosen.run.folder, chosen.trial
+    study = load_study(folder / "study.yaml")
+    rows, _ = in_place(study, folder, chosen.run.rows)
+    params = next((row["params"] for row in reversed(rows) if row.get("trial") == trial.name and "params" in row), trial.params)
+    inputs = Inputs(study.recipe_for(dict(params), trial.seed or 0))
+    _check_encoder(study, inputs, rows)
+    shared = Store(store or study.store or Store.default().url)
+    stage_id = trial.stage_ids[-1] if trial.stage_ids else ""
+    artifact = shared.get(stage_id) if stage_id else None
+    if artifact is not None and artifact.has(WEIGHTS):
+        yield _loaded(artifact, study, inputs, rows), study, []
+        return
+    if not again:
+        raise ConfigError([_gone(chosen, artifact, shared, study, run)])
+    execution = study.execution_for(keep_weights=True)
+    if inputs.recipe.precision == "auto":
+        precision = work.best_precision(execution)
+        inputs = Inputs(inputs.recipe.model_copy(update={"precision": precision}), inputs.reader)
+    with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
+        artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
+        yield _loaded(artifact, study, inputs, rows), study, [remark]
+
+
+def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: Study, run: Path) -> str:
+    """Why the weights of a final are gone, and what brings them back."""
+    trial = chosen.trial.name
+    if artifact is None:
+        name = "".join(chosen.trial.stage_ids[-1:])[:12]
+        why = f"the store {store.url} has no fine-tuning {name}, so give the study's own by --store"
+    elif study.final.keep_weights == "none":
+        why = "final.keep_weights is none, so that they were deleted at the end"
+    else:
+        why = "they were deleted to save space"
+    return f"the weights of {trial} are gone: {why}; study export {run} --again trains {trial} once more, with the same seed"
+
+
+def _check_encoder(study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError if the encoder's files, or the texts that its vocabulary is trained on, have changed since the run."""
+    from study.run.inputs import changes, known
+    from trainables.encoder import checkpoint
+    from trainables.stages.inputs import trains_vocabulary
+
+    now: dict[str, Mapping[str, Any]] = {
+        f"encoder.{part}": {"digest": digest} for part, digest in checkpoint.digests(study.encoder).items()
+    }
+    if trains_vocabulary(study.encoder):
+        for name, task in study.used_tasks.items():
+            now[f"tasks.{name}.train"] = {"digest": inputs.reader.task(name, task, needs_test=False).digest("train")}
+    before = {name: {"digest": entry["digest"]} for name, entry in known(rows).items() if name in now and "digest" in entry}
+    if changed := changes(before, now):
+        raise ConfigError(["the encoder is not the one that was fine-tuned:", *(f"  {line}" for line in changed)])
+
+
+def _trained_again(chosen: ChosenFinal, inputs: Inputs, shared: Store, fresh: Store, execution: Any) -> tuple[Artifact, str]:
+    """(artifact with the weights, remark on its score) of a final that is trained once more. Shared stages are loaded."""
+    from study.cluster import work
+    from study.review.trace import copied
+    from trainables.stages.identity import nodes
+
+    *before, last = nodes(inputs)
+    for node in before:
+        copied(shared, fresh, node.stage_id)
+    for _ in work.here(work.Work(chosen.trial.name, inputs.recipe, fresh.url, execution), inputs.reader):
+        pass
+    artifact = fresh.get(last.stage_id)
+    assert artifact is not None, "the fine-tuning has ended without an artifact"
+    score, recorded = chosen.run.metric.score(artifact.rows("finetune")[-1]), chosen.trial.score
+    same = f"validation {chosen.run.metric.label} {score:.2f} %"
+    if score == recorded and chosen.trial.stage_ids[-1:] == (last.stage_id,):
+        return artifact, f"trained once more: {same}, as recorded"
+    return artifact, f"trained once more: {same}, recorded {recorded:.2f} %: its inputs, its device or the libraries differ"
+
+
+def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> LoadedModel:
+    """The model of an artifact of fine-tuning, on the CPU."""
+    from trainables.export.description import Description
+    from trainables.export.load import of_weights
+    from trainables.settings.stages import Finetune
+    from trainables.settings.validate import validate
+    from trainables.stages import jobs
+    from trainables.stages.state_files import weights_of
+
+    task = study.tasks[study.task]
+    recorded = next((row["labels"] for row in reversed(rows) if row["event"] == "plan" and row.get("labels")), None)
+    base = jobs.base_of(inputs)
+    described = Description(
+        labels=tuple(recorded or inputs.target.labels),
+        multi_label=task.multi_label,
+        pairs=task.text_pair is not None,
+        finetune=validate(Finetune, artifact.manifest["settings"]),
+        encoder_layers=base.layers,
+        precision=artifact.manifest["precision"],
+        thresholds=tuple(artifact.rows("finetune")[-1]["thresholds"]) if task.multi_label else None,
+        plain=False,
+        files={},
+    )
+    return of_weights(described, base, weights_of(artifact), "cpu")
