@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from analysis.text.terminal import Unwritten, guarded, open_streams
-from study.commands import plan, review, run, survey
+from study.commands import plan, predict, review, run, survey
 from study.commands.exits import exit_code, unexpected
 from study.definition.exit_codes import DONE, EPILOG, INTERRUPTED, WRONG_INPUT
 
@@ -23,6 +23,7 @@ for command in (run.run, run.reproduce, plan.plan):
     cli.add_command(command)
 for command in (review.status, review.report, review.compare, review.marks, review.trace, review.export):
     cli.add_command(command)
+cli.add_command(predict.predict)
 for command in (survey.doctor, survey.tasks, survey.recipes, survey.encoders, survey.overlap):
     cli.add_command(command)
 

@@ -91,6 +91,13 @@ def export(
     return Exported(chosen, folder, described, tuple(remarks))
 
 
+@contextmanager
+def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> Iterator[LoadedModel]:
+    """The model that `export` would write by default, in memory on a device. Raises ConfigError as `export`."""
+    with _model(choose(run), store, False, run, device) as (model, _, _):
+        yield model
+
+
 # Which final ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +190,9 @@ def _state(run: Run) -> str:
 
 
 @contextmanager
-def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
+def _model(
+    chosen: ChosenFinal, store: str | None, again: bool, run: Path, device: str = "cpu"
+) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
     """(the model in memory, its study, remarks to the user)."""
     from study.cluster import work
     from study.definition.paths import in_place
@@ -202,7 +211,7 @@ def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> It
     stage_id = trial.stage_ids[-1] if trial.stage_ids else ""
     artifact = shared.get(stage_id) if stage_id else None
     if artifact is not None and artifact.has(WEIGHTS):
-        yield _loaded(artifact, study, inputs, rows), study, []
+        yield _loaded(artifact, study, inputs, rows, device), study, []
         return
     if not again:
         raise ConfigError([_gone(chosen, artifact, shared, study, run)])
@@ -212,7 +221,7 @@ def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> It
         inputs = Inputs(inputs.recipe.model_copy(update={"precision": precision}), inputs.reader)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
         artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
-        yield _loaded(artifact, study, inputs, rows), study, [remark]
+        yield _loaded(artifact, study, inputs, rows, device), study, [remark]
 
 
 def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: Study, run: Path) -> str:
@@ -265,13 +274,14 @@ def _trained_again(chosen: ChosenFinal, inputs: Inputs, shared: Store, fresh: St
     return artifact, f"trained once more: {same}, recorded {recorded:.2f} %: its inputs, its device or the libraries differ"
 
 
-def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> LoadedModel:
-    """The model of an artifact of fine-tuning, on the CPU."""
+def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]], device: str) -> LoadedModel:
+    """The model of an artifact of fine-tuning, with the temperature that its validation predictions give."""
     from trainables.export.description import Description
     from trainables.export.load import of_weights
     from trainables.settings.stages import Finetune
     from trainables.settings.validate import validate
     from trainables.stages import jobs
+    from trainables.stages.run_recipe import temperature_of
     from trainables.stages.state_files import weights_of
 
     task = study.tasks[study.task]
@@ -285,7 +295,8 @@ def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Map
         encoder_layers=base.layers,
         precision=artifact.manifest["precision"],
         thresholds=tuple(artifact.rows("finetune")[-1]["thresholds"]) if task.multi_label else None,
+        temperature=temperature_of(artifact) or 1.0,
         plain=False,
         files={},
     )
-    return of_weights(described, base, weights_of(artifact), "cpu")
+    return of_weights(described, base, weights_of(artifact), device)
