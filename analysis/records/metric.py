@@ -1,11 +1,12 @@
 """The metrics that a task can be evaluated by: the one table for search, screen, tables and figures. Standard library only.
 
-All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them. The search minimises a loss in percent:
-the error itself, or 100 minus a score where higher is better.
+All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them; log loss is shown times 100 as well. The
+search minimises a loss in percent: the error or the log loss itself, or 100 minus a score where higher is better.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,10 +28,14 @@ class Metric(NamedTuple):
     """Whether higher is better."""
     least: float = 0.0
     """The smallest possible score, percent."""
+    most: float = 100.0
+    """The largest possible score, percent."""
     meaning: str = ""
     """Its definition in a sentence; empty if its label needs none."""
     beside: bool = False
     """Whether tables show it beside the run's own metric."""
+    of_probabilities: bool = False
+    """Whether it is computed from the probabilities instead of the predicted classes."""
 
     @property
     def share(self) -> bool:
@@ -39,8 +44,8 @@ class Metric(NamedTuple):
 
     def loss(self, row: Mapping[str, Any]) -> float | None:
         """The loss that the search minimises, percent, from a record's scores; None if the record lacks the field."""
-        value = row.get(self.field)
-        return None if value is None else float(value) if self.share else 100 - 100 * float(value)
+        score = self.score(row)
+        return None if score is None else row[self.field] if self.share else self.turned(score)
 
     def score(self, row: Mapping[str, Any]) -> float | None:
         """The score that is shown, percent, from a record's scores; None if the record lacks the field."""
@@ -77,6 +82,25 @@ METRICS = {
             *("mcc", "MCC", "MCC %", "mcc", "Matthews correlation coefficient, -1 to 1"),
             least=-100.0,
             meaning="MCC is Matthews' correlation coefficient times 100",
+        ),
+        Metric(
+            *("roc_auc", "ROC AUC", "AUC %", "roc_auc", "area under the ROC curve, 0 to 1"),
+            meaning="ROC AUC is the share of pairs of texts, one with and one without a class, that the probability of the class"
+            " ranks correctly: of two classes that of the second, else the mean over classes",
+            of_probabilities=True,
+        ),
+        Metric(
+            *("average_precision", "average precision", "AP %", "average_precision", "average precision, 0 to 1"),
+            meaning="average precision is the precision at each text of a class, averaged over these texts in the order of the"
+            " class's probability: of two classes that of the second, else the mean over classes",
+            of_probabilities=True,
+        ),
+        Metric(
+            *("log_loss", "log loss", "log l. %", "loss", "mean cross-entropy on the split, nats"),
+            higher=False,
+            most=math.inf,
+            meaning="log loss is the mean cross-entropy in nats times 100",
+            of_probabilities=True,
         ),
     )
 }

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ class Predictions:
     classes: int
     pieces: Array | None = None
     """[n]: length of each text before truncation, in pieces; None if not stored."""
+    probabilities: Array | None = None
+    """[n, classes]: probability of each class or label; None if not stored, or if no metric needs them."""
 
     @property
     def several(self) -> bool:
@@ -119,11 +121,86 @@ def _mcc(of: Predictions) -> tuple[float, Array]:
     return float(above / np.sqrt(u * v)), moved / np.sqrt(u * v)
 
 
+def _of_classes(
+    influence: Callable[[Array, Array], tuple[float, Array]], least: float
+) -> Callable[[Predictions], tuple[float, Array]]:
+    """The mean score and influence over the classes that some texts have and others lack, each against the rest.
+
+    Of two classes with one label per text only the second counts. Without such a class the score is `least`.
+    """
+
+    def mean(of: Predictions) -> tuple[float, Array]:
+        columns = range(of.classes) if of.several or of.classes != 2 else (1,)
+        has = [of.has[:, c] if of.several else of.has == c for c in columns]
+        both = [
+            influence(mine.astype(bool), _probabilities(of)[:, c])
+            for c, mine in zip(columns, has, strict=True)
+            if 0 < mine.sum() < len(mine)
+        ]
+        if not both:
+            return least, np.zeros(len(of.has))
+        return sum(score for score, _ in both) / len(both), np.sum([moved for _, moved in both], axis=0) / len(both)
+
+    return mean
+
+
+def _roc_auc(has: Array, probability: Array) -> tuple[float, Array]:
+    """Area under the ROC curve of one class, and how much each text moves it: DeLong's components."""
+    _, place = np.unique(probability, return_inverse=True)  # equal probabilities share a place, the smallest is first
+    right, wrong = np.bincount(place, weights=has), np.bincount(place, weights=~has)
+    positives, negatives = right.sum(), wrong.sum()
+    below = (np.cumsum(wrong) - wrong / 2)[place] / negatives  # share of the texts without the class that are ranked below
+    above = 1 - (np.cumsum(right) - right / 2)[place] / positives
+    area = float(below[has].mean())
+    share = positives / len(has)
+    return area, np.where(has, (below - area) / share, (above - area) / (1 - share))
+
+
+def _average_precision(has: Array, probability: Array) -> tuple[float, Array]:
+    """Average precision of one class, and how much each text moves it.
+
+    A text moves it by its own precision, if it has the class, and by changing the precision at all texts ranked below it.
+    """
+    _, place = np.unique(-probability, return_inverse=True)  # equal probabilities share a place, the highest is first
+    right, texts = np.bincount(place, weights=has), np.cumsum(np.bincount(place))
+    precision = np.cumsum(right) / texts
+    average = float((right * precision).sum() / right.sum())
+
+    def below(values: Array) -> Array:
+        """Sums over the texts with the class that are ranked at the text's place or below."""
+        return np.asarray(np.cumsum((right * values / texts)[::-1])[::-1][place])
+
+    moved = has * (precision[place] - average + below(np.ones(len(texts)))) - below(precision)
+    return average, moved * len(has) / right.sum()
+
+
+def _log_loss(of: Predictions) -> tuple[float, Array]:
+    """1 less the mean cross-entropy; of several labels the mean over all decisions."""
+    probabilities = _probabilities(of).astype(np.float64)
+    if of.several:
+        given = np.where(of.has, probabilities, 1 - probabilities)
+    else:
+        given = np.take_along_axis(probabilities, of.has[:, None], axis=1)
+    moved = np.log(np.maximum(given, SMALLEST)).mean(axis=1)
+    return 1 + float(moved.mean()), moved
+
+
+def _probabilities(of: Predictions) -> Array:
+    if of.probabilities is None:
+        raise ValueError("no probabilities are stored")
+    return of.probabilities
+
+
+SMALLEST = 1e-12
+"""Probabilities below it count as this one in the log loss, which would be infinite at 0."""
 MOVES: dict[str, Callable[[Predictions], tuple[float, Array]]] = {
     ERROR: _right,
     "macro_f1": _macro,
     "micro_f1": _micro,
     "mcc": _mcc,
+    "roc_auc": _of_classes(_roc_auc, 0.5),
+    "average_precision": _of_classes(_average_precision, 0.0),
+    "loss": _log_loss,
 }
 """{field of the records: function of predictions that returns (score, influence)}: the score where higher is better, at most 1; the
 influence of every text on it [n], up to a constant."""
@@ -137,7 +214,7 @@ def as_scores(bounds: tuple[float, float] | None, metric: Metric) -> tuple[float
     if bounds is None or bounds[0] == bounds[1]:
         return None
     low, high = sorted(map(metric.turned, bounds))
-    return max(metric.least, low), min(100.0, high)
+    return max(metric.least, low), min(metric.most, high)
 
 
 def stacked(seeds: Sequence[Predictions], metric: Metric) -> tuple[Array | None, str]:
@@ -147,9 +224,18 @@ def stacked(seeds: Sequence[Predictions], metric: Metric) -> tuple[Array | None,
     return np.stack([predictions.losses(metric).astype(np.float32) for predictions in seeds]), seeds[0].digest
 
 
-def of_trial(run: Path, name: str, classes: int = 0) -> Predictions:
-    """Read the copy of a trial's test predictions in its run folder; `classes` is a lower bound. Raises as `read` does."""
-    return read(file_of(run, name), classes)
+def of_trial(run: Path, name: str, classes: int = 0, metric: Metric | None = None) -> Predictions:
+    """Read the copy of a trial's test predictions in its run folder; `classes` is a lower bound. Raises as `read` does.
+
+    Probabilities are read only if the metric is computed from them; it is a ValueError then if they are not stored.
+    """
+    predictions = read(file_of(run, name), classes)
+    if metric is None or not metric.of_probabilities:
+        return predictions
+    values = probabilities(run, name, predictions)
+    if values is None:
+        raise ValueError(f"{file_of(run, name).name}: no probabilities are stored, and {metric.label} is computed from them")
+    return replace(predictions, probabilities=values.astype(np.float32), classes=values.shape[1])
 
 
 def file_of(run: Path, name: str) -> Path:

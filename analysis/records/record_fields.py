@@ -43,7 +43,6 @@ _SCORED = {
     "examples": Field(int, "size of the split"),
     "tokens": Field(int, "pieces trained on so far, padding not counted"),
     **{name: Field(float, meaning) for name, meaning in SCORES.items()},
-    "loss": Field(float, "mean cross-entropy on the split, nats"),
     "by_task": Field(
         dict,
         "multitask: scores of each task, {name: {error_rate_percent, loss, ...}}; the record's own are the target task's, or, if"

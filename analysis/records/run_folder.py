@@ -189,7 +189,7 @@ class Run:
         """Test predictions, or the reason why there are none."""
         if name not in self._predictions:
             try:
-                self._predictions[name] = of_trial(self.folder, name, len(self.labels))
+                self._predictions[name] = of_trial(self.folder, name, len(self.labels), self.metric)
             except (OSError, ValueError) as error:
                 self._predictions[name] = unread(error)
         return self._predictions[name]

@@ -191,7 +191,7 @@ def settle(ledger: Ledger, cell: Cell, folder: Path) -> None:
     seeds = []
     for run in cell.finished:
         try:
-            seeds.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes))
+            seeds.append(predictions.of_trial(folder / run.study, run.trial.name, run.classes, cell.metric))
         except (OSError, ValueError) as error:
             ledger.problems.append(f"{run.study}/{run.trial.name}: {unread(error)}, so that {cell.label} is not compared")
             return

@@ -14,12 +14,12 @@ from analysis.text.plain_data import csv_parts, csv_text
 RESULT_COLUMNS = (
     *("event", "session", "utc", "trial", "phase", "label", "trial_status", "setting", "seed", "recipe", "stage", "stage_name"),
     *("stage_id", "task", "split", "epoch", "step", "examples", "tokens", *SCORES),
-    *("loss", "train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
+    *("train_loss", "learning_rate", "wall_s", "tokens_per_s", "device", "precision", "source", "status", "c"),
 )
 TRIAL_COLUMNS = ("trial", "phase", "label", "setting", "seed", "status", "reason", "epochs", "metric", "validation_percent",
                  "test_percent", "validation_error_rate_percent", *(f"test_{metric.field}" for metric in BESIDE),
                  "tokens", "seconds", "source")  # fmt: skip
-TASK_COLUMNS = ("stage", "task", "examples", *SCORES, "loss")
+TASK_COLUMNS = ("stage", "task", "examples", *SCORES)
 
 
 def results_csv(run: Run) -> Iterator[str]:

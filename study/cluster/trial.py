@@ -124,7 +124,7 @@ class TrialActor(Trainable):  # type: ignore[misc]
             for row in self._rows:
                 rows.append(row)
                 if row.get("stage_name") == last.name and row.get("split") == "validation":
-                    result |= {"epoch": row["epoch"], "objective_percent": self._study.metric.loss(row)}
+                    result |= {"epoch": row["epoch"], "objective_percent": self._loss(row)}
                     if row["epoch"] < last.epochs:
                         break
             else:
@@ -134,6 +134,15 @@ class TrialActor(Trainable):  # type: ignore[misc]
             result |= fields | {"done": True}
             self._poisoned = not self._placement.under_train and poisons(end.details)
         return result | {"rows": rows}
+
+    def _loss(self, row: dict[str, Any]) -> float:
+        """The loss that the search minimises. Raises Ended for a row of the store that lacks the metric."""
+        metric = self._study.metric
+        loss = metric.loss(row)
+        if loss is None:
+            why = f"the stored result lacks the metric {metric.name}: an earlier version computed it; use another --store"
+            raise Ended("failed", f"{why} ({row['stage_name']} {row['stage_id'][:12]})")
+        return loss
 
     def cleanup(self) -> None:
         """Stop the current trial: close its generator, so that no further row is computed. A failed last save is only logged."""

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, log_loss, matthews_corrcoef, roc_auc_score
 
 from analysis.records import record, record_fields
 
 Array = np.ndarray[Any, Any]
 
 
-def scores(has: Array, given: Array, names: Sequence[str]) -> dict[str, Any]:
-    """Return the scores that an evaluation records, for classes [n] or 0/1 [n, labels]."""
+def scores(has: Array, given: Array, names: Sequence[str], likely: Array | None = None) -> dict[str, Any]:
+    """Return the scores that an evaluation records, for classes [n] or 0/1 [n, labels]; `likely`: their probabilities."""
     places = list(range(len(names)))
     several = has.ndim > 1
     macro = f1_score(has, given, average="macro", zero_division=0, labels=places if several else None)
@@ -28,18 +28,41 @@ def scores(has: Array, given: Array, names: Sequence[str]) -> dict[str, Any]:
         "loss": 0.5,
         "examples": len(has),
     }
+    if likely is not None:
+        found |= of_probabilities(has if several else np.eye(len(names))[has], likely, has)
     if several:
         each = f1_score(has, given, average=None, zero_division=0)
         return found | {"f1_by_label": dict(zip(names, each.tolist(), strict=True)), "thresholds": [0.25] * len(names)}
     return found | {"mcc": float(matthews_corrcoef(has, given))}
 
 
-def keep(folder: Path, name: str, has: Array, given: Array) -> None:
+def of_probabilities(columns: Array, likely: Array, has: Array, weights: Array | None = None) -> dict[str, float]:
+    """ROC AUC, average precision and log loss of 0/1 [n, classes]; of two classes with one label per text those of the second.
+
+    `has` are the labels as `scores` takes them, `weights` the weights of the texts.
+    """
+    ranked = likely
+    if has.ndim == 1 and columns.shape[1] == 2:
+        columns, ranked = columns[:, 1], likely[:, 1]
+    if has.ndim > 1:
+        loss = np.mean([log_loss(has[:, i], likely[:, i], labels=[0, 1], sample_weight=weights) for i in range(has.shape[1])])
+    else:
+        loss = log_loss(has, likely, labels=range(likely.shape[1]), sample_weight=weights)
+    return {
+        "roc_auc": float(roc_auc_score(columns, ranked, sample_weight=weights)),
+        "average_precision": float(average_precision_score(columns, ranked, sample_weight=weights)),
+        "loss": float(loss),
+    }
+
+
+def keep(folder: Path, name: str, has: Array, given: Array, likely: Array | None = None) -> None:
     """The copy of test predictions in the run folder."""
     (folder / "predictions").mkdir(parents=True, exist_ok=True)
     columns = {"index": np.arange(len(has))}
     for column, values in (("label", has), ("prediction", given)):
         columns[column] = values if values.ndim == 1 else pa.array([np.flatnonzero(row).tolist() for row in values])
+    if likely is not None:
+        columns["probabilities"] = pa.array(list(likely.astype(np.float32)))
     pq.write_table(pa.table(columns), folder / "predictions" / f"{name}-test.parquet")
 
 

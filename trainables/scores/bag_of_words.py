@@ -14,7 +14,7 @@ import numpy as np
 
 from trainables.data.scripts import CHARACTERS, SIGN, WORD, mostly_spaceless, simple, words
 from trainables.data.splits import Split, TaskData
-from trainables.scores.metrics import label_scores, scores, thresholds_of
+from trainables.scores.metrics import label_scores, ranking_scores, scores, thresholds_of
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 """Inverse regularisation strengths to try, the simplest model first."""
@@ -105,10 +105,11 @@ def _decided(probabilities: np.ndarray[Any, Any], thresholds: Sequence[float] | 
 def _measure(
     probabilities: np.ndarray[Any, Any], split: Split, names: Sequence[str], thresholds: Sequence[float] | None
 ) -> dict[str, Any]:
+    ranked = ranking_scores(split.labels, probabilities)
     if thresholds is not None:
         right = np.where(split.labels > 0, probabilities, 1 - probabilities)  # probability of the right decision
-        measured = label_scores(split.labels, _decided(probabilities, thresholds))
+        measured = label_scores(split.labels, _decided(probabilities, thresholds)) | ranked
         measured["f1_by_label"] = dict(zip(names, measured.pop("f1").tolist(), strict=True))
         return {"loss": float(-np.log(np.maximum(right, 1e-12)).mean()), **measured, "thresholds": list(thresholds)}
     loss = float(-np.log(np.maximum(probabilities[np.arange(len(split)), split.labels], 1e-12)).mean())
-    return {"loss": loss, **scores(split.labels, _decided(probabilities, None), probabilities.shape[1])}
+    return {"loss": loss, **scores(split.labels, _decided(probabilities, None), probabilities.shape[1]), **ranked}

@@ -14,7 +14,7 @@ from trainables.batches.pack import Batch, Example, collate
 from trainables.data.splits import Split
 from trainables.encoder.load import Base
 from trainables.scores import predictions
-from trainables.scores.metrics import label_scores, scores, thresholds_of
+from trainables.scores.metrics import label_scores, ranking_scores, scores, thresholds_of
 from trainables.training.micro_batches import in_halves
 from trainables.training.runtime import Runtime
 
@@ -75,12 +75,14 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Mean cross-entropy and scores of logits [n, classes] against labels [n]."""
     log_probabilities = _log_softmax(logits)
     loss = float(-log_probabilities[np.arange(len(labels)), labels].mean())
-    return {"loss": loss, **scores(labels, logits.argmax(axis=1), logits.shape[1])}
+    ranked = ranking_scores(labels, np.exp(log_probabilities))
+    return {"loss": loss, **scores(labels, logits.argmax(axis=1), logits.shape[1]), **ranked}
 
 
 def measure_labels(logits: np.ndarray, has: np.ndarray, names: Sequence[str], thresholds: Sequence[float]) -> dict[str, Any]:
     """Mean binary cross-entropy and scores of logits [n, labels] against labels 0/1 [n, labels]."""
-    row = label_scores(has, _sigmoid(logits) >= np.array(thresholds))
+    probabilities = _sigmoid(logits)
+    row = label_scores(has, probabilities >= np.array(thresholds)) | ranking_scores(has, probabilities)
     by_label = dict(zip(names, row.pop("f1").tolist(), strict=True))
     loss = float(np.logaddexp(0, np.where(has > 0, -logits, logits).astype(np.float64)).mean())
     return {"loss": loss, **row, "f1_by_label": by_label, "thresholds": list(thresholds)}

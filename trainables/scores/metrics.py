@@ -60,6 +60,34 @@ def label_scores(has: Classes, predicted: Classes) -> dict[str, Any]:
     }
 
 
+def ranking_scores(has: Classes, probabilities: Classes) -> dict[str, float]:
+    """Return roc_auc and average_precision (0..1) of probabilities [n, classes]; `has` are classes [n], or 0/1 [n, classes].
+
+    With two classes they are of the second one; with more, and in a multi-label task, the mean over the classes that some texts
+    have and others lack, each against the rest. Both are as in scikit-learn. Without such a class roc_auc is .5, as for random
+    ranks, and average_precision 0. Probabilities are compared in float32, the precision in which predictions are stored.
+    """
+    probabilities = np.asarray(probabilities, dtype=np.float32)
+    several, classes = np.ndim(has) > 1, probabilities.shape[1]
+    columns = range(classes) if several or classes != 2 else (1,)
+    both = [_ranking(has[:, c] if several else has == c, probabilities[:, c]) for c in columns]
+    known = np.array([pair for pair in both if pair is not None])
+    roc_auc, average_precision = known.mean(axis=0).tolist() if len(known) else (0.5, 0.0)
+    return {"roc_auc": roc_auc, "average_precision": average_precision}
+
+
+def _ranking(has: Classes, probabilities: Classes) -> tuple[float, float] | None:
+    """(area under the ROC curve, average precision) of one class [n]; None if all texts have it or none has."""
+    _, place = np.unique(-probabilities, return_inverse=True)  # equal probabilities share a place, the highest is first
+    right, texts = np.bincount(place, weights=has), np.bincount(place)
+    positives, negatives = right.sum(), len(has) - right.sum()
+    if not positives * negatives:
+        return None
+    wrong = texts - right
+    area = float((right * (negatives - np.cumsum(wrong) + wrong / 2)).sum() / (positives * negatives))
+    return area, float((right * np.cumsum(right) / np.cumsum(texts)).sum() / positives)
+
+
 def best_threshold(has: Classes, probabilities: Classes) -> float:
     """Return the threshold on probabilities with the largest F1 over all decisions together; .5 if no text has a label.
 

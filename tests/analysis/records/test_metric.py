@@ -18,6 +18,7 @@ from study.search.search import Search
 from tests.study.tiny import tiny_study
 from trainables.data.known_tasks import KNOWN, TABLE, instructions
 from trainables.scores import metrics as trained
+from trainables.scores.evaluate import measure, measure_labels
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import METRICS as NAMED
 from trainables.settings.task import Task
@@ -30,12 +31,12 @@ def test_the_tables_of_the_layers_agree() -> None:
     assert set(MOVES) == set(SCORES) == {metric.field for metric in METRICS.values()}
     labels = np.array([[0, 1], [1, 1]])
     measured = {
-        "not_single": set(trained.scores(labels[0], labels[1], 2)),
-        "not_several": set(trained.label_scores(labels, labels)),
+        "not_single": set(measure(labels.astype(float), labels[0])),
+        "not_several": set(measure_labels(labels.astype(float), labels, "ab", [0.5, 0.5])),
     }
     for kind, fields in measured.items():
         assert {metric.field for metric in NAMED.values() if not getattr(metric, kind)} <= fields, kind
-    assert set(SCORES) == set.union(*measured.values()) - {"examples", "f1"}
+    assert set(SCORES) == set.union(*measured.values()) - {"examples", "f1_by_label", "thresholds"}
     assert all(f"`{name}`" in (Task.model_fields["metric"].description or "") for name in NAMED)
 
 
@@ -46,7 +47,7 @@ def test_the_table_holds_each_metric_under_its_name() -> None:
 
 def test_scores_and_losses_are_in_percent() -> None:
     labels, given = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 0])
-    row = trained.scores(labels, given, 3)
+    row = trained.scores(labels, given, 3) | {"roc_auc": 0.75, "average_precision": 0.5, "loss": 0.25}
     assert {name: metric.score(row) for name, metric in METRICS.items()} == pytest.approx(
         {
             "error_rate": 40.0,
@@ -55,6 +56,9 @@ def test_scores_and_losses_are_in_percent() -> None:
             "macro_f1": 100 * row["macro_f1"],
             "micro_f1": 60.0,
             "mcc": 100 * row["mcc"],
+            "roc_auc": 75.0,
+            "average_precision": 50.0,
+            "log_loss": 25.0,
         }
     )
     for metric in METRICS.values():
@@ -63,7 +67,7 @@ def test_scores_and_losses_are_in_percent() -> None:
         assert score is not None
         assert metric.turned(loss) == pytest.approx(score)
         assert metric.turned(score) == pytest.approx(loss)
-        better = metric.loss(trained.scores(labels, labels, 3))
+        better = metric.loss(trained.scores(labels, labels, 3) | {"roc_auc": 1.0, "average_precision": 1.0, "loss": 0.0})
         assert better is not None
         assert better < loss
     assert METRICS["mcc"].loss({"macro_f1": 1.0}) is None

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from study.cluster.trial import persistent, resources
+from study.cluster.trial import TrialActor, persistent, resources
 from study.cluster.tune_adapters import InTurn
 from study.cluster.work import Ended, Placement, Work, ended, here
+from study.definition.study_file import load_study
 from tests.helpers import tiny_recipe
+from tests.study.tiny import tiny_study
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
 from trainables.store.store import Store, StoreError
@@ -176,3 +178,21 @@ def test_a_trial_whose_process_died_is_handed_out_again_but_not_for_ever() -> No
     assert not turns.is_restarted("t0")
     assert search.heard == ["c", "a"], "the search hears of it under the name that it gave"
     assert turns.suggest("e") == {"trial": "f0"}
+
+
+def test_a_stored_result_without_the_metric_fails_the_trial(tmp_path: Path) -> None:
+    data = tiny_study(tmp_path)
+    data["tasks"]["reviews"]["metric"] = "roc_auc"
+    actor = TrialActor.__new__(TrialActor)
+    placement = Placement(workers=1, cpus=1, gpus=0, under_train=False, storage=str(tmp_path))
+    config = {"trial": "t000", "params": {"pretrain.steps": 0, "finetune.learning_rate": 1e-3}, "seed": 0}
+    actor.setup(config, load_study(data), str(tmp_path / "store"), placement, Execution())
+    row = {"stage_name": "finetune", "stage_id": "0123456789abcdef", "split": "validation", "epoch": 1.0, "error_rate_percent": 9.0}
+    actor._rows = iter([row])
+    result = actor.step()
+    assert result["status"] == "failed"
+    assert result["reason"].startswith(
+        "the stored result lacks the metric roc_auc: an earlier version computed it; use another --store"
+    )
+    actor._rows = iter([row | {"roc_auc": 0.75}])
+    assert actor.step() | {"rows": []} == {"status": "running", "done": False, "epoch": 1.0, "objective_percent": 25.0, "rows": []}

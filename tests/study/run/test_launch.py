@@ -471,7 +471,8 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path, capsys: pytest.C
         final={"top_k": 1, "seeds": 1},
         baseline=False,
     )
-    done = study_here("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store")
+    by = ("--set", "tasks.reviews.metric=log_loss")
+    done = study_here("run", path, "--out", tmp_path / "run", "--store", tmp_path / "store", *by)
     assert done.returncode == 0, done.stdout + done.stderr
     stages = [(row["kind"], row["name"], row["status"]) for row in records(tmp_path / "run", "stage")]
     names = [("marks", "marks.scorer"), ("marks", "marks"), ("pretrain", "pretrain")]
@@ -483,6 +484,12 @@ def test_selective_masking_goes_through_a_study(tmp_path: Path, capsys: pytest.C
     assert {row["recipe"] for row in evaluations if row.get("trial")} == {"BERT-ITPT(selective)-FiT"}
     (trial,) = [row for row in records(tmp_path / "run", "trial") if row["phase"] == "search" and row["status"] != "started"]
     assert (trial["status"], len(trial["stage_ids"])) == ("complete", 4)
+    (test,) = [row for row in evaluations if row["split"] == "test"]
+    assert "\nlog loss in percent\n" in done.stdout
+    assert f"{100 * test['loss']:.2f}" in done.stdout
+    assert trial["objective_percent"] == pytest.approx(
+        100 * next(row["loss"] for row in evaluations if row["split"] == "validation" and row.get("trial") == "t000")
+    )
     shown = answer(capsys, "marks", tmp_path / "run", "--store", tmp_path / "store", "--texts", 2)
     assert "marks: words of the task's training texts" in shown
     assert "pretrain: masked words of the corpus" in shown

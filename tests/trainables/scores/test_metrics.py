@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
 
-from trainables.scores.metrics import scores
+from trainables.scores.metrics import ranking_scores, scores
 
 
 @pytest.mark.filterwarnings("ignore:A single label")
@@ -43,3 +43,25 @@ def test_a_class_that_is_never_predicted_counts() -> None:
 def test_nonsense_is_refused(labels: list[int], predictions: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         scores(np.array(labels, dtype=int), np.array(predictions, dtype=int), 2)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_ranking_scores_are_those_of_scikit_learn(several: bool, classes: int) -> None:
+    rng = np.random.default_rng(classes)
+    likely = rng.dirichlet(np.ones(classes), 90).round(1).astype(np.float32)  # many are equal
+    has = rng.random((90, classes)) < 0.3 if several else rng.integers(0, classes, 90)
+    columns = has if several else np.eye(classes, dtype=int)[has]
+    if not several and classes == 2:  # of the second class alone
+        columns, ranked = columns[:, 1], likely[:, 1]
+    else:
+        ranked = likely
+    assert ranking_scores(has, likely) == pytest.approx(
+        {"roc_auc": roc_auc_score(columns, ranked), "average_precision": average_precision_score(columns, ranked)}
+    )
+
+
+def test_classes_of_all_texts_or_of_none_are_not_ranked() -> None:
+    has, likely = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0]]), np.array([[0.9, 0.5, 0.1], [0.2, 0.4, 0.2], [0.1, 0.3, 0.3]])
+    assert ranking_scores(has, likely) == {"roc_auc": 1.0, "average_precision": 1.0}  # of the first label alone
+    assert ranking_scores(np.zeros(3, dtype=int), likely) == {"roc_auc": 0.5, "average_precision": 0.0}
