@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,9 +208,7 @@ def _model(
     params = next((row["params"] for row in reversed(rows) if row.get("trial") == trial.name and "params" in row), trial.params)
     inputs = Inputs(study.recipe_for(dict(params), trial.seed or 0))
     _check_encoder(study, inputs, rows)
-    shared = Store(store or study.store or Store.default().url)
-    stage_id = trial.stage_ids[-1] if trial.stage_ids else ""
-    artifact = shared.get(stage_id) if stage_id else None
+    shared, artifact = _in_store(chosen, study, store)
     if artifact is not None and artifact.has(WEIGHTS):
         yield _loaded(artifact, study, inputs, rows, device), study, []
         return
@@ -222,6 +221,23 @@ def _model(
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
         artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
         yield _loaded(artifact, study, inputs, rows, device), study, [remark]
+
+
+def _in_store(chosen: ChosenFinal, study: Study, url: str | None) -> tuple[Store, Artifact | None]:
+    """(the store, the final's artifact in it): the store that is given, the study's, or else the one that the run recorded."""
+    from trainables.store.artifact_files import WEIGHTS
+    from trainables.store.store import Store, StoreError
+
+    stage_id = "".join(chosen.trial.stage_ids[-1:])
+    own = Store(url or study.store or Store.default().url)
+    artifact = own.get(stage_id) if stage_id else None
+    recorded = next((str(row["store"]) for row in reversed(chosen.run.of("study")) if row.get("store")), None)
+    if url is None and recorded and stage_id and (artifact is None or not artifact.has(WEIGHTS)):
+        with suppress(StoreError, OSError):  # its address has no password, and may be that of another machine
+            other = Store(os.path.expanduser(recorded))
+            if (there := other.get(stage_id, (WEIGHTS,))) is not None:
+                return other, there
+    return own, artifact
 
 
 def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: Study, run: Path) -> str:

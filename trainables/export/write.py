@@ -105,6 +105,17 @@ def _tokenizer(model: LoadedModel) -> Any:
     tokenizer.model_max_length = stage.max_length
     tokenizer.truncation_side = "left" if stage.truncation == "tail" else "right"
     tokenizer.name_or_path = ""
+    names, special = list(tokenizer.model_input_names), model.base.special
+    types = [
+        *special.prefix_types,
+        *special.suffix_types,
+        special.text_type,
+        *sum(special.pair.types, ()),
+        *special.pair.text_types,
+    ]
+    if model.base.takes_types and any(types) and "token_type_ids" not in names:
+        # Some tokenizers, such as XLNet's, give them only on request; the encoder was trained with them.
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = [*names, "token_type_ids"]
     return tokenizer
 
 
