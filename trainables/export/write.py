@@ -95,6 +95,7 @@ def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
     (folder / CARD).write_text(card(described), encoding="utf-8")
     (folder / FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes files that only their owner reads
         _flush(path)
     return described
 
