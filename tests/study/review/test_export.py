@@ -50,12 +50,12 @@ def test_the_best_seed_of_the_chosen_setting_predicts_what_the_study_recorded(
     assert f"pipeline('text-classification', '{folder}')" in said
     recorded = pq.read_table(copied / "predictions" / f"{best['trial']}-test.parquet").to_pydict()
     model = trainables.load(folder, "cpu")
-    found = model.predict(TEXTS)
+    found = model.predict(TEXTS, raw=True)
     assert np.abs(found.probabilities - np.array(recorded["probabilities"])).max() < 1e-5
     assert found.labels == [model.labels[place] for place in recorded["prediction"]]
     short = [text for text, length in zip(TEXTS, recorded["pieces"], strict=True) if length <= 24]
     theirs = pipeline("text-classification", str(folder), device="cpu")(short, top_k=None)
-    ours = model.predict(short).probabilities
+    ours = model.predict(short, raw=True).probabilities
     for scores, row in zip(theirs, ours, strict=True):
         by_name = {score["label"]: score["score"] for score in scores}
         assert [by_name[name] for name in model.labels] == pytest.approx(row.tolist(), abs=1e-5)

@@ -151,5 +151,9 @@ def test_a_folder_with_anything_else_is_never_replaced(exported: Path, tmp_path:
         check_place(exported, force=False)
     with pytest.raises(ConfigError, match="exists and is no folder"):
         check_place(tmp_path / "notes.txt", force=True)
+    shutil.copytree(exported, tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds what no export wrote: notes.txt"):
+        check_place(tmp_path / "model", force=True)
     check_place(tmp_path / "new", force=False)
     check_place(exported, force=True)
