@@ -1,6 +1,6 @@
 """The metrics that a task can be evaluated by: the one table for search, screen, tables and figures. Standard library only.
 
-All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them; log loss is shown times 100 as well. The
+All scores are shown in percent, F1 and Matthews' coefficient too, as the papers print them; log loss is times 100 as well. The
 search minimises a loss in percent: the error or the log loss itself, or 100 minus a score where higher is better.
 """
 

@@ -96,9 +96,9 @@ class Task(Settings):
     metric: Literal[*METRICS] | None = None  # type: ignore[valid-type]
     """What the search compares trials by, on validation, and what tables show: `error_rate` or `accuracy` over texts,
     `subset_accuracy` (texts whose set of labels is exactly right), `macro_f1` (mean over classes or labels), `micro_f1` (over all
-    decisions), `mcc` (Matthews' coefficient); of the probabilities: `roc_auc`, `average_precision` (of two classes those of the second,
-    else the mean of each class against the rest), `log_loss` (mean cross-entropy). All in percent, or times 100. null: error_rate, in
-    a multi-label task micro_f1."""
+    decisions), `mcc` (Matthews' coefficient). From the probabilities: `roc_auc`, `average_precision` (of two classes those of the
+    second, else the mean of each class against the rest), `log_loss` (mean cross-entropy, times 100). All others are in percent.
+    null: error_rate, in a multi-label task micro_f1."""
 
     @property
     def measured_by(self) -> str:
