@@ -85,11 +85,17 @@ def export(
     from trainables.export import write
 
     chosen = choose(run, trial, task, seed)
-    folder = folder or run / ("model" if trial is None else f"model-{chosen.trial.name}")
+    folder = folder or run / _name(chosen, run, trial)
     write.check_place(folder, force)
     with _model(chosen, store, again, run) as (model, study, remarks):
         described = write.write(model, folder, lambda described: model_card(chosen, study, described, run), force)
     return Exported(chosen, folder, described, tuple(remarks))
+
+
+def _name(chosen: ChosenFinal, run: Path, trial: str | None) -> str:
+    """Name of the folder if none is given: `model`, `model-f01`, of an ablation `model-STUDY-f01`."""
+    study = [] if chosen.run.folder == run else [chosen.run.folder.name]
+    return "-".join(["model", *study, *([] if trial is None else [chosen.trial.name])])
 
 
 @contextmanager

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from study.definition.models import Study
     from study.review.export import ChosenFinal
     from trainables.export.description import Description
+    from trainables.settings.stages import Stage
 
 HUB_METRICS = {"accuracy": METRICS["accuracy"], "f1": METRICS["macro_f1"], "matthews_correlation": METRICS["mcc"]}
 """{the hub's name of a metric: ours}, for tasks with one label per text."""
@@ -178,16 +179,18 @@ def _same_source(one: Any, other: Any) -> bool:
 def _training(chosen: ChosenFinal, study: Study, described: Description) -> Iterator[str]:
     """All settings of the stages, and where the arithmetic was done."""
     recipe = study.recipe_for(dict(chosen.trial.params), chosen.trial.seed or 0)
-    stages = [{stage.kind: {k: v for k, v in _portable(stage.canonical()).items() if k not in LEFT_OUT}} for stage in recipe.stages]
+    stages = [{stage.kind: _settings(stage)} for stage in recipe.stages if stage.trains]
     device = chosen.trial.test.get("device") if chosen.trial.test else None
     yield f"Seed {chosen.trial.seed}, precision {described.precision}{f', on {plain(device, 60)}' if device else ''}."
     yield from ("", "```yaml", yaml.safe_dump(stages, sort_keys=False, allow_unicode=True).rstrip(), "```")
 
 
-def _portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings whose text files are named without their folders."""
-    corpus = settings.get("corpus")
-    return {**settings, **({"corpus": [Path(entry).name for entry in corpus]} if corpus else {})}
+def _settings(stage: Stage) -> dict[str, Any]:
+    """The settings of a stage that play a part, text files without their folders."""
+    settings = stage.canonical()
+    if settings.get("corpus"):
+        settings["corpus"] = [Path(entry).name for entry in settings["corpus"]]
+    return {name: value for name, value in settings.items() if name not in (*LEFT_OUT, *stage.switched_off)}
 
 
 def _versions(chosen: ChosenFinal, run: Path) -> Iterator[str]:

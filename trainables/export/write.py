@@ -12,6 +12,7 @@ The folder is written aside, loaded and compared with the trained model, and ren
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import shutil
@@ -67,13 +68,17 @@ def check_place(folder: Path, force: bool) -> None:
         raise ConfigError([f"{folder}: not empty, and it holds no exported model; give another folder"])
     if there and not force:
         raise ConfigError([f"{folder}: holds an exported model already; --force replaces it"])
-    if foreign := sorted(name for name in there if not _is_ours(folder / name)):
+    if foreign := sorted(there - _written(folder)):
         raise ConfigError([f"{folder}: holds what no export wrote: {', '.join(foreign[:5])}; give another folder"])
 
 
-def _is_ours(path: Path) -> bool:
-    """Whether an export may have written a file, to judge by its name."""
-    return (path.is_file() and path.suffix in (".json", ".safetensors", ".txt", ".model", ".jinja")) or path.name == CARD
+def _written(folder: Path) -> set[str]:
+    """Names of what an earlier export wrote into a folder, by its description, also where files were altered since."""
+    try:
+        files = set(json.loads((folder / FILE).read_bytes())["files"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        files = set()
+    return {FILE, CARD, *(name for name in files if isinstance(name, str) and (folder / name).is_file())}
 
 
 def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
@@ -95,6 +100,7 @@ def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
     (folder / CARD).write_text(card(described), encoding="utf-8")
     (folder / FILE).write_text(described.model_dump_json(indent=1) + "\n", encoding="utf-8")
     for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes files that only their owner reads
         _flush(path)
     return described
 

@@ -14,9 +14,11 @@ from transformers import pipeline
 
 import trainables
 from study.review.export import choose
+from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.helpers import reviews
 from tests.study.conftest import Run
 from tests.study.tiny import answer, records, refused
+from trainables.settings.errors import ConfigError
 from trainables.store.artifact_files import WEIGHTS
 from trainables.store.store import Store
 
@@ -136,3 +138,22 @@ def test_another_encoder_is_refused(copied: Path, finished: Run, capsys: pytest.
         train.write_text(text, encoding="utf-8")
     assert "the encoder is not the one that was fine-tuned" in said
     assert "tasks.reviews.train: 44 texts, was 45" in said
+
+
+def test_a_cell_of_an_ablation_is_named(tmp_path: Path) -> None:
+    run = build(tmp_path / "run", TABLE2, table2_outcomes())
+    with pytest.raises(ConfigError, match="an ablation has no best cell: give --trial with one of its cells: head-only; "):
+        choose(run)
+    with pytest.raises(ConfigError, match="several tasks have it; give --task, one of imdb, sls_yelp"):
+        choose(run, "head-only")
+    with pytest.raises(ConfigError, match=r"no cell of .* with a result; did you mean 'head-only'"):
+        choose(run, "head-onyl")
+    with pytest.raises(ConfigError, match="--task yelp: 'head-only' has no result for it"):
+        choose(run, "head-only", task="yelp")
+    found = choose(run, "head-only", task="imdb")
+    assert "of the cell 'head-only' on imdb, the best of 3 seeds on validation" in found.why
+    assert found.setting.label == "head-only"
+    assert found.trial.score == min(trial.score for trial in found.setting.trials if trial.score is not None)
+    assert choose(run, "head-only", task="imdb", seed=2).trial.seed == 2
+    with pytest.raises(ConfigError, match="--seed 7"):
+        choose(run, "head-only", task="imdb", seed=7)
