@@ -92,8 +92,8 @@ def predict_file(
             raise ConfigError([f"{source.url}: {done.rows} of {source.total} rows were read: it was changed meanwhile"])
     if done.empty:
         done.notices.append(
-            f"{done.empty} of {done.rows} rows have no text, first row {done.first_empty}: what is predicted for them is what"
-            " the model says of nothing"
+            f"{done.empty} of {done.rows} rows have no text, first row {done.first_empty}:"
+            " their predictions are those of an empty text"
         )
     if source.grown():
         done.notices.append(f"{source.url}: it has grown since it was checked; its first {done.rows} rows were predicted")

@@ -93,7 +93,8 @@ def _delimited(url: str, kind: str, columns: Columns, dialect: Dialect) -> Sourc
 
 
 def _parquet(url: str, columns: Columns) -> Source:
-    file = open_parquet(url if is_local(url) and own_name(url).endswith(".parquet") else io.BytesIO(read_content(url)[1]), url)
+    there = is_local(url) and own_name(url).endswith(".parquet")
+    file = open_parquet(os.path.expanduser(url) if there else io.BytesIO(read_content(url)[1]), url)
     schema, count = file.schema_arrow, file.metadata.num_rows
     _check_columns(url, schema.names, columns)
     if not count:
