@@ -42,9 +42,7 @@ def test_a_plain_model_comes_back(tmp_path: Path) -> None:
 HEADS: list[dict[str, Any]] = [
     {"pooling": "bilstm", "lstm_width": 5, "attention_width": 6, "attention_hops": 2, "freeze": "encoder"},
     {"pooling": "mean", "layers": (0, 2), "combine": "concat", "head": "mlp", "head_width": 7},
-    {"pooling": "cls", "layers": (0, 1), "combine": "max", "max_length": 12, "head_tokens": 3},
     {"pooling": "pooled", "truncation": "hier-attention", "max_length": 12, "max_fractions": 9},
-    {"pooling": "mean", "truncation": "hier-max", "max_length": 12},
 ]
 
 
