@@ -87,7 +87,7 @@ def export(
     chosen = choose(run, trial, task, seed)
     folder = folder or run / _name(chosen, run, trial)
     write.check_place(folder, force)
-    with _model(chosen, store, again, run) as (model, study, remarks):
+    with _model(chosen, store, again) as (model, study, remarks):
         described = write.write(model, folder, lambda described: model_card(chosen, study, described, run), force)
     return Exported(chosen, folder, described, tuple(remarks))
 
@@ -190,7 +190,7 @@ def _state(run: Run) -> str:
 
 
 @contextmanager
-def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
+def _model(chosen: ChosenFinal, store: str | None, again: bool) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
     """(the model in memory, its study, remarks to the user)."""
     from study.cluster import work
     from study.definition.paths import in_place
@@ -210,7 +210,7 @@ def _model(chosen: ChosenFinal, store: str | None, again: bool, run: Path) -> It
         yield _loaded(artifact, study, inputs, rows), study, []
         return
     if not again:
-        raise ConfigError([_gone(chosen, artifact, shared, study, run)])
+        raise ConfigError([_gone(chosen, artifact, shared, study)])
     execution = study.execution_for(keep_weights=True)
     if inputs.recipe.precision == "auto":
         precision = work.best_precision(execution)
@@ -237,7 +237,7 @@ def _in_store(chosen: ChosenFinal, study: Study, url: str | None) -> tuple[Store
     return own, artifact
 
 
-def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: Study, run: Path) -> str:
+def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: Study) -> str:
     """Why the weights of a final are gone, and what brings them back."""
     trial = chosen.trial.name
     if artifact is None:
@@ -247,7 +247,7 @@ def _gone(chosen: ChosenFinal, artifact: Artifact | None, store: Store, study: S
         why = "final.keep_weights is none, so that they were deleted at the end"
     else:
         why = "they were deleted to save space"
-    return f"the weights of {trial} are gone: {why}; study export {run} --again trains {trial} once more, with the same seed"
+    return f"the weights of {trial} are gone: {why}; the same command with --again trains it once more, with the same seed"
 
 
 def _check_encoder(study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]]) -> None:
