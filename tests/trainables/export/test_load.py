@@ -108,7 +108,7 @@ def altered(folder: Path, name: str, change: Callable[[bytes], bytes | None]) ->
         ("study_model.json", lambda data: data.replace(b'"pairs"', b'"pears"'), "pears: unknown field; did you mean 'pairs'"),
         ("study_model.json", lambda data: data.replace(b'"fair"', b'"good"'), "labels: a name occurs twice"),
         ("study_model.json", lambda data: data.replace(b'"head.safetensors"', b'"../head.safetensors"'), "is no name of a file"),
-        ("study_model.json", lambda data: data.replace(b'"linear"', b'"mlp"', 1), "does not fit the head"),
+        ("study_model.json", lambda data: data.replace(b'"head": "linear"', b'"head": "mlp"'), "does not fit the head"),
     ],
 )
 def test_an_altered_folder_is_refused(
