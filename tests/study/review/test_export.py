@@ -13,7 +13,8 @@ import yaml
 from transformers import pipeline
 
 import trainables
-from study.review.export import choose, export
+from study.review.chosen import choose
+from study.review.export import export
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.helpers import reviews
 from tests.study.conftest import Run
@@ -43,7 +44,8 @@ def exported(copied: Path, finished: Run) -> str:
 def best_of(run: Path) -> dict[str, object]:
     """The record of the best final on validation of the chosen setting, read without the code under test."""
     chosen = records(run, "selection")[-1]["settings"][0]["setting"]
-    finals = [row for row in records(run, "trial") if row["phase"] == "final" and row["setting"] == chosen]
+    last = {row["trial"]: row for row in records(run, "trial")}
+    finals = [row for row in last.values() if row["phase"] == "final" and row["setting"] == chosen]
     return min(finals, key=lambda row: (row["error_rate_percent"], row["seed"]))
 
 
