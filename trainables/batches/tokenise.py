@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from trainables.batches.special_tokens import Ids, Tokenizer
+from trainables.batches.tokenizer_library import differing, parts_of
 
 FORMAT = 1
 BATCH_TEXTS, BATCH_CHARACTERS = 1024, 2_000_000
@@ -185,7 +186,10 @@ def _word_marks(tokenizer: Tokenizer) -> tuple[np.ndarray[Any, Any], np.ndarray[
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """sha256 of everything that determines the pieces of a text. Truncation and padding are excluded: every call sets them."""
     content: Any = tokenizer.get_vocab()
+    others: dict[str, str] = {}
     if tokenizer.is_fast:
         content = json.loads(tokenizer.backend_tokenizer.to_str())
         content = {name: value for name, value in content.items() if name not in ("truncation", "padding")}
-    return hashlib.sha256(json.dumps([type(tokenizer).__name__, content], sort_keys=True).encode()).hexdigest()
+        others = differing([*parts_of(content)])
+    determines = [type(tokenizer).__name__, content, *([others] if others else [])]
+    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trainables.batches.special_tokens import Tokenizer
 
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
 
 def train_wordpiece(texts: Sequence[str], size: int) -> Tokenizer:
-    """Train a lower-casing BERT tokenizer with at most `size` pieces; deterministic.
+    """Train a lower-casing BERT tokenizer with at most `size` pieces; deterministic."""
+    from transformers import BertTokenizer
+
+    return BertTokenizer(vocab=trained(texts, size).get_vocab())
+
+
+def trained(texts: Sequence[str], size: int) -> Backend:
+    """The library's tokenizer with a vocabulary of at most `size` pieces.
 
     The library numbers its alphabet in the order of a hash map, which differs between runs and decides ties; so the alphabet is
     counted here and passed to it in a fixed order.
     """
     from tokenizers import Tokenizer as Backend
     from tokenizers import models, normalizers, pre_tokenizers, trainers
-    from transformers import BertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     backend = Backend(models.WordPiece(unk_token="[UNK]"))
@@ -38,4 +48,4 @@ def train_wordpiece(texts: Sequence[str], size: int) -> Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(texts, trainer)
-    return BertTokenizer(vocab=backend.get_vocab())
+    return backend

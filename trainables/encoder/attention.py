@@ -10,7 +10,7 @@ Shapes: T tokens of all texts, h heads of d channels, g texts of a group, W posi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from trainables.batches import pack
 from trainables.encoder import dropout as bits
-from trainables.kernels.choice import chosen
+from trainables.kernels.calls import KERNELS
+from trainables.kernels.choice import PLAIN, Choice, chosen
 
 NAME = "packed_texts"
 RAN = "packed_attention_ran"
@@ -236,6 +237,25 @@ def packed_attention(
             q, k, v, _layout, scaling, window, dropout, stream
         )
     return out[None], None
+
+
+def try_kernels(model: nn.Module, config: Any, autocast: bool) -> None:
+    """Test now what training on an accelerator will use, which would else take some of its first step's time."""
+    device = next(model.parameters()).device
+    if not bits.accelerated(device):
+        return
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dtype = torch.bfloat16 if autocast else torch.float32
+    drops = any(bits.threshold(module.p) for module in model.modules() if isinstance(module, bits.Dropout))
+    for windowed in {False, bool(getattr(config, "sliding_window", None))}:
+        for dropping in {False, drops}:
+            chosen(device, dtype, width, windowed, dropping)
+
+
+def ran_before(model: nn.Module, names: Collection[object]) -> None:
+    """Note kernels that computed what the model reads, as if they had run in it; unknown names are left out."""
+    known = (PLAIN, *(kernel.name for kernel in KERNELS))
+    model.__dict__.setdefault(RAN, {}).update({Choice(name, None, ()): None for name in known if name in names})
 
 
 def ran_in(model: nn.Module) -> tuple[list[str], list[str]]:

@@ -145,10 +145,6 @@ def base_of(
     notices = []
     if probe.reason is not None:
         notices.append(f"{config.model_type} takes padded batches, which are slower: {probe.reason}")
-    if in_float32(model):
-        notices.append(
-            f"{config.model_type} computes in float32 also with precision bfloat16, which its block-sparse attention lacks"
-        )
     return Base(
         folder=folder,
         config=config,
@@ -276,6 +272,14 @@ def layer_states(encoder: nn.Module, batch: Batch, layers: Sequence[int]) -> lis
 def in_float32(encoder: Any) -> bool:
     """Whether an encoder computes in float32 whatever the precision: transformers' block-sparse attention fails in bfloat16."""
     return getattr(encoder.config, "attention_type", None) == "block_sparse"
+
+
+def bfloat16_notices(base: Base) -> tuple[str, ...]:
+    """What to say where this encoder is to compute in bfloat16."""
+    if not in_float32(base.model):
+        return ()
+    kind = base.config.model_type
+    return (f"{kind} computes in float32 also with precision bfloat16, which its block-sparse attention lacks",)
 
 
 def set_attention_type(encoder: Any, of: Any) -> None:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 ADAPTER = "default"
 """peft's name of the only adapter."""
+TARGETS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "electra", "layoutlm"), ("query", "value")),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "deberta": ("in_proj",),
+}
+"""{family: linear layers that get adapters by default}, as in peft 0.21. They are part of a stage's identity, and so they do not
+depend on the version of peft that is installed."""
 MISSING = 'adapters need the package peft, which is not installed: pip install "finetune-study[lora]", or set lora_rank to 0'
 
 
@@ -48,11 +55,9 @@ def adapt(encoder: Any, layers: int, stage: Finetune, seed: int) -> tuple[str, .
 
 
 def chosen(encoder: Any, layers: int, wanted: Sequence[str] | None) -> dict[str, str]:
-    """The `linear_layers` that get adapters: those with the wanted names, or peft's choice for the family, or all."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
+    """The `linear_layers` that get adapters: those with the wanted names, or the family's `TARGETS`, or all."""
     inside = linear_layers(encoder, layers)
-    kinds = wanted or KNOWN.get(encoder.config.model_type) or inside.values()
+    kinds = wanted or TARGETS.get(encoder.config.model_type) or inside.values()
     return {name: kind for name, kind in inside.items() if kind in kinds}
 
 

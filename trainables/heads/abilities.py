@@ -34,9 +34,11 @@ def abilities_of(base: Base) -> Abilities:
     from transformers import AutoModelForMaskedLM
 
     from trainables.encoder.layers import blocks_of
+    from trainables.encoder.load import bfloat16_notices
     from trainables.encoder.weights import NEW_POOLER
     from trainables.heads.next_sentence import base_fault
 
+    new_pooler = (f"{NEW_POOLER}, for pooling pooled",) if base.folder and base.pooler is None else ()
     masked = type(base.config) in AutoModelForMaskedLM._model_mapping
     return Abilities(
         packed=base.packable,
@@ -46,5 +48,5 @@ def abilities_of(base: Base) -> Abilities:
         layers=base.layers,
         blocks=len(blocks_of(base.model, base.layers)),
         longest=base.longest,
-        notices=base.notices + ((f"{NEW_POOLER}, for pooling pooled",) if base.folder and base.pooler is None else ()),
+        notices=(*base.notices, *bfloat16_notices(base), *new_pooler),
     )

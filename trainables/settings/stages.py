@@ -112,8 +112,8 @@ class Finetune(Optimisation):
     lora_alpha: Positive = 16.0
     """An adapter's output is multiplied by this and divided by `lora_rank`."""
     lora_targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Names of the linear layers in a block that get adapters, such as query and value; null: queries and values of attention if
-    peft knows their names, else all linear layers of the blocks. A notice names them."""
+    """Names of the linear layers in a block that get adapters, such as query and value; null: queries and values of attention
+    for BERT, RoBERTa, ELECTRA and DeBERTa, else all linear layers of the blocks. A notice names them."""
     pooling: Literal["pooled", "cls", "mean", "bilstm"] = "pooled"
     """Text vector: [CLS] after the encoder's dense tanh pooler, raw [CLS], the mean over the pieces, or the output of a biLSTM with
     self-attention over all pieces, special tokens included (Lin et al. 2017). bilstm with `freeze: encoder` is BERT-Feat."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from trainables.batches.pack import Example
 from trainables.data.splits import Split, digest_of
+from trainables.encoder import attention
 from trainables.encoder.load import Base
 from trainables.heads.classifier import Classifier
 from trainables.scores.evaluate import computed, parts_of
@@ -52,15 +53,21 @@ class Features:
         """
         determines = self.determines(split, base)
         tokens = sum(len(example.ids) for example in examples)
-        manifest = {"kind": "features", "settings": determines, "texts": len(examples), "tokens": tokens}
+        manifest: dict[str, Any] = {"kind": "features", "settings": determines, "texts": len(examples), "tokens": tokens}
 
         def make(folder: Path) -> dict[str, Path]:
             log.info("features: %d texts go through the encoder once", len(examples))
             count = sum(map(self.rows_of, examples))
-            return {FEATURES: write(folder / FEATURES, count, _computed(examples, model, base, runtime))}
+            file = write(folder / FEATURES, count, _computed(examples, model, base, runtime))
+            if kernels := attention.ran_in(model)[0]:
+                manifest["attention"] = kernels  # known only now, and still in time
+            return {FEATURES: file}
 
         name, ends = stage_id("features", determines), np.cumsum([self.rows_of(example) for example in examples])
         path = once(self.store, runtime.world, name, manifest, FEATURES, make)
+        made = self.store.get(name, digests=False)
+        if made is not None and isinstance(made.manifest.get("attention"), list):
+            attention.ran_before(model, made.manifest["attention"])
         try:
             rows = read(path, int(ends[-1]))
         except (ValueError, KeyError, TypeError, RecursionError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from trainables.batches import tokenizer_library
 from trainables.data.corpus import Corpus, load_corpus
 from trainables.data.splits import Labels, Split, TaskData, load_task, taken, turns
 from trainables.data.task_mixture import TaskMixture, load_mixture
@@ -95,10 +97,13 @@ class Inputs:
 
     @cached_property
     def encoder_id(self) -> str:
-        """Digest of the encoder that the first stage starts from."""
+        """Digest of the encoder that the first stage starts from, and of what this version of tokenizers computes differently."""
         digest = checkpoint.digest(self.recipe.encoder)
         if trains_vocabulary(self.recipe.encoder):
             digest += "".join(data.digest("train") for data in self._tasks())
+        parts = tokenizer_library.parts_of_folder(checkpoint.tokenizer_folder(self.recipe.encoder))
+        if others := tokenizer_library.differing(parts):
+            digest += json.dumps(others)
         return "encoder:" + hashlib.sha256(digest.encode()).hexdigest()[:32]
 
     @property

@@ -9,7 +9,6 @@ import contextlib
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from trainables.encoder import attention, lora
-from trainables.encoder.load import model_state
+from trainables.encoder.load import bfloat16_notices, model_state
 from trainables.encoder.recompute import recompute_blocks
 from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
@@ -29,7 +28,7 @@ from trainables.stages.identity import nodes, recipe_name
 from trainables.stages.inputs import Inputs, Reader
 from trainables.stages.kinds import KINDS
 from trainables.stages.node import Node, milestone_id, test_id
-from trainables.stages.state_files import BEST, HostCopies, copy_weights, restore, saved, state_tensors, weights_of, write_state
+from trainables.stages.state_files import StateWriter, copy_weights, restore, saved, weights_of
 from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
 from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
@@ -152,11 +151,11 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
     if execution.gradient_checkpointing:
         recompute_blocks(job.model.encoder)
     notices = [*job.base.notices, *job.model.notices, *KINDS[node.stage.kind].notices(node.stage, inputs)]
+    notices += bfloat16_notices(job.base) if runtime.autocast else ()
     for notice in notices:
         log.warning("%s", notice)
     rates_of_groups = rates(job.optimizer.param_groups)
     log.info("%s %s: learning rates %s", node.stage.kind, node.stage_id, rates_of_groups)
-    copies, owns = HostCopies(), store.owns(node.trajectory_id)
 
     def computed() -> Row:
         """How the stage is computed: some of it is only known after the first step."""
@@ -173,22 +172,31 @@ def _compute(inputs: Inputs, node: Node, wanted: dict[int, str], store: Store, e
             position.rows[-1].update(computed())
             if job.best and all(row[job.best] < position.rows[-1][job.best] for row in position.rows[:-1]):
                 best.update({name: tensor.to("cpu", copy=True) for name, tensor in model_state(job.model).items()})
-        writes.wait()  # `copies` are free again
         if position.step in wanted:
             with store.writing() as folder:
                 _publish(job, recipe, node, wanted[position.step], position, store, execution, folder, best)
-        if position.step == job.steps:
-            store.drop_state(node.trajectory_id)
-        else:
-            tensors = copies.of(state_tensors(job)) | ({BEST: dict(best)} if best else {})
-            writes.start(partial(write_state, store, node.trajectory_id, asdict(position), tensors, owns))
+        if position.step != job.steps:
+            states.complete(asdict(position), best)
+            return
+        writes.wait()  # else it would write a state into what is removed
+        store.drop_state(node.trajectory_id)
+
+    def begin(step: int) -> None:
+        if world.leads and step != job.steps:
+            states.begin(step)
 
     for row in position.rows:
         yield row | {"source": "loaded"}
+    if job.base.packable and not (isinstance(node.stage, Finetune) and node.stage.fixed_encoder):
+        attention.try_kernels(job.model, job.base.config, runtime.autocast)
     with background() as writes:
-        for row in train(job, runtime, position, max(wanted), save):
-            writes.wait()  # what is recorded is never computed again, whatever happens next
-            yield row | computed()
+        states = StateWriter(job, store, node.trajectory_id, writes)
+        try:
+            for row in train(job, runtime, position, max(wanted), save, begin):
+                writes.wait()  # what is recorded is never computed again, whatever happens next
+                yield row | computed()
+        finally:
+            states.end()
 
 
 def job_of(inputs: Inputs, node: Node, parent: Path | None, steps: frozenset[int], store: Store, runtime: Runtime) -> Job:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from trainables.encoder.load import model_state
 from trainables.store import manifest
 from trainables.store.artifact_files import WEIGHTS, Damage
-from trainables.store.states import Owns, State
+from trainables.store.background import Background
+from trainables.store.states import Draft, State
 from trainables.store.store import Artifact, Store
 from trainables.training.loop import Job, Position
 from trainables.training.runtime import Runtime
@@ -84,6 +87,8 @@ def _read(state: State, job: Job, kind: str) -> tuple[Position, Tensors, Tensors
 
 def _position(state: State, kind: str) -> Position:
     given = state.meta.get("position")
+    if isinstance(given, dict):
+        given = {"unreached": []} | given  # earlier versions did not save them
     if not isinstance(given, dict) or given.keys() != {field.name for field in fields(Position)}:
         raise Damage("its position is none")
     if given.get("step") != state.step:
@@ -155,11 +160,70 @@ def state_tensors(job: Job) -> dict[str, Tensors]:
     return {WEIGHTS: trained(job), MOMENTS: moments}
 
 
-def write_state(store: Store, name: str, position: Mapping[str, Any], tensors: Mapping[str, Tensors], owns: Owns) -> None:
-    """Save the state of a stage from {file: tensors}. Raises StoreError."""
-    with store.writing() as folder:
-        files = {file: saved(members, folder / file) for file, members in tensors.items()}
-        store.save_state(name, int(position["step"]), {"position": position}, files, move=True, owns=owns)
+class StateWriter:
+    """Writes states of a stage while it is computed.
+
+    At an evaluation, weights and moments are written while it runs, since it does not change them, and the position after it.
+    Between evaluations training goes on at once, and everything is written from a copy.
+    """
+
+    def __init__(self, job: Job, store: Store, name: str, writes: Background) -> None:
+        self._job, self._store, self._name, self._writes = job, store, name, writes
+        self._owns = store.owns(name)
+        self._copies = HostCopies()
+        self._begun: int | None = None
+        """Step of the state that waits for its evaluation."""
+        self._draft: Draft | None = None
+
+    def begin(self, step: int) -> None:
+        """Start to write weights and moments, which must not change before `complete` has been called and its task has ended."""
+        self._writes.wait()  # the copies are free again
+        tensors = state_tensors(self._job)
+        if any(tensor.device.type != "cpu" for members in tensors.values() for tensor in members.values()):
+            tensors = dict(self._copies.of(tensors))
+        self._draft, self._begun = None, step
+        self._writes.start(partial(self._put, step, tensors))
+
+    def complete(self, position: Mapping[str, Any], best: Tensors) -> None:
+        """Start to write the position, with the best weights if there are any, and what `begin` has not written.
+
+        Raises StoreError for a failure of what was started before.
+        """
+        self._writes.wait()
+        step, more = int(position["step"]), {BEST: dict(best)} if best else {}
+        if self._begun == step:
+            self._begun = None
+            self._writes.start(partial(self._mark, position, more))
+        else:
+            tensors = self._copies.of(state_tensors(self._job))
+            self._writes.start(partial(self._whole, step, position, tensors | more))
+
+    def end(self) -> None:
+        """Remove what was begun and not completed, after a failure or an interrupt of the evaluation."""
+        if self._begun is not None:
+            with suppress(Exception):  # it was not to be used
+                self._writes.wait()
+            if self._draft is not None:
+                self._store.discard_state(self._name, self._draft)
+
+    def _put(self, step: int, tensors: Mapping[str, Tensors]) -> None:
+        with self._store.writing() as folder:
+            self._draft = self._store.begin_state(self._name, step, _files(tensors, folder), move=True, owns=self._owns)
+
+    def _mark(self, position: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
+        if self._draft is None:
+            return
+        with self._store.writing() as folder:
+            files = _files(tensors, folder)
+            self._store.complete_state(self._name, self._draft, {"position": position}, files, move=True, owns=self._owns)
+
+    def _whole(self, step: int, position: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
+        self._put(step, tensors)
+        self._mark(position, {})
+
+
+def _files(tensors: Mapping[str, Tensors], folder: Path) -> dict[str, Path]:
+    return {file: saved(members, folder / file) for file, members in tensors.items()}
 
 
 def saved(tensors: Tensors, path: Path) -> Path:

@@ -85,6 +85,8 @@ def fault_of_position(kind: str, position: Mapping[str, Any]) -> str | None:
     wrong += [] if FIELDS["energy_j"](position.get("energy_j")) else ["energy_j"]
     if wrong:
         return f"{wrong[0]} of its position is not a number"
+    if not _list_of(_text)(position.get("unreached")):
+        return "unreached of its position is no list of names"
     return fault_of_rows(kind, position.get("rows"))
 
 

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from trainables.store.artifact_files import (
     Damage,
+    Facts,
     StateMarker,
     checked,
     checked_files,
@@ -58,41 +59,76 @@ def folder_of(stage_id: str) -> str:
     return f"states/{checked(stage_id)}"
 
 
-def save(
+@dataclass(frozen=True)
+class Draft:
+    """A state without a marker, which counts for nothing yet."""
+
+    step: int
+    name: str
+    files: dict[str, Facts]
+
+
+def begin(files: Files, stage_id: str, step: int, sources: Mapping[str, Path | bytes], move: bool, owns: Owns) -> Draft | None:
+    """Write files of a state. None if this step is saved already, or if the process lost the stage to another owner."""
+    checked_files(sources)
+    if not owns() or any(marker["step"] == step for marker in _complete(files, stage_id).values()):
+        return None
+    name = f"{step:012d}-{uuid4().hex[:12]}"
+    try:
+        return Draft(step, name, _put(files, stage_id, name, sources, move))
+    except BaseException as error:
+        if _abandoned(files, stage_id, name, owns, error):
+            return None
+        raise
+
+
+def complete(
     files: Files,
     stage_id: str,
-    step: int,
+    draft: Draft,
     meta: Mapping[str, Any],
     sources: Mapping[str, Path | bytes],
     move: bool,
     owns: Owns,
 ) -> None:
-    """Save a state, then remove the earlier ones except the furthest. Does nothing if this step is saved already.
+    """Add further files and the marker to a state, then remove the earlier states except the furthest.
 
     A process that lost the stage to another owner saves nothing, and removes nothing but its own files.
     """
-    text, folder = json.dumps(meta), folder_of(stage_id)
-    checked_files(sources)
+    folder = folder_of(stage_id)
     if not owns():
+        discard(files, stage_id, draft)
         return
-    complete = _complete(files, stage_id)
-    if any(marker["step"] == step for marker in complete.values()):
-        return
-    name = f"{step:012d}-{uuid4().hex[:12]}"
+    before = _complete(files, stage_id)
     try:
-        # Without a sync: the digests detect damage by a power cut when the state is loaded.
-        facts = put_all(files, f"{folder}/{name}", sources, move, durable=False)
-        marker = StateMarker(stage_id=stage_id, step=step, files=facts, meta=json.loads(text))
-        files.write(f"{folder}/{name}/{MARKER}", marker_bytes(marker))
+        facts = draft.files | _put(files, stage_id, draft.name, sources, move)
+        marker = StateMarker(stage_id=stage_id, step=draft.step, files=facts, meta=json.loads(json.dumps(meta)))
+        files.write(f"{folder}/{draft.name}/{MARKER}", marker_bytes(marker))
     except BaseException as error:
-        _forget(files, folder, name)
-        if isinstance(error, Exception) and not owns():  # the new owner removed it as abandoned
+        if _abandoned(files, stage_id, draft.name, owns, error):
             return
         raise
     if not owns():
-        _forget(files, folder, name)
+        discard(files, stage_id, draft)
         return
-    _clear(files, folder, {name, *list(complete)[:1]} if any(it["step"] > step for it in complete.values()) else {name}, complete)
+    further = list(before)[:1] if any(it["step"] > draft.step for it in before.values()) else []
+    _clear(files, folder, {draft.name, *further}, before)
+
+
+def discard(files: Files, stage_id: str, draft: Draft) -> None:
+    """Remove a state that shall not be completed, as far as the store allows."""
+    _forget(files, folder_of(stage_id), draft.name)
+
+
+def _put(files: Files, stage_id: str, name: str, sources: Mapping[str, Path | bytes], move: bool) -> dict[str, Facts]:
+    # Without a sync: the digests detect damage by a power cut when the state is loaded.
+    return put_all(files, f"{folder_of(stage_id)}/{name}", sources, move, durable=False) if sources else {}
+
+
+def _abandoned(files: Files, stage_id: str, name: str, owns: Owns, error: BaseException) -> bool:
+    """Remove a state that could not be written. Whether the reason is that a new owner of the stage removed it as abandoned."""
+    _forget(files, folder_of(stage_id), name)
+    return isinstance(error, Exception) and not owns()
 
 
 def _clear(files: Files, folder: str, kept: set[str], complete: Collection[str]) -> None:

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -48,7 +49,7 @@ from trainables.store.garbage import CollectReport
 from trainables.store.lease import Claim
 from trainables.store.local_files import NotPlain
 from trainables.store.manifest import fault_of
-from trainables.store.states import Owns, State
+from trainables.store.states import Draft, Owns, State
 
 __all__ = ["FORMAT_VERSION", "Artifact", "Claim", "DamagedArtifact", "State", "Store", "StoreError", "stage_id"]
 
@@ -398,8 +399,37 @@ class Store:
         claim on the stage, or the one that `owns` checks. `move` moves the files. Raises StoreError; the state before it is kept
         then.
         """
+        draft = self.begin_state(stage_id, step, files, move=move, owns=owns)
+        if draft is not None:
+            self.complete_state(stage_id, draft, meta, owns=owns)
+
+    def begin_state(
+        self, stage_id: str, step: int, files: Mapping[str, Path | bytes], *, move: bool = False, owns: Owns | None = None
+    ) -> Draft | None:
+        """Write files of a state, which counts once `complete_state` has ended; None if there is nothing to save (`save_state`).
+
+        Raises StoreError.
+        """
         with explained(self.url):
-            states.save(self.files, stage_id, step, meta, files, move, owns or self.owns(stage_id))
+            return states.begin(self.files, stage_id, step, files, move, owns or self.owns(stage_id))
+
+    def complete_state(
+        self,
+        stage_id: str,
+        draft: Draft,
+        meta: Mapping[str, Any],
+        files: Mapping[str, Path | bytes] = MappingProxyType({}),
+        *,
+        move: bool = False,
+        owns: Owns | None = None,
+    ) -> None:
+        """Add further files, then the marker, to a state that was begun, and remove the state before it. Raises StoreError."""
+        with explained(self.url):
+            states.complete(self.files, stage_id, draft, meta, files, move, owns or self.owns(stage_id))
+
+    def discard_state(self, stage_id: str, draft: Draft) -> None:
+        """Remove a state that was begun and shall not be completed."""
+        states.discard(self.files, stage_id, draft)
 
     def load_state(self, stage_id: str, at_most: int | None = None) -> State | None:
         """Load the furthest complete state up to step `at_most`, every file verified; None if there is none.

@@ -9,7 +9,7 @@ before the first pass: within a pass there may be none left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +33,17 @@ class _Bucket:
 
 
 class GradientSums:
-    """The sums of one step after the other. With a single rank nothing happens."""
+    """The sums of one step after the other. With a single rank nothing happens.
 
-    def __init__(self, world: World) -> None:
+    `sometimes`: parameters that some earlier step did not reach. A run that is resumed needs them: the place of a gradient in the
+    buckets decides in which order more than two ranks add it, and so its last bit.
+    """
+
+    def __init__(self, world: World, sometimes: Iterable[Parameter] = ()) -> None:
         self._world = world
         self._buckets: list[_Bucket] = []
         self._planned: list[int] = []
-        self._sometimes: set[int] = set()
+        self._sometimes = set(map(id, sometimes))
         self._ready: set[int] = set()
         self._works: list[Any] = []
 
@@ -54,6 +58,10 @@ class GradientSums:
         if self._planned != (names := [id(parameter) for parameter in planned]):
             self._buckets = []  # frees their memory first
             self._planned, self._buckets = names, _buckets(planned)
+
+    def reached_sometimes(self, parameter: Parameter) -> bool:
+        """Whether some step did not reach it."""
+        return id(parameter) in self._sometimes
 
     @contextmanager
     def overlapped(self) -> Iterator[None]:

@@ -88,18 +88,29 @@ class Position:
     tokens: int = 0
     loss_sum: float = 0.0
     loss_weight: float = 0
+    unreached: list[str] = field(default_factory=list)
+    """Parameters that some step did not reach: with several ranks they decide the order of sums."""
 
 
-def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[Position], None]) -> Iterator[Row]:
+def train(
+    job: Job,
+    runtime: Runtime,
+    at: Position,
+    until: int,
+    save: Callable[[Position], None],
+    begin_save: Callable[[int], None] = lambda step: None,
+) -> Iterator[Row]:
     """Train from the position `at` to step `until`; yield a row after every evaluation, once `save` has returned.
 
+    `begin_save` is called before an evaluation: weights and moments then stay what they are until the next row is asked for.
     `at` is updated in place. To stop early, stop iterating. Raises Diverged before a step whose gradient is not finite.
     """
     world = runtime.world
     peaks = [group["lr"] for group in job.optimizer.param_groups]
     losses = torch.full((), at.loss_sum if world.leads else 0.0, dtype=torch.float64, device=runtime.device)
     norms: deque[tuple[int, Callable[[], float]]] = deque()
-    sums = GradientSums(world)
+    named = dict(job.model.named_parameters())
+    sums = GradientSums(world, (named[name] for name in at.unreached if name in named))
     limit, clock, seconds_before = _limit(job, runtime), time.perf_counter(), at.seconds
     joules, joules_before = runtime.joules(), at.energy_j
     micro = runtime.micro_batch
@@ -168,6 +179,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             row = {"step": at.step, "tokens": at.tokens, "train_loss": at.loss_sum / max(1, at.loss_weight)}
             trained = time.perf_counter() - clock + seconds_before
             row |= {"learning_rate": peaks[-1] * job.rate(step), "wall_s": trained, "tokens_per_s": at.tokens / max(trained, 1e-9)}
+            begin_save(at.step)
             job.model.eval()
             row |= job.evaluate(at.step, job.model)
             job.model.train()
@@ -175,6 +187,7 @@ def train(job: Job, runtime: Runtime, at: Position, until: int, save: Callable[[
             at.rows.append(row)
             at.loss_sum, at.loss_weight = 0.0, 0
         losses.fill_(at.loss_sum if world.leads else 0.0)
+        at.unreached = [name for name, parameter in named.items() if sums.reached_sometimes(parameter)]
         at.seconds = time.perf_counter() - clock + seconds_before
         at.energy_j = energy.added(joules_before, *world.gather(energy.used(joules, runtime.joules())))
         if due and at.energy_j is not None:

@@ -26,6 +26,7 @@ from trainables.encoder.dropout import dropout_bits
 from trainables.encoder.load import fresh_encoder, hidden_states
 from trainables.encoder.recompute import recompute_blocks
 from trainables.heads.classifier import classifier
+from trainables.kernels import choice
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
@@ -191,6 +192,39 @@ def test_the_kernel_is_recorded_and_failed_ones_are_told(tmp_path: Path) -> None
     assert [row["attention"] for row in manifest["rows"]] == ["efficient, plain"] * 2, "without dropout, in validation, it is right"
     (notice,) = manifest["rows"][-1]["notices"]
     assert notice.endswith("it drops 0.0% at a rate of 25%; computed by plain attention")
+
+
+def test_kernels_are_tested_before_the_clock_of_training_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault, train, begun = choice.fault, runner.train, list[bool]()
+    tested_after: list[bool] = []
+
+    def noted(*arguments: Any) -> Any:
+        tested_after.append(bool(begun))
+        return fault(*arguments)
+
+    def started(*arguments: Any) -> Any:
+        begun.append(True)
+        return train(*arguments)
+
+    monkeypatch.setattr(choice, "fault", noted)
+    monkeypatch.setattr(runner, "train", started)
+    with as_on_a_gpu():
+        next(runner.run(tiny_recipe(tmp_path), Store(tmp_path / "store"), Execution(threads=1)))
+    assert begun
+    assert tested_after == [False, False], "with dropout and, for evaluations, without"
+
+
+def test_the_kernel_of_cached_features_is_recorded(tmp_path: Path) -> None:
+    """By the trial that computes them, and by one that finds them; unknown names in a shared store are left out."""
+    store, found = Store(tmp_path / "store"), list[Any]()
+    with as_on_a_gpu():
+        for rate in (1e-3, 2e-3):
+            recipe = tiny_recipe(tmp_path, freeze="encoder", epochs=1, learning_rate=rate)
+            found += runner.run(recipe, store, Execution(threads=1))
+    assert [row["attention"] for row in found] == ["efficient"] * 2
+    model = torch.nn.Linear(1, 1)
+    attention.ran_before(model, ["plain", "unknown\n", {}])
+    assert attention.ran_in(model) == (["plain"], [])
 
 
 def test_nothing_is_recorded_on_a_cpu(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from study.planning.check import OFFSET_POSITIONS
 from study.survey.encoders import TABLE
-from tests.helpers import reviews, tiny_recipe
+from tests.helpers import reviews, tiny_encoder, tiny_recipe
 from tests.trainables.families import FAMILIES, base, checkpoint, encoder, inputs_of
 from trainables.batches.pack import Example, collate, token_types
 from trainables.data.splits import Split
@@ -311,3 +311,11 @@ def test_a_recipe_trains_saves_and_reloads(kind: str, tmp_path: Path) -> None:
     logits = predict(model, base(kind), validation, Runtime(torch.device("cpu"), current(), False))
     again = pq.read_table(write_predictions(tmp_path / "again.parquet", logits, data.validation.labels))
     assert again.equals(pq.read_table(artifact.path("predictions-validation.parquet")))
+
+
+@pytest.mark.parametrize(("precision", "told"), [("float32", False), ("bfloat16", True)])
+def test_float32_is_told_where_it_was_not_asked_for(tmp_path: Path, precision: Any, told: bool) -> None:
+    big_bird = tiny_encoder(model_type="big_bird", block_size=4, num_random_blocks=1)
+    recipe = tiny_recipe(tmp_path, epochs=1).model_copy(update={"encoder": big_bird, "precision": precision})
+    row = next(runner.run(recipe, Store(tmp_path / "store"), Execution(threads=1)))
+    assert any("computes in float32 also with precision bfloat16" in notice for notice in row["notices"]) == told

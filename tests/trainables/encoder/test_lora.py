@@ -112,6 +112,18 @@ def test_which_layers_are_adapted(kind: str, wanted: Any, expected: set[str]) ->
     assert found == expected
 
 
+def test_layers_do_not_depend_on_the_version_of_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage's id has their names only where the settings give them."""
+    from peft.utils import constants
+
+    theirs = constants.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    monkeypatch.setitem(theirs, "bert", ["dense"])
+    monkeypatch.setitem(theirs, "distilbert", ["lin1"])
+    for kind, expected in (("bert", {"query", "value"}), ("distilbert", {"q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"})):
+        encoder = base(kind).model
+        assert set(lora.chosen(encoder, 3, None).values()) == expected
+
+
 def test_rates_follow_the_layer_of_an_adapter() -> None:
     model, _ = adapted("bert")
     groups = optimizer.parameter_groups(model, model.encoder, 3, learning_rate=1.0, xi=0.5)

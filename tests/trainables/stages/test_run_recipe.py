@@ -32,6 +32,7 @@ from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
 from trainables.stages.node import milestone_id
+from trainables.stages.state_files import StateWriter
 from trainables.store.store import Store, StoreError
 from trainables.training.loop import Diverged
 
@@ -223,7 +224,7 @@ def test_an_interrupt_tells_of_a_last_state_that_was_not_saved(
         yield
 
     train = runner.train
-    monkeypatch.setattr(runner, "write_state", full)
+    monkeypatch.setattr(StateWriter, "_mark", full)
     monkeypatch.setattr(runner, "train", stopped)
     assert command_line.main([str(path), "--store", f"{tmp_path}/store", "--threads", "1"]) == 130
     assert "interrupted; the last state was not saved: the disk is full; run the same" in capsys.readouterr().err

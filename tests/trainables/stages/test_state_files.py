@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.trainables.resume import (
     EVERY_FOUR_STEPS,
     ONE_THREAD,
     Whole,
+    all_written,
     assert_goes_on,
     begin,
     interrupt,
@@ -30,9 +33,9 @@ from tests.trainables.resume import (
 )
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
+from trainables.stages import finetune, state_files
 from trainables.stages import node as node_module
 from trainables.stages import run_recipe as runner
-from trainables.stages import state_files
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
 from trainables.store import states
@@ -67,7 +70,14 @@ def garbled(header: bytes) -> Callable[[dict[str, Any], Path], Any]:
     return lambda position, folder: (folder / WEIGHTS).write_bytes(header + b"{}" * 50)
 
 
-POSITIONS: list[dict[str, Any]] = [{"step": 5}, {"rows": [{}]}, {"rows": None}, {"tokens": -1}, {"seconds": "x"}, {"energy_j": "x"}]
+POSITIONS: list[dict[str, Any]] = [
+    {"step": 5},
+    {"rows": [{}]},
+    {"rows": None},
+    {"tokens": -1},
+    {"energy_j": "x"},
+    {"unreached": [0]},
+]
 CHANGES: dict[str, Callable[[dict[str, Any], Path], Any]] = {
     **{str(change): lambda position, folder, change=change: position.update(change) for change in POSITIONS},  # type: ignore[misc]
     "unknown": lambda position, folder: position.update(unknown=1),
@@ -161,13 +171,13 @@ def test_a_state_holds_what_is_trained_and_is_a_copy(tmp_path: Path, which: str,
     settings, is_trained = TRAINED[which]
     recipe = tiny_recipe(tmp_path, **settings)
     whole, broken, early = undisturbed(recipe, tmp_path), Store(tmp_path / "broken"), Store(tmp_path / "early")
-    name, write = nodes(Inputs(recipe))[-1].trajectory_id, state_files.write_state
+    name, write = nodes(Inputs(recipe))[-1].trajectory_id, state_files.saved
 
-    def late(*arguments: Any) -> None:
+    def late(*arguments: Any) -> Path:
         time.sleep(0.1)
-        write(*arguments)
+        return write(*arguments)
 
-    monkeypatch.setattr(runner, "write_state", late)
+    monkeypatch.setattr(state_files, "saved", late)
     interrupt(recipe, broken, 9)
     monkeypatch.undo()
     state = broken.load_state(name)
@@ -195,6 +205,87 @@ def test_a_row_whose_state_cannot_be_written_is_not_given(whole: Whole, tmp_path
         next(runner.run(whole.recipe, store, ONE_THREAD))
     monkeypatch.undo()
     assert store.get(stage) is None
+    assert_goes_on(whole, store)
+
+
+def evaluating(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
+    """Call `act` with the number of the evaluation within every evaluation."""
+    plain, count = finetune.measured, itertools.count(1)
+
+    def measured(*arguments: Any) -> Any:
+        act(next(count))
+        return plain(*arguments)
+
+    monkeypatch.setattr(finetune, "measured", measured)
+
+
+def test_a_state_is_written_during_the_evaluation_and_counts_after_it(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, name, put = Store(tmp_path / "store"), nodes(Inputs(whole.recipe))[0].trajectory_id, threading.Event()
+    begin_state, seen = Store.begin_state, list[bool]()
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        draft = begin_state(*arguments, **more)
+        put.set()
+        return draft
+
+    def look(number: int) -> None:
+        if number == 1:
+            assert put.wait(60), "weights and moments are written while the evaluation goes on"
+            seen.append(store.load_state(name) is None)
+
+    monkeypatch.setattr(Store, "begin_state", noted)
+    evaluating(monkeypatch, look)
+    running = runner.run(whole.recipe, store, ONE_THREAD)
+    row = next(running)
+    assert seen == [True], "no state counts that has no position"
+    state = store.load_state(name)
+    assert state is not None
+    assert state.step == row["step"]
+    running.close()
+    monkeypatch.undo()
+    assert_goes_on(whole, store)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_evaluation_that_fails_leaves_the_state_before_it(
+    whole: Whole, tmp_path: Path, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, name = Store(tmp_path / "store"), nodes(Inputs(whole.recipe))[0].trajectory_id
+
+    def fail(number: int) -> None:
+        raise error("in the evaluation")
+
+    evaluating(monkeypatch, fail)
+    with pytest.raises(error, match="in the evaluation") as raised:
+        next(runner.run(whole.recipe, store, EVERY_FOUR_STEPS))
+    assert not any("not saved" in note for note in getattr(raised.value, "__notes__", []))
+    assert saved_step(whole.recipe, store, 0) == 4
+    assert len(store.files.names(f"states/{name}")) == 1, "what was begun is removed"
+    monkeypatch.undo()
+    assert_goes_on(whole, store)
+
+
+def _die_while_evaluating(recipe: dict[str, Any], store: str) -> None:
+    def die(number: int) -> None:
+        all_written()
+        os._exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        evaluating(patch, die)
+        list(runner.run(validate(Recipe, recipe), Store(store), EVERY_FOUR_STEPS))
+
+
+def test_killed_when_all_is_written_but_the_position(whole: Whole, tmp_path: Path) -> None:
+    """The state before it counts."""
+    store, name = Store(tmp_path / "store"), nodes(Inputs(whole.recipe))[0].trajectory_id
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_evaluating, args=(whole.recipe.canonical(), store.url))
+    process.start()
+    process.join(240)
+    assert process.exitcode == 9
+    assert len(store.files.names(f"states/{name}")) == 2
+    assert saved_step(whole.recipe, store, 0) == 4
     assert_goes_on(whole, store)
 
 

@@ -1,21 +1,24 @@
-"""Two processes that are the ranks of a group, for all tests of this wing: they take seconds to start."""
+"""Processes that are the ranks of a group, for all tests of this wing: they take seconds to start."""
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
+from tests.trainables.ranks import Ranks
+
 
 @pytest.fixture(scope="package")
-def ranks() -> Iterator[list[ProcessPoolExecutor]]:
-    """A process for each of two ranks, which all cases use one after the other."""
-    context = multiprocessing.get_context("spawn")
-    executors = [ProcessPoolExecutor(1, context) for _ in range(2)]
-    yield executors
-    for process in multiprocessing.active_children():  # after a failed test one may wait for the other for ever
-        process.kill()
-    for executor in executors:
-        executor.shutdown()
+def kept_ranks() -> Iterator[Ranks]:
+    """Processes that all cases use one after the other."""
+    kept = Ranks()
+    yield kept
+    kept.end()
+
+
+@pytest.fixture
+def ranks(kept_ranks: Ranks) -> Iterator[Ranks]:
+    """The same, and new ones after a test that failed in them."""
+    yield kept_ranks
+    kept_ranks.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from tests.helpers import tiny_recipe
-from tests.trainables.ranks import group
+from tests.trainables.ranks import Ranks, group
 from trainables.batches.pack import Batch
 from trainables.settings.recipe import Recipe
 from trainables.settings.validate import validate
 from trainables.stages import run_recipe
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs
+from trainables.stages.state_files import StateWriter, restore
+from trainables.store.background import background
 from trainables.store.store import Store
 from trainables.training import gradient_sums, loop
 from trainables.training.gradient_sums import GradientSums
@@ -75,11 +77,11 @@ def _trained(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
 
 @pytest.mark.parametrize("short", ["never", "forward", "backward"])
 @pytest.mark.parametrize("micro", [0, 2])
-def test_ranks_come_to_the_weights_of_one(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int, short: str) -> None:
+def test_ranks_come_to_the_weights_of_one(tmp_path: Path, ranks: Ranks, micro: int, short: str) -> None:
     recipe = tiny_recipe(tmp_path, batch_size=7).canonical()
     alone = _trained(0, 1, str(tmp_path), recipe, 0, "never")
     assert alone.early == [0] * STEPS
-    asked = [each.submit(_trained, rank, 2, str(tmp_path), recipe, micro, short) for rank, each in enumerate(ranks)]
+    asked = ranks.ask(_trained, 2, str(tmp_path), recipe, micro, short)
     for rank, seen in enumerate(each.result(timeout=120) for each in asked):
         assert seen.head == pytest.approx(alone.head, abs=1e-6)
         assert len(seen.parts) == STEPS + (short != "never")
@@ -87,6 +89,51 @@ def test_ranks_come_to_the_weights_of_one(tmp_path: Path, ranks: list[ProcessPoo
         assert all(count > 5 for step, count in enumerate(seen.early) if step != 1 or short == "never" or rank == 0)
         if rank == 1 and short == "backward" and micro == 0:  # else in the first of several passes
             assert seen.early[1] > 5, "memory ran out when some sums were under way"
+
+
+def _order_of_sums(rank: int, size: int, folder: str, recipe: dict[str, Any], stop: int) -> list[float]:
+    """Weights after some steps, of which every second one reaches a weight of its own; written and read after `stop` steps."""
+    made, runtime, store = (
+        validate(Recipe, recipe),
+        Runtime(torch.device("cpu"), World(rank, size), False),
+        Store(f"{folder}/state"),
+    )
+
+    def job() -> loop.Job:
+        torch.set_num_threads(1)
+        new = run_recipe.job_of(Inputs(made), nodes(Inputs(made))[0], None, frozenset(), Store(f"{folder}/{rank}"), runtime)
+        extra, plain, step = torch.nn.Parameter(torch.ones(999)), new.loss, [0]
+        new.model.last = torch.nn.ParameterList([extra])  # type: ignore[assignment]  # else it would be the first
+        new.optimizer = torch.optim.AdamW(new.model.parameters(), lr=1e-3, fused=True)
+        new.loss = lambda model, batch: plain(model, batch) + (extra.sum() / 999 if step[0] % 2 else 0)
+        new.thaw = lambda now: step.__setitem__(0, now)
+        new.evaluate_at, new.rate = frozenset(), lambda step: 1.0
+        return new
+
+    with group(f"{folder}/order-{stop}", rank, size):
+        trained, at = job(), Position()
+        list(train(trained, runtime, at, stop, lambda at: None))
+        if stop < STEPS:
+            if rank == 0:
+                with background() as writes:
+                    StateWriter(trained, store, "0" * 32, writes).complete(asdict(at), {})
+            runtime.world.broadcast(None)  # now it is there for all
+            trained = job()
+            at, _ = restore(trained, "finetune", store, "0" * 32, STEPS, runtime.world)
+            assert at.step == stop
+            list(train(trained, runtime, at, STEPS, lambda at: None))
+    return torch.cat([parameter.detach().flatten() for parameter in trained.model.parameters()]).tolist()
+
+
+def test_three_ranks_come_to_the_same_bits_after_a_resume(tmp_path: Path, ranks: Ranks) -> None:
+    """The order in which they add a gradient depends on which parameters some step did not reach."""
+    recipe = tiny_recipe(tmp_path, batch_size=7, learning_rate=1e-2).canonical()
+    whole, resumed = (
+        [each.result(timeout=300) for each in ranks.ask(_order_of_sums, 3, str(tmp_path), recipe, stop, size=3)]
+        for stop in (STEPS, STEPS - 1)
+    )
+    assert whole[0] == whole[1] == whole[2]
+    assert resumed == whole
 
 
 def test_a_gradient_that_comes_twice_is_an_error() -> None:

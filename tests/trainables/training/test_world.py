@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers import documents_file, marks_recipe, multitask_recipe, pair_task, reviews, tiny_recipe
-from tests.trainables.ranks import group
+from tests.trainables.ranks import Ranks, group
 from trainables.batches.pack import Batch
 from trainables.scores import evaluate
 from trainables.settings.errors import ConfigError
@@ -61,9 +60,7 @@ def _rank(rank: int, size: int, folder: str, recipe: dict[str, Any], interrupted
 
 
 @pytest.mark.parametrize("first", ["mlm", "mlm+nsp", "select", "multitask", "features", "marks", "pairs", "adapters"])
-def test_two_workers_equal_one(
-    tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch, ranks: list[ProcessPoolExecutor]
-) -> None:
+def test_two_workers_equal_one(tmp_path: Path, first: str, monkeypatch: pytest.MonkeyPatch, ranks: Ranks) -> None:
     """Dropout on, a batch that does not split evenly, a stage and fine-tuning after it: the same losses and weights to 1e-5.
 
     Features are computed by both, and are the same bits as those of one.
@@ -89,7 +86,7 @@ def test_two_workers_equal_one(
     rows = list(runner.run(recipe, alone, Execution(threads=1)))
     steps_per_epoch = rows[-2]["step"]
     assert steps_per_epoch > 3
-    asked = [each.submit(_rank, rank, 2, str(tmp_path), recipe.canonical(), 3) for rank, each in enumerate(ranks)]
+    asked = ranks.ask(_rank, 2, str(tmp_path), recipe.canonical(), 3)
     for shared, sources in (each.result(timeout=120) for each in asked):
         assert set(sources) == {"loaded"}
         for one, two in zip(rows, shared, strict=True):
@@ -151,7 +148,7 @@ def _reached(rank: int, size: int, folder: str, recipe: dict[str, Any], micro: i
 
 
 @pytest.mark.parametrize(("micro", "in_order"), [(0, True), (1, True), (1, False)])
-def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: list[ProcessPoolExecutor], micro: int, in_order: bool) -> None:
+def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: Ranks, micro: int, in_order: bool) -> None:
     """Without dropout, whose bits need shares in order on the CPU, however the texts are shared.
 
     Decay and momentum move a weight in those steps alone in which some text of some rank reaches it, as with one worker."""
@@ -161,7 +158,7 @@ def test_weights_that_no_text_reached_stay(tmp_path: Path, ranks: list[ProcessPo
     assert alone["steps"] == sum(seen)
     assert alone["none"] == 1.0
     assert alone["short"] < 1.0
-    asked = [each.submit(_reached, rank, 2, str(tmp_path), recipe, micro, in_order) for rank, each in enumerate(ranks)]
+    asked = ranks.ask(_reached, 2, str(tmp_path), recipe, micro, in_order)
     for found, weights, _ in (each.result(timeout=120) for each in asked):
         assert found == pytest.approx(alone, abs=1e-5)
         assert found["none"] == 1.0
@@ -212,13 +209,11 @@ def _stale(rank: int, folder: str, seconds: float) -> list[bool]:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_ranks_wait_for_another_process_longer_than_their_group_waits(
-    tmp_path: Path, ranks: list[ProcessPoolExecutor], finished: bool
-) -> None:
+def test_ranks_wait_for_another_process_longer_than_their_group_waits(tmp_path: Path, ranks: Ranks, finished: bool) -> None:
     there, seconds = Store(tmp_path / "store"), 1.5
     with there.claim("stage") as claim:
         assert claim is not None
-        asked = [each.submit(_stale, rank, str(tmp_path), seconds) for rank, each in enumerate(ranks)]
+        asked = ranks.ask(_stale, str(tmp_path), seconds)
         time.sleep(2 * seconds)
         assert not any(each.done() for each in asked)
         if finished:
@@ -241,9 +236,9 @@ def _of_rank_0(rank: int, folder: str, recipe: dict[str, Any]) -> tuple[str, lis
     return resolved.precision, faults
 
 
-def test_ranks_have_one_precision_and_a_gpu_each(tmp_path: Path, ranks: list[ProcessPoolExecutor]) -> None:
+def test_ranks_have_one_precision_and_a_gpu_each(tmp_path: Path, ranks: Ranks) -> None:
     recipe = tiny_recipe(tmp_path).model_copy(update={"precision": "auto"}).canonical()
-    asked = [each.submit(_of_rank_0, rank, str(tmp_path), recipe) for rank, each in enumerate(ranks)]
+    asked = ranks.ask(_of_rank_0, str(tmp_path), recipe)
     for found, (uuids, fault) in (each.result(timeout=60) for each in asked):
         assert found == "bfloat16"
         assert uuids == "('GPU-1', 'GPU-1')"
