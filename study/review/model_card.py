@@ -20,7 +20,7 @@ from trainables.data.known_tasks import NOT_STATED, TABLE
 
 if TYPE_CHECKING:
     from study.definition.models import Study
-    from study.review.export import ChosenFinal
+    from study.review.chosen import ChosenFinal
     from trainables.export.description import Description
     from trainables.settings.stages import Stage
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 
+from trainables.batches.tokenise import ONLY_IDS
 from trainables.encoder.load import POOLER, depth_of, with_depth, with_dropout
 from trainables.export.load import LoadedModel
 from trainables.scores.evaluate import probabilities
@@ -201,7 +202,7 @@ def sample(model: LoadedModel) -> list[Any]:
         return str(base.tokenizer.decode(rng.choice(base.special.ordinary, length)))
 
     found: list[Any] = [(text(length), text(max(1, length // 2))) if model.pairs else text(length) for length in SAMPLE]
-    sizes = [sum(map(len, base.tokenizer(list(sides), add_special_tokens=False)["input_ids"])) for sides in map(_sides, found)]
+    sizes = [sum(map(len, base.tokenizer(list(sides), **ONLY_IDS)["input_ids"])) for sides in map(_sides, found)]
     return [entry for entry, size in zip(found, sizes, strict=True) if size <= room]
 
 

@@ -83,7 +83,7 @@ def _written(folder: Path) -> set[str]:
 
 def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
     """Write all files. The description is the last."""
-    tokenizer = _tokenizer(model)
+    tokenizer = tokenizer_of(model)
     with quiet():
         theirs, reason = plain.expressed(model, tokenizer)
         if theirs is not None:
@@ -105,11 +105,11 @@ def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
     return described
 
 
-def _tokenizer(model: LoadedModel) -> Any:
+def tokenizer_of(model: LoadedModel) -> Any:
     """A copy of the tokenizer with the trained length, which cuts at the trained side. Its pieces are the same."""
     tokenizer, stage = copy.deepcopy(model.base.tokenizer), model.described.finetune
     tokenizer.model_max_length = stage.max_length
-    tokenizer.truncation_side = "left" if stage.truncation == "tail" else "right"
+    tokenizer.truncation_side = tokenizer.init_kwargs["truncation_side"] = "left" if stage.truncation == "tail" else "right"
     tokenizer.name_or_path = ""
     names, special = list(tokenizer.model_input_names), model.base.special
     types = [

@@ -13,7 +13,8 @@ import yaml
 from transformers import pipeline
 
 import trainables
-from study.review.export import choose
+from study.review.chosen import choose
+from study.review.export import export
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.helpers import reviews
 from tests.study.conftest import Run
@@ -34,20 +35,24 @@ def copied(finished: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "the run"
 
 
+@pytest.fixture(scope="module")
+def exported(copied: Path, finished: Run) -> str:
+    """What the command says to the export of the copied run."""
+    return str(export(copied, store=str(finished.store)))
+
+
 def best_of(run: Path) -> dict[str, object]:
     """The record of the best final on validation of the chosen setting, read without the code under test."""
     chosen = records(run, "selection")[-1]["settings"][0]["setting"]
-    finals = [row for row in records(run, "trial") if row["phase"] == "final" and row["setting"] == chosen]
+    last = {row["trial"]: row for row in records(run, "trial")}
+    finals = [row for row in last.values() if row["phase"] == "final" and row["setting"] == chosen]
     return min(finals, key=lambda row: (row["error_rate_percent"], row["seed"]))
 
 
-def test_the_best_seed_of_the_chosen_setting_predicts_what_the_study_recorded(
-    copied: Path, finished: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    said = answer(capsys, "export", copied, "--store", finished.store)
+def test_the_best_seed_of_the_chosen_setting_predicts_what_the_study_recorded(copied: Path, exported: str) -> None:
     best, folder = best_of(copied), copied / "model"
-    assert f"{best['trial']}, seed {best['seed']} of the chosen setting, the best of 2 seeds on validation" in said
-    assert f"pipeline('text-classification', '{folder}')" in said
+    assert f"{best['trial']}, seed {best['seed']} of the chosen setting, the best of 2 seeds on validation" in exported
+    assert f"pipeline('text-classification', '{folder}')" in exported
     recorded = pq.read_table(copied / "predictions" / f"{best['trial']}-test.parquet").to_pydict()
     model = trainables.load(folder, "cpu")
     found = model.predict(TEXTS, raw=True)
@@ -62,7 +67,7 @@ def test_the_best_seed_of_the_chosen_setting_predicts_what_the_study_recorded(
     assert len(short) > 2
 
 
-def test_the_card_states_what_was_measured(copied: Path, finished: Run) -> None:
+def test_the_card_states_what_was_measured(copied: Path, exported: str, finished: Run) -> None:
     card = (copied / "model" / "README.md").read_text(encoding="utf-8")
     _, front, body = card.split("---\n", 2)
     fields = yaml.safe_load(front)
@@ -98,9 +103,8 @@ def test_another_final_by_its_name_and_an_earlier_export(
 
 
 def test_weights_that_are_gone_are_trained_again(
-    copied: Path, finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    copied: Path, exported: str, finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    answer(capsys, "export", copied, "--to", tmp_path / "kept", "--store", finished.store)
     empty = tmp_path / "another store"
     said = refused(capsys, "export", copied, "--to", tmp_path / "no", "--store", empty)
     assert "are gone: the store" in said
@@ -111,7 +115,7 @@ def test_weights_that_are_gone_are_trained_again(
     said = answer(capsys, "export", copied, "--to", tmp_path / "anew", "--store", empty, "--again")
     assert "trained once more" in said
     assert "as recorded" in said
-    same = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("kept", "anew")]
+    same = [(folder / "model.safetensors").read_bytes() for folder in (copied / "model", tmp_path / "anew")]
     assert same[0] == same[1]  # the same seed gives the same bits on a CPU
 
 

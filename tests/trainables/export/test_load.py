@@ -42,9 +42,7 @@ def test_a_plain_model_comes_back(tmp_path: Path) -> None:
 HEADS: list[dict[str, Any]] = [
     {"pooling": "bilstm", "lstm_width": 5, "attention_width": 6, "attention_hops": 2, "freeze": "encoder"},
     {"pooling": "mean", "layers": (0, 2), "combine": "concat", "head": "mlp", "head_width": 7},
-    {"pooling": "cls", "layers": (0, 1), "combine": "max", "max_length": 12, "head_tokens": 3},
     {"pooling": "pooled", "truncation": "hier-attention", "max_length": 12, "max_fractions": 9},
-    {"pooling": "mean", "truncation": "hier-max", "max_length": 12},
 ]
 
 
@@ -110,7 +108,7 @@ def altered(folder: Path, name: str, change: Callable[[bytes], bytes | None]) ->
         ("study_model.json", lambda data: data.replace(b'"pairs"', b'"pears"'), "pears: unknown field; did you mean 'pairs'"),
         ("study_model.json", lambda data: data.replace(b'"fair"', b'"good"'), "labels: a name occurs twice"),
         ("study_model.json", lambda data: data.replace(b'"head.safetensors"', b'"../head.safetensors"'), "is no name of a file"),
-        ("study_model.json", lambda data: data.replace(b'"linear"', b'"mlp"', 1), "does not fit the head"),
+        ("study_model.json", lambda data: data.replace(b'"head": "linear"', b'"head": "mlp"'), "does not fit the head"),
     ],
 )
 def test_an_altered_folder_is_refused(

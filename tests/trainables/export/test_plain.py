@@ -13,34 +13,38 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 from tests.helpers import reviews
 from tests.trainables.export.models import LABELS, fine_tuned
 from trainables.encoder.layers import blocks_of
+from trainables.export import plain
 from trainables.export.load import load
-from trainables.export.write import write
+from trainables.export.write import tokenizer_of, write
 
 TEXTS = [text[:30] for text, _ in reviews(limit=5)]
 PAIRS = [*zip(TEXTS, reversed(TEXTS), strict=True)]
 SAME: list[tuple[str, dict[str, Any]]] = [
-    ("bert", {"pooling": "pooled"}),
     ("bert", {"pooling": "pooled", "several": True}),
     ("bert", {"pooling": "pooled", "pairs": True, "layers": (1,)}),
     ("roberta", {"pooling": "pooled", "pairs": True, "truncation": "tail"}),
-    ("albert", {"pooling": "pooled"}),
-    ("longformer", {"pooling": "pooled"}),
     ("electra", {"pooling": "cls", "several": True}),
-    ("distilbert", {"pooling": "cls"}),
     ("distilbert", {"pooling": "cls", "head": "mlp", "head_width": 20}),
     ("deberta-v2", {"pooling": "pooled"}),
+    ("xlnet", {"pooling": "cls"}),
+]
+SAME_TOO: list[tuple[str, dict[str, Any]]] = [
+    ("distilbert", {"pooling": "cls"}),
     ("deberta-v2", {"pooling": "cls"}),
     ("deberta-v2", {"pooling": "cls", "head": "mlp", "head_width": 20}),
     ("xlnet", {"pooling": "pooled"}),
-    ("xlnet", {"pooling": "cls"}),
 ]
 ANOTHER: list[tuple[str, dict[str, Any], str]] = [
     ("bert", {"pooling": "cls"}, "BertForSequenceClassification is another function than pooling cls with a linear head"),
-    ("bert", {"pooling": "mean"}, "no text vector of pooling mean"),
-    ("roberta", {"pooling": "pooled", "head": "mlp"}, "RobertaForSequenceClassification is another function"),
     ("electra", {"pooling": "pooled"}, "ElectraForSequenceClassification is another function than pooling pooled"),
-    ("modernbert", {"pooling": "cls"}, "ModernBertForSequenceClassification is another function"),
     ("modernbert", {"pooling": "cls", "layers": (1,)}, "a norm behind the last layer is not applied to layer 1"),
+]
+ANOTHER_TOO: list[tuple[str, dict[str, Any], str]] = [
+    ("bert", {"pooling": "mean"}, "no text vector of pooling mean"),
+    ("bert", {"pooling": "cls", "layers": (0, 1)}, "and not layers 0, 1"),
+    ("bert", {"pooling": "pooled", "truncation": "hier-max"}, "reads no text in fractions"),
+    ("roberta", {"pooling": "pooled", "head": "mlp"}, "RobertaForSequenceClassification is another function"),
+    ("modernbert", {"pooling": "cls"}, "ModernBertForSequenceClassification is another function"),
 ]
 
 
@@ -84,3 +88,18 @@ def test_a_head_that_transformers_lacks_is_not_faked(kind: str, how: dict[str, A
         if model.model.pooler is not None:
             vector = torch.tanh(model.model.pooler(vector))
         assert np.allclose(model.model.classifier(vector), model.logits(TEXTS[:1]), atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "how"), SAME_TOO)
+def test_a_head_is_found_among_others(kind: str, how: dict[str, Any], tmp_path: Path) -> None:
+    model = fine_tuned(kind, tmp_path, **how)
+    theirs, why = plain.expressed(model, tokenizer_of(model))
+    assert (theirs is not None, why) == (True, "")
+
+
+@pytest.mark.parametrize(("kind", "how", "why"), ANOTHER_TOO)
+def test_the_reason_is_stated(kind: str, how: dict[str, Any], why: str, tmp_path: Path) -> None:
+    model = fine_tuned(kind, tmp_path, **how)
+    theirs, said = plain.expressed(model, tokenizer_of(model))
+    assert theirs is None
+    assert why in said
