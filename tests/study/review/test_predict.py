@@ -35,7 +35,7 @@ def test_a_run_predicts_its_test_file_as_recorded(finished: Run, capsys: pytest.
     assert [row["text"] for row in raw] == TEXTS
     assert np.abs(probabilities(raw) - known).max() < 1e-5
     (temperature,) = {
-        row["temperature"] for row in records(finished.folder, "evaluation") if row["trial"] == best and row["split"] == "test"
+        row["temperature"] for row in records(finished.folder, "evaluation") if row.get("trial") == best and row["split"] == "test"
     }
     assert temperature != 1
     out = tmp_path / "out.csv"
