@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 
 from analysis.text.terminal import Unwritten, guarded, open_streams
-from study.commands import own_data, plan, review, run, survey, track
+from study.commands import own_data, plan, predict, review, run, survey, track
 from study.commands.exits import exit_code, unexpected
 from study.definition.exit_codes import DONE, EPILOG, INTERRUPTED, WRONG_INPUT
 
@@ -22,6 +22,8 @@ def cli() -> None:
 for command in (own_data.init, run.run, run.reproduce, plan.plan):
     cli.add_command(command)
 for command in (review.status, review.report, review.compare, review.marks, review.trace, track.track):
+    cli.add_command(command)
+for command in (review.export, predict.predict):
     cli.add_command(command)
 for command in (survey.doctor, survey.tasks, survey.recipes, survey.encoders, survey.overlap):
     cli.add_command(command)

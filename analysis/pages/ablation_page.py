@@ -139,6 +139,7 @@ def page(
             (forms.command(ledger), "the same run; results in the store are reused"),
             ("study report RUN", "this report from the run folder RUN"),
             *([(example, "recomputes one number; provenance.csv has the command for every number")] if example else []),
+            ("study export RUN --trial CELL", "the model of a cell, its best seed on validation, as a folder"),
         ],
         versions=sorted(ledger.versions.items()),
     )

@@ -28,16 +28,19 @@ CONFUSIONS = ("label", "given", "texts", "share_percent")
 LENGTHS = ("least_pieces", "most_pieces", "texts", "max_length", "truncation", "longer_than_max_length_percent",
            "error_percent", "interval_low_percent", "interval_high_percent")  # fmt: skip
 CALIBRATION = ("texts", "counted", "ece_percent", "ece_sd_percent", "ece_equal_mass_percent", "ece_by_chance_percent",
-               "brier", "log_loss", "mean_confidence_percent", "right_percent")  # fmt: skip
+               "brier", "log_loss", "mean_confidence_percent", "right_percent", "temperature", "scaled_ece_percent",
+               "scaled_log_loss")  # fmt: skip
 FACTS = (
     "ECE: mean distance between confidence and share of right predictions in 15 bins of confidence (Guo et al. 2017).",
     "Confidence: probability of the predicted class; with several labels per text every decision on a label counts.",
     "By chance: expected ECE of perfect probabilities on as many texts. Mean over seeds ± standard deviation.",
     "Brier: squared distance, summed over classes, 0 to 2; with several labels per text of a decision, 0 to 1.",
+    "Scaled: with logits divided by the temperature, which is fitted on validation (Guo et al. 2017). Above 1: overconfident.",
 )
 """Sentences that explain SCORES."""
 OF_SEVERAL = " Mean over seeds ± standard deviation."
-SCORES = ("seeds", "ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %")
+SCORES = ("seeds", "ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %", "temperature",
+          "scaled ECE %", "scaled log loss")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,9 @@ class Details:
     confusions: Sequence[Confusion]
     lengths: Sequence[Length]
     calibration: Calibration | None
+    scaled: Calibration | None
+    """Its calibration with the temperatures; None if they are not recorded."""
+    temperatures: Sequence[float]
     cut: Truncation | None
     seeds: int
     problems: Sequence[str]
@@ -85,7 +91,15 @@ class Details:
         digits = zip((own.by_chance, own.ece_equal_mass, own.brier, own.log_loss, own.confidence, own.right),
                      (2, 2, 3, 3, 1, 1), strict=True)  # fmt: skip
         rest = [(number(numbers.mean(values), places), numbers.mean(values)) for values, places in digits]
-        return [(str(self.seeds), self.seeds), (spread(own.ece), numbers.mean(own.ece)), *rest]
+        return [(str(self.seeds), self.seeds), (spread(own.ece), numbers.mean(own.ece)), *rest, *self._scaled]
+
+    @property
+    def _scaled(self) -> list[tuple[str, float | None]]:
+        """(text, number) of temperature, ECE and log loss with it; dashes if it is not recorded."""
+        if self.scaled is None:
+            return [(DASH, None)] * 3
+        columns = ((self.temperatures, 2), (self.scaled.ece, 2), (self.scaled.log_loss, 3))
+        return [(number(numbers.mean(values), digits), numbers.mean(values)) for values, digits in columns]
 
 
 def facts(settings: Iterable[Details]) -> tuple[str, ...]:
@@ -103,8 +117,9 @@ def details_of(side: Side, pieces: Array | None = None) -> Details:
         longer = None if side.cut is None or own is None else 100 * float((own[part.texts] > side.cut.max_length).mean())
         bins.append(Length(part.low, part.high, int(part.texts.sum()), longer, lengths.error(side.seeds, part)))
     several = bool(side.seeds) and side.seeds[0].several
+    calibrated = side.calibration, side.scaled, side.temperatures
     return Details(
-        *(side.label, several, side.labels, side.confusions, bins, side.calibration, side.cut, len(side.seeds), side.problems)
+        *(side.label, several, side.labels, side.confusions, bins, *calibrated, side.cut, len(side.seeds), side.problems)
     )
 
 
@@ -387,5 +402,8 @@ def _calibration(setting: Details) -> list[dict[str, Any]]:
             "log_loss": numbers.mean(scores.log_loss),
             "mean_confidence_percent": numbers.mean(scores.confidence),
             "right_percent": numbers.mean(scores.right),
+            "temperature": numbers.mean(setting.temperatures) if setting.scaled else None,
+            "scaled_ece_percent": numbers.mean(setting.scaled.ece) if setting.scaled else None,
+            "scaled_log_loss": numbers.mean(setting.scaled.log_loss) if setting.scaled else None,
         }
     ]

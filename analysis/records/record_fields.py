@@ -56,6 +56,9 @@ _SCORED = {
     "group_rates": Field(dict, "peak learning rate of every parameter group"),
     "f1_by_label": Field(dict, "of a multi-label task, label: F1 (0 to 1)"),
     "thresholds": Field(list, "of a multi-label task, the probability from which on each label is predicted, tuned on validation"),
+    "temperature": Field(
+        float, "test: what logits are divided by to calibrate probabilities, fitted on validation; null in old records"
+    ),
     "mark_f1": Field(float, "marks: F1 of the class important over the pieces of the held-out texts, 0 to 1"),
     "marked_percent": Field(float, "marks: share of those pieces that the marker marks, percent"),
     "micro_batch": Field(int, "sequences per forward pass; 0: the whole batch"),

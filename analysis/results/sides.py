@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from analysis.records.trials import Trial
 from analysis.results.final_settings import FinalSetting
 from analysis.results.ledger import Cell, Ledger
 from analysis.stats import labels
-from analysis.stats.calibration import Calibration, calibration
+from analysis.stats.calibration import Calibration, calibration, scaled
 from analysis.stats.labels import Confusion, Label
 from analysis.text.plain import plain
 
@@ -55,6 +56,8 @@ class Side:
     """[texts, classes] of each seed; empty if those of one seed are not stored or unusable."""
     thresholds: tuple[Sequence[Any], ...] = ()
     """Thresholds of the labels of each seed, for a task with several labels per text."""
+    temperatures: tuple[float, ...] = ()
+    """Temperature of each seed, fitted on validation; empty if that of one seed is not recorded."""
     bag: Predictions | None = None
     """Predictions of the bag of words on the same texts."""
     cut: Truncation | None = None
@@ -76,6 +79,15 @@ class Side:
     def calibration(self) -> Calibration | None:
         """Calibration of its probabilities; None without them."""
         return calibration(self.seeds, self.probabilities) if self.probabilities else None
+
+    @property
+    def scaled(self) -> Calibration | None:
+        """The same with the temperature of each seed; None without probabilities or temperatures."""
+        if not self.probabilities or not self.temperatures:
+            return None
+        several = self.seeds[0].several
+        each = zip(self.probabilities, self.temperatures, strict=True)
+        return calibration(self.seeds, [scaled(values, temperature, several) for values, temperature in each])
 
     @property
     def pieces(self) -> Array | None:
@@ -133,10 +145,18 @@ def _side(label: str, names: Sequence[str], where: Sequence[tuple[Path, Trial]],
         tuple(seeds),
         tuple(usable) if len(usable) == len(seeds) else (),
         tuple(list((trial.test or {}).get("thresholds") or ()) for _, trial in where),
+        _temperatures([trial for _, trial in where]),
         _bag(where[0][0], seeds[0]),
         _cut(where[0][1].params, config),
         problems,
     )
+
+
+def _temperatures(trials: Sequence[Trial]) -> tuple[float, ...]:
+    """The recorded temperatures of the trials; empty unless all have a positive one."""
+    recorded = [(trial.test or {}).get("temperature") for trial in trials]
+    usable = [float(value) for value in recorded if isinstance(value, int | float) and math.isfinite(value) and value > 0]
+    return tuple(usable) if len(usable) == len(recorded) else ()
 
 
 def _bag(folder: Path, like: Predictions) -> Predictions | None:

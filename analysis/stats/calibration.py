@@ -6,6 +6,8 @@ for bins of equal mass (Nguyen and O'Connor 2015; Nixon et al. 2019), which the 
 With few texts it is above zero even for perfect probabilities: `by_chance` is its expectation then, the idea of Broecker and
 Smith's (2007) consistency bars. Beside it two proper scores: Brier's (1950) and the log loss.
 
+Temperature scaling (Guo et al. 2017, section 4.2) divides logits by a number that is fitted on validation: `scaled`.
+
 With one label per text the confidence is the probability of the predicted class. With several labels per text every decision
 counts: the probability that a text has a label is compared with whether it has.
 """
@@ -84,6 +86,16 @@ def calibration(seeds: Sequence[Predictions], probabilities: Sequence[Array]) ->
         texts=len(seeds[0].has),
         several=seeds[0].several,
     )
+
+
+def scaled(probabilities: Array, temperature: float, several: bool) -> Array:
+    """Return the probabilities [texts, classes] of logits divided by the temperature; 1 changes nothing."""
+    p = probabilities.astype(float)
+    if several:
+        yes, no = p ** (1 / temperature), (1 - p) ** (1 / temperature)
+        return np.asarray(yes / (yes + no))
+    powers = (p / p.max(axis=1, keepdims=True)) ** (1 / temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def equal_mass(confidence: Array) -> Array:

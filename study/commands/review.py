@@ -1,4 +1,4 @@
-"""Commands on runs: `study status`, `report`, `compare`, `marks` and `trace`."""
+"""Commands on runs: `study status`, `report`, `export`, `compare`, `marks` and `trace`."""
 
 from __future__ import annotations
 
@@ -112,3 +112,35 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
     traced = traces.trace(run_dir, cell, task, seed, store)
     click.echo(str(traced))
     return DONE if traced.again else NO_RESULT
+
+
+@click.command(epilog=EPILOG)
+@RUN
+@click.option(
+    "--trial", metavar="NAME", help="A final, such as f00, or the label of a setting; of an ablation the label of a cell."
+)
+@click.option("--task", metavar="NAME", help="The task, if several tasks of an ablation have the cell.")
+@click.option("--seed", metavar="N", type=int, help="The seed. Default: the one that is best on validation.")
+@click.option("--to", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Default: RUN/model.")
+@click.option("--force", is_flag=True, help="Replace a model that an earlier export wrote there.")
+@click.option("--again", is_flag=True, help="Train it once more if the store no longer has its weights.")
+@STORE
+def export(
+    run_dir: Path,
+    trial: str | None,
+    task: str | None,
+    seed: int | None,
+    folder: Path | None,
+    force: bool,
+    again: bool,
+    store: str | None,
+) -> int:
+    """Write the model that a study found as a folder: weights, tokenizer, configuration, model card.
+
+    By default the chosen setting with the seed that is best on validation. transformers loads the folder if it has a head that
+    computes the same, else its encoder; trainables.load loads every one.
+    """
+    from study.review import export as exports
+
+    click.echo(str(exports.export(run_dir, trial, folder, store, task=task, seed=seed, force=force, again=again)))
+    return DONE

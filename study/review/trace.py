@@ -109,7 +109,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     shared = Store(store or study.store or Store.default().url)
     with tempfile.TemporaryDirectory(prefix="study-trace-") as folder:
         fresh = Store(folder)
-        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not _copied(shared, fresh, node.stage_id)]
+        lacking = [f"{node.stage.name} {node.stage_id[:12]}" for node in before if not copied(shared, fresh, node.stage_id)]
         again = work.Work(source.trial, recipe, fresh.url, execution)
         for _ in work.here(again, reader):
             pass
@@ -134,7 +134,7 @@ def _differs(source: TracedFinal, stage_id: str, test_id: str) -> str:
     return "the test texts have changed" if source.test_id and source.test_id != test_id else ""
 
 
-def _copied(shared: Store, fresh: Store, stage_id: str) -> bool:
+def copied(shared: Store, fresh: Store, stage_id: str) -> bool:
     """Copy an artifact with all its files; False if it or some of its files are gone."""
     artifact = shared.get(stage_id)
     if artifact is None or artifact.pruned:

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import tempfile
 import time
@@ -273,6 +274,8 @@ def _outcome(run_dir: Path, text: str, anew: bool = False) -> StudyOutcome:
         reasons = sorted({str(row.get("reason")) for row in trials(rows, "search").values() if row.get("reason")})
         text += "\nno trial has a result" + "".join(f"\n  {reason}" for reason in reasons[:5])
     lost = _failed_text(rows)
+    if tested:
+        report += f"\nmodel: study export {shlex.quote(str(run_dir))} writes it as a folder"
     return StudyOutcome(tested, f"{text}\n{lost}\n\n{report}" if lost else f"{text}\n\n{report}", lost)
 
 

@@ -27,6 +27,9 @@ BATCH_TEXTS, BATCH_CHARACTERS = 1024, 2_000_000
 WORD_MARKS = ("▁", "Ġ")
 """Prefixes of SentencePiece and byte-level BPE for the space before a word."""
 
+ONLY_IDS = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+"""Arguments of a tokenizer. Not verbose: no warning that a text is too long for the encoder, which will be truncated."""
+
 
 class Pieces:
     """Pieces of many texts in a memory-mapped file: opened at the first access, cheap to pickle."""
@@ -96,6 +99,11 @@ def pieces(texts: Sequence[str], tokenizer: Tokenizer, cache: Path, key: str) ->
     return Pieces(path)
 
 
+def tokenised(texts: Iterable[str], tokenizer: Tokenizer) -> list[Ids]:
+    """Pieces of every text in memory, int32 [pieces], without special tokens."""
+    return [np.array(ids, dtype=np.int32) for batch in _batched(texts) for ids in tokenizer(batch, **ONLY_IDS)["input_ids"]]
+
+
 def _sound(path: Path, count: int) -> bool:
     import pyarrow as pa
 
@@ -144,9 +152,7 @@ def _batched(texts: Iterable[str]) -> Iterator[list[str]]:
 
 def _tokenise(texts: list[str], tokenizer: Tokenizer) -> tuple[list[Ids], list[np.ndarray[Any, Any]]]:
     """(pieces of every text, 1 where a word begins and 0 elsewhere)."""
-    # verbose=False: no warning that a text is too long for the encoder. It will be truncated.
-    only_ids = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    encoded = tokenizer(texts, **only_ids)
+    encoded = tokenizer(texts, **ONLY_IDS)
     ids = [np.array(row, dtype=np.int32) for row in encoded["input_ids"]]
     marked, continuing = _word_marks(tokenizer)
     if encoded.encodings is None:  # a tokenizer in pure Python does not report words

@@ -98,6 +98,11 @@ def measured(
     return measure_labels(logits, split.labels, names, thresholds)
 
 
+def probabilities(logits: np.ndarray, several: bool) -> np.ndarray:
+    """Probabilities [n, classes] of logits, float64: of exclusive classes, or with `several` of labels, each for itself."""
+    return _sigmoid(logits) if several else np.asarray(np.exp(_log_softmax(logits)))
+
+
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-np.clip(logits.astype(np.float64), -700, 700))))
 
@@ -115,7 +120,6 @@ def write_predictions(
     pieces: np.ndarray | None = None,
 ) -> Path:
     """Write the predicted classes, or in a multi-label task labels, of every example as parquet, with its length in pieces."""
-    if labels.ndim == 1:
-        return predictions.write(path, labels, logits.argmax(axis=1), np.exp(_log_softmax(logits)), pieces)
-    probabilities = _sigmoid(logits)
-    return predictions.write(path, labels, probabilities >= np.array(thresholds), probabilities, pieces)
+    each = probabilities(logits, several=labels.ndim > 1)
+    predicted = logits.argmax(axis=1) if labels.ndim == 1 else each >= np.array(thresholds)
+    return predictions.write(path, labels, predicted, each, pieces)

@@ -1,4 +1,4 @@
-"""Write predictions as a parquet file. Imports no torch."""
+"""Write predictions as a parquet file, and read them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ def write(path: Path, labels: Array, predicted: Array, probabilities: Array, pie
         columns["pieces"] = np.asarray(pieces, dtype=np.int64)
     pq.write_table(pa.table(columns), path)
     return path
+
+
+def read(path: Path) -> tuple[Array, Array]:
+    """(labels, probabilities [n, classes]) of such a file; labels are classes [n], or in a multi-label task 0/1 [n, labels].
+
+    Raises ValueError, KeyError or pyarrow's errors for another file.
+    """
+    table = pq.read_table(path, columns=["label", "probabilities"])
+    probabilities = np.array(table["probabilities"].to_pylist(), dtype=np.float32)
+    places = table["label"].to_pylist()
+    if not pa.types.is_list(table.schema.field("label").type):
+        return np.array(places, dtype=np.int64), probabilities
+    labels = np.zeros(probabilities.shape, dtype=np.int64)
+    for row, mine in enumerate(places):
+        labels[row, mine] = 1
+    return labels, probabilities
 
 
 def _places(labels: Array) -> Any:

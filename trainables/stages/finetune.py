@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from trainables.batches.pack import Batch, Example
+from trainables.batches.special_tokens import Ids
 from trainables.batches.tokenise import Pieces
 from trainables.batches.truncate import truncate, truncate_pair
 from trainables.data.splits import Split, TaskData
@@ -23,12 +25,13 @@ from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
 from trainables.settings.stages import Finetune, Multitask
 from trainables.stages.features import Features
+from trainables.store.artifact_files import VALIDATED
 from trainables.training import optimizer
 from trainables.training.loop import Job, Row
 from trainables.training.runtime import Runtime
 
 
-def examples(split: Split, pieces: Pieces, base: Base, stage: Finetune | Multitask) -> list[Example]:
+def examples(split: Split, pieces: Pieces | Sequence[Ids], base: Base, stage: Finetune | Multitask) -> list[Example]:
     """The texts or pairs of a split as the encoder sees them: cut to the budget or into fractions of it, with special tokens."""
     if split.pairs is not None:
         return [_pair(pieces[2 * i], pieces[2 * i + 1], label, base, stage) for i, label in enumerate(split.labels)]
@@ -176,7 +179,7 @@ def job(
         return {"epoch": epoch, "split": "validation", **scores}
 
     def artifact_files(folder: Path) -> dict[str, Path]:
-        path = folder / "predictions-validation.parquet"
+        path = folder / VALIDATED
         return {path.name: write_predictions(path, latest[0], data.validation.labels, scores.get("thresholds"))}
 
     groups = optimizer.parameter_groups(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from trainables.encoder import attention, lora
 from trainables.encoder.load import model_state, sixteen_bit_notices
 from trainables.encoder.recompute import recompute_blocks
+from trainables.scores import predictions, temperature
 from trainables.scores.evaluate import measured, predict, write_predictions
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Execution
@@ -29,7 +30,7 @@ from trainables.stages.inputs import Inputs, Reader
 from trainables.stages.kinds import KINDS
 from trainables.stages.node import Node, milestone_id, test_id
 from trainables.stages.state_files import StateWriter, copy_weights, restore, saved, weights_of
-from trainables.store.artifact_files import PREDICTIONS, WEIGHTS
+from trainables.store.artifact_files import PREDICTIONS, VALIDATED, WEIGHTS
 from trainables.store.background import background
 from trainables.store.store import Artifact, DamagedArtifact, Store
 from trainables.training import energy, gpus, memory
@@ -268,9 +269,9 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
     name = test_id(inputs.target, node.stage_id)
     common = {"stage": "test", "stage_name": "test", "stage_id": name, "task": recipe.task, "seed": recipe.seed}
     common |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
-    if (rows := _rows(store, name, "test")) is not None:
-        return rows[0] | common | {"source": "loaded"}
     finetuned = store.get(node.stage_id)
+    if (rows := _rows(store, name, "test")) is not None:
+        return rows[0] | common | {"temperature": temperature_of(finetuned), "source": "loaded"}
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
     logits, lengths, how = _test_logits(inputs, node, finetuned, store, execution)
@@ -281,7 +282,15 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
         path = write_predictions(folder / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
-    return row | common | {"source": "computed"}
+    return row | common | {"temperature": temperature_of(finetuned), "source": "computed"}
+
+
+def temperature_of(finetuned: Artifact | None) -> float | None:
+    """The temperature that calibrates a fine-tuned model, fitted on its validation predictions; None if they are gone."""
+    with contextlib.suppress(FileNotFoundError, DamagedArtifact):
+        if finetuned is not None:
+            return temperature.fit(*predictions.read(finetuned.path(VALIDATED)))
+    return None
 
 
 def _test_logits(

@@ -20,8 +20,8 @@ FORMAT_VERSION = 3
 """Increase it when the files of a stage, or the meaning of its settings, change: every stage then has a new id."""
 SUFFIXES = (".safetensors", ".json", ".parquet")
 """The only file types of a store: none of them needs unpickling."""
-WEIGHTS, PREDICTIONS = "model.safetensors", "predictions-test.parquet"
-"""Files of finished stages: parameters of a model; logits of a fine-tuned model on the test split."""
+WEIGHTS, PREDICTIONS, VALIDATED = "model.safetensors", "predictions-test.parquet", "predictions-validation.parquet"
+"""Files of finished stages: parameters of a model; predictions of a fine-tuned model on the test and the validation split."""
 FEATURES = "features.safetensors"
 """Cached outputs of a frozen encoder; they can be recomputed, so garbage collection removes them when they are unused for long."""
 MARKS, CHOSEN = "marks.parquet", "chosen.parquet"

@@ -39,6 +39,12 @@ def read_delimited(raw: bytes, columns: Sequence[str], delimiter: str, dialect: 
     return table, notices + _spelt_out(raw, dialect) + _returns(raw, delimiter, dialect)
 
 
+def declared_delimiter(raw: bytes) -> str | None:
+    """The delimiter that the first line declares, as Excel writes it; None without such a line."""
+    declared = SEP_LINE.match(raw)
+    return declared[1].decode(errors="replace") if declared else None
+
+
 def _header_fault(raw: bytes, columns: Sequence[str], delimiter: str, dialect: Dialect) -> str | None:
     """Fault if the columns are missing because of another delimiter or a missing header; None otherwise."""
     header = next((line for line in re.split(rb"[\r\n]+", raw[:65536]) if line.strip()), b"").decode(errors="replace")

@@ -15,7 +15,7 @@ from typing import Any
 from trainables.settings.dialect import DELIMITERS, Dialect
 from trainables.settings.errors import ConfigError, closest
 from trainables.settings.file_names import TABLES
-from trainables.tables.delimited import read_delimited
+from trainables.tables.delimited import declared_delimiter, read_delimited
 from trainables.tables.encodings import doubts
 from trainables.tables.file_content import as_utf8, check_kind, read_content
 from trainables.tables.free_memory import check_fits
@@ -39,6 +39,44 @@ def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) 
     except ConfigError as error:
         raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
     return table, tuple(f"{url}: {notice}" for notice in notices)
+
+
+def read_text_table(url: str, columns: Sequence[str], dialect: Dialect) -> tuple[Table, str, tuple[str, ...]]:
+    """(table, delimiter, notices) of a csv or tsv file, compressed or not, with all its columns as they are written: as text.
+
+    `columns` are looked for in the header. Raises ConfigError that names the file.
+    """
+    kind, raw = read_content(url)
+    try:
+        check_kind(raw, kind)
+        raw = as_utf8(raw, dialect)
+        if not raw or raw.isspace():
+            raise ConfigError(["the file is empty"])
+        if kind not in DELIMITERS or is_json_lines(raw[:HEAD].decode(errors="replace")):
+            raise ConfigError(["is JSON lines, not csv or tsv; let its name end in .jsonl"])
+        table, notices = read_delimited(raw, columns, DELIMITERS[kind], dialect)
+        if not all(_is_string(column.type) for column in table.schema):
+            table, notices = read_delimited(raw, table.schema.names, DELIMITERS[kind], dialect)
+        if not table.num_rows:
+            raise ConfigError(["the file has a header but no rows"])
+    except ConfigError as error:
+        raise ConfigError(f"{url}: {fault}" for fault in error.faults) from None
+    delimiter = declared_delimiter(raw) or dialect.delimiter or DELIMITERS[kind]
+    return table, delimiter, tuple(f"{url}: {notice}" for notice in [*notices, *doubts(raw)])
+
+
+def open_parquet(source: Any, url: str) -> Any:
+    """A pyarrow ParquetFile of a path or of bytes. Raises ConfigError that names the file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(source)
+    except FileNotFoundError:
+        read_content(url)  # says what is there
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ConfigError([f"{url}: not parquet, or a damaged file: {_short(str(error))}"]) from None
 
 
 def read_documents(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import json
 import math
 import re
 from pathlib import Path
@@ -46,6 +47,17 @@ def enrich(run: Path, pieces: bool = True, classes: int = 3) -> None:
         if pieces and record_fields.BAG_OF_WORDS not in path.name:
             table = table.append_column("pieces", pa.array(LENGTHS[:n]))
         pq.write_table(table, path)
+
+
+def heat(run: Path, label: str, temperature: float) -> None:
+    """Record a temperature with the test scores of the finals of a setting."""
+    path = run / "records.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    named = {row["trial"] for row in records if row["event"] == "trial" and row.get("label") == label}
+    for row in records:
+        if row["event"] == "evaluation" and row["split"] == "test" and row["trial"] in named:
+            row["temperature"] = temperature
+    path.write_text("".join(json.dumps(row) + "\n" for row in records), encoding="utf-8")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -155,6 +167,7 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     _, bad = kind(n=120, wrong=0.3, seed=5)
     folder = make(tmp_path / "run", NASTY, has, {"papers' setting": bad, "good": good}, "micro_f1", baseline=bad[0])
     enrich(folder)
+    heat(folder, "good", 2.5)
     page = reports.write([folder], tmp_path / "out").page
     text = text_of(page)
     assert "good error % papers' setting error % bag of words error % good minus papers' setting, points" in text
@@ -164,6 +177,10 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     found = rows(tmp_path / "out" / "calibration.csv")
     assert [row["setting_label"] for row in found] == ["good", "papers' setting"]
     assert {row["counted"] for row in found} == {"decisions" if kind is several else "texts"}
+    assert [row["temperature"] for row in found] == ["2.5", ""], "the other's is not recorded"
+    assert found[0]["scaled_ece_percent"] not in ("", found[0]["ece_percent"])
+    assert found[1]["scaled_ece_percent"] == found[1]["scaled_log_loss"] == ""
+    assert "temperature scaled ECE % scaled log loss good 3 " in text
     assert {"reliability-chosen.svg", "lengths-chosen.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     told = study_page.compared_details(Finals(load(folder)))
     assert told is not None

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import scipy.special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from analysis.records import predictions
 from analysis.records.predictions import Array, Predictions
-from analysis.stats.calibration import BINS, Calibration, calibration, equal_mass
+from analysis.stats.calibration import BINS, Calibration, calibration, equal_mass, scaled
 
 
 def softmax(n: int, classes: int, seed: int = 0, sharp: float = 2.0) -> tuple[Predictions, Array]:
@@ -163,3 +164,15 @@ def test_unusable_probabilities_are_refused_with_the_reason(tmp_path: Path, p: o
     found = write(tmp_path, p)
     with pytest.raises(ValueError, match=f"^f00-test.parquet: .*{why}"):
         predictions.probabilities(tmp_path, "f00", found)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_scaled_probabilities_are_those_of_divided_logits(temperature: float) -> None:
+    logits = 3 * np.random.default_rng(4).normal(size=(50, 5))
+    of_one = scipy.special.softmax(logits, axis=1).astype(np.float32)
+    np.testing.assert_allclose(scaled(of_one, temperature, False), scipy.special.softmax(logits / temperature, axis=1), atol=1e-6)
+    of_several = scipy.special.expit(logits).astype(np.float32)
+    np.testing.assert_allclose(scaled(of_several, temperature, True), scipy.special.expit(logits / temperature), atol=1e-5)
+    certain = np.array([[0.0, 1.0], [1.0, 0.0]])
+    for several in (False, True):
+        np.testing.assert_array_equal(scaled(certain, temperature, several), certain)

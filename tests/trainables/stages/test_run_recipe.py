@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -27,6 +29,7 @@ from tests.trainables.resume import (
     weights,
 )
 from trainables import __main__ as command_line
+from trainables.scores import temperature
 from trainables.settings.execution import Execution
 from trainables.stages import run_recipe as runner
 from trainables.stages.identity import nodes
@@ -172,6 +175,10 @@ def test_test_split_is_read_once(whole: Whole) -> None:
     assert results([first]) == results([second])
     assert first["examples"] == 24
     assert first["split"] == "test"
+    validated = pq.read_table(store.get(nodes(Inputs(recipe))[-1].stage_id).path("predictions-validation.parquet")).to_pydict()  # type: ignore[union-attr]
+    fitted = temperature.fit(np.array(validated["label"]), np.array(validated["probabilities"]))
+    assert first["temperature"] == second["temperature"] == pytest.approx(fitted)
+    assert 0 < fitted != 1
 
 
 def test_test_needs_the_weights(tmp_path: Path) -> None:
