@@ -61,6 +61,53 @@ def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] =
     return str(path)
 
 
+def chinese_reviews(count: int) -> list[tuple[str, str]]:
+    """(review of a hotel in Chinese with some English, 1 to 5 stars), no two alike."""
+    good = [
+        "房间很干净",
+        "服务员特别热情",
+        "早餐种类丰富",
+        "离地铁站很近",
+        "床睡得很舒服",
+        "WiFi很快",
+        "下次还会再来",
+        "性价比挺高",
+    ]
+    bad = [
+        "隔音实在太差",
+        "空调一直漏水",
+        "前台态度冷淡",
+        "卫生间有股怪味",
+        "等了半个小时才入住",
+        "check-in很慢",
+        "再也不来了",
+        "不值这个价",
+    ]
+    rows = []
+    for number in range(count):
+        happy, digits = number % 2 == 0, [number // 2 // 8**place % 8 for place in range(3)]
+        parts = [(good if happy or place == 1 else bad)[(digit + 3 * place) % 8] for place, digit in enumerate(digits)]
+        rows.append(("，".join(parts) + "。！"[number % 3 == 0], str(4 + digits[0] % 2 if happy else 1 + digits[0] % 2)))
+    return rows
+
+
+def word_pieces(folder: Path) -> Encoder:
+    """An encoder from scratch with a tokenizer of word pieces: the characters of these reviews, and little English."""
+    import tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    characters = sorted({character for text, _ in chinese_reviews(64) for character in text if not character.isascii()})
+    pieces = [*special.values(), *characters, "Wi", "##Fi", "check", "-", "in"]
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False)  # puts spaces around Chinese characters
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    return Encoder(config=TINY_BERT | {"vocab_size": len(pieces)}, tokenizer=str(folder))
+
+
 def documents_file(folder: Path, *sizes: int) -> str:
     """Write a text file with documents of so many reviews each, one a line, and return its path."""
     rows = iter(reviews())

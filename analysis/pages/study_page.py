@@ -282,6 +282,7 @@ def versions(run: Run) -> list[tuple[str, str]]:
                 used[plain(name)].append(plain(value, 80))
     devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
     used["device"] = devices or used.get("device", [])
+    used["computed on"] = list(dict.fromkeys(plain(row["computes_on"], 80) for row in run.of("plan") if row.get("computes_on")))
     used["precision"] = precisions
     return [(name, ", then ".join(values)) for name, values in used.items() if values]
 

@@ -109,6 +109,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "labels": Field(list, "names of the target task's classes or labels, in order"),
         "splits": Field(dict, "examples in train, validation and test split of the target task"),
         "stages": Field(list, "shared stages: {stage_id, parent_id, kind, name, label, cached}"),
+        "computes_on": Field(str, "what this session computes on: `2 CPU cores, 1 a trial, 2 trials at a time`"),
     },
     "stage": {
         "stage_id": Field(str, "identity of the stage", required=True),

@@ -188,7 +188,7 @@ def _walked(recipe: Recipe, reader: Reader) -> list[Step]:
         Step(
             n.stage, recipe.encoder, recipe.task, recipe.seed, n.stage_id, n.parent_id, n.trajectory_id, n.steps, n.tokens_estimate
         )
-        for n in nodes(Inputs(recipe, reader))
+        for n in nodes(Inputs(recipe, reader, counts=True))
     ]
 
 
@@ -196,19 +196,20 @@ def _walked(recipe: Recipe, reader: Reader) -> list[Step]:
 
 
 def _sizes(grid: AblationGrid, reader: Reader) -> dict[str, Size]:
-    return {name: _size(name, task, reader) for name, task in grid.ablation.tasks.items()}
+    return {name: _size(name, task, reader, grid.ablation.encoder_of(name)) for name, task in grid.ablation.tasks.items()}
 
 
-def _size(name: str, task: AblationTask, reader: Reader) -> Size:
+def _size(name: str, task: AblationTask, reader: Reader, encoder: Encoder) -> Size:
     """Size of a task: counted if the data are here, else published."""
-    from trainables.stages.kinds import PIECES_PER_WORD
+    from trainables.stages.inputs import PIECES_PER_WORD
 
     try:
         data = reader.task(name, task.task(), needs_test=task.target)
     except (ConfigError, OSError):
         return gpu_costs.published_size(task.known or name, task.validation_share)
     words = int(data.train.words.sum()) / max(1, len(data.train))
-    return Size(len(data.train), len(data.validation), len(data.test), words * PIECES_PER_WORD, "")
+    counted = reader.pieces_per_word(encoder, data.train)
+    return Size(len(data.train), len(data.validation), len(data.test), words * (counted or PIECES_PER_WORD), "")
 
 
 def _sketched(recipe: Recipe, sizes: dict[str, Size], grid: AblationGrid) -> Iterator[Step]:

@@ -78,12 +78,15 @@ def _shared(plan_: GridPlan) -> Iterator[str]:
 
 def _assumptions(plan_: GridPlan) -> Iterator[str]:
     """The assumptions behind the numbers."""
-    from trainables.stages.kinds import PIECES_PER_WORD
+    from trainables.stages.inputs import PIECES_PER_WORD
 
     if plan_.sources:
         yield "tokens: every text has its set's mean length, cut at max_length, with special tokens"
     else:
-        yield f"tokens: {PIECES_PER_WORD} for a word, every text cut at max_length, with special tokens"
+        yield (
+            "tokens: as the encoder's tokenizer divides a sample of the texts"
+            f" ({PIECES_PER_WORD} for a word where it is not here), every text cut at max_length, with special tokens"
+        )
     yield (
         f"time: {gpu_costs.FLOPS_PER_WEIGHT} FLOPs for each weight of the blocks in use and token to train on, 2 for one to read,"
         " and for predicted pieces the vocabulary's matrix; a frozen encoder runs once over each text; attention's own"

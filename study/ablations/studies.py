@@ -68,9 +68,9 @@ def parts_of(ablation: Ablation, folder: Path, placeholders: bool) -> Iterator[A
 
 
 def _resources() -> Data:
-    """A GPU for every trial, with its share of the CPUs, if this machine has GPUs."""
+    """For every trial the share of the CPUs that belongs to its GPU, if this machine has GPUs."""
     machine = this_machine()
-    return {"gpus": 1, "cpus": max(1, int(machine.cpus // machine.gpus))} if machine.gpus else {}
+    return {"cpus": max(1, int(machine.cpus // machine.gpus))} if machine.gpus else {}
 
 
 def _in_words(fault: str, labels: Sequence[str]) -> str:

@@ -102,17 +102,20 @@ def hiding() -> str:
     return ", ".join(f"{name}={os.environ[name]!r}" for name in VARIABLES if name in os.environ)
 
 
-def check_cluster(ray: Any, resources: Any) -> None:
-    """Raise ConfigError with every node of the joined cluster that offers GPUs, none of which answers."""
+def check_cluster(ray: Any, each: float) -> tuple[str, ...]:
+    """Return the names of the GPUs of the joined cluster on whose nodes a worker with `each` GPUs can run.
+
+    GPUs in use have no name. Raises ConfigError with every node that offers GPUs, none of which answers.
+    """
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from trainables.training import gpus
 
     tasks = {}
     for node in ray.nodes():
-        if node["Alive"] and node["Resources"].get("GPU", 0) >= resources.gpus:
+        if node["Alive"] and node["Resources"].get("GPU", 0) >= each:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, num_gpus=resources.gpus)(gpus.answering).options(scheduling_strategy=there)
+            task = ray.remote(num_cpus=0, num_gpus=each)(gpus.answering).options(scheduling_strategy=there)
             tasks[task.remote()] = node["NodeManagerAddress"]
     ready, _ = (
         ray.wait(list(tasks), num_returns=len(tasks), timeout=ANSWER_WITHIN_S) if tasks else ([], [])
@@ -120,6 +123,7 @@ def check_cluster(ray: Any, resources: Any) -> None:
     answers = {tasks[task]: _answer(ray, task) for task in ready}
     if faults := [f"resources.gpus: no GPU of node {name} answers: {why}" for name, (names, why) in answers.items() if not names]:
         raise ConfigError([*faults, "repair or exclude these nodes, or set resources.gpus: 0"])
+    return tuple(name for names, _ in answers.values() for name in names)
 
 
 def _answer(ray: Any, task: Any) -> tuple[list[str], str]:

@@ -21,6 +21,10 @@ class Machine:
     """(CPUs, GPUs) of every node."""
     lacks: str = ""
     """Reason why GPUs may not answer; empty if they do."""
+    names: tuple[str, ...] = ()
+    """Names of the GPUs; empty if nobody asked them."""
+    unused: str = ""
+    """Reason why some GPUs that are there are not used; empty if all are."""
 
     @property
     def cpus(self) -> float:
@@ -31,6 +35,11 @@ class Machine:
     def gpus(self) -> float:
         """GPUs of all nodes."""
         return sum(gpus for _, gpus in self.nodes)
+
+    @property
+    def notices(self) -> list[str]:
+        """Notices on GPUs that are not used."""
+        return [f"GPUs of this machine are not used: {self.unused}"] if self.unused else []
 
     def places(self, cpus: float, gpus: float = 0) -> int:
         """Return how many workers fit at a time. No worker spans two nodes, and no fraction of a GPU spans two GPUs."""
@@ -53,10 +62,27 @@ class Machine:
         workers, size = max(((sum(has >= size for has, _ in self.nodes), size) for size, _ in self.nodes if size), key=math.prod)
         return workers, size, 0.0
 
+    def gpus_for(self, resources: Any) -> float:
+        """Return the GPUs of one worker; with `auto` one if there are any."""
+        if resources.gpus == "auto":
+            return 1.0 if self.gpus else 0.0
+        return float(resources.gpus)
+
     def trials(self, resources: Any) -> int:
         """Return how many trials run at a time, so few that none waits for workers while it blocks others."""
-        fit = self.places(resources.cpus, resources.gpus) // int(resources.workers)
+        fit = self.places(resources.cpus, self.gpus_for(resources)) // int(resources.workers)
         return max(1, min(fit, int(resources.concurrent or fit)))
+
+    def devices(self, resources: Any) -> str:
+        """Name what trials are computed on: `2 CPU cores`, `8 NVIDIA H100`."""
+        count, unit = (self.gpus, "GPU") if self.gpus_for(resources) else (self.cpus, "CPU core")
+        known = " and ".join(dict.fromkeys(self.names)) if unit == "GPU" else ""
+        return f"{count:g} {known or unit + 's' * (count != 1)}"
+
+    def computes_on(self, resources: Any) -> str:
+        """Describe how trials are placed: `2 CPU cores, 1 a trial, 2 trials at a time`."""
+        each, at_once = (self.gpus_for(resources) or resources.cpus) * resources.workers, self.trials(resources)
+        return f"{self.devices(resources)}, {each:g} a trial, {at_once} trial{'s' * (at_once != 1)} at a time"
 
 
 def this_machine() -> Machine:
@@ -71,15 +97,19 @@ def this_machine() -> Machine:
 def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:
     """Raise ConfigError with every resource of which one trial needs more than `machine` has."""
     faults = []
-    for name, unit in (("cpus", "CPUs"), ("gpus", "GPUs")):
-        amount, there = getattr(resources, name), getattr(machine, name)
+    gpus, chosen = machine.gpus_for(resources), " by auto" if resources.gpus == "auto" else ""
+    if chosen and machine.lacks and not machine.gpus:
+        faults.append(f"resources.gpus: auto, but none of the GPUs of {where} answers ({machine.lacks}); 0 runs on CPUs")
+    for name, unit, amount in (("cpus", "CPUs", resources.cpus), ("gpus", "GPUs", gpus)):
+        there = getattr(machine, name)
         if amount * resources.workers > there:
             request = f"{resources.workers} workers with {amount:g} each" if resources.workers > 1 else f"{amount:g}"
+            request += chosen if name == "gpus" else ""
             why = f" that answer ({machine.lacks}); 0 runs on CPUs" if name == "gpus" and machine.lacks else ""
             faults.append(f"resources.{name}: {request} requested for a trial, but {where} has {there:g} {unit}{why}")
-    if not faults and machine.places(resources.cpus, resources.gpus) < resources.workers:
+    if not faults and machine.places(resources.cpus, gpus) < resources.workers:
         nodes = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in machine.nodes)
-        request = f"{resources.workers} workers with {resources.cpus} CPUs and {resources.gpus:g} GPUs each"
+        request = f"{resources.workers} workers with {resources.cpus} CPUs and {gpus:g} GPUs each"
         faults.append(f"resources.workers: {request} requested for a trial, but the nodes of {where} have {nodes}")
     if faults:
         raise ConfigError(faults)

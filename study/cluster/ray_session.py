@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from study.cluster import gpus, variables
 from study.cluster.machine import Machine, check_resources, this_machine
 from study.cluster.processes import MARK, Interrupts, kill_processes, processes
 from trainables.settings.errors import ConfigError
+from trainables.training.gpus import ONLY_CPUS
 
 if TYPE_CHECKING:
     from trainables.store.store import Store
@@ -33,12 +35,18 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 
 def machine_for(resources: Any) -> Machine:
-    """Return this machine; if the study needs GPUs, only with those on which torch can compute."""
-    machine = this_machine()
-    if not resources.gpus:
+    """Return this machine; if the study needs GPUs, only with those on which torch can compute.
+
+    With `gpus: auto` nobody is asked where no GPU is, and a torch that was built only for CPUs leaves GPUs unused.
+    """
+    machine, auto = this_machine(), resources.gpus == "auto"
+    if not resources.gpus or (auto and not machine.gpus):
         return machine
     names, why = gpus.answering()
-    return Machine(((machine.cpus, len(names)),), "; ".join(filter(None, (why, gpus.hiding()))))
+    if auto and ONLY_CPUS in why:
+        return Machine(((machine.cpus, 0),), unused=why)
+    lacks = "; ".join(filter(None, (why, gpus.hiding())))
+    return Machine(((machine.cpus, len(names)),), lacks, tuple(names), why if names else "")
 
 
 @contextlib.contextmanager
@@ -63,8 +71,8 @@ def ray_session(resources: Any, address: str | None) -> Iterator[Machine]:
             machine = _cluster(ray)
             hint = "" if resources.wait_minutes else " (one that grows by itself: set resources.wait_minutes)"
             check_resources(resources, machine, f"the cluster at {address}{hint}")
-            if resources.gpus:
-                gpus.check_cluster(ray, resources)
+            if each := machine.gpus_for(resources):
+                machine = replace(machine, names=gpus.check_cluster(ray, each))
         yield machine
 
 

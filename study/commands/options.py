@@ -46,6 +46,13 @@ def DIALECT(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def json_text(data: object) -> str:
+    """Format data as JSON."""
+    import json
+
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
 ACCEPT = click.option(
     "--accept-changed-inputs",
     is_flag=True,

@@ -7,17 +7,18 @@ from pathlib import Path
 
 import click
 
-from study.commands.options import JSON, RUN, STORE
+from study.commands.options import JSON, RUN, STORE, json_text
 from study.definition.exit_codes import DONE, EPILOG, NO_RESULT
 
 
 @click.command(epilog=EPILOG)
 @RUN
-def status(run_dir: Path) -> int:
+@JSON
+def status(run_dir: Path, as_json: bool) -> int:
     """Show the progress of a study from its records, also while it runs, and whether small local inputs have changed."""
     from study.review import status as states
 
-    click.echo(states.show(run_dir))
+    click.echo(json_text(states.look(run_dir)) if as_json else states.show(run_dir))
     return DONE
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from study.commands import arguments
-from study.commands.options import DIALECT, JSON, STORE, TEXT
+from study.commands.options import DIALECT, JSON, STORE, TEXT, json_text
 from study.definition.exit_codes import DONE, EPILOG
 
 
@@ -68,9 +68,9 @@ def tasks(
 
     if stats:
         results = table.measured(names, text, label, encoder, limit, text_pair, dialect)
-        click.echo(_json(table.plain_statistics(results)) if as_json else table.show_statistics(results))
+        click.echo(json_text(table.plain_statistics(results)) if as_json else table.show_statistics(results))
     else:
-        click.echo(_json(table.listing(names)) if as_json else table.show(names))
+        click.echo(json_text(table.listing(names)) if as_json else table.show(names))
     return DONE
 
 
@@ -92,9 +92,9 @@ def encoders(encoder: str | None, as_json: bool) -> int:
 
     if encoder is not None:
         results = table.measured(encoder)
-        click.echo(_json(results) if as_json else table.show_measured(results))
+        click.echo(json_text(results) if as_json else table.show_measured(results))
     else:
-        click.echo(_json(table.listing()) if as_json else table.show())
+        click.echo(json_text(table.listing()) if as_json else table.show())
     return DONE
 
 
@@ -125,11 +125,5 @@ def overlap(
     result = overlaps.compare(sources, text, form, top, dialect)
     if out:
         overlaps.write(result, out)
-    click.echo(_json(overlaps.plain(result)) if as_json else overlaps.show(result))
+    click.echo(json_text(overlaps.plain(result)) if as_json else overlaps.show(result))
     return DONE
-
-
-def _json(data: object) -> str:
-    import json
-
-    return json.dumps(data, indent=2, ensure_ascii=False)

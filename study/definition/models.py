@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, create_model, model_validator
+from pydantic import BeforeValidator, Field, create_model, model_validator
 
 from analysis.records.metric import METRICS, Metric
 from study.definition import space as spaces
@@ -20,6 +20,7 @@ from study.definition.space import Dimension, Params, Space, Value
 from trainables.settings import corpus_names, file_names
 from trainables.settings.base import Settings
 from trainables.settings.encoder import Encoder
+from trainables.settings.errors import near
 from trainables.settings.execution import Execution, Precision
 from trainables.settings.plain_yaml import FLOAT
 from trainables.settings.pretraining import Pretrain
@@ -101,6 +102,12 @@ class Final(Settings):
     """Trials whose fine-tuned weights stay in the store."""
 
 
+def _gpus(value: Any) -> Any:
+    if value != "auto" and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
+        raise ValueError(f"{value!r} given; a number from 0 on, or auto{near(value, ('auto',)) if isinstance(value, str) else ''}")
+    return value
+
+
 class Resources(Settings):
     """Resources of one trial, and how it is run. No field here changes a result."""
 
@@ -108,8 +115,9 @@ class Resources(Settings):
     """Processes of one trial. Every process computes its share of every batch."""
     cpus: Annotated[int, Field(ge=1)] = 1
     """CPUs of one worker, which is also its number of threads."""
-    gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs of one worker; with a fraction several trials of one worker share a GPU."""
+    gpus: Annotated[Annotated[float, Field(ge=0)] | Literal["auto"], BeforeValidator(_gpus)] = "auto"
+    """GPUs of one worker; with a fraction several trials of one worker share a GPU; 0: trials run on CPUs. auto: one if this
+    machine, or the cluster that is joined, has any, else none; looked up at the start of every session."""
     concurrent: Annotated[int, Field(ge=1)] | None = None
     """Trials at a time; null: as many as fit."""
     wait_minutes: Annotated[float, Field(ge=0)] = 0
@@ -131,6 +139,13 @@ class Resources(Settings):
     def _runnable(self) -> Resources:
         if self.execution == "actor" and self.workers > 1:
             raise ValueError(f"execution actor runs one worker, but workers is {self.workers}; use train or auto")
+        if isinstance(self.gpus, str):
+            if self.wait_minutes:
+                raise ValueError(
+                    f"gpus is auto and wait_minutes is {self.wait_minutes:g}: it is unknown whether to wait for machines with GPUs;"
+                    " set gpus: 1, or gpus: 0"
+                )
+            return self
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus:g}: above 1 only whole GPUs are possible")
         if self.workers > 1 and 0 < self.gpus < 1:
@@ -216,9 +231,15 @@ class Study(Settings):
         data = {"tasks": tasks, "task": self.task, "encoder": self.encoder.canonical(), "stages": stages}
         return validate(Recipe, data | {"seed": seed, "precision": self.precision})
 
+    def on(self, gpus: float) -> Study:
+        """Return the study with so many GPUs for a worker: `gpus: auto` as resolved for a machine."""
+        return self.model_copy(update={"resources": self.resources.model_copy(update={"gpus": gpus})})
+
     def execution_for(self, keep_weights: bool) -> Execution:
-        """Return the execution settings of a trial with these resources."""
+        """Return the execution settings of a trial with these resources. Raises ValueError while the GPUs are `auto`."""
         resources = self.resources
+        if isinstance(resources.gpus, str):
+            raise ValueError("resources.gpus is auto: a machine resolves it first")
         return Execution(
             device="cuda" if resources.gpus else "cpu",
             threads=resources.cpus,

@@ -68,6 +68,7 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
     notices += filter(None, [repeats(study)])
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
+        notices += machine.notices
     if faults:
         raise ConfigError(dict.fromkeys(faults))
     return list(dict.fromkeys(notices))

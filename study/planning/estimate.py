@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from study.cluster.machine import this_machine
+from study.cluster.ray_session import machine_for
 from study.definition.models import Study
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
 
     Stages that train on cached features are ignored, since they do not run the encoder.
     """
-    machine = this_machine()
+    machine = machine_for(study.resources)
     parallel = machine.trials(study.resources)
     measured = []
     for stage_id in dict.fromkeys(node.stage_id for node in known if not getattr(node.stage, "fixed_encoder", False)):
@@ -39,8 +39,8 @@ def rate(study: Study, store: Store, known: Iterable[Node]) -> tuple[float, str]
         typical = sorted(measured)[len(measured) // 2]
         return typical * parallel, f"the median of {len(measured)} evaluations in the store, times {parallel} at a time"
     per_token = (8 if study.resources.gradient_checkpointing else 6) * matrix_weights(study.encoder)
-    if study.resources.gpus:
-        at_once = parallel * study.resources.workers * study.resources.gpus
+    if gpus := machine.gpus_for(study.resources):
+        at_once = parallel * study.resources.workers * gpus
         return GPU_FLOPS * at_once / per_token, "a formula (no earlier run): a GPU taken to do 50 TFLOP/s"
     share = min(1.0, parallel * study.resources.workers * study.resources.cpus / machine.cpus)
     flops, gain = gemm_flops() * share, BFLOAT16_GAIN if study.precision == "bfloat16" else 1.0
@@ -118,7 +118,7 @@ def disk(study: Study, milestones: int, finals: int, trials: int, features: int 
     kept = {"none": 0, "finals": finals + settings, "all": finals + trials}[study.final.keep_weights]
     text = f"{milestones} milestones and {kept} fine-tuned encoders of {size_text(weights)} each"
     text += f", {size_text(features)} of features" if features else ""
-    running = this_machine().trials(study.resources)
+    running = machine_for(study.resources).trials(study.resources)
     return weights * (milestones + kept + 3 * running) + features, f"{text}, and the states of {running} running"
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from study.cluster.ray_session import machine_for
 from study.definition import space as spaces
 from study.definition.models import Study
 from study.definition.space import Params
@@ -65,7 +66,7 @@ class PlannedStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a study. Tokens are estimated from words, for full trials: none is stopped early, nothing is cached."""
+    """The plan of a study. Tokens are estimates, for full trials: none is stopped early, nothing is cached."""
 
     study: str
     recipe: str
@@ -85,6 +86,8 @@ class Plan:
     """The part of `tokens_shared` that is not in the store. Which trials are in the store is unknown in advance."""
     least_tokens: int
     """Missing tokens if early stopping lets exactly one in `reduction` trials pass each rung."""
+    pieces_per_word: float | None
+    """Pieces per word of the target task, counted on a sample; None where the encoder has no vocabulary yet."""
     tokens_per_s: float
     """Rate of the whole machine, over all trials that run at the same time."""
     rate_from: str
@@ -121,7 +124,8 @@ def with_precision(study: Study) -> Study:
         return study
     from trainables.training.precision import resolve
 
-    return study.model_copy(update={"precision": resolve("auto", study.execution_for(True).device)})
+    here = study.on(machine_for(study.resources).gpus_for(study.resources))
+    return study.model_copy(update={"precision": resolve("auto", here.execution_for(True).device)})
 
 
 def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]:
@@ -139,7 +143,7 @@ def trajectories(study: Study, reader: Reader | None = None) -> list[Trajectory]
     early, settings = _shared_settings(study)
     for params in settings:
         recipe = study.recipe_for(params, study.seed)
-        for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader)) if node.whole.name in early):
+        for depth, node in enumerate(node for node in nodes(Inputs(recipe, reader, counts=True)) if node.whole.name in early):
             runs.setdefault(node.trajectory_id, {})[node.steps] = (node, recipe)
             depths[node.trajectory_id] = depth
     shared = []
@@ -187,7 +191,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
     study, reader = with_precision(study), reader or Reader()
     shared = trajectories(study, reader)
     common = {node.stage_id for trajectory in shared for node in trajectory.nodes}
-    drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader)) for params in _draws(study)]
+    drawn = [nodes(Inputs(study.recipe_for(params, study.seed), reader, counts=True)) for params in _draws(study)]
     own = _mean(sum(node.tokens_estimate for node in tree if node.stage_id not in common) for tree in drawn)
     whole = _mean(sum(node.tokens_estimate for node in tree) for tree in drawn)
     last = _mean(tree[-1].tokens_estimate for tree in drawn)
@@ -212,6 +216,7 @@ def plan(study: Study, store: Store, reader: Reader | None = None) -> Plan:
         tokens_unshared=round(whole * (trials + finals)),
         tokens_missing=round(missing),
         least_tokens=round(least),
+        pieces_per_word=reader.pieces_per_word(study.encoder, data.train),
         tokens_per_s=rate,
         rate_from=source,
         seconds=(least / rate, missing / rate),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trainables.settings.errors import ConfigError, near
 
 if TYPE_CHECKING:
+    from study.definition.models import Study
     from trainables.store.store import Store
 
 Row = dict[str, Any]
@@ -97,7 +98,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     rows, _ = in_place(study, source.study, rows)
     params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
     recipe = study.recipe_for(dict(params), source.seed)
-    execution = study.execution_for(keep_weights=True)
+    execution = as_before(study, rows, source.trial).execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
     reader = Reader()
@@ -115,6 +116,12 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
         row = work.read_test(again, reader)
         changed, texts = _changed(source, fresh, row)
     return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
+
+
+def as_before(study: Study, rows: Sequence[Row], trial: str) -> Study:
+    """The study with `gpus: auto` resolved to the device on which the trial was computed."""
+    devices = [row["device"] for row in rows if row.get("trial") == trial and row.get("device")]
+    return study if study.resources.gpus != "auto" else study.on(float(devices[-1:] not in ([], ["cpu"])))
 
 
 def _differs(source: TracedFinal, stage_id: str, test_id: str) -> str:

@@ -92,7 +92,8 @@ def run(
         lines = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in compared.notices)]
         return _outcome(run_dir, "\n".join(lines))
     artifacts = Store(store or study.store or Store.default().url)
-    notices = [*check(study, None if address else machine_for(study.resources), reader), *variables.notices(address)]
+    machine = None if address else machine_for(study.resources)
+    notices = [*check(study, machine, reader), *variables.notices(address)]
     if not compared.now:  # a new folder, or inputs that could not be read a moment ago
         _, compared = opened(study, run_dir, accept_changed_inputs, reader=reader)
         compared = replace(compared, now=compared.now or inputs.of(study, reader))

@@ -30,9 +30,10 @@ from trainables.stages.node import Node
 
 def all_parts(s: Session) -> None:
     """Run all parts, in this order."""
+    where = _say_where(s)
     _resolve_precision(s)
     plan = plans.plan(s.study, s.store, s.reader)
-    s.scribe.write("plan", **plan.as_record())
+    s.scribe.write("plan", **plan.as_record(), computes_on=where)
     s.scribe.screen.expect("search", plan.trials)
     s.scribe.screen.expect("finals", plan.finals)
     pending = _baseline(s)
@@ -52,6 +53,17 @@ def _task(s: Session, function: Callable[..., Any], *arguments: Any) -> Any:
     return ray.remote(num_cpus=s.placement.cpus, num_gpus=s.placement.gpus)(function).remote(*arguments)
 
 
+def _say_where(s: Session) -> str:
+    """Show what this session computes on, and return it; other devices than in the last session are a notice."""
+    where, devices = s.machine.computes_on(s.study.resources), s.machine.devices(s.study.resources)
+    before = next((row["computes_on"] for row in reversed(s.rows) if row["event"] == "plan" and row.get("computes_on")), where)
+    s.scribe.screen.say(f"computes on {where}")
+    if not before.startswith(f"{devices},"):
+        kept = "" if s.study.precision == "auto" else f"; precision stays {s.study.precision}"
+        s.scribe.note(f"computes on {devices}; the last session computed on {before.partition(',')[0]}{kept}")
+    return where
+
+
 def _resolve_precision(s: Session) -> None:
     """Replace `precision: auto` by a worker's best arithmetic, once: it is part of every stage's identity."""
     if s.study.precision != "auto":
@@ -61,7 +73,7 @@ def _resolve_precision(s: Session) -> None:
     s.scribe.screen.begin("stages", "measuring arithmetic")
     precision = ray.get(_task(s, best_precision, s.study.execution_for(keep_weights=True)))
     s.study = s.study.model_copy(update={"precision": precision})
-    write_whole(s.run_dir / "study.yaml", portable(s.study, s.run_dir).to_yaml())
+    write_whole(s.run_dir / "study.yaml", portable(s.to_resume, s.run_dir).to_yaml())
     s.scribe.note(f"precision auto is {precision} here")
 
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from study.cluster.machine import Machine
 from study.cluster.work import Placement
-from study.definition.models import Study
+from study.definition.models import Resources, Study
 from study.run.scribe import Row, Scribe
 from trainables.stages.inputs import Reader
 from trainables.store.garbage import RAY
@@ -24,6 +24,7 @@ class Session:
     """One session of a study on a running Ray, with the objects that every part needs."""
 
     study: Study
+    """With `auto` resolved: the GPUs for this session, the precision for the whole run."""
     run_dir: Path
     store: Store
     scribe: Scribe
@@ -31,6 +32,13 @@ class Session:
     placement: Placement
     reader: Reader = field(default_factory=Reader)
     """Of the study's data, in this process."""
+    given: Resources | None = None
+    """Resources as the study file gives them; None: those of `study`."""
+
+    @property
+    def to_resume(self) -> Study:
+        """The study as the run folder keeps it: a later session may find other GPUs."""
+        return self.study.model_copy(update={"resources": self.given or self.study.resources})
 
     @cached_property
     def board(self) -> Any:
@@ -56,10 +64,10 @@ class Session:
 
 def open_session(study: Study, run_dir: Path, store: Store, scribe: Scribe, machine: Machine, reader: Reader) -> Session:
     """Open a session on the running Ray."""
-    resources = study.resources
+    resources, gpus = study.resources, machine.gpus_for(study.resources)
     under_train = resources.execution == "train" or (resources.execution == "auto" and resources.workers > 1)
     # On one node the run folder; several nodes see only the store.
     several = len(machine.nodes) > 1
     storage = f"{store.url}/{RAY}/{uuid4().hex}" if several else str((run_dir / "ray").absolute())
-    placement = Placement(resources.workers, resources.cpus, resources.gpus, under_train, storage, 1, resources.patience_seconds)
-    return Session(study, run_dir, store, scribe, machine, placement, reader)
+    placement = Placement(resources.workers, resources.cpus, gpus, under_train, storage, 1, resources.patience_seconds)
+    return Session(study.on(gpus), run_dir, store, scribe, machine, placement, reader, resources)

@@ -120,7 +120,7 @@ def _torch() -> Iterator[Finding]:
             yield Finding(FAIL, "GPU", text, "see `nvidia-smi`; resources.gpus: 0 runs on CPUs")
             return
         text = f"{len(names)}, the first is {names[0]}" + (f"; {why}" if why else "")
-        yield Finding(WARN if why else OK, "GPU", text, "set resources.gpus: 1 to use it")
+        yield Finding(WARN if why else OK, "GPU", text, "" if not why else "resources.gpus: auto uses those that work")
         chosen = precision.resolve("auto", "cuda")
         yield Finding(OK, "bfloat16", "on this GPU" if chosen == "bfloat16" else "not on this GPU; precision: auto takes float32")
         yield from _attention(*gpus.attention_kernels())

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainables.batches import tokenizer_library
 from trainables.data.corpus import Corpus, load_corpus
+from trainables.data.scripts import words_each
 from trainables.data.splits import Labels, Split, TaskData, load_task, taken, turns
 from trainables.data.task_mixture import TaskMixture, load_mixture
 from trainables.encoder import checkpoint
@@ -26,6 +27,10 @@ from trainables.settings.task import Task
 from trainables.stages.selection import Pool, pool
 
 Value = TypeVar("Value")
+PIECES_PER_WORD = 1.35
+"""Word pieces per word of English reviews: for estimates without the encoder's tokenizer."""
+SAMPLE_TEXTS, SAMPLE_CHARACTERS = 400, 1_000
+"""Texts of a sample, and characters read of each, to count pieces per word: they bound its time for large files."""
 
 
 class Reader:
@@ -62,6 +67,17 @@ class Reader:
         """The candidates for a selection from a corpus, for a target task (`selection.pool`)."""
         return self._once(("pool", corpus, target, keeps_own), partial(pool, corpus, target, keeps_own))
 
+    def pieces_per_word(self, encoder: Encoder, read: Split | Corpus) -> float | None:
+        """Pieces per word of texts, counted by the encoder's tokenizer on a sample; None without tokenizer or words.
+
+        Words are those of `scripts.length`: in scripts without spaces, every character is one.
+        """
+        name = json.dumps(encoder.canonical(), sort_keys=True)
+        tokenizer = self._once(("tokenizer", name), partial(_tokenizer, encoder))
+        return (
+            self._once(("pieces", name, read), partial(_pieces_per_word, tokenizer, read.texts)) if tokenizer is not None else None
+        )
+
     def train_places(self, data: TaskData, stage: Finetune, seed: int) -> Labels | None:
         """Indices of the training texts that a fine-tuning stage uses; None: all. Raises ConfigError if they are too few."""
         whole = len(data.train)
@@ -89,6 +105,8 @@ class Inputs:
     recipe: Recipe
     reader: Reader = field(default_factory=Reader)
     """Shared by the recipes of a study, which read the same data."""
+    counts: bool = False
+    """Whether estimates of pieces count those of a sample, for plans; else every word has as many as in English reviews."""
 
     @cached_property
     def target(self) -> TaskData:
@@ -112,6 +130,11 @@ class Inputs:
         if not trains_vocabulary(self.recipe.encoder):
             return ()
         return tuple(text for data in self._tasks() for text in data.train.texts)
+
+    def lengths(self, read: Split | Corpus) -> Labels:
+        """[n]: estimated pieces of every text."""
+        counted = self.reader.pieces_per_word(self.recipe.encoder, read) if self.counts else None
+        return pieces_of(read.words, counted or PIECES_PER_WORD)
 
     def _tasks(self) -> list[TaskData]:
         return [self.reader.task(name, task, needs_test=False) for name, task in sorted(self.recipe.tasks.items())]
@@ -137,6 +160,31 @@ class Inputs:
     def train_split(self, stage: Finetune, seed: int) -> Split:
         """The target's training texts that a fine-tuning stage uses."""
         return self.reader.train_split(self.target, stage, seed)
+
+
+def pieces_of(words: Labels, per_word: float = PIECES_PER_WORD) -> Labels:
+    """[n]: estimated pieces of texts of so many words."""
+    pieces: Labels = np.maximum(1, np.rint(words * per_word)).astype(np.int64)
+    return pieces
+
+
+def _tokenizer(encoder: Encoder) -> Any:
+    """The encoder's tokenizer; None if it is made in training, or is missing or faulty, which the encoder's own checks report."""
+    try:
+        if (folder := checkpoint.tokenizer_folder(encoder)) is None:
+            return None
+        from trainables.encoder.check import read_tokenizer  # imports transformers
+
+        return read_tokenizer(folder)
+    except ConfigError:
+        return None
+
+
+def _pieces_per_word(tokenizer: Any, texts: Sequence[str]) -> float | None:
+    sample = [text[:SAMPLE_CHARACTERS] for text in texts[:: max(1, len(texts) // SAMPLE_TEXTS)]]
+    encoded = tokenizer(sample, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    words = int(words_each(sample).sum())
+    return sum(map(len, encoded)) / words if words else None
 
 
 def scored_texts(stage: Marks, data: TaskData) -> np.ndarray[Any, Any]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from trainables.data.task_mixture import TaskMixture, head_key
+from trainables.data.task_mixture import head_key
 from trainables.settings.corpus_names import members
 from trainables.settings.pretraining import Pretrain
 from trainables.settings.recipe import Recipe
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from trainables.stages.jobs import Place
     from trainables.training.loop import Job, Row
 
-PIECES_PER_WORD = 1.35
-"""Word pieces per word of English reviews, for estimates only."""
 Counts = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -99,12 +97,6 @@ class Kind:
     """Whether the trial's seed is that of the stage."""
 
 
-def pieces_of(words: Counts) -> Counts:
-    """[n]: estimated pieces of texts of so many words."""
-    pieces: Counts = np.maximum(1, np.rint(words * PIECES_PER_WORD)).astype(np.int64)
-    return pieces
-
-
 def cut(length: float, longest: int) -> float:
     """Pieces of a text of mean length after truncation, with two special tokens."""
     return min(length, longest - 2) + 2
@@ -130,13 +122,12 @@ def _pretrain_nodes(stage: Pretrain, start: Start) -> Iterator[Node]:
         pool = start.inputs.pool(stage)
         read = (*pool.digests, *pool.rule(stage.neighbours, stage.embeddings))
     run = stage_id("pretrain", start.common(stage) | {"data": read} | ({} if marker is None else {"marker": marker}))
-    tokens = _pretrain_tokens(stage, corpus.words)
+    tokens = _pretrain_tokens(stage, start.inputs.lengths(corpus))
     yield Node(stage, milestone_id(run, stage.steps), start.parent, run, stage.steps, tokens, stage.seed, marker)
 
 
-def _pretrain_tokens(stage: Pretrain, words: Counts) -> int:
-    """Pieces of the stage's steps, on sequences that a corpus of texts of so many words is cut into."""
-    lengths = pieces_of(words)
+def _pretrain_tokens(stage: Pretrain, lengths: Counts) -> int:
+    """Pieces of the stage's steps, on sequences that a corpus of texts of these lengths is cut into."""
     sequences = int((-(-lengths // (stage.max_length - 2))).sum())
     return round(stage.steps * stage.batch_size * (int(lengths.sum()) / max(1, sequences) + 2))
 
@@ -182,12 +173,13 @@ def _multitask_nodes(stage: Multitask, start: Start) -> Iterator[Node]:
     tasks = start.inputs.members(stage)
     run = stage_id("multitask", start.common(stage) | {"data": tasks.digests()})
     steps = tasks.steps_per_epoch(stage.batch_size) * stage.epochs
-    yield Node(stage, run, start.parent, run, steps, _multitask_tokens(stage, tasks, steps), stage.seed)
+    yield Node(stage, run, start.parent, run, steps, _multitask_tokens(stage, start.inputs, steps), stage.seed)
 
 
-def _multitask_tokens(stage: Multitask, tasks: TaskMixture, steps: int) -> int:
+def _multitask_tokens(stage: Multitask, inputs: Inputs, steps: int) -> int:
     """Pieces of so many steps, each on a task drawn by the stage's sampling."""
-    means = [np.minimum(pieces_of(data.train.words), stage.max_length - 2).mean() + 2 for data in tasks.tasks.values()]
+    tasks = inputs.members(stage)
+    means = [np.minimum(inputs.lengths(data.train), stage.max_length - 2).mean() + 2 for data in tasks.tasks.values()]
     return round(steps * stage.batch_size * float(tasks.probabilities(stage.sampling) @ means))
 
 
@@ -263,14 +255,14 @@ def _finetuned(stage: Finetune, start: Start, seed: int) -> Node:
     determines = start.common(stage) | {"seed": seed, "data": [data.digest("train"), data.digest("validation")]}
     run = stage_id("finetune", determines)
     places = inputs.train_places(stage, seed)
-    words = data.train.words if places is None else data.train.words[places]
-    steps = -(-len(words) // stage.batch_size) * stage.epochs
-    return Node(stage, run, start.parent, run, steps, _finetune_tokens(stage, words), seed)
+    lengths = inputs.lengths(data.train) if places is None else inputs.lengths(data.train)[places]
+    steps = -(-len(lengths) // stage.batch_size) * stage.epochs
+    return Node(stage, run, start.parent, run, steps, _finetune_tokens(stage, lengths), seed)
 
 
-def _finetune_tokens(stage: Finetune, words: Counts) -> int:
-    """Pieces of the passes over training texts of so many words; one pass if the encoder's outputs are cached."""
-    lengths, budget = pieces_of(words), stage.max_length - 2
+def _finetune_tokens(stage: Finetune, lengths: Counts) -> int:
+    """Pieces of the passes over training texts of these lengths; one pass if the encoder's outputs are cached."""
+    budget = stage.max_length - 2
     fractions = np.minimum(-(-lengths // budget), 1 if stage.fractions is None else stage.max_fractions)
     passes = 1 if stage.fixed_encoder else stage.epochs
     return passes * int((np.minimum(lengths, fractions * budget) + 2 * fractions).sum())

@@ -50,7 +50,7 @@ class Node:
     steps: int
     """Optimizer steps from the start of the stage to this artifact."""
     tokens_estimate: int
-    """Pieces that computing it alone would send through the encoder, estimated from words."""
+    """Pieces that computing it alone would send through the encoder, an estimate (`Inputs.lengths`)."""
     seed: int
     """Seed of head, order and dropout."""
     reads: str | None = None

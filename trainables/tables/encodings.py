@@ -17,6 +17,9 @@ _ODD = re.compile(f"[^\\x00-\\x7f{_SIGNS}{_LETTER}]|(?<=[a-z])[{_UPPER}\xa1\xbf\
 SAMPLE = 1 << 20
 """Number of characters examined."""
 FEW = 0.1
+GUESSED = ("gb18030", "big5", "cp949", "cp1250", "cp1251", "koi8_r")
+"""Encodings to guess from, besides cp1252 and those of Japanese: Chinese, Korean, Central European, Russian."""
+JAPANESE = ("cp932", "euc_jp")
 
 
 def western(raw: bytes) -> bool:
@@ -28,6 +31,32 @@ def western(raw: bytes) -> bool:
     high = len(re.findall(r"[^\x00-\x7f]", text))
     odd = sum(len(match) for match in _ODD.findall(text))
     return "\0" not in text and odd <= FEW * high
+
+
+def likely(raw: bytes) -> tuple[str, str] | None:
+    """(the likely encoding of a text that is not UTF-8, its reading of the first line that is not ASCII); None without a guess.
+
+    A guess: a message shows the reading, which the user can judge.
+    """
+    from charset_normalizer import from_bytes
+
+    lines = raw[: SAMPLE // 16].splitlines(keepends=True)
+    sample = b"".join(lines[:-1] or lines)
+    best = from_bytes(sample, cp_isolation=[*GUESSED]).best()
+    name = next((name for name in JAPANESE if _has_kana(sample, name)), None if best is None else best.encoding)
+    if name is None:
+        return None
+    shown = next((line.strip() for line in sample.decode(name).splitlines() if not line.isascii()), "")
+    return (name, shown[:40]) if shown.isprintable() and shown else None
+
+
+def _has_kana(raw: bytes, encoding: str) -> bool:
+    """Whether more than a tenth of the characters beyond ASCII are hiragana in this encoding."""
+    try:
+        high: list[str] = re.findall(r"[^\x00-\x7f]", raw.decode(encoding))
+    except UnicodeDecodeError:
+        return False
+    return 10 * sum("\u3041" <= character <= "\u3096" for character in high) > len(high)
 
 
 def mostly_utf8(raw: bytes) -> str | None:

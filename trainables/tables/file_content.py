@@ -15,7 +15,7 @@ from trainables.settings.dialect import Dialect
 from trainables.settings.errors import ConfigError, closest
 from trainables.settings.file_names import COMPRESSIONS, is_local, own_name, suffix
 from trainables.settings.file_names import TABLES as FORMATS
-from trainables.tables.encodings import CONTROLS, mostly_utf8, utf16, western
+from trainables.tables.encodings import CONTROLS, likely, mostly_utf8, utf16, western
 from trainables.tables.free_memory import check_fits
 
 BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -218,7 +218,9 @@ def _encoding_meant(raw: bytes) -> str:
         return f"set `encoding: {wide}`, as it is UTF-16 without a byte-order mark"
     if western(raw):
         return "set `encoding: cp1252` or what else it is in"
-    return "set `encoding` to what it is in (not cp1252, by which it is no text)"
+    guess = likely(raw)
+    shown = f"; by {guess[0]} it begins {guess[1]!r}" if guess else ""
+    return f"set `encoding` to what it is in (not cp1252, by which it is no text{shown})"
 
 
 def _taken_for(raw: bytes, encoding: str) -> bool:

@@ -9,12 +9,16 @@ if TYPE_CHECKING:
     import torch
 
 
+ONLY_CPUS = "was built only for CPUs"
+"""Part of the reason that a torch without support for GPUs gives."""
+
+
 def answering() -> tuple[list[str], str]:
     """(names of the visible GPUs that work, why the others do not; empty if all work)."""
     import torch
 
     if not (torch.version.cuda or torch.version.hip):
-        return [], f"torch {torch.__version__} was built only for CPUs"
+        return [], f"torch {torch.__version__} {ONLY_CPUS}"
     names, faults = [], []
     try:
         if not torch.cuda.device_count():

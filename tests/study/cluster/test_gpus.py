@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+import ray
 
 from study.cluster import gpus, machine, ray_session, variables
 from study.cluster.machine import check_resources
 from study.cluster.ray_session import machine_for
-from study.definition.models import Resources
+from study.cluster.trial import resources as trial_resources
+from study.definition.models import Resources, Study
 from study.definition.study_file import load_study
+from study.run import parts
+from study.run.scribe import Scribe
+from study.run.session import open_session
 from tests.study.tiny import answer, records, refused, write_study
 from trainables.settings.errors import ConfigError
+from trainables.stages.inputs import Reader
+from trainables.store.store import Store
 from trainables.training import gpus as there
 
 
@@ -127,10 +136,56 @@ def test_why_no_gpu_answers_is_said(torch_says: Any, answer: tuple[Any, ...], st
     assert "0 runs on CPUs" in fault
 
 
-def test_nobody_is_asked_where_no_gpu_is(torch_says: Any) -> None:
+def test_nobody_is_asked_where_no_gpu_is(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = torch_says([], "")
-    assert machine_for(Resources()).gpus == machine.this_machine().gpus
+    assert machine_for(Resources(gpus=0)).gpus == machine.this_machine().gpus
     assert made.asked == 0
+    monkeypatch.setattr(gpus, "counted", lambda: 0)
+    assert machine_for(Resources()).gpus_for(Resources()) == 0, "auto"
+    assert made.asked == 0
+
+
+def test_auto_takes_a_gpu_for_every_worker_where_one_is(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "counted", lambda: 2)
+    torch_says(["NVIDIA H100", "NVIDIA H100"], "")
+    found = machine_for(Resources())
+    assert (found.gpus, found.names, found.notices) == (2, ("NVIDIA H100", "NVIDIA H100"), [])
+    found = machine.Machine(((16, 2),), names=found.names)
+    assert found.gpus_for(Resources()) == 1
+    assert found.computes_on(Resources()) == "2 NVIDIA H100, 1 a trial, 2 trials at a time"
+    assert found.computes_on(Resources(gpus=0.5)) == "2 NVIDIA H100, 0.5 a trial, 4 trials at a time"
+    assert found.computes_on(Resources(workers=2)) == "2 NVIDIA H100, 2 a trial, 1 trial at a time"
+    assert found.computes_on(Resources(gpus=0, cpus=4)) == "16 CPU cores, 4 a trial, 4 trials at a time"
+    check_resources(Resources(workers=2), found)
+    with pytest.raises(
+        ConfigError, match=r"resources.gpus: 3 workers with 1 each by auto requested for a trial, but .* has 2 GPUs"
+    ):
+        check_resources(Resources(workers=3), found)
+
+
+def test_auto_never_leaves_a_gpu_aside_in_silence(torch_says: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "counted", lambda: 1)
+    torch_says([], "torch 2.13.0+cpu was built only for CPUs")
+    found = machine_for(Resources())
+    check_resources(Resources(), found)
+    assert found.devices(Resources()).endswith("CPU cores" if found.cpus > 1 else "CPU core")
+    assert found.notices == ["GPUs of this machine are not used: torch 2.13.0+cpu was built only for CPUs"]
+    torch_says(["NVIDIA A100"], "GPU 1: CUDA error: out of memory")
+    assert machine_for(Resources()).notices == ["GPUs of this machine are not used: GPU 1: CUDA error: out of memory"]
+    torch_says([], "The NVIDIA driver on your system is too old")
+    with pytest.raises(ConfigError) as caught:
+        check_resources(Resources(), machine_for(Resources()))
+    (fault,) = caught.value.faults
+    assert fault.startswith("resources.gpus: auto, but none of the GPUs of this machine answers (The NVIDIA driver")
+    assert "0 runs on CPUs" in fault
+
+
+def test_this_torch_says_that_it_was_built_for_cpus_as_it_is_understood() -> None:
+    import torch
+
+    if torch.version.cuda or torch.version.hip:
+        pytest.skip("torch was built for GPUs")
+    assert there.ONLY_CPUS in there.answering()[1]
 
 
 @pytest.mark.skipif(machine.this_machine().gpus > 0, reason="there is a GPU")
@@ -148,29 +203,45 @@ def test_a_study_is_refused_before_anything_is_computed(
 
 
 def test_without_gpus_asked_for_trials_are_computed_on_the_cpu(tmp_path: Path) -> None:
-    made = load_study(write_study(tmp_path))
+    made = load_study(write_study(tmp_path, resources={"gpus": 0}))
     assert made.execution_for(keep_weights=True).device == "cpu", "also where there is a GPU"
+    with pytest.raises(ValueError, match="auto"):
+        made.model_copy(update={"resources": Resources()}).execution_for(keep_weights=True)
     wanted = made.model_copy(update={"resources": Resources(gpus=0.5)})
     assert wanted.execution_for(keep_weights=True).device == "cuda", "and never silently on the CPU"
 
 
-def test_nodes_whose_gpus_do_not_answer_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_whose_gpus_do_not_answer_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A Ray that was started with a GPU on a machine whose torch has none."""
-    import ray
-
     if machine.this_machine().gpus:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with variables.settled(joined=False), ray_session._local_cluster(machine.Machine(((2, 1),))):
         (node,) = ray.nodes()
-        gpus.check_cluster(ray, Resources(gpus=2))  # such a trial is not placed here, which another check refuses
+        assert gpus.check_cluster(ray, 2) == ()  # such a trial is not placed here, which another check refuses
         with pytest.raises(ConfigError) as caught:
-            gpus.check_cluster(ray, Resources(gpus=1))
+            gpus.check_cluster(ray, ray_session._cluster(ray).gpus_for(Resources()))
         fault, way = caught.value.faults
         assert fault == f"resources.gpus: no GPU of node {node['NodeManagerAddress']} answers: {there.answering()[1]}"
         assert "resources.gpus: 0" in way
         monkeypatch.setattr(there, "answering", dies)
         with pytest.raises(ConfigError, match=r"no GPU of node .* answers: .*driver"):
-            gpus.check_cluster(ray, Resources(gpus=1))
+            gpus.check_cluster(ray, 1)
+        _check_placement(load_study(write_study(tmp_path, resources={})), tmp_path)
+
+
+def _check_placement(given: Study, folder: Path) -> None:
+    """With `gpus: auto` every trial, and every task of a study, gets one of the GPUs of the running Ray."""
+    scribe = cast(Scribe, SimpleNamespace(rows=[]))
+    session = open_session(given, folder, Store(folder / "store"), scribe, ray_session._cluster(ray), Reader())
+    assert trial_resources(session.placement).required_resources == {"CPU": 1, "GPU": 1}
+    assert ray.get(parts._task(session, variable, "CUDA_VISIBLE_DEVICES")) == "0"
+    assert session.study.execution_for(keep_weights=True).device == "cuda"
+    assert session.machine.computes_on(session.study.resources) == "1 GPU, 1 a trial, 1 trial at a time"
+    assert session.to_resume == given, "a later session may find other GPUs"
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
 
 
 def dies() -> None:

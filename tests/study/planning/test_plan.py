@@ -18,8 +18,9 @@ from study.planning import estimate
 from study.planning.plan import Plan, plan, trajectories, with_precision
 from study.planning.plan_text import render, show
 from study.run.scribe import scored
-from tests.helpers import TINY_BERT, tiny_task
+from tests.helpers import TINY_BERT, chinese_reviews, tiny_task, word_pieces
 from tests.study.definition.test_study_file import CONFIGS, ROOT
+from tests.study.tiny import answer, refused
 from trainables.data import sources, splits
 from trainables.settings.execution import Execution
 from trainables.stages.identity import nodes
@@ -318,3 +319,19 @@ def test_quickstart_without_ray_or_training(path: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "quickstart: 12 trials of BERT-CDPT-FiT" in done.stdout or "BERT-IDPT-FiT" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+def test_the_worked_example_of_chinese_reviews(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "chinese.md").read_text(encoding="utf-8")
+    path, rows = tmp_path / "hotel-reviews.yaml", chinese_reviews(120)
+    path.write_text(page.partition("```yaml\n")[2].partition("```")[0], encoding="utf-8")
+    for name, part in (("train", rows[:90]), ("test", rows[90:])):
+        lines = ["review,stars", *(f"{text},{stars}" for text, stars in part)]
+        (tmp_path / f"{name}.csv").write_bytes("\n".join(lines).encode("gb18030"))
+    encoder = f"encoder={json.dumps(word_pieces(tmp_path / 'tokenizer').model_dump(mode='json', exclude_defaults=True))}"
+    given = ("plan", path, "--set", encoder, "--set", "recipe.finetune.max_length=64", "--store", tmp_path / "store")
+    said = " ".join(answer(capsys, *given).split())
+    assert "the bag of words looks at 1 to 4 characters in a row" in said
+    assert "the encoder's tokenizer on samples of the texts: 1.0" in said, said
+    wrong = " ".join(refused(capsys, *given, "--set", "tasks.hotels.encoding=null").split())
+    assert f"by gb18030 it begins '{rows[0][0]},{rows[0][1]}'" in wrong

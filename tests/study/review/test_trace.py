@@ -35,7 +35,7 @@ def final(folder: Path, seeds: int = 1) -> tuple[Path, Store]:
     records = record.Records(run / "records.jsonl", "tiny")
     for seed in range(seeds):
         name = f"f{seed:02d}"
-        work = Work(name, study.recipe_for(PARAMS, seed), store.url, study.execution_for(keep_weights=True))
+        work = Work(name, study.recipe_for(PARAMS, seed), store.url, study.on(0).execution_for(keep_weights=True))
         list(here(work))
         about = {"trial": name, "phase": "final", "setting": "abc"}
         ids = [node.stage_id for node in nodes(Inputs(work.recipe))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -159,7 +160,21 @@ def test_status_and_report_read_the_records_alone(finished: Run, tmp_path: Path,
     assert "tiny: finished" in said
     assert "search 4/4" in said
     assert "best so far: t" in said
+    cores = int(this_machine().cpus)
+    assert f"computes on {cores} CPU core{'s' * (cores != 1)}, 1 a trial, 1 trial at a time" in said
     assert max(map(len, said.splitlines())) <= 100
+    found = json.loads(answer(capsys, "status", copied, "--json"))
+    assert (found["kind"], found["name"], found["state"], found["process"]) == ("study", "tiny", "finished", None)
+    assert (found["search"]["planned"], found["search"]["over"]) == (4, 4)
+    assert found["search"]["complete"] + found["search"]["stopped"] == 4
+    assert found["finals"]["tested"] == found["finals"]["complete"] == found["finals"]["over"]
+    ends = {row["trial"]: row for row in records(finished.folder, "trial")}
+    assert {each["trial"]: (each["state"], each["epoch"], each["score_percent"], each["params"]) for each in found["trials"]} == {
+        name: (row["status"], row["epochs"], row["error_rate_percent"], row["params"]) for name, row in ends.items()
+    }
+    best = found["best"]
+    assert best["score_percent"] == ends[best["trial"]]["error_rate_percent"]
+    assert ends[best["trial"]]["params"] == best["params"]
     answer(capsys, "report", finished.folder, "--out", tmp_path / "report")
     assert (tmp_path / "report" / "report.html").exists()
 

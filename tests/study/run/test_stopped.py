@@ -184,7 +184,7 @@ def _stub(made: Any) -> Session:
     from study.cluster.machine import Machine
     from study.cluster.work import Placement
 
-    session = Session(made, Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Placement(1, 1, 0, False, ""))
+    session = Session(made.on(0), Path(), MagicMock(url="store"), MagicMock(), Machine(((2, 0),)), Placement(1, 1, 0, False, ""))
     session.board = MagicMock()
     return session
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.helpers import reviews, tiny_recipe, write_csv
+from tests.helpers import chinese_reviews, reviews, tiny_recipe, word_pieces, write_csv
 from trainables.data import corpus, sources, splits
+from trainables.encoder.check import read_tokenizer
 from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task
-from trainables.stages import inputs, kinds
+from trainables.stages import inputs
 from trainables.stages.identity import nodes
 from trainables.stages.inputs import Inputs, Reader
 
@@ -85,8 +86,8 @@ def test_a_task_without_a_test_split_is_refused_only_where_one_is_read(tmp_path:
 @pytest.mark.parametrize("words", [[0, 1, 2, 10, 11, 12, 13, 150]])
 def test_pieces_are_those_of_each_text_rounded(words: list[int]) -> None:
     """As Python rounds, halves to even."""
-    expected = [max(1, round(count * kinds.PIECES_PER_WORD)) for count in words]
-    assert kinds.pieces_of(np.array(words)).tolist() == expected
+    expected = [max(1, round(count * inputs.PIECES_PER_WORD)) for count in words]
+    assert inputs.pieces_of(np.array(words)).tolist() == expected
 
 
 @pytest.mark.parametrize("load", [corpus.load_corpus, inputs.load_mixture])
@@ -95,3 +96,41 @@ def test_without_a_reader_data_are_read_anew(load: Callable[..., Any], tmp_path:
     one, other = (load(list(recipe.tasks)[:1], recipe.tasks) for _ in range(2))
     assert one is not other
     assert len(read) == 2 * len(recipe.tasks)
+
+
+def test_pieces_of_a_plan_are_counted_by_the_encoders_tokenizer(tmp_path: Path) -> None:
+    texts = [text[:size] for text, _ in chinese_reviews(12) for size in (9, 21, 60)]
+    write_csv(tmp_path / "train.csv", [(text, "好差"[i % 2]) for i, text in enumerate(texts)])
+    tiny = tiny_recipe(tmp_path)
+    task = Task(train=str(tmp_path / "train.csv"), test=str(tmp_path / "train.csv"))
+    recipe = tiny.model_copy(update={"tasks": {tiny.task: task}, "encoder": word_pieces(tmp_path / "tokenizer")})
+    planned = Inputs(recipe, counts=True)
+    train = planned.target.train
+    tokenizer = read_tokenizer(tmp_path / "tokenizer")
+    true = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in train.texts)
+    assert planned.lengths(train).sum() == pytest.approx(true, rel=0.05)
+    assert Inputs(recipe).lengths(train).sum() > 1.15 * true, "by words"
+    last = nodes(planned)[-1]
+    per_epoch = last.tokens_estimate / recipe.stages[-1].epochs - 2 * len(train)
+    cut = sum(min(length, recipe.stages[-1].max_length - 2) for length in planned.lengths(train).tolist())
+    assert per_epoch == cut
+    assert last.stage_id == nodes(Inputs(recipe))[-1].stage_id, "an estimate is no part of the name"
+
+
+def test_only_a_sample_of_many_long_texts_is_tokenised() -> None:
+    seen: list[str] = []
+
+    def tokenizer(texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        seen.extend(texts)
+        return {"input_ids": [[0] * len(text) for text in texts]}
+
+    assert inputs._pieces_per_word(tokenizer, ["好" * 5000] * 10_000) == 1
+    assert len(seen) * len(seen[0]) <= 2 * inputs.SAMPLE_TEXTS * inputs.SAMPLE_CHARACTERS
+    assert inputs._pieces_per_word(tokenizer, [" "] * 3) is None
+
+
+def test_without_a_tokenizer_every_word_has_the_pieces_of_an_english_one(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path)  # its vocabulary is trained
+    assert recipe.encoder.tokenizer is None
+    planned, other = Inputs(recipe, counts=True), Inputs(recipe)
+    assert planned.lengths(planned.target.train).tolist() == other.lengths(other.target.train).tolist()

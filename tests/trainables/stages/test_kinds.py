@@ -12,8 +12,8 @@ from tests.helpers import marks_recipe, multitask_recipe, tiny_recipe
 from trainables.settings import stages
 from trainables.settings.recipe import Recipe
 from trainables.stages.identity import nodes
-from trainables.stages.inputs import Inputs
-from trainables.stages.kinds import KINDS, PIECES_PER_WORD
+from trainables.stages.inputs import PIECES_PER_WORD, Inputs
+from trainables.stages.kinds import KINDS
 from trainables.stages.node import Node
 
 
