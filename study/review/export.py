@@ -92,6 +92,7 @@ def _model(
     from study.cluster import work
     from study.definition.paths import in_place
     from study.definition.study_file import load_study
+    from study.review.trace import as_before
     from trainables.stages.inputs import Inputs
     from trainables.store.artifact_files import WEIGHTS
     from trainables.store.store import Store
@@ -108,7 +109,7 @@ def _model(
         return
     if not again:
         raise ConfigError([_gone(chosen, artifact, shared, study)])
-    execution = study.execution_for(keep_weights=True)
+    execution = as_before(study, rows, trial.name).execution_for(keep_weights=True)
     if inputs.recipe.precision == "auto":
         precision = work.best_precision(execution)
         inputs = Inputs(inputs.recipe.model_copy(update={"precision": precision}), inputs.reader)

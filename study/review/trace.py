@@ -98,7 +98,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     rows, _ = in_place(study, source.study, rows)
     params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
     recipe = study.recipe_for(dict(params), source.seed)
-    execution = _as_before(study, rows, source.trial).execution_for(keep_weights=True)
+    execution = as_before(study, rows, source.trial).execution_for(keep_weights=True)
     if recipe.precision == "auto":
         recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
     reader = Reader()
@@ -118,7 +118,7 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
 
 
-def _as_before(study: Study, rows: Sequence[Row], trial: str) -> Study:
+def as_before(study: Study, rows: Sequence[Row], trial: str) -> Study:
     """The study with `gpus: auto` resolved to the device on which the trial was computed."""
     devices = [row["device"] for row in rows if row.get("trial") == trial and row.get("device")]
     return study if study.resources.gpus != "auto" else study.on(float(devices[-1:] not in ([], ["cpu"])))

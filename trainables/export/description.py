@@ -50,7 +50,7 @@ class Description(Settings):
     """Settings of the fine-tuning: the head, and how a text is cut."""
     encoder_layers: Annotated[int, Field(ge=1)]
     """Number of blocks of the encoder that was fine-tuned. The folder has only those that the head uses."""
-    precision: Literal["float32", "bfloat16"]
+    precision: Literal["float32", "tf32", "bfloat16", "float16"]
     """Precision of matrix products in training and evaluation; weights are float32."""
     thresholds: tuple[float, ...] | None = None
     """Least probability for the prediction of each label in a multi-label task; null in others."""

@@ -102,7 +102,7 @@ class LoadedModel:
 
     def in_float32(self) -> LoadedModel:
         """The same model computing in float32, whatever the precision of its training."""
-        return replace(self, runtime=replace(self.runtime, autocast=False))
+        return replace(self, runtime=replace(self.runtime, precision="float32"))
 
     def _fault(self, texts: Sequence[Any]) -> str | None:
         """What is wrong with the first of the texts that is not of the model's kind."""
@@ -157,7 +157,7 @@ def of_weights(described: Description, base: Base, weights: Path, device: str = 
 
 
 def _ready(described: Description, model: Classifier, base: Base, device: str) -> LoadedModel:
-    runtime = Runtime(pick_device(device), World(), described.precision == "bfloat16")
+    runtime = Runtime(pick_device(device), World(), described.precision)
     model.to(runtime.device).eval().requires_grad_(False)
     return LoadedModel(described, model, base, runtime)
 

@@ -95,7 +95,7 @@ def _order_of_sums(rank: int, size: int, folder: str, recipe: dict[str, Any], st
     """Weights after some steps, of which every second one reaches a weight of its own; written and read after `stop` steps."""
     made, runtime, store = (
         validate(Recipe, recipe),
-        Runtime(torch.device("cpu"), World(rank, size), False),
+        Runtime(torch.device("cpu"), World(rank, size)),
         Store(f"{folder}/state"),
     )
 
