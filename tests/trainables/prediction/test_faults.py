@@ -46,7 +46,6 @@ CONTENT: dict[str, tuple[str, bytes, str]] = {
     "json as csv": ("x.csv", b'{"text": "x"}\n{"text": "y"}\n', "is JSON lines"),
     "old line ends": ("x.txt", b"a\rb\rc", "carriage returns or other signs end its lines"),
     "no parquet": ("x.parquet", b"PAR1 no", "not parquet, or a damaged file"),
-    "a way in words of a field": ("x.csv", "text\n\u5f88\u597d\u7535\u5f71\n".encode("gb18030"), "set `encoding` to what"),
     "packed": ("x.jsonl", b"\x1f\x8b\x08\0\0", "is packed by gzip"),
     "other format": ("x.docx", b"x", "the format '.docx' is not one of"),
 }
