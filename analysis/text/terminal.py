@@ -8,7 +8,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 _SIGNS = "–‑—−±…×→←≥≤≈≠·†↑↓✓✕∞μµ’“”─━│├└▁█äöüÄÖÜß"
@@ -44,6 +44,8 @@ class _Patient(io.FileIO):
 
     lost = False
     """Whether all further output is discarded too."""
+    gone = False
+    """Whether the reader has gone."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -51,6 +53,7 @@ class _Patient(io.FileIO):
         except OSError as error:
             if error.errno not in GONE:
                 raise Unwritten(error.errno, error.strerror) from error
+            self.gone = True
             return memoryview(data).nbytes
 
 
@@ -75,6 +78,25 @@ def open_streams() -> None:
             if there is not None:
                 there.flush()
             setattr(sys, name, stream(descriptor, getattr(there, "encoding", None), own=False))
+
+
+@contextlib.contextmanager
+def as_data(out: TextIO) -> Iterator[TextIO]:
+    """Write data to a stream in UTF-8, with no character replaced, whatever the locale; a terminal keeps its encoding."""
+    if out.isatty() or not isinstance(out, io.TextIOWrapper):
+        yield out
+        return
+    encoding, errors = out.encoding, out.errors
+    out.reconfigure(encoding="utf-8", errors="strict")
+    try:
+        yield out
+    finally:
+        out.reconfigure(encoding=encoding, errors=errors)
+
+
+def reader_has_gone(out: TextIO) -> bool:
+    """Whether what read a stream has ended, so that further output is discarded."""
+    return bool(getattr(getattr(getattr(out, "buffer", None), "raw", None), "gone", False))
 
 
 def guarded(command: Callable[[], int]) -> int:

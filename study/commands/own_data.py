@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,9 @@ def init(overrides: tuple[str, ...], store: str | None, out: Path | None, **own:
     options = given_by(own)
     path = out or Path(f"{given.study_name(options)}.yaml")
     if path.exists():
-        raise ConfigError([f"{path}: exists; give another file with --out, or run it: study run {path}"])
+        raise ConfigError([f"{path}: exists; give another file with --out, or run it: study run {shlex.quote(str(path))}"])
     begin.begin(options, overrides, path, store, click.echo, "study init")
-    click.echo(f"\nwritten: {path}\nnext: study run {path}")
+    click.echo(f"\nwritten: {path}\nnext: study run {shlex.quote(str(path))}")
     return DONE
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from analysis.text.terminal import as_data, reader_has_gone
 from study.commands.options import DIALECT, STORE, TEXT
 from study.definition.exit_codes import DONE, EPILOG
 
@@ -56,8 +57,14 @@ def predict(
             source = files.checked(loaded, file, out, Columns(text, text_pair), kind, sys.stdin.buffer)
             for notice in source.notices:
                 click.echo(options_said(notice), err=True)
-            with _progress() as progress:
-                done = files.predict_file(loaded, source, out, sys.stdout, raw=raw, progress=progress)
+            with _progress() as shown, as_data(sys.stdout) as stdout:
+
+                def progress(rows: int, total: int | None) -> None:
+                    if reader_has_gone(stdout):  # as `| head` when it has ended: nobody would see the rest
+                        raise click.exceptions.Exit(DONE)
+                    shown(rows, total)
+
+                done = files.predict_file(loaded, source, out, stdout, raw=raw, progress=progress)
     except ConfigError as error:
         raise ConfigError(map(options_said, error.faults)) from None
     for notice in done.notices:

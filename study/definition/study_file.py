@@ -28,6 +28,8 @@ from trainables.settings.stages import Stage
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
+DEFAULT_RECIPE = [{"finetune": {}}]
+"""The recipe of a study file that has none, as plain data."""
 BROKEN = "(not a stage)"
 """Name of the placeholder for an entry of the recipe that is not a stage."""
 
@@ -94,8 +96,11 @@ def _override(data: dict[str, Any], text: str) -> list[str]:
 def _keys(data: dict[str, Any], path: str) -> list[Any]:
     """Keys of a path in the raw data: stages of the recipe by name; dimensions, conditions and points are paths themselves."""
     keys: list[Any] = [int(key) if key.isdigit() else key for key in path.split(".")]
+    named = {_stage_name(entry): (index, kind) for index, kind, entry in _entries(data.get("recipe", DEFAULT_RECIPE))}
+    if keys[0] in named and len(keys) > 1 and keys[0] not in Study.model_fields:
+        raise ConfigError([f"--set {path}: a field of a stage is set as recipe.{path}, or searched as space.{path}"])
     if keys[0] == "recipe" and len(keys) > 2 and isinstance(keys[1], str):
-        named = {_stage_name(entry): (index, kind) for index, kind, entry in _entries(data.get("recipe"))}
+        data.setdefault("recipe", json.loads(json.dumps(DEFAULT_RECIPE)))
         if keys[1] not in named:
             raise ConfigError([f"--set {path}: no stage {keys[1]!r} in the recipe{near(keys[1], map(str, named))}"])
         return ["recipe", *named[keys[1]], *keys[2:]]

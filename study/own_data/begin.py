@@ -75,7 +75,10 @@ def begin(given: Given, overrides: Sequence[str], path: Path, store: str | None,
         *_others(given),
         *_alternatives(proposed),
     ]
-    write_whole(path, commented.render(proposed.data, proposed.reasons, head))
+    try:
+        write_whole(path, commented.render(proposed.data, proposed.reasons, head))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be written: {error.strerror or error}; give a place that can be"]) from None
     return Begun(path, load_study(path), reader)
 
 
@@ -145,7 +148,8 @@ def _names(study: Study) -> str:
 def _time(proposed: proposal.Proposal) -> str:
     least, most = proposed.plan.seconds
     rate = f"{proposed.plan.tokens_per_s:,.0f} tokens/s, from {proposed.plan.rate_from}"
-    return f"about {time_text(least)} to {time_text(most)} at {rate}"
+    span = dict.fromkeys(map(time_text, (least, most)))
+    return f"about {' to '.join(span)} at {rate}"
 
 
 def _alternatives(proposed: proposal.Proposal) -> list[str]:

@@ -57,7 +57,15 @@ class Given:
 
 
 def _joined(options: list[tuple[str, tuple[str | None, ...]]]) -> str:
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, values in options for value in values if value is not None)
+    return " ".join(f"--{name} {_quoted(value)}" for name, values in options for value in values if value is not None)
+
+
+def _quoted(value: str) -> str:
+    """A value as typed in a shell, in one line: other signs than printable ones are escaped, as in `$'a\U0000000ab'`."""
+    if value.isprintable():
+        return shlex.quote(value)
+    escaped = (f"\\U{ord(sign):08x}" if not sign.isprintable() or sign in "\\'" else sign for sign in value)
+    return f"$'{''.join(escaped)}'"
 
 
 def source_fields(given: Given) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def source_fields(given: Given) -> dict[str, Any]:
     if len(given.data) > 1:
         raise ConfigError(_several(given.data))
     (data,) = given.data
+    if not data.strip():
+        raise ConfigError([f"--data {data!r}: no name of a file"])
     path = Path(os.path.expanduser(data))
     if path.is_dir():
         fields = _folder(data, path)

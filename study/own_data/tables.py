@@ -99,4 +99,5 @@ def in_options(fault: str, name: str) -> str:
     if used is None:
         return fault
     path, _, value = used.partition(": ")
-    return f"{fault} (here: --set tasks.{name}.{path}={value or '...'})"
+    value = "true" if path == "multi_label" else value or "..."
+    return f"{fault} (here: --set tasks.{name}.{path}={value})"

@@ -124,12 +124,16 @@ def _choice(chosen: ChosenFinal, study: Study) -> Iterator[str]:
     run, setting = chosen.run, chosen.setting
     if run.space:
         searched = ", ".join(dimension.name for dimension in run.space)
-        trials = f"A search (`{study.search.sampler}`) of {len(run.search)} trials over {plain(searched)}"
+        trials = f"A search (`{study.search.sampler}`) of {_count(len(run.search), 'trial')} over {plain(searched)}"
         yield f"{trials}, compared by validation {run.metric.label}."
-    yield f"Its best settings were then run with {len(setting.trials)} seeds and ranked by their mean on validation."
+    yield f"Its best settings were then run with {_count(len(setting.trials), 'seed')} and ranked by their mean on validation."
     if text := settings_text(chosen.trial.params, run.space):
         yield f"This setting: {text}."
     yield f"These weights are {chosen.why}. The test split was read once, after all choices."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _results(chosen: ChosenFinal) -> Iterator[str]:

@@ -139,6 +139,7 @@ def _load(name: str, task: Task) -> TaskData:
         small = [split for split in SPLITS if split in splits and len(splits[split]) < len(labels)]
         once = sum(count == 1 for count in counts.values())
         hint = f": {once} of {len(counts)} labels occur once; is {column_names(task)} the label?" if 2 * once > len(counts) else ""
+        hint = hint or f": at least {len(labels)} are needed; give more texts"
         _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few{hint}" for split in small])
     splits.setdefault("test", _split([], labels, task))
     notices += _shared(place, splits)

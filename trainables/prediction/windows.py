@@ -67,6 +67,8 @@ def open_source(url: str, columns: Columns, dialect: Dialect, stdin: IO[bytes] |
     if url == STDIN:
         assert stdin is not None
         return _standard_input(stdin, columns, dialect)
+    if is_local(url) and os.path.isdir(os.path.expanduser(url)):
+        raise ConfigError([f"{url}: is a folder; give a file"])
     kind = suffix(url)
     try:
         if kind in DELIMITERS:

@@ -49,6 +49,7 @@ def options_said(fault: str) -> str:
     for field in ("delimiter", "quoting", "encoding"):
         head, *parts = fault.split(f"set `{field}: ")
         fault = head + "".join(f"give `--{field} {part}" for part in parts)
+        fault = fault.replace(f"set `{field}` to what", f"give `--{field} NAME`, what").replace(f"`{field}`", f"`--{field}`")
     return fault
 
 

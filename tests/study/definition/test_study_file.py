@@ -432,6 +432,13 @@ def test_overrides() -> None:
     assert (study.budget.trials, study.budget.hours, study.final.top_k) == (6, 2.5, 2)
 
 
+def test_overrides_reach_the_stage_of_a_file_without_a_recipe() -> None:
+    bare = {name: value for name, value in STUDY.items() if name not in ("recipe", "space", "search")}
+    assert load_study(bare, ["recipe.finetune.epochs=7"]).max_epochs() == 7
+    assert load_study(bare).max_epochs() == 4, "the default was changed for others"
+    assert any("no stage 'pretrain' in the recipe" in fault for fault in faults(bare, "recipe.pretrain.steps=7"))
+
+
 @pytest.mark.parametrize(
     ("override", "fault"),
     [
@@ -444,6 +451,7 @@ def test_overrides() -> None:
         ("name.deeper=1", "there is nothing at name.deeper to set"),
         ("budget.trials=[", "--set budget.trials: not YAML"),
         ("=3", "expected path=value"),
+        ("finetune.epochs=1", "--set finetune.epochs: a field of a stage is set as recipe.finetune.epochs, or searched as space."),
     ],
 )
 def test_faulty_overrides(override: str, fault: str) -> None:

@@ -172,6 +172,19 @@ CASES: dict[str, tuple[Callable[[], str], str, tuple[str, ...]]] = {
         "",
         ("a.csv: not UTF-8", "give `--encoding cp1252`"),
     ),
+    "an encoding to find": (
+        lambda: write(
+            "a.csv", [(f"\u5267\u60c5\u65e0\u804a\u900f\u9876 {i}", y) for i, (_, y) in enumerate(REVIEWS)], encoding="gb18030"
+        ),
+        "",
+        ("give `--encoding NAME`, what it is in",),
+    ),
+    "no name": (lambda: "", "", ("--data '': no name of a file",)),
+    "a folder that cannot be written": (
+        lambda: write("a.csv", REVIEWS),
+        "--out a.csv/a.yaml",
+        ("a.csv/a.yaml: cannot be written: ", "give a place that can be"),
+    ),
     "another delimiter": (lambda: write_bytes("a.csv", b'review;stars\n"good; food";5\n'), "", ('`--delimiter ";"`',)),
     "two texts, two labels": (
         lambda: write("a.csv", BOTH, "title,body,stars,rating"),
@@ -210,6 +223,15 @@ def test_what_cannot_be_learnt_is_refused_before_anything_is_written(case: str, 
     for part in parts:
         assert part in said
     assert "Traceback" not in said
+
+
+def test_a_column_with_a_line_break_stands_in_one_line_of_the_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with open("a.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("review", "stars\n(1 or 5)"), *REVIEWS])
+    said = init(capsys, "--data", "a.csv", "--label", "stars\n(1 or 5)", "--out", "my study.yaml")
+    assert "next: study run 'my study.yaml'" in said
+    assert load_study("my study.yaml").tasks["a"].label == "stars\n(1 or 5)"
+    assert r"# written from: --data a.csv --label $'stars\U0000000a(1 or 5)'" in Path("my study.yaml").read_text(encoding="utf-8")
 
 
 def test_the_command_to_type_works(capsys: pytest.CaptureFixture[str]) -> None:

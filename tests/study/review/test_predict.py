@@ -5,17 +5,22 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from analysis.stats.calibration import scaled
+from analysis.text.terminal import stream
 from tests.study.conftest import Run
 from tests.study.review.test_export import TEXTS, best_of
 from tests.study.tiny import answer, inside, records, refused
+from trainables.prediction import windows
 
 
 def table(text: str) -> list[dict[str, str]]:
@@ -63,6 +68,41 @@ def _printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     lines = "\n".join(json.dumps({"body": text}) for text in TEXTS[:3])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.replace("body", "text").encode())))
     return answer(capsys, "predict", arguments[0], "-", *arguments[1:])
+
+
+def test_standard_output_is_utf8_and_ends_with_its_reader(
+    finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.csv").write_text("text,note\ngood,ä–電\n", encoding="utf-8")
+    with open(tmp_path / "out.csv", "wb") as file, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream(file.fileno(), "latin-1", own=False))
+        answer(capsys, "predict", finished.folder, tmp_path / "x.csv", "--store", finished.store)
+        assert sys.stdout.encoding == "latin-1", "the stream did not get its encoding back"
+    assert (tmp_path / "out.csv").read_text(encoding="utf-8").splitlines()[1].startswith("good,ä–電,")
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(windows, "ROWS", 1)
+    taken = iter(range(1000))
+    lines = io.BufferedReader(Lines(taken))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines))
+    monkeypatch.setattr(sys, "stdout", stream(write, own=True))
+    assert inside(capsys, "predict", finished.folder, "-", "--store", finished.store)[0] == 0
+    assert next(taken) < 1000, "all of the input was read though nobody reads the output"
+
+
+class Lines(io.RawIOBase):
+    """A stream with a line per number."""
+
+    def __init__(self, numbers: Iterator[int]) -> None:
+        self.numbers = numbers
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        line = next((f"text {number}\n".encode() for number in self.numbers), b"")
+        into[: len(line)] = line
+        return len(line)
 
 
 def test_faults_name_options(finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

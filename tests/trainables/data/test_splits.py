@@ -258,12 +258,13 @@ def test_one_class_only(tmp_path: Path) -> None:
 def test_splits_smaller_than_the_number_of_classes(tmp_path: Path) -> None:
     rows = [(f"text {i}", "abc"[i % 3]) for i in range(30)]
     assert faults_of(task_of(tmp_path, rows, rows[:2], rows[:1])) == (
-        "tasks.mine.validation: 1 text for 3 classes are too few",
-        "tasks.mine.test: 2 texts for 3 classes are too few",
+        "tasks.mine.validation: 1 text for 3 classes are too few: at least 3 are needed; give more texts",
+        "tasks.mine.test: 2 texts for 3 classes are too few: at least 3 are needed; give more texts",
     )
     # Two texts of two classes cannot give a validation split of their own.
     (tmp_path / "two").mkdir()
-    assert faults_of(task_of(tmp_path / "two", GOOD[:2])) == ("tasks.mine.validation: 0 texts for 2 classes are too few",)
+    few = "tasks.mine.validation: 0 texts for 2 classes are too few: at least 2 are needed; give more texts"
+    assert faults_of(task_of(tmp_path / "two", GOOD[:2])) == (few,)
 
 
 def test_only_empty_texts(tmp_path: Path) -> None:
