@@ -141,6 +141,7 @@ def _load(name: str, task: Task) -> TaskData:
         hint = f": {once} of {len(counts)} labels occur once; is {column_names(task)} the label?" if 2 * once > len(counts) else ""
         hint = hint or f": at least {len(labels)} are needed; give more texts"
         _stop([f"{place}.{split}: {_count(len(splits[split]))} for {len(labels)} classes are too few{hint}" for split in small])
+    _stop(_unranked(splits, labels, task, place, notices))
     splits.setdefault("test", _split([], labels, task))
     notices += _shared(place, splits)
     return TaskData(name, task, labels, **{split: splits[split] for split in SPLITS}, notices=tuple(notices))
@@ -324,6 +325,26 @@ def _apportion(counts: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, An
     for label in np.argsort(take - exact, kind="stable")[: round(counts.sum() * share) - take.sum()]:
         take[label] += 1
     return np.where(counts > 1, np.clip(take, 1, np.maximum(counts - 1, 1)), 0)
+
+
+def _unranked(splits: Mapping[str, Split], labels: Sequence[str], task: Task, place: str, notices: list[str]) -> list[str]:
+    """Faults: held-out splits without any class that the metric can rank texts by. Some such classes of several give a notice."""
+    if task.metric not in ("roc_auc", "average_precision"):
+        return []
+    faults = []
+    for name in [split for split in SPLITS if split != "train" and split in splits]:
+        split = splits[name]
+        has = split.labels if task.multi_label else split.labels[:, None] == np.arange(len(labels))
+        lacking = [label for label, count in zip(labels, has.sum(axis=0), strict=True) if count in (0, len(split))]
+        named = ", ".join(map(repr, lacking[:FAULTS])) + ", ..." * (len(lacking) > FAULTS)
+        if len(lacking) == len(labels):
+            faults.append(
+                f"{place}.{name}: metric {task.metric} needs a label that some texts have and others lack, but all"
+                f" {_count(len(split))} have the same; give other texts, or another metric"
+            )
+        elif lacking:
+            notices.append(f"{place}.{name}: all texts or none have {named}, so that {task.metric} leaves this out of its mean")
+    return faults
 
 
 def _shared(place: str, splits: Mapping[str, Split]) -> list[str]:

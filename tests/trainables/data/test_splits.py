@@ -255,6 +255,21 @@ def test_one_class_only(tmp_path: Path) -> None:
     assert faults == ("tasks.mine.train: one class only: 20 texts, all with the label 'a'; a task needs at least two",)
 
 
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_a_metric_of_ranks_needs_texts_with_and_without_a_class(metric: str, tmp_path: Path) -> None:
+    """With one class on validation every trial would have the same score."""
+    alike: Rows = [("v", "b"), ("w", "b")]
+    assert load_task("mine", task_of(tmp_path, validation=alike)).notices == ()  # other metrics rank trials by it
+    (fault,) = faults_of(task_of(tmp_path, validation=alike, metric=metric))
+    assert fault.startswith(f"tasks.mine.validation: metric {metric} needs a label that some texts have and others lack, but all 2")
+    assert faults_of(task_of(tmp_path, test=alike, metric=metric))[0].startswith(f"tasks.mine.test: metric {metric} needs")
+    three = [(f"text {i}", "abc"[i % 3]) for i in range(30)]
+    (notice,) = load_task(
+        "mine", task_of(tmp_path, three, [("t", "a"), ("u", "b"), ("x", "c")], three[:2] + alike, metric=metric)
+    ).notices[:1]
+    assert notice == f"tasks.mine.validation: all texts or none have 'c', so that {metric} leaves this out of its mean"
+
+
 def test_splits_smaller_than_the_number_of_classes(tmp_path: Path) -> None:
     rows = [(f"text {i}", "abc"[i % 3]) for i in range(30)]
     assert faults_of(task_of(tmp_path, rows, rows[:2], rows[:1])) == (
