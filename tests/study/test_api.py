@@ -196,7 +196,7 @@ def test_all_faults_of_a_study_are_raised_together(tmp_path: Path) -> None:
     faults = caught.value.faults
     assert len(faults) == 3, faults
     assert any(fault.startswith("`changes` recipe.finetun.epochs: no stage 'finetun'") for fault in faults)
-    with pytest.raises(ConfigError, match="budget: .* numbers, text, lists and mappings only"):
+    with pytest.raises(ConfigError, match=r"budget: .* numbers, text, lists and mappings only"):
         Study.load(tiny_study(tmp_path), {"budget": {1, 2}})
     with pytest.raises(ConfigError, match="no run folder"):
         Run.open(tmp_path)
@@ -233,10 +233,10 @@ def test_a_study_of_own_data_is_written_and_used_again(tmp_path: Path, monkeypat
     again = Study.from_data(path, text=["review"], **given | {"changes": {"budget.trials": 2}})
     assert again.definition.budget.trials == 2
     assert said[-1] == "shop.yaml was written from the same options; it is used as it is now"
-    with pytest.raises(ConfigError, match="shop.yaml: exists and was written from other options: .*give `name` NAME"):
+    with pytest.raises(ConfigError, match=r"shop.yaml: exists and was written from other options: .*give `name` NAME"):
         Study.from_data(path, label="stars", **given)
     assert (tmp_path / "shop.yaml").read_bytes() == before
-    with pytest.raises(ConfigError, match="`data` gone.csv: there is no such file"):
+    with pytest.raises(ConfigError, match=r"`data` gone.csv: there is no such file"):
         Study.from_data("gone.csv")
     with pytest.raises(ConfigError, match="`data`: a dict given"):
         Study.from_data({"text": ["a"]})  # type: ignore[arg-type]
