@@ -184,6 +184,7 @@ def test_help_imports_nothing_heavy() -> None:
         "trainables.store.store",
         "trainables.encoder.checkpoint",
         "study.definition.study_file",
+        "study.api",
         "analysis.records.record",
         "study.planning.plan",
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 from analysis.records.metric import BESIDE, SCORES
 from analysis.records.run_folder import Run
+from analysis.records.trials import Row
 from analysis.stats import labels
 from analysis.text.plain_data import csv_parts, csv_text
 
@@ -24,19 +25,36 @@ TASK_COLUMNS = ("stage", "task", "examples", *SCORES)
 
 def results_csv(run: Run) -> Iterator[str]:
     """Yield one row per evaluation, the bag of words included, with a column per dimension of the space; it may be large."""
+    return csv_parts(result_columns(run), result_rows(run))
+
+
+def result_columns(run: Run) -> tuple[str, ...]:
+    """Return the columns of one row per evaluation."""
+    return (*RESULT_COLUMNS, *_params(run, {}))
+
+
+def result_rows(run: Run) -> Iterator[Row]:
+    """Yield one row per evaluation as plain values; absent ones are missing. Rows have further fields of the records."""
     by_trial: dict[str, dict[str, Any]] = {"": _params(run, {})}
     for trial in run.trials:
         named = {"label": trial.label, "trial_status": trial.status, "setting": trial.setting}
         by_trial[trial.name] = named | _params(run, trial.params)
-    rows = (
-        row | by_trial.get(row.get("trial") or "", by_trial[""]) for row in chain(run.of("baseline"), run.iterate("evaluation"))
-    )
-    return csv_parts((*RESULT_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+    for row in chain(run.of("baseline"), run.iterate("evaluation")):
+        yield row | by_trial.get(row.get("trial") or "", by_trial[""])
 
 
 def trials_csv(run: Run) -> str:
     """Return one row per trial, also without any evaluation."""
-    rows = []
+    return csv_text(trial_columns(run), trial_rows(run))
+
+
+def trial_columns(run: Run) -> tuple[str, ...]:
+    """Return the columns of one row per trial."""
+    return (*TRIAL_COLUMNS, *_params(run, {}))
+
+
+def trial_rows(run: Run) -> Iterator[Row]:
+    """Yield one row per trial as plain values, also without any evaluation."""
     for trial in run.trials:
         row = {
             name: getattr(trial, name)
@@ -53,8 +71,7 @@ def trials_csv(run: Run) -> str:
             "validation_error_rate_percent": trial.error,
         }
         row |= {f"test_{metric.field}": test.get(metric.field) for metric in BESIDE}
-        rows.append(row | _params(run, trial.params))
-    return csv_text((*TRIAL_COLUMNS, *(f"param.{d.path}" for d in run.space)), rows)
+        yield row | _params(run, trial.params)
 
 
 def tasks_csv(run: Run) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -54,15 +56,26 @@ def kill_processes(session: str) -> None:
 
 @contextlib.contextmanager
 def quiet(log_path: Path) -> Iterator[TextIO]:
-    """Redirect the output of this process and its children to a log file; yield the terminal, for messages to the user."""
+    """Redirect the output of this process and its children to a log file; yield the terminal, for messages to the user.
+
+    If `sys.stdout` does not write to the terminal, as in a notebook, the messages go to that stream.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    replaced = _descriptor(sys.stdout) != 1, _descriptor(sys.stderr) != 2
     try:
         for descriptor in (1, 2):
             os.dup2(log, descriptor)
-        with stream(os.dup(kept[0]), sys.stdout.encoding) as terminal:
+        with contextlib.ExitStack() as stack:
+            terminal = sys.stdout if replaced[0] else stack.enter_context(stream(os.dup(kept[0]), sys.stdout.encoding))
+            if replaced[0]:
+                stack.callback(_standard(1).flush)
+                stack.enter_context(contextlib.redirect_stdout(_standard(1)))
+            if replaced[1]:
+                stack.callback(_standard(2).flush)
+                stack.enter_context(contextlib.redirect_stderr(_standard(2)))
             yield terminal
     finally:
         sys.stdout.flush()
@@ -73,11 +86,44 @@ def quiet(log_path: Path) -> Iterator[TextIO]:
         os.close(log)
 
 
-class Interrupts:
-    """Handler of SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread with a time limit, the second kills."""
+@contextlib.contextmanager
+def levels_kept() -> Iterator[None]:
+    """After the block the loggers that there were before have the same levels as before."""
+    loggers = [
+        logging.getLogger(),
+        *(each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)),
+    ]
+    before = [(logger, logger.level) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, level in before:
+            logger.setLevel(level)
 
-    def __init__(self) -> None:
+
+def _descriptor(out: Any) -> int | None:
+    """The descriptor that a stream writes to; None for a stream without one."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        return int(out.fileno())
+    return None
+
+
+@cache  # the loggers of libraries keep the stream that they found when they were imported
+def _standard(descriptor: int) -> TextIO:
+    """A stream to a standard descriptor of this process, wherever that leads."""
+    return stream(descriptor, own=False)
+
+
+class Interrupts:
+    """Handler of SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread.
+
+    If that has not ended the study after STOP_WITHIN_S, and at a second signal, `end` is called: it ends this process, or only the
+    local cluster if the process is to go on.
+    """
+
+    def __init__(self, end: Callable[[], None]) -> None:
         self.requested_at: float | None = None
+        self._end = end
         self._limit: threading.Timer | None = None
         self._before: Mapping[int, Any] = {}
 
@@ -99,12 +145,19 @@ class Interrupts:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested_at is not None:
-            die()
+            self._end()
+            return
         self.requested_at = time.monotonic()
-        self._limit = threading.Timer(STOP_WITHIN_S, die)
+        self._limit = threading.Timer(STOP_WITHIN_S, self._end)
         self._limit.daemon = True
         self._limit.start()
         raise KeyboardInterrupt
+
+
+def end_cluster() -> None:
+    """End the local cluster of this process at once, so that nothing waits for its trials any more."""
+    if session := os.environ.get(MARK):
+        kill_processes(session)
 
 
 def die() -> None:

@@ -13,14 +13,15 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.cluster import gpus, variables
 from study.cluster.machine import Machine, check_resources, this_machine
-from study.cluster.processes import MARK, Interrupts, kill_processes, processes
+from study.cluster.processes import MARK, Interrupts, die, kill_processes, processes
 from trainables.settings.errors import ConfigError
 from trainables.training.gpus import ONLY_CPUS
 
@@ -84,10 +85,9 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     if (place := writable_base()) is None:
         raise ConfigError([f"none of {', '.join(BASES)} can be written: Ray needs one of them for the short paths of its sockets"])
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
-    inside: dict[str, str | None] = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
+    inside = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
-    _authenticate()
-    with open(folder / "lock", "w") as lock, variables.changed(inside):
+    with open(folder / "lock", "w") as lock, variables.changed(inside | _authentication()):
         fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
         try:
             (folder / "t").mkdir()
@@ -129,11 +129,18 @@ def _quoted_python() -> dict[str, Any]:
     return {"py_executable": quoted} if quoted != sys.executable else {}
 
 
-def _authenticate() -> None:
-    """Set token authentication with a token in memory, else Ray would write one to HOME. Ray reads the variables on import."""
+@cache  # Ray reads the variables once in a process: all its studies need the same
+def _authentication() -> Mapping[str, str]:
+    """Variables for token authentication with a token in memory, else Ray would write one to HOME. Ray reads them on import."""
     if "ray" not in sys.modules:
-        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {"RAY_AUTH_TOKEN": os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32))}
+
+
+def refuse_running_ray() -> None:
+    """Raise ConfigError if this process has started or joined Ray already: a study needs a Ray of its own, and ends it."""
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        raise ConfigError(["Ray is already running in this process, and a study starts its own: call ray.shutdown() before"])
 
 
 def _join(address: str) -> None:
@@ -243,7 +250,7 @@ class Shared:
     """Signals and Ray for several studies in one process: Ray starts with the first study that needs it and ends with the block."""
 
     def __init__(self) -> None:
-        self.interrupts = Interrupts()
+        self.interrupts = Interrupts(die)
         self._stack = contextlib.ExitStack()
         self._machine: Machine | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -53,14 +53,24 @@ def others(joined: bool) -> list[str]:
 
 @contextlib.contextmanager
 def settled(joined: bool) -> Iterator[None]:
-    """Within the block set the study's variables and remove those of other origin. Afterwards only those of QUIET remain."""
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
-    with changed(RAY | dict.fromkeys(others(joined))):
+    """Within the block set the study's variables and remove those of other origin. Afterwards all are as before."""
+    calm = {name: value for name, value in QUIET.items() if name not in os.environ}
+    with changed(calm | RAY | dict.fromkeys(others(joined))):
         yield
 
 
 @contextlib.contextmanager
-def changed(values: dict[str, str | None]) -> Iterator[None]:
+def as_before() -> Iterator[None]:
+    """After the block the environment is as before, whatever libraries have set when they were imported."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        _set({name: before.get(name) for name in {*os.environ, *before} if os.environ.get(name) != before.get(name)})
+
+
+@contextlib.contextmanager
+def changed(values: Mapping[str, str | None]) -> Iterator[None]:
     """Within the block set variables to these values; None removes a variable."""
     before = {name: os.environ.get(name) for name in values}
     _set(values)
@@ -70,7 +80,7 @@ def changed(values: dict[str, str | None]) -> Iterator[None]:
         _set(before)
 
 
-def _set(values: dict[str, str | None]) -> None:
+def _set(values: Mapping[str, str | None]) -> None:
     for name, value in values.items():
         if value is None:
             os.environ.pop(name, None)

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from study.ablations.grid import AblationGrid
-    from study.definition.models import Study
-
-
-def load_study_at(path: Path, overrides: tuple[str, ...]) -> Study:
-    """Load the study of a file or of a run folder. Raises ConfigError."""
-    from study.definition.study_file import load_study
-
-    return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
 
 
 def ablation_grid(

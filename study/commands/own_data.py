@@ -47,10 +47,9 @@ def study_file_for(own: dict[str, Any], overrides: tuple[str, ...], store: str |
 
     options = given_by(own)
     path = Path(f"{given.study_name(options)}.yaml")
-    if begin.written_before(path, options):
-        click.echo(f"{path} was written from the same options; it is used as it is now")
+    begun = begin.begin_once(options, overrides, path, store, click.echo, "study run")
+    if begun is None:
         return path, None
-    begun = begin.begin(options, overrides, path, store, click.echo, "study run")
     click.echo(f"\nwritten: {path}; it runs now. Ctrl-C saves and stops; the same command resumes.\n")
     return begun.path, begun.reader
 

@@ -68,8 +68,10 @@ def plan(
     options = {"--scale": scale, "--tasks": only, "--seeds": seeds, "--encoder": encoder}
     if wrong := [option for option, value in options.items() if value is not None]:
         raise click.UsageError(f"{', '.join(wrong)}: for ablations only, and {name} is a study")
-    study = arguments.load_study_at(Path(name), overrides)
+    from study.definition.study_file import load_study_at
     from study.planning import plan_text
+
+    study = load_study_at(Path(name), overrides)
 
     click.echo(plan_text.show(study, Store(store or study.store or Store.default().url), gpu, as_json))
     if gpu is None and not as_json:
@@ -78,16 +80,8 @@ def plan(
 
 
 def _say_unfit(studies: Iterable[Study]) -> None:
-    """Print which resources this machine lacks. The plan may be for another machine, so that this is not an error."""
-    from study.cluster.machine import check_resources
-    from study.cluster.ray_session import machine_for
-    from trainables.settings.errors import ConfigError
+    """Print which resources this machine lacks."""
+    from study.planning import plan_text
 
-    faults: dict[str, None] = {}
-    for study in studies:
-        try:
-            check_resources(study.resources, machine_for(study.resources))
-        except ConfigError as error:
-            faults |= dict.fromkeys(error.faults)
-    for fault in faults:
-        click.echo(f"\nthis machine would refuse the run: {fault}")
+    for line in plan_text.unfit(studies):
+        click.echo(f"\n{line}")

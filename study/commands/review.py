@@ -37,17 +37,9 @@ def report(run_dirs: tuple[Path, ...], formats: str | None, out: Path | None) ->
     Several runs get one report with the question and the result of every run and all cells in one table, and a folder with the
     report of every run. A PDF needs Chromium or Chrome.
     """
-    from analysis.pages import reports
-    from analysis.pages.pdf import NoBrowser
-    from trainables.settings.errors import ConfigError
+    from study.review import report as writing
 
-    try:
-        report = reports.write(run_dirs, out, reports.formats(formats))
-    except (FileNotFoundError, ValueError, NoBrowser) as error:
-        raise ConfigError(str(error).split("\n")) from None
-    except OSError as error:
-        where = out or (run_dirs[0] / "report" if len(run_dirs) == 1 else reports.OUT)
-        raise ConfigError([f"--out {where}: {error.strerror or error}; give a folder that can be written"]) from None
+    report = writing.write(run_dirs, out, formats)
     for line in report.lost:
         click.echo(line, err=True)
     click.echo(f"report: {report.page}")

@@ -46,10 +46,12 @@ def run(
         study_file, reader = own_data.study_file_for(own, overrides, store)
     elif used := [name for name, value in own.items() if value]:
         raise click.UsageError(f"--{used[0].replace('_', '-')} describes own data; with {study_file} its fields say that")
-    study = arguments.load_study_at(study_file, overrides)
+    from study.definition.study_file import load_study_at, run_dir_for
+
+    study = load_study_at(study_file, overrides)
     from study.run import launch
 
-    run_dir = out or (study_file if study_file.is_dir() else Path("runs") / study.name)
+    run_dir = run_dir_for(study, out, study_file)
     options = {"out": out, "address": address, "store": store}
     again = arguments.command_line("study run", study_file, overrides, options)
     return _to_its_end(

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import click
 
-from study.commands import arguments
 from study.commands.options import DIALECT, JSON, STORE, TEXT, json_text
 from study.definition.exit_codes import DONE, EPILOG
 
@@ -21,8 +20,10 @@ def doctor(study_file: Path | None, store: str | None, as_json: bool) -> int:
     Exit code 1 if something is wrong with the machine; 2, as for `study run`, if something is wrong with the study. The keys of
     --json are in docs/plans.md.
     """
-    study = arguments.load_study_at(study_file, ()) if study_file else None
+    from study.definition.study_file import load_study_at
     from study.survey import doctor as doctors
+
+    study = load_study_at(study_file) if study_file else None
 
     signs = {"ok": click.style("ok  ", fg="green"), "warn": click.style("warn", fg="yellow"), "fail": click.style("FAIL", fg="red")}
     worst = DONE

@@ -65,6 +65,16 @@ def load_study(source: str | Path | Mapping[str, Any], overrides: Iterable[str] 
     return Study.model_validate(with_absolute_paths(parts, folder))
 
 
+def load_study_at(path: Path, overrides: Iterable[str] = ()) -> Study:
+    """Load the study of a file or of a run folder. Raises ConfigError."""
+    return load_study(path / "study.yaml" if path.is_dir() else path, overrides)
+
+
+def run_dir_for(study: Study, out: Path | None = None, source: Path | None = None) -> Path:
+    """The run folder of a study: the one that is given, the one that it was loaded from, or runs/NAME."""
+    return out or (source if source is not None and source.is_dir() else Path("runs") / study.name)
+
+
 def overridden(data: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Return the plain data of a study file with `path=value` overrides, not yet validated. Raises ConfigError."""
     changed: dict[str, Any] = json.loads(json.dumps(data))

@@ -172,6 +172,19 @@ def _others(given: Given) -> list[str]:
 # A file that exists ---------------------------------------------------------------------------------------------------------------
 
 
+def begin_once(
+    given: Given, overrides: Sequence[str], path: Path, store: str | None, say: Callable[[str], None], command: str
+) -> Begun | None:
+    """As `begin`; None, and nothing is written, if the file was written before from the same options. It is used as it is now.
+
+    Raises ConfigError for faults of the data, and for a file of that name that was written from other options.
+    """
+    if written_before(path, given):
+        say(f"{path} was written from the same options; it is used as it is now")
+        return None
+    return begin(given, overrides, path, store, say, command)
+
+
 def written_before(path: Path, given: Given) -> bool:
     """Whether the file was written from the same options. Raises ConfigError if it is another file."""
     if not path.exists():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from study.cluster.machine import check_resources
 from study.cluster.ray_session import machine_for
 from study.definition.models import Study
 from study.planning import estimate, memory
@@ -18,13 +19,44 @@ if TYPE_CHECKING:
     from trainables.store.store import Store
 from analysis.text.numbers import count_text, fit, pair, time_text
 from study.planning.plan import Plan, plan
+from trainables.settings.errors import ConfigError
 from trainables.stages.inputs import PIECES_PER_WORD
 
 # On the terminal -----------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, repr=False)
+class PlannedStudy:
+    """The plan of a study for this machine or a GPU of the table; as text, what `study plan` prints."""
+
+    plan: Plan
+    """Stages, tokens, seconds, bytes."""
+    place: Place | None
+    """The memory that is planned for; None where no GPU answers."""
+    fits: list[Fit]
+    """How each kind of stage fits into it."""
+    notices: list[str]
+    """Notices on the data, the space and the machine."""
+    computes_on: str | None
+    """What trials compute on here; None for a GPU of the table, and where the run would be refused."""
+
+    def __str__(self) -> str:
+        """The text of 80 columns."""
+        notes = [line for notice in self.notices for line in pair("note", notice)]
+        where = pair("computes on", self.computes_on) if self.computes_on else []
+        return "\n".join([render(self.plan), *where, *_memory(self.place, self.fits), *notes])
+
+    __repr__ = __str__  # the last line of a cell shows it
+
+
 def show(study: Study, store: Store, gpu: str | None = None, as_json: bool = False) -> str:
-    """The plan of a study as text or JSON, with the notices of its data and its space, for this machine or a GPU of the table.
+    """The plan of a study as text or JSON. Raises ConfigError as `look`."""
+    planned = look(study, store, gpu)
+    return _json(planned) if as_json else str(planned)
+
+
+def look(study: Study, store: Store, gpu: str | None = None) -> PlannedStudy:
+    """Plan a study, with the notices of its data and its space, for this machine or a GPU of the table.
 
     Raises ConfigError as a run would, and for a GPU that is not in the table.
     """
@@ -35,18 +67,27 @@ def show(study: Study, store: Store, gpu: str | None = None, as_json: bool = Fal
     place = memory.place_of(study, named)
     fits = memory.fits(study, place) if place is not None else []
     plan_ = plan(study, store, reader, named)
-    if as_json:
-        return _json(plan_, place, fits, notices)
-    notes = [line for notice in notices for line in pair("note", notice)]
     enough = machine.places(study.resources.cpus, machine.gpus_for(study.resources)) >= study.resources.workers
-    where = pair("computes on", machine.computes_on(study.resources)) if named is None and enough else []  # else a run is refused
-    return "\n".join([render(plan_), *where, *_memory(place, fits), *notes])
+    where = machine.computes_on(study.resources) if named is None and enough else None  # else a run is refused
+    return PlannedStudy(plan_, place, fits, notices, where)
 
 
-def _json(plan_: Plan, place: Place | None, fits: list[Fit], notices: list[str]) -> str:
-    stages = [fit.as_json() for fit in fits]
-    memory_ = asdict(place) | {"stages": stages} if place is not None else None
-    return json.dumps(asdict(plan_) | {"memory": memory_, "notices": notices}, indent=2, ensure_ascii=False)
+def unfit(studies: Iterable[Study]) -> list[str]:
+    """Which resources this machine lacks, a line for each. The plan may be for another machine, so that this is not an error."""
+    faults: dict[str, None] = {}
+    for study in studies:
+        try:
+            check_resources(study.resources, machine_for(study.resources))
+        except ConfigError as error:
+            faults |= dict.fromkeys(error.faults)
+    return [f"this machine would refuse the run: {fault}" for fault in faults]
+
+
+def _json(planned: PlannedStudy) -> str:
+    stages = [fit.as_json() for fit in planned.fits]
+    memory_ = asdict(planned.place) | {"stages": stages} if planned.place is not None else None
+    data = asdict(planned.plan) | {"memory": memory_, "notices": planned.notices}
+    return json.dumps(data, indent=2, ensure_ascii=False)
 
 
 def render(plan_: Plan) -> str:

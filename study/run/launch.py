@@ -25,8 +25,8 @@ from analysis.text.places import shareable
 from study.cluster import variables
 from study.cluster.machine import Machine
 from study.cluster.machine_faults import StudyStopped, stops
-from study.cluster.processes import Interrupts, quiet
-from study.cluster.ray_session import Shared, check_seen, machine_for, ray_session
+from study.cluster.processes import Interrupts, die, end_cluster, quiet
+from study.cluster.ray_session import Shared, check_seen, machine_for, ray_session, refuse_running_ray
 from study.definition.models import Study
 from study.definition.paths import in_place, portable
 from study.definition.study_file import load_study
@@ -78,13 +78,15 @@ def run(
     accept_changed_inputs: bool = False,
     retry_failed: bool = False,
     reader: Reader | None = None,
+    process_goes_on: bool = False,
 ) -> StudyOutcome:
     """Run or resume a study. Returns at once if it is finished.
 
     `shared` is a Ray that several studies use one after the other, and `reader` what they have read; by default a study starts
     and reads its own. With `accept_changed_inputs` results from other data or another encoder no longer count; with `retry_failed`
-    failed trials are run again. Raises ConfigError for wrong input, RunInUse if another driver has the folder, KeyboardInterrupt
-    after SIGINT or SIGTERM, StudyStopped if the machine or all trials alike failed.
+    failed trials are run again. With `process_goes_on` no interrupt ends this process, however long Ray takes to stop. Raises
+    ConfigError for wrong input, RunInUse if another driver has the folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped
+    if the machine or all trials alike failed.
     """
     reader = reader or Reader()
     finished, compared = opened(study, run_dir, accept_changed_inputs, retry_failed, reader)
@@ -92,6 +94,8 @@ def run(
         lines = [f"{study.name} is finished; nothing was run again", *(f"note: {text}" for text in compared.notices)]
         return _outcome(run_dir, "\n".join(lines))
     artifacts = Store(store or study.store or Store.default().url)
+    if shared is None:
+        refuse_running_ray()
     machine = None if address else machine_for(study.resources)
     notices = [*check(study, machine, reader), *variables.notices(address)]
     if not compared.now:  # a new folder, or inputs that could not be read a moment ago
@@ -100,7 +104,7 @@ def run(
     with (
         stops(),
         RunLock(run_dir),
-        nullcontext(shared.interrupts) if shared else Interrupts() as interrupts,
+        nullcontext(shared.interrupts) if shared else Interrupts(end_cluster if process_goes_on else die) as interrupts,
         quiet(run_dir / "study.log") as terminal,
     ):
         study = _resolved(run_dir, study)

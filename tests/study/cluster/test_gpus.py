@@ -218,6 +218,8 @@ def test_nodes_whose_gpus_do_not_answer_are_refused_by_name(monkeypatch: pytest.
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with variables.settled(joined=False), ray_session._local_cluster(machine.Machine(((2, 1),))):
         (node,) = ray.nodes()
+        with pytest.raises(ConfigError, match="Ray is already running in this process"):
+            ray_session.refuse_running_ray()
         assert gpus.check_cluster(ray, 2) == ()  # such a trial is not placed here, which another check refuses
         with pytest.raises(ConfigError) as caught:
             gpus.check_cluster(ray, ray_session._cluster(ray).gpus_for(Resources()))

@@ -146,8 +146,8 @@ def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> 
 
 STUBBORN = """
 import sys, time
-from study.cluster.processes import Interrupts
-with Interrupts():
+from study.cluster.processes import Interrupts, die
+with Interrupts(die):
     while True:
         try:
             print("ready", flush=True)
