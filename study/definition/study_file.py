@@ -28,7 +28,7 @@ from trainables.settings.stages import Stage
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 
-DEFAULT_RECIPE = [{"finetune": {}}]
+DEFAULT_RECIPE: list[dict[str, Any]] = [{"finetune": {}}]
 """The recipe of a study file that has none, as plain data."""
 BROKEN = "(not a stage)"
 """Name of the placeholder for an entry of the recipe that is not a stage."""
