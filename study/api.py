@@ -112,12 +112,15 @@ class Study:
             raise ConfigError([f"`data`: a {type(data).__name__} given; write the texts to a file, and give its path"])
         with _arguments_named():
             options = given.Given(
-                (os.fspath(data),),
-                *(None if value is None else os.fspath(value) for value in (test, validation)),
-                *((value,) if isinstance(value, str) else tuple(value) for value in (text, text_pair, label)),
-                None if encoder is None else os.fspath(encoder),
-                name,
-                {"delimiter": delimiter, "quoting": quoting, "encoding": encoding},
+                data=(os.fspath(data),),
+                test=_path(test),
+                validation=_path(validation),
+                text=_names(text),
+                text_pair=_names(text_pair),
+                label=_names(label),
+                encoder=_path(encoder),
+                name=name,
+                dialect={"delimiter": delimiter, "quoting": quoting, "encoding": encoding},
             )
             path, overrides = Path(file or f"{given.study_name(options)}.yaml"), _overrides(changes)
             begin.begin_once(options, overrides, path, store, say, "study init")
@@ -380,3 +383,11 @@ def _silence() -> Iterator[None]:
     """Within the block nothing that is printed is shown."""
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         yield
+
+
+def _path(value: PathLike | None) -> str | None:
+    return None if value is None else os.fspath(value)
+
+
+def _names(value: Names) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)

@@ -87,7 +87,7 @@ def _local_cluster(machine: Machine) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
     inside = {MARK: str(folder), "TMPDIR": str(folder / "t"), "PYTHONWARNINGS": "ignore"}
     tempfile.gettempdir()  # caches the folder for this process before TMPDIR changes
-    with open(folder / "lock", "w") as lock, variables.changed(inside | _authentication()):
+    with open(folder / "lock", "w") as lock, variables.changed({**inside, **_authentication()}):
         fcntl.flock(lock, fcntl.LOCK_EX)  # held as long as this process lives, see remove_stale
         try:
             (folder / "t").mkdir()
