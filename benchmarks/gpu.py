@@ -187,7 +187,7 @@ def working_cards(device: str) -> tuple[list[str], str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     if done.returncode:
         return [], (done.stderr.strip().splitlines() or ["no answer"])[-1]
-    names, reason = json.loads(done.stdout.splitlines()[-1])
+    names, reason, _ = json.loads(done.stdout.splitlines()[-1])
     return names, reason
 
 

@@ -215,7 +215,7 @@ class _Dropped(torch.autograd.Function):
         step = max(1, CHUNK // width)
         of_chosen = None
         if chosen is not None:  # all up to the last one are drawn: faster than a jump to each
-            of_chosen = stream.signs((int(chosen[-1]) + 1) * draws * 4, p).view(-1, draws * 4).index_select(0, chosen)
+            of_chosen = stream.signs((int(chosen.numpy()[-1]) + 1) * draws * 4, p).view(-1, draws * 4).index_select(0, chosen)
         for i in range(0, len(rows), step):
             part = rows[i : i + step]
             if of_chosen is None:

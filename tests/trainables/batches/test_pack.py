@@ -111,7 +111,7 @@ def test_attention_against_the_textbook(
     layout = attention.PackedLayout(lengths)
     stream = stream_of(lengths, seed) if p else None
     factor = scale(p) if p else 1.0
-    out = attention._Attention.apply(q, k, v, layout, 8**-0.5, window, p, stream)
+    out = attention._Attention.apply(q, k, v, layout, layout.whole, 8**-0.5, window, p, stream)
     found = torch.autograd.grad((out * weight).sum(), tensors)
 
     keep = []
@@ -227,9 +227,9 @@ def test_mean_of_dropout_is_the_answer_without(bert: Base) -> None:
     lengths = [7, 12]
     q, k, v = (torch.randn(19, 2, 4) for _ in range(3))
     layout = attention.PackedLayout(lengths)
-    plain = attention._Attention.apply(q, k, v, layout, 0.5, None, 0.0, None)
+    plain = attention._Attention.apply(q, k, v, layout, layout.whole, 0.5, None, 0.0, None)
     total = torch.zeros_like(plain)
     for seed in range(600):
-        total += attention._Attention.apply(q, k, v, layout, 0.5, None, 0.3, stream_of(lengths, seed))
+        total += attention._Attention.apply(q, k, v, layout, layout.whole, 0.5, None, 0.3, stream_of(lengths, seed))
     assert (total / 600 - plain).abs().max() < 0.15
     assert (total / 600 - plain).mean().abs() < 0.01

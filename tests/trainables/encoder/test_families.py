@@ -318,4 +318,4 @@ def test_float32_is_told_where_it_was_not_asked_for(tmp_path: Path, precision: A
     big_bird = tiny_encoder(model_type="big_bird", block_size=4, num_random_blocks=1)
     recipe = tiny_recipe(tmp_path, epochs=1).model_copy(update={"encoder": big_bird, "precision": precision})
     row = next(runner.run(recipe, Store(tmp_path / "store"), Execution(threads=1)))
-    assert any("computes in float32 also with precision bfloat16" in notice for notice in row["notices"]) == told
+    assert any("computes in float32 also in 16-bit precision" in notice for notice in row["notices"]) == told

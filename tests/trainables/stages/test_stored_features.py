@@ -60,9 +60,9 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     passes: list[int] = []
     real = classifier.layer_states
 
-    def counted(encoder: Any, batch: Any, layers: Any) -> Any:
+    def counted(encoder: Any, batch: Any, layers: Any, rows: Any) -> Any:
         passes.append(len(batch.lengths))
-        return real(encoder, batch, layers)
+        return real(encoder, batch, layers, rows)
 
     monkeypatch.setattr(classifier, "layer_states", counted)
     return passes

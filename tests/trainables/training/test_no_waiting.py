@@ -102,7 +102,7 @@ def steps_of(job: Job, monkeypatch: pytest.MonkeyPatch) -> Copies:
         return plain(step)
 
     job.examples, job.evaluate_at = examples, frozenset()
-    monkeypatch.setattr(memory, "room", lambda device, parameters: 2**30)
+    monkeypatch.setattr(memory, "room", lambda *_: 2**30)
     monkeypatch.setattr(loop, "_on_host", lambda norm: lambda: 1.0)  # needs an event of a GPU
     monkeypatch.setattr(loop, "dropout_bits", lambda *_: nullcontext())  # needs a generator of a GPU
     monkeypatch.setattr(dropout, "accelerated", lambda device: False, raising=False)
