@@ -232,7 +232,8 @@ def packed(lengths: Sequence[int], device: torch.device | str = "cpu", rows: Ten
 
     On an accelerator, whose kernels take the queries of all tokens, all are computed.
     """
-    layout, stream = PackedLayout(lengths, device, None if bits.accelerated(torch.device(device)) else rows), bits.current()
+    on_cpu = torch.device(device).type == "cpu" and not bits.accelerated(torch.device(device))
+    layout, stream = PackedLayout(lengths, device, rows if on_cpu else None), bits.current()
     if stream is not None:
         stream.rows = layout.rows
     with laid_out(layout):
