@@ -140,10 +140,11 @@ class Study:
 
         Printed, it is the text of `study plan`; `.plan` has the numbers. Raises ConfigError as a run would.
         """
+        from study.cluster.processes import levels_kept
         from study.planning import plan_text
         from trainables.store.store import Store
 
-        with _arguments_named():
+        with _arguments_named(), levels_kept():
             artifacts = Store(store or self.definition.store or Store.default().url)
             planned = plan_text.look(self.definition, artifacts, gpu)
             lacks = plan_text.unfit([self.definition]) if gpu is None else []
