@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray.tune.progress_reporter import ProgressReporter
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from ray.widgets.util import in_notebook
 
 from study.cluster.machine_faults import stops
 from study.definition.space import Params
@@ -17,6 +19,22 @@ from study.search.search import Search
 
 DEATHS = 2
 """Number of restarts of a trial whose process was killed."""
+
+
+class Unseen(ProgressReporter):  # type: ignore[misc]
+    """Shows nothing. In a notebook Tune adds a table of its own below ours, whatever its verbosity."""
+
+    def should_report(self, trials: Any, done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: Any, done: bool, *sys_info: Any) -> None:
+        """Report nothing."""
+
+
+def reporter() -> ProgressReporter | None:
+    """What keeps Tune silent in a notebook; None elsewhere, where its verbosity 0 does."""
+    return Unseen() if in_notebook() else None
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]

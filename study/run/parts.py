@@ -221,6 +221,7 @@ def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
     from ray import tune
 
     from study.cluster.trial import TrialActor, resources
+    from study.cluster.tune_adapters import reporter
 
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)  # it warns about missing result files
     board = s.board if s.placement.under_train else None
@@ -232,6 +233,7 @@ def _tune(s: Session, searcher: Any, scheduler: Any, callback: Any) -> None:
             name="tune",
             storage_path=str((s.run_dir / "ray").absolute()),
             verbose=0,
+            progress_reporter=reporter(),
             callbacks=[callback],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
