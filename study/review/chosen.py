@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,15 +91,20 @@ def _of_ablation(run: Path, name: str | None, task: str | None, seed: int | None
     named = [cell for cell in cells if cell.label == name]
     if not named:
         raise ConfigError([f"--trial {name!r}: no cell of {run} with a result{near(name, labels)}"])
-    tasks = list(dict.fromkeys(cell.task for cell in named))
-    if task is None and len(tasks) > 1:
-        raise ConfigError([f"--trial {name!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
-    if task is not None and task not in tasks:
-        raise ConfigError([f"--task {task}: {name!r} has no result for it{near(task, tasks)}"])
+    check_task("--trial", name, task, [cell.task for cell in named], "result")
     cell = next(cell for cell in named if task in (None, cell.task))
     study, names = load(run / cell.finished[0].study), {one.trial.name for one in cell.finished}
     setting = next(setting for setting in settings(study) if names & {trial.name for trial in setting.trials})
     return _best_seed(study, setting, seed, f"the cell {name!r} on {cell.task}")
+
+
+def check_task(place: str, cell: str, task: str | None, having: Sequence[str], what: str) -> None:
+    """Raise ConfigError if `--task` is missing where several tasks have the cell, or names one that has not `what` for it."""
+    tasks = list(dict.fromkeys(having))
+    if task is None and len(tasks) > 1:
+        raise ConfigError([f"{place} {cell!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
+    if task is not None and task not in tasks:
+        raise ConfigError([f"--task {task}: {cell!r} has no {what} for it{near(task, tasks)}"])
 
 
 def _best_seed(run: Run, setting: FinalSetting, seed: int | None, of: str) -> ChosenFinal:

@@ -89,19 +89,14 @@ def _model(
     chosen: ChosenFinal, store: str | None, again: bool, device: str = "cpu"
 ) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
     """(the model in memory, its study, remarks to the user)."""
-    from study.cluster import work
-    from study.definition.paths import in_place
-    from study.definition.study_file import load_study
-    from study.review.trace import as_before
+    from study.review.trace import as_before, recorded, with_precision
     from trainables.stages.inputs import Inputs
     from trainables.store.artifact_files import WEIGHTS
     from trainables.store.store import Store
 
-    folder, trial = chosen.run.folder, chosen.trial
-    study = load_study(folder / "study.yaml")
-    rows, _ = in_place(study, folder, chosen.run.rows)
-    params = next((row["params"] for row in reversed(rows) if row.get("trial") == trial.name and "params" in row), trial.params)
-    inputs = Inputs(study.recipe_for(dict(params), trial.seed or 0))
+    trial = chosen.trial
+    study, rows, recipe = recorded(chosen.run.folder, chosen.run.rows, trial.name, trial.params, trial.seed or 0)
+    inputs = Inputs(recipe)
     _check_encoder(study, inputs, rows)
     shared, artifact = _in_store(chosen, study, store)
     if artifact is not None and artifact.has(WEIGHTS):
@@ -110,9 +105,7 @@ def _model(
     if not again:
         raise ConfigError([_gone(chosen, artifact, shared, study)])
     execution = as_before(study, rows, trial.name).execution_for(keep_weights=True)
-    if inputs.recipe.precision == "auto":
-        precision = work.best_precision(execution)
-        inputs = Inputs(inputs.recipe.model_copy(update={"precision": precision}), inputs.reader)
+    inputs = Inputs(with_precision(recipe, execution), inputs.reader)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
         artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
         yield _loaded(artifact, study, inputs, rows, device), study, [remark]

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from study.review.chosen import check_task
 from trainables.settings.errors import ConfigError, near
 
 if TYPE_CHECKING:
     from study.definition.models import Study
+    from trainables.settings.execution import Execution
+    from trainables.settings.recipe import Recipe
     from trainables.store.store import Store
 
 Row = dict[str, Any]
@@ -81,8 +84,6 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     """
     from analysis.records import record
     from study.cluster import work
-    from study.definition.paths import in_place
-    from study.definition.study_file import load_study
     from study.run import inputs
     from trainables.stages.identity import nodes
     from trainables.stages.inputs import Inputs, Reader
@@ -93,14 +94,10 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
     if finals and not any(cell in (final.label, final.trial) for final in finals) and (state := _without(run, cell)):
         raise ConfigError([f"CELL {cell!r}: it has no number to compute again; its state is {state}"])
     source = _chosen(finals, cell, task, seed)
-    study = load_study(source.study / "study.yaml")
     rows, _ = record.read(source.study / "records.jsonl")
-    rows, _ = in_place(study, source.study, rows)
-    params = next((row["params"] for row in reversed(rows) if row.get("trial") == source.trial and "params" in row), source.params)
-    recipe = study.recipe_for(dict(params), source.seed)
+    study, rows, recipe = recorded(source.study, rows, source.trial, source.params, source.seed)
     execution = as_before(study, rows, source.trial).execution_for(keep_weights=True)
-    if recipe.precision == "auto":
-        recipe = recipe.model_copy(update={"precision": work.best_precision(execution)})
+    recipe = with_precision(recipe, execution)
     reader = Reader()
     read = Inputs(recipe, reader)
     *before, last = nodes(read)
@@ -116,6 +113,26 @@ def trace(run: Path, cell: str, task: str | None = None, seed: int | None = None
         row = work.read_test(again, reader)
         changed, texts = _changed(source, fresh, row)
     return Traced(source, row["error_rate_percent"], changed, texts, tuple(lacking), differs)
+
+
+def recorded(
+    folder: Path, rows: Sequence[Row], trial: str, params: Mapping[str, Any], seed: int
+) -> tuple[Study, list[Row], Recipe]:
+    """(study of a run folder, its records with paths as they are now, recipe of a trial), with `params` if no record has them."""
+    from study.definition.paths import in_place
+    from study.definition.study_file import load_study
+
+    study = load_study(folder / "study.yaml")
+    own, _ = in_place(study, folder, list(rows))
+    known = next((row["params"] for row in reversed(own) if row.get("trial") == trial and "params" in row), params)
+    return study, own, study.recipe_for(dict(known), seed)
+
+
+def with_precision(recipe: Recipe, execution: Execution) -> Recipe:
+    """The recipe with `precision: auto` resolved for the device of the execution."""
+    from study.cluster import work
+
+    return recipe if recipe.precision != "auto" else recipe.model_copy(update={"precision": work.best_precision(execution)})
 
 
 def as_before(study: Study, rows: Sequence[Row], trial: str) -> Study:
@@ -215,11 +232,7 @@ def _chosen(finals: Sequence[TracedFinal], cell: str, task: str | None, seed: in
     named = [final for final in finals if cell in (final.label, final.trial)]
     if not named:
         raise ConfigError([f"CELL {cell!r}: no such cell{near(cell, list(dict.fromkeys(final.label for final in finals)))}"])
-    tasks = list(dict.fromkeys(final.task for final in named))
-    if task is None and len(tasks) > 1:
-        raise ConfigError([f"CELL {cell!r}: several tasks have it; give --task, one of {', '.join(tasks)}"])
-    if task is not None and task not in tasks:
-        raise ConfigError([f"--task {task}: {cell!r} has no number for it{near(task, tasks)}"])
+    check_task("CELL", cell, task, [final.task for final in named], "number")
     seeds = {final.seed: final for final in named if task in (None, final.task)}
     if seed is not None and seed not in seeds:
         raise ConfigError([f"--seed {seed}: {cell!r} has no number for it; there are {', '.join(map(str, seeds))}"])
