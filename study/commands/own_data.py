@@ -47,11 +47,10 @@ def study_file_for(own: dict[str, Any], overrides: tuple[str, ...], store: str |
 
     options = given_by(own)
     path = Path(f"{given.study_name(options)}.yaml")
-    begun = begin.begin_once(options, overrides, path, store, click.echo, "study run")
-    if begun is None:
-        return path, None
-    click.echo(f"\nwritten: {path}; it runs now. Ctrl-C saves and stops; the same command resumes.\n")
-    return begun.path, begun.reader
+    reader = begin.begin_once(options, overrides, path, store, click.echo, "study run")
+    if reader is not None:
+        click.echo(f"\nwritten: {path}; it runs now. Ctrl-C saves and stops; the same command resumes.\n")
+    return path, reader
 
 
 def given_by(own: dict[str, Any]) -> Given:

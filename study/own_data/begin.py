@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +35,12 @@ UNLIMITED = 512
 """Longest sequence proposed for an encoder without a limit."""
 
 
-@dataclass(frozen=True)
-class Begun:
-    """A study file that was written, and the study in it."""
+def begin(
+    given: Given, overrides: Sequence[str], path: Path, store: str | None, say: Callable[[str], None], command: str
+) -> Reader:
+    """Understand the data, say so, and write the study file. Returns what has read the data.
 
-    path: Path
-    study: Study
-    reader: Reader
-    """Has read its data."""
-
-
-def begin(given: Given, overrides: Sequence[str], path: Path, store: str | None, say: Callable[[str], None], command: str) -> Begun:
-    """Understand the data, say so, and write the study file. Raises ConfigError with all faults; then nothing is written.
-
-    `command` is the command of the user, for messages with what to type.
+    `command` is the command of the user, for messages. Raises ConfigError with all faults, and writes nothing then.
     """
     folder, reader = path.absolute().parent, Reader()
     base, reasons = _base(given, overrides, folder, command)
@@ -79,7 +70,8 @@ def begin(given: Given, overrides: Sequence[str], path: Path, store: str | None,
         write_whole(path, commented.render(proposed.data, proposed.reasons, head))
     except OSError as error:
         raise ConfigError([f"{path}: cannot be written: {error.strerror or error}; give a place that can be"]) from None
-    return Begun(path, load_study(path), reader)
+    load_study(path)  # what was written can be read
+    return reader
 
 
 def _base(given: Given, overrides: Sequence[str], folder: Path, command: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -174,7 +166,7 @@ def _others(given: Given) -> list[str]:
 
 def begin_once(
     given: Given, overrides: Sequence[str], path: Path, store: str | None, say: Callable[[str], None], command: str
-) -> Begun | None:
+) -> Reader | None:
     """As `begin`; None, and nothing is written, if the file was written before from the same options. It is used as it is now.
 
     Raises ConfigError for faults of the data, and for a file of that name that was written from other options.
