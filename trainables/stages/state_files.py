@@ -219,8 +219,9 @@ class StateWriter:
             self._store.complete_state(self._name, self._draft, {"position": position}, files, move=True, owns=self._owns)
 
     def _whole(self, step: int, position: Mapping[str, Any], tensors: Mapping[str, Tensors]) -> None:
-        self._put(step, tensors)
-        self._mark(position, {})
+        with self._store.writing() as folder:
+            files = _files(tensors, folder)
+            self._store.save_state(self._name, step, {"position": position}, files, move=True, owns=self._owns)
 
 
 def _files(tensors: Mapping[str, Tensors], folder: Path) -> dict[str, Path]:
