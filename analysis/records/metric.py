@@ -44,8 +44,8 @@ class Metric(NamedTuple):
 
     def loss(self, row: Mapping[str, Any]) -> float | None:
         """The loss that the search minimises, percent, from a record's scores; None if the record lacks the field."""
-        score = self.score(row)
-        return None if score is None else row[self.field] if self.share else self.turned(score)
+        value = row.get(self.field)
+        return None if value is None else float(value) if self.share else self.turned(100 * float(value))
 
     def score(self, row: Mapping[str, Any]) -> float | None:
         """The score that is shown, percent, from a record's scores; None if the record lacks the field."""

@@ -30,7 +30,7 @@ Value = str | int | float | bool
 STATUSES = {"complete": "finished", "stopped": "killed", "diverged": "failed", "failed": "failed"}
 """{status of a trial in the records: its status in a tracker}; all others are running."""
 STUDY_STATUSES = {"finished": "finished", "interrupted": "killed", "stopped": "killed"}
-BY_SPLIT = (*SCORES, "loss", "mark_f1", "marked_percent")
+BY_SPLIT = (*SCORES, "mark_f1", "marked_percent")
 """Fields of an evaluation that belong to its split: `validation/loss`."""
 BY_STEP = ("epoch", "tokens", "train_loss", "train_error_rate_percent", "learning_rate", "tokens_per_s", "wall_s", "energy_j")
 """Fields of an evaluation that keep their names."""
