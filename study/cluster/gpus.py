@@ -68,7 +68,7 @@ def _of_amd() -> int:
 
 def answering() -> tuple[list[str], str]:
     """Return (names of the GPUs on which torch can compute, why others cannot), tested once in a process of its own."""
-    names, why, _ = _answering(_settings())
+    names, why, _, _ = _answering(_settings())
     return names, why
 
 
@@ -77,15 +77,20 @@ def memory_bytes() -> int:
     return _answering(_settings())[2]
 
 
+def without_tf32() -> list[str]:
+    """Return the names of the GPUs that this process may see and that lack TF32."""
+    return _answering(_settings())[3]
+
+
 def _settings() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in VARIABLES)
 
 
 @lru_cache(maxsize=1)  # a process that imports torch takes seconds
-def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str, int]:
+def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str, int, list[str]]:
     answer, fault = _asked("trainables.training.gpus")
-    names, why, size = answer or ([], fault, 0)
-    return names, why, size
+    names, why, size, without = answer or ([], fault, 0, [])
+    return names, why, size, without
 
 
 def attention_kernels() -> tuple[dict[str, dict[str, tuple[str, list[str]]]], str]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.trackers.names import faults as tracker_faults
+from study.cluster import gpus as cards
 from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
 from study.definition.space import extremes
@@ -75,6 +76,9 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
     gpus = study.resources.gpus if machine is None else machine.gpus_for(study.resources)
     if study.precision == "tf32" and not gpus:
         why = f"trials run on CPUs (resources.gpus: {study.resources.gpus}), which do not have it"
+        faults.append(f"precision: tf32 given, but {why}; use float32")
+    elif study.precision == "tf32" and machine is not None and (lacking := cards.without_tf32()):
+        why = f"{', '.join(dict.fromkeys(lacking))} does not have it, only NVIDIA's GPUs from Ampere on"
         faults.append(f"precision: tf32 given, but {why}; use float32")
     if machine is not None and not faults:
         gather(partial(memory.notices, study))

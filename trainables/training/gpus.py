@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 
+AMPERE = (8, 0)
+"""Compute capability of the first GPUs with TF32 and bfloat16."""
 ONLY_CPUS = "was built only for CPUs"
 """Part of the reason that a torch without support for GPUs gives."""
 
@@ -44,6 +46,23 @@ def memory_bytes() -> int:
         return 0
 
 
+def has_tf32(device: torch.device | int | None = None) -> bool:
+    """Whether a GPU, by default the current one, multiplies in TF32: NVIDIA's do from Ampere on."""
+    import torch
+
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= AMPERE
+
+
+def without_tf32() -> list[str]:
+    """Names of the visible GPUs that lack TF32; empty if none answers."""
+    import torch
+
+    try:
+        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()) if not has_tf32(i)]
+    except Exception:  # `answering` says why
+        return []
+
+
 def uuid(device: torch.device | int) -> str:
     """The UUID of a GPU, as CUDA reports it; empty if it is unknown."""
     import torch
@@ -56,4 +75,4 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps([*answering(), memory_bytes()]))
+    print(json.dumps([*answering(), memory_bytes(), without_tf32()]))

@@ -9,11 +9,10 @@ import torch
 
 from trainables.settings.errors import ConfigError
 from trainables.settings.execution import Precision
+from trainables.training.gpus import has_tf32
 
 TENSOR_CORES = (7, 0)
 """Compute capability of the first GPUs that multiply float16 matrices faster than float32."""
-AMPERE = (8, 0)
-"""Compute capability of the first GPUs with TF32 and bfloat16."""
 
 
 def resolve(precision: Precision, device: str = "auto") -> Precision:
@@ -23,7 +22,7 @@ def resolve(precision: Precision, device: str = "auto") -> Precision:
     tf32 on a device that lacks it, which would compute something else under its name.
     """
     on_gpu = pick_device(device).type == "cuda"
-    if precision == "tf32" and (torch.version.hip or not on_gpu or torch.cuda.get_device_capability() < AMPERE):
+    if precision == "tf32" and not (on_gpu and has_tf32()):
         where = f"this machine's {torch.cuda.get_device_name()}" if on_gpu else "a CPU"
         raise ConfigError([f"precision: tf32 given, but {where} does not have it, only NVIDIA's GPUs from Ampere on; use float32"])
     if precision != "auto":

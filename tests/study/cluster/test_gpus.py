@@ -18,6 +18,7 @@ from study.cluster.ray_session import machine_for
 from study.cluster.trial import resources as trial_resources
 from study.definition.models import Resources, Study
 from study.definition.study_file import load_study
+from study.planning.check import check
 from study.run import parts
 from study.run.scribe import Scribe
 from study.run.session import open_session
@@ -96,8 +97,8 @@ class Torch:
 def torch_says(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Answers of a torch with GPUs, of which there are none here."""
 
-    def says(*answer: Any, size: int = 80 * 10**9, **more: str) -> Torch:
-        made = Torch(json.dumps([*answer, size]), **more) if answer else Torch("", **more)
+    def says(*answer: Any, size: int = 80 * 10**9, without_tf32: tuple[str, ...] = (), **more: str) -> Torch:
+        made = Torch(json.dumps([*answer, size, without_tf32]), **more) if answer else Torch("", **more)
         monkeypatch.setattr(gpus.subprocess, "run", made)
         gpus._answering.cache_clear()
         return made
@@ -116,6 +117,17 @@ def test_a_gpu_counts_where_it_answers(torch_says: Any, monkeypatch: pytest.Monk
     check_resources(Resources(gpus=1), machine_for(Resources(gpus=1)))
     with pytest.raises(ConfigError, match=r"2 requested .* has 1 GPUs that answer \(CUDA_VISIBLE_DEVICES='0,foo'\)"):
         check_resources(Resources(gpus=2), machine_for(Resources(gpus=2)))
+
+
+def test_tf32_on_a_card_before_ampere_is_refused_before_anything_starts(torch_says: Any, tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, baseline=False)).model_copy(update={"precision": "tf32"})
+    study = study.model_copy(update={"resources": Resources(gpus=1)})
+    torch_says(["Tesla T4", "Tesla T4"], "", without_tf32=("Tesla T4", "Tesla T4"))
+    with pytest.raises(ConfigError) as caught:
+        check(study, machine.Machine(((4, 2),), names=("Tesla T4",) * 2))
+    assert caught.value.faults == (
+        "precision: tf32 given, but Tesla T4 does not have it, only NVIDIA's GPUs from Ampere on; use float32",
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,13 @@ def test_the_memory_of_the_smallest_gpu_counts(monkeypatch: pytest.MonkeyPatch) 
     assert gpus.memory_bytes() == 24
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert gpus.memory_bytes() == 0
+
+
+def test_cards_before_ampere_lack_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    cards = {"V100": (7, 0), "A100": (8, 0), "T4": (7, 5), "H100": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(cards))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: list(cards)[index])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: list(cards.values())[index])
+    assert gpus.without_tf32() == ["V100", "T4"]
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert gpus.without_tf32() == list(cards)
