@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from trainables.store.store import Artifact, Store
 
 
+UNCALIBRATED = "its probabilities are not calibrated: an earlier version trained it, and kept no validation predictions"
+
 @dataclass(frozen=True)
 class Exported:
     """A model that was written."""
@@ -100,7 +102,8 @@ def _model(
     _check_encoder(study, inputs, rows)
     shared, artifact = _in_store(chosen, study, store)
     if artifact is not None and artifact.has(WEIGHTS):
-        yield _loaded(artifact, study, inputs, rows, device), study, []
+        fitted = (chosen.trial.test or {}).get("temperature") or temperature_of(artifact)
+        yield _loaded(artifact, study, inputs, rows, device, fitted), study, [] if fitted else [UNCALIBRATED]
         return
     if not again:
         raise ConfigError([_gone(chosen, artifact, shared, study)])
@@ -108,9 +111,10 @@ def _model(
     inputs = Inputs(with_precision(recipe, execution), inputs.reader)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
         artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
-        yield _loaded(artifact, study, inputs, rows, device), study, [remark]
+        yield _loaded(artifact, study, inputs, rows, device, temperature_of(artifact)), study, [remark]
 
 
+    from trainables.stages.run_recipe import temperature_of
 def _in_store(chosen: ChosenFinal, study: Study, url: str | None) -> tuple[Store, Artifact | None]:
     """(the store, the final's artifact in it): the store that is given, the study's, or else the one that the run recorded."""
     from trainables.store.artifact_files import WEIGHTS
@@ -179,14 +183,20 @@ def _trained_again(chosen: ChosenFinal, inputs: Inputs, shared: Store, fresh: St
     return artifact, f"trained once more: {same}, recorded {recorded:.2f} %: its inputs, its device or the libraries differ"
 
 
-def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]], device: str) -> LoadedModel:
-    """The model of an artifact of fine-tuning, with the temperature that its validation predictions give."""
+def _loaded(
+    artifact: Artifact,
+    study: Study,
+    inputs: Inputs,
+    rows: Sequence[Mapping[str, Any]],
+    device: str,
+    temperature: float | None,
+) -> LoadedModel:
+    """The model of an artifact of fine-tuning."""
     from trainables.export.description import Description
     from trainables.export.load import of_weights
     from trainables.settings.stages import Finetune
     from trainables.settings.validate import validate
     from trainables.stages import jobs
-    from trainables.stages.run_recipe import temperature_of
     from trainables.stages.state_files import weights_of
 
     task = study.tasks[study.task]
@@ -200,7 +210,7 @@ def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Map
         encoder_layers=base.layers,
         precision=artifact.manifest["precision"],
         thresholds=tuple(artifact.rows("finetune")[-1]["thresholds"]) if task.multi_label else None,
-        temperature=temperature_of(artifact) or 1.0,
+        temperature=temperature or 1.0,
         plain=False,
         files={},
     )

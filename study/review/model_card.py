@@ -17,6 +17,7 @@ from analysis.records.run_folder import settings_text
 from analysis.text.numbers import interval, spread
 from analysis.text.plain import plain
 from trainables.data.known_tasks import NOT_STATED, TABLE
+from trainables.scores import temperature
 
 if TYPE_CHECKING:
     from study.definition.models import Study
@@ -121,6 +122,8 @@ def _use(described: Description) -> Iterator[str]:
 
 
 def _choice(chosen: ChosenFinal, study: Study) -> Iterator[str]:
+    if (doubt := temperature.doubt(described.temperature)) is not None:
+        yield from ("", f"Calibration: {doubt}.")
     run, setting = chosen.run, chosen.setting
     if run.space:
         searched = ", ".join(dimension.name for dimension in run.space)
