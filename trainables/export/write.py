@@ -6,18 +6,20 @@
     study_model.json                  settings, labels, digests (description.py)
     README.md                         the model card
 
-The folder is written aside, loaded and compared with the trained model, and renamed: it is there whole or not at all.
+The folder is written aside, loaded and compared with the trained model, and renamed: it is there whole or not at all. What a killed
+process left aside is removed by the next export into the same folder.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -47,9 +49,11 @@ def write(model: LoadedModel, folder: Path, card: Card, force: bool = False) -> 
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid4().hex[:8]}.new")
     try:
         aside.mkdir(parents=True)
-        described = _fill(model, aside, card)
-        _compare(model, aside)
-        _put_in_place(aside, folder)
+        with _locked(aside):
+            described = _fill(model, aside, card)
+            _compare(model, aside)
+            _put_in_place(aside, folder)
+        _remove_leftovers(folder)
     except (OSError, SafetensorError) as error:
         raise ConfigError([f"{folder}: {_reason(error)}; nothing was changed there"]) from error
     finally:
@@ -152,6 +156,31 @@ def _put_in_place(aside: Path, folder: Path) -> None:
             before.rename(folder)
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the block or the process ends. Yields whether it could be: some network file systems have no locks."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(place)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what earlier exports into this folder left aside because they were killed; those that still run hold a lock."""
+    aside = re.compile(rf"\.{re.escape(folder.name)}\.\d+-[0-9a-f]{{8}}\.new(\.before)?")
+    with suppress(OSError):
+        for path in [path for path in folder.parent.iterdir() if aside.fullmatch(path.name)]:
+            with _locked(path) as left:
+                if left:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:
