@@ -15,13 +15,14 @@ from trainables.settings.errors import ConfigError
 
 if TYPE_CHECKING:
     from study.definition.models import Study
+    from study.review.hub import Repository
     from trainables.export.description import Description
     from trainables.export.load import LoadedModel
     from trainables.stages.inputs import Inputs
     from trainables.store.store import Artifact, Store
 
-
 UNCALIBRATED = "its probabilities are not calibrated: an earlier version trained it, and kept no validation predictions"
+
 
 @dataclass(frozen=True)
 class Exported:
@@ -31,11 +32,16 @@ class Exported:
     folder: Path
     described: Description
     remarks: tuple[str, ...] = ()
+    repository: Repository | None = None
+    """Where it may be published."""
 
     def __str__(self) -> str:
         """Say what was written and how to load it."""
+        from trainables.scores import temperature
+
         one = self.chosen
-        lines = [f"model: {self.folder}", f"  {one.trial.name}, {one.why}: {one.score}", *(f"  {text}" for text in self.remarks)]
+        remarks = [*self.remarks, *filter(None, [temperature.doubt(self.described.temperature)])]
+        lines = [f"model: {self.folder}", f"  {one.trial.name}, {one.why}: {one.score}", *(f"  {text}" for text in remarks)]
         if self.described.plain:
             lines.append(f"transformers loads it: pipeline('text-classification', {str(self.folder)!r})")
         else:
@@ -53,21 +59,28 @@ def export(
     seed: int | None = None,
     force: bool = False,
     again: bool = False,
+    push: str | None = None,
+    public: bool = False,
 ) -> Exported:
     """Write the model of a study, or of the cell `trial` of an ablation, into a folder, by default `model` in the run folder.
 
-    `again` trains it once more if the store no longer has its weights. Raises ConfigError if there is no such final, if its weights
-    are gone, if the encoder's files have changed since, or if the folder cannot be written.
+    `again` trains it once more if the store no longer has its weights. `push` names a repository of the hub, which is checked before any work and stands in the card; `hub.publish` then sends the folder.
+
+    Raises ConfigError if there is no such final, if its weights are gone, if the encoder's files have changed since, if the folder
+    cannot be written, or if it may not be published there.
     """
+    from study.review import hub
     from study.review.model_card import model_card
     from trainables.export import write
 
     chosen = choose(run, trial, task, seed)
     folder = folder or run / _name(chosen, run, trial)
     write.check_place(folder, force)
+    repository = None if push is None else hub.checked(push, public)
+    name = None if repository is None else repository.name
     with _model(chosen, store, again) as (model, study, remarks):
-        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run), force)
-    return Exported(chosen, folder, described, tuple(remarks))
+        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run, name), force)
+    return Exported(chosen, folder, described, tuple(remarks), repository)
 
 
 def _name(chosen: ChosenFinal, run: Path, trial: str | None) -> str:
@@ -93,6 +106,7 @@ def _model(
     """(the model in memory, its study, remarks to the user)."""
     from study.review.trace import as_before, recorded, with_precision
     from trainables.stages.inputs import Inputs
+    from trainables.stages.run_recipe import temperature_of
     from trainables.store.artifact_files import WEIGHTS
     from trainables.store.store import Store
 
@@ -114,7 +128,6 @@ def _model(
         yield _loaded(artifact, study, inputs, rows, device, temperature_of(artifact)), study, [remark]
 
 
-    from trainables.stages.run_recipe import temperature_of
 def _in_store(chosen: ChosenFinal, study: Study, url: str | None) -> tuple[Store, Artifact | None]:
     """(the store, the final's artifact in it): the store that is given, the study's, or else the one that the run recorded."""
     from trainables.store.artifact_files import WEIGHTS
