@@ -82,7 +82,9 @@ def _loaded(folder: Path, store: str | None) -> Iterator[LoadedModel]:
     if (folder / "records.jsonl").exists() or (folder / "ablation.yaml").exists():
         from study.review.export import chosen_model
 
-        with chosen_model(folder, store) as model:
+        with chosen_model(folder, store) as (model, remarks):
+            for remark in remarks:
+                click.echo(remark, err=True)
             yield model
         return
     from trainables.export.load import load

@@ -90,10 +90,13 @@ def _name(chosen: ChosenFinal, run: Path, trial: str | None) -> str:
 
 
 @contextmanager
-def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> Iterator[LoadedModel]:
-    """The model that `export` would write by default, in memory on a device. Raises ConfigError as `export`."""
-    with _model(choose(run), store, False, device) as (model, _, _):
-        yield model
+def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> Iterator[tuple[LoadedModel, list[str]]]:
+    """(the model that `export` would write by default, in memory on a device, remarks to the user).
+
+    Raises ConfigError as `export`.
+    """
+    with _model(choose(run), store, False, device) as (model, _, remarks):
+        yield model, remarks
 
 
 # Its weights ---------------------------------------------------------------------------------------------------------------------
