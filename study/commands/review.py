@@ -116,6 +116,7 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
 @click.option("--to", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Default: RUN/model.")
 @click.option("--force", is_flag=True, help="Replace a model that an earlier export wrote there.")
 @click.option("--again", is_flag=True, help="Train it once more if the store no longer has its weights.")
+@click.option("--format", "also", type=click.Choice(["onnx"]), help="Also write model.onnx, for runtimes without PyTorch.")
 @click.option("--push", metavar="OWNER/NAME", help="Also publish it in this repository of the Hugging Face hub.")
 @click.option("--private/--public", default=None, help="Who can read that repository. Default: private.")
 @STORE
@@ -127,6 +128,7 @@ def export(
     folder: Path | None,
     force: bool,
     again: bool,
+    also: str | None,
     push: str | None,
     private: bool | None,
     store: str | None,
@@ -142,8 +144,9 @@ def export(
     if private is not None and push is None:
         raise click.UsageError("--private and --public say who can read what --push publishes; give --push OWNER/NAME")
     public = private is False
+    onnx = also == "onnx"
     done = exports.export(
-        run_dir, trial, folder, store, task=task, seed=seed, force=force, again=again, push=push, public=public
+        run_dir, trial, folder, store, task=task, seed=seed, force=force, again=again, onnx=onnx, push=push, public=public
     )
     click.echo(str(done))
     if done.repository is not None:

@@ -37,6 +37,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Say what was written and how to load it."""
+        from trainables.export import onnx_file
         from trainables.scores import temperature
 
         one = self.chosen
@@ -46,6 +47,8 @@ class Exported:
             lines.append(f"transformers loads it: pipeline('text-classification', {str(self.folder)!r})")
         else:
             lines.append(f"transformers loads its encoder, not its head: {self.described.reason}")
+        if onnx_file.FILE in self.described.files:
+            lines.append(f"other runtimes load {self.folder / onnx_file.FILE}, which onnxruntime was compared with")
         return "\n".join([*lines, f"this package loads it: trainables.load({str(self.folder)!r}).predict(texts)"])
 
 
@@ -59,12 +62,14 @@ def export(
     seed: int | None = None,
     force: bool = False,
     again: bool = False,
+    onnx: bool = False,
     push: str | None = None,
     public: bool = False,
 ) -> Exported:
     """Write the model of a study, or of the cell `trial` of an ablation, into a folder, by default `model` in the run folder.
 
-    `again` trains it once more if the store no longer has its weights. `push` names a repository of the hub, which is checked before any work and stands in the card; `hub.publish` then sends the folder.
+    `again` trains it once more if the store no longer has its weights. `onnx`: with a file for other runtimes. `push` names a
+    repository of the hub, which is checked before any work and stands in the card; `hub.publish` then sends the folder.
 
     Raises ConfigError if there is no such final, if its weights are gone, if the encoder's files have changed since, if the folder
     cannot be written, or if it may not be published there.
@@ -78,8 +83,8 @@ def export(
     write.check_place(folder, force)
     repository = None if push is None else hub.checked(push, public)
     name = None if repository is None else repository.name
-    with _model(chosen, store, again) as (model, study, remarks):
-        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run, name), force)
+    with _model(chosen, store, again, onnx=onnx) as (model, study, remarks):
+        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run, name), force, onnx)
     return Exported(chosen, folder, described, tuple(remarks), repository)
 
 
@@ -104,10 +109,12 @@ def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> I
 
 @contextmanager
 def _model(
-    chosen: ChosenFinal, store: str | None, again: bool, device: str = "cpu"
+    chosen: ChosenFinal, store: str | None, again: bool, device: str = "cpu", onnx: bool = False
 ) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
     """(the model in memory, its study, remarks to the user)."""
     from study.review.trace import as_before, recorded, with_precision
+    from trainables.export import onnx_file
+    from trainables.stages import jobs
     from trainables.stages.inputs import Inputs
     from trainables.stages.run_recipe import temperature_of
     from trainables.store.artifact_files import WEIGHTS
@@ -117,6 +124,8 @@ def _model(
     study, rows, recipe = recorded(chosen.run.folder, chosen.run.rows, trial.name, trial.params, trial.seed or 0)
     inputs = Inputs(recipe)
     _check_encoder(study, inputs, rows)
+    if onnx:
+        onnx_file.check(jobs.base_of(inputs).config.model_type)
     shared, artifact = _in_store(chosen, study, store)
     if artifact is not None and artifact.has(WEIGHTS):
         fitted = (chosen.trial.test or {}).get("temperature") or temperature_of(artifact)
