@@ -48,7 +48,7 @@ class Exported:
         else:
             lines.append(f"transformers loads its encoder, not its head: {self.described.reason}")
         if onnx_file.FILE in self.described.files:
-            lines.append(f"other runtimes load {self.folder / onnx_file.FILE}, which onnxruntime was compared with")
+            lines.append(f"other runtimes load {self.folder / onnx_file.FILE}: onnxruntime gives the same probabilities")
         return "\n".join([*lines, f"this package loads it: trainables.load({str(self.folder)!r}).predict(texts)"])
 
 
