@@ -1,12 +1,14 @@
 """Texts per second of an exported model: our prediction against transformers' pipeline, on the same folder and the same texts.
 
     python -m benchmarks.predict [--encoder small|base] [--texts mixed|long|short ...] [--count N] [--batch 1 8 32 64] [--rounds 2]
-        [--threads N] [--device cpu|cuda] [--json FILE]
+        [--threads N] [--device cpu|cuda] [--onnx] [--json FILE]
 
 Both read text and give the probability of every class; tokenising is included. Ours is `load(DIR).predict(texts)`, texts in their
 order. The peer is `pipeline("text-classification", DIR)` with each batch size, with the texts in their order and sorted by length,
 which is for the caller to do and undo. Contestants take turns within a round; of each the fastest round counts. float32, random
 weights, the largest difference of a probability is printed. Needs a machine that nothing else uses.
+
+`--onnx`: also onnxruntime with the `model.onnx` of the folder, texts sorted by length; times of exports, and sizes of files.
 
 `short`: the sentences of three review sets as they are. `long`: reviews joined to lengths like IMDb's (lognormal, mean 230 pieces,
 at most 512). `mixed`: half of each, shuffled.
@@ -19,6 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from trainables.encoder.load import model_state
 from trainables.export.description import Description
 from trainables.export.load import LoadedModel, load, of_weights
 from trainables.export.write import write
+from trainables.scores.evaluate import probabilities
 from trainables.settings.stages import Finetune
 from trainables.stages.finetune import model_of
 from trainables.stages.state_files import saved
@@ -45,10 +49,11 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        exported(options.encoder, Path(folder) / "model")
+        exported(options.encoder, Path(folder) / "model", options.onnx)
         ours = load(Path(folder) / "model", options.device)
         theirs = pipeline("text-classification", model=str(Path(folder) / "model"), device=options.device, top_k=None)
-        found = {name: compared(name, ours, theirs, options) for name in options.texts}
+        session = onnx_session(Path(folder) / "model") if options.onnx else None
+        found = {name: compared(name, ours, theirs, options, session) for name in options.texts}
     if options.json:
         options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
@@ -62,12 +67,16 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves PyTorch's choice")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--onnx", action="store_true", help="onnxruntime too, on the CPU")
     parser.add_argument("--json", type=Path, help="a file for the results")
     return parser
 
 
-def exported(encoder: str, folder: Path) -> None:
-    """Export a classifier with random weights in its head, which transformers' own classifier of BERT can express."""
+def exported(encoder: str, folder: Path, onnx: bool) -> None:
+    """Export a classifier with random weights in its head, which transformers' own classifier of BERT can express.
+
+    With ONNX it is written twice, to show how long that takes; a first export of another model loads what the exporter imports.
+    """
     base, stage = base_encoder(encoder), Finetune(max_length=512, truncation="head", pooling="pooled")
     described = Description(
         labels=CLASSES,
@@ -82,7 +91,13 @@ def exported(encoder: str, folder: Path) -> None:
     folder.parent.mkdir(exist_ok=True)
     weights = folder.with_name("weights.safetensors")
     saved(model_state(model_of(stage, base, len(CLASSES), 0)), weights)
-    write(of_weights(described, base, weights, "cpu"), folder, lambda _: "")
+    model = of_weights(described, base, weights, "cpu")
+    for with_onnx in (False, True) if onnx else (False,):
+        begun = time.perf_counter()
+        write(model, folder, lambda _: "", force=True, onnx=with_onnx)
+        print(f"export {'with' if with_onnx else 'without'} model.onnx: {time.perf_counter() - begun:.1f} s")
+    for name in ("model.safetensors", "model.onnx") if onnx else ():
+        print(f"{name}: {(folder / name).stat().st_size / 1e6:.1f} MB")
 
 
 def texts_of(name: str, count: int, tokenizer: Any) -> list[str]:
@@ -98,7 +113,7 @@ def texts_of(name: str, count: int, tokenizer: Any) -> list[str]:
     return [str(base.tokenizer.decode(pieces)) for pieces in joined_reviews(base, count, MEAN["long"])]
 
 
-def compared(name: str, ours: LoadedModel, theirs: Any, options: argparse.Namespace) -> dict[str, Any]:
+def compared(name: str, ours: LoadedModel, theirs: Any, options: argparse.Namespace, session: Any) -> dict[str, Any]:
     """Texts per second of every contestant on one workload."""
     texts = texts_of(name, options.count or COUNT[name], ours.base.tokenizer)
     contestants: dict[str, Callable[[], np.ndarray]] = {"ours": lambda: ours.predict(texts).probabilities}
@@ -106,6 +121,9 @@ def compared(name: str, ours: LoadedModel, theirs: Any, options: argparse.Namesp
         contestants[f"pipeline, batch {batch}"] = lambda batch=batch: of_pipeline(theirs, texts, batch)  # type: ignore[misc]
         if batch > 1:
             contestants[f"pipeline, batch {batch}, sorted"] = lambda batch=batch: in_order(theirs, texts, batch)  # type: ignore[misc]
+        if batch > 1 and session is not None:
+            call = partial(of_onnx, session, theirs.tokenizer, texts, batch)
+            contestants[f"onnxruntime, batch {batch}, sorted"] = call
     for call in (contestants["ours"], lambda: of_pipeline(theirs, texts[:16], 8)):
         call()  # warms up
     seconds: dict[str, list[float]] = {key: [] for key in contestants}
@@ -139,6 +157,27 @@ def in_order(theirs: Any, texts: Sequence[str], batch: int) -> np.ndarray:
     order = np.argsort([-len(text) for text in texts], kind="stable")
     found = np.empty((len(texts), len(CLASSES)))
     found[order] = of_pipeline(theirs, [texts[i] for i in order], batch)
+    return found
+
+
+def onnx_session(folder: Path) -> Any:
+    """onnxruntime's session of the exported file, with as many threads as PyTorch has."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(str(folder / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+
+
+def of_onnx(session: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> np.ndarray:
+    """Probabilities [n, classes] by onnxruntime, from padded batches of texts sorted by length, put back in their order."""
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    found, names = np.empty((len(texts), len(CLASSES))), [entry.name for entry in session.get_inputs()]
+    for begin in range(0, len(texts), batch):
+        part = order[begin : begin + batch]
+        encoded = tokenizer([texts[i] for i in part], padding=True, truncation=True, return_tensors="np")
+        (logits,) = session.run(["logits"], {name: encoded[name] for name in names})
+        found[part] = probabilities(logits, several=False)
     return found
 
 

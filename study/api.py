@@ -311,7 +311,7 @@ class Best:
         """
         from study.review.export import chosen_model
 
-        with _arguments_named(), chosen_model(self.run.folder, self.run.store) as model:
+        with _arguments_named(), chosen_model(self.run.folder, self.run.store) as (model, _):
             return model
 
     def predict(self, texts: Texts, *, raw: bool = False) -> Predicted:

@@ -38,6 +38,8 @@ FACTS = (
     "Scaled: with logits divided by the temperature, which is fitted on validation (Guo et al. 2017). Above 1: overconfident.",
 )
 """Sentences that explain SCORES."""
+LEAST, MOST = 0.1, 10.0
+"""Range in which temperatures are fitted (trainables/scores/temperature.py)."""
 OF_SEVERAL = " Mean over seeds ± standard deviation."
 SCORES = ("seeds", "ECE %", "by chance %", "ECE, equal mass %", "Brier", "log loss", "mean confidence %", "right %", "temperature",
           "scaled ECE %", "scaled log loss")  # fmt: skip
@@ -101,11 +103,23 @@ class Details:
         columns = ((self.temperatures, 2), (self.scaled.ece, 2), (self.scaled.log_loss, 3))
         return [(number(numbers.mean(values), digits), numbers.mean(values)) for values, digits in columns]
 
+    @property
+    def doubt(self) -> str:
+        """A sentence on temperatures at the end of their range; empty without any."""
+        ends = sum(not LEAST < value < MOST for value in self.temperatures) if self.scaled else 0
+        if not ends:
+            return ""
+        which = "The temperature" if len(self.temperatures) == 1 else f"{ends} of {len(self.temperatures)} temperatures"
+        many = "s" if len(self.temperatures) == 1 else ""
+        return f"{which} of {self.label} lie{many} at the end of the range ({LEAST:g} to {MOST:g}): not determined by validation."
+
 
 def facts(settings: Iterable[Details]) -> tuple[str, ...]:
-    """Return the sentences that explain SCORES; they leave out the spread if all settings have one seed."""
+    """Return the sentences that explain SCORES, and name doubtful ones; they leave out the spread if all settings have one seed."""
+    settings = list(settings)
     several = any("±" in text for setting in settings for text, _ in setting.scores)
-    return FACTS if several else tuple(fact.removesuffix(OF_SEVERAL) for fact in FACTS)
+    explained = FACTS if several else tuple(fact.removesuffix(OF_SEVERAL) for fact in FACTS)
+    return (*explained, *(fact for setting in settings if (fact := setting.doubt)))
 
 
 def details_of(side: Side, pieces: Array | None = None) -> Details:

@@ -48,6 +48,7 @@ def predict(
     """
     from trainables.prediction import predict_file as files
     from trainables.prediction.lines import Columns
+    from trainables.scores import temperature
     from trainables.settings.dialect import Dialect, options_said
     from trainables.settings.errors import ConfigError
 
@@ -55,7 +56,8 @@ def predict(
         kind = Dialect.of(**dialect)
         with _loaded(model, store) as loaded:
             source = files.checked(loaded, file, out, Columns(text, text_pair), kind, sys.stdin.buffer)
-            for notice in source.notices:
+            doubt = None if raw else temperature.doubt(loaded.temperature)
+            for notice in [*source.notices, *filter(None, [doubt])]:
                 click.echo(options_said(notice), err=True)
             with _progress() as shown, as_data(sys.stdout) as stdout:
 
@@ -80,7 +82,9 @@ def _loaded(folder: Path, store: str | None) -> Iterator[LoadedModel]:
     if (folder / "records.jsonl").exists() or (folder / "ablation.yaml").exists():
         from study.review.export import chosen_model
 
-        with chosen_model(folder, store) as model:
+        with chosen_model(folder, store) as (model, remarks):
+            for remark in remarks:
+                click.echo(remark, err=True)
             yield model
         return
     from trainables.export.load import load

@@ -116,6 +116,9 @@ def trace(run_dir: Path, cell: str, task: str | None, seed: int | None, store: s
 @click.option("--to", "folder", metavar="DIR", type=click.Path(path_type=Path), help="Default: RUN/model.")
 @click.option("--force", is_flag=True, help="Replace a model that an earlier export wrote there.")
 @click.option("--again", is_flag=True, help="Train it once more if the store no longer has its weights.")
+@click.option("--format", "also", type=click.Choice(["onnx"]), help="Also write model.onnx, for runtimes without PyTorch.")
+@click.option("--push", metavar="OWNER/NAME", help="Also publish it in this repository of the Hugging Face hub.")
+@click.option("--private/--public", default=None, help="Who can read that repository. Default: private.")
 @STORE
 def export(
     run_dir: Path,
@@ -125,14 +128,32 @@ def export(
     folder: Path | None,
     force: bool,
     again: bool,
+    also: str | None,
+    push: str | None,
+    private: bool | None,
     store: str | None,
 ) -> int:
     """Write the model that a study found as a folder: weights, tokenizer, configuration, model card.
 
     By default the chosen setting with the seed that is best on validation. transformers loads the folder if it has a head that
-    computes the same, else its encoder; trainables.load loads every one.
+    computes the same, else its encoder; trainables.load loads every one. Exit code 1 if it was written, and --push has failed.
     """
     from study.review import export as exports
+    from study.review import hub
 
-    click.echo(str(exports.export(run_dir, trial, folder, store, task=task, seed=seed, force=force, again=again)))
+    if private is not None and push is None:
+        raise click.UsageError("--private and --public say who can read what --push publishes; give --push OWNER/NAME")
+    public = private is False
+    onnx = also == "onnx"
+    done = exports.export(
+        run_dir, trial, folder, store, task=task, seed=seed, force=force, again=again, onnx=onnx, push=push, public=public
+    )
+    click.echo(str(done))
+    if done.repository is not None:
+        try:
+            url = hub.publish(done.folder, done.repository)
+        except hub.NotPublished as error:
+            click.echo(f"{error}. The model is whole in {done.folder}: the same command with --force tries again", err=True)
+            return NO_RESULT
+        click.echo(f"published, {done.repository.visibility}: {url}")
     return DONE

@@ -165,17 +165,23 @@ def _fixed(found: Findings, encoder: Encoder, machine: Machine) -> tuple[dict[st
 
 
 def _resources(encoder: Encoder, machine: Machine) -> tuple[dict[str, Any], dict[str, str]]:
-    """(the section `resources`, {path: reason}): a GPU a trial, else as many trials at a time as CPUs and memory allow."""
+    """(the section `resources`, {path: reason}): on CPUs as many trials at a time as they and the memory allow.
+
+    `gpus` stays auto, so that the file fits machines with and without GPUs; where none answers, auto would be refused.
+    """
     cpus = int(machine.cpus)
     answering = len(gpus.answering()[0]) if machine.gpus else 0
     if answering:
-        return {"gpus": 1, "cpus": max(1, min(4, cpus // answering))}, {"resources.gpus": "a trial has one of this machine's GPUs"}
+        each = max(1, min(4, cpus // answering))
+        return {"cpus": each}, {"resources.cpus": f"of {cpus}; a trial has one of {answering} GPUs, as resources.gpus is auto"}
     each = max(1, cpus // AT_ONCE)
     at_once, free = cpus // each, (available() or (0, 0))[0]
     need = 4 * estimate.weights_bytes(encoder) + PROCESS_GIB * GIB
     fit = max(1, int(free / need)) if free else at_once
-    reasons = {"resources.gpus": "none answers on this machine", "resources.cpus": f"of {cpus}; {at_once} trials fit at a time"}
-    resources = {"gpus": 0, "cpus": each}
+    reasons = {"resources.cpus": f"of {cpus}; {at_once} trials fit at a time"}
+    resources = {"cpus": each}
+    if machine.gpus:
+        resources, reasons = {"gpus": 0} | resources, reasons | {"resources.gpus": "none of this machine's GPUs answers"}
     if fit >= at_once:
         return resources, reasons
     why = f"trials at a time: one takes about {need / GIB:.1f} GiB, and {free / GIB:.1f} GiB are free"

@@ -15,10 +15,13 @@ from trainables.settings.errors import ConfigError
 
 if TYPE_CHECKING:
     from study.definition.models import Study
+    from study.review.hub import Repository
     from trainables.export.description import Description
     from trainables.export.load import LoadedModel
     from trainables.stages.inputs import Inputs
     from trainables.store.store import Artifact, Store
+
+UNCALIBRATED = "its probabilities are not calibrated: an earlier version trained it, and kept no validation predictions"
 
 
 @dataclass(frozen=True)
@@ -29,15 +32,23 @@ class Exported:
     folder: Path
     described: Description
     remarks: tuple[str, ...] = ()
+    repository: Repository | None = None
+    """Where it may be published."""
 
     def __str__(self) -> str:
         """Say what was written and how to load it."""
+        from trainables.export import onnx_file
+        from trainables.scores import temperature
+
         one = self.chosen
-        lines = [f"model: {self.folder}", f"  {one.trial.name}, {one.why}: {one.score}", *(f"  {text}" for text in self.remarks)]
+        remarks = [*self.remarks, *filter(None, [temperature.doubt(self.described.temperature)])]
+        lines = [f"model: {self.folder}", f"  {one.trial.name}, {one.why}: {one.score}", *(f"  {text}" for text in remarks)]
         if self.described.plain:
             lines.append(f"transformers loads it: pipeline('text-classification', {str(self.folder)!r})")
         else:
             lines.append(f"transformers loads its encoder, not its head: {self.described.reason}")
+        if onnx_file.FILE in self.described.files:
+            lines.append(f"other runtimes load {self.folder / onnx_file.FILE}: onnxruntime gives the same probabilities")
         return "\n".join([*lines, f"this package loads it: trainables.load({str(self.folder)!r}).predict(texts)"])
 
 
@@ -51,21 +62,30 @@ def export(
     seed: int | None = None,
     force: bool = False,
     again: bool = False,
+    onnx: bool = False,
+    push: str | None = None,
+    public: bool = False,
 ) -> Exported:
     """Write the model of a study, or of the cell `trial` of an ablation, into a folder, by default `model` in the run folder.
 
-    `again` trains it once more if the store no longer has its weights. Raises ConfigError if there is no such final, if its weights
-    are gone, if the encoder's files have changed since, or if the folder cannot be written.
+    `again` trains it once more if the store no longer has its weights. `onnx`: with a file for other runtimes. `push` names a
+    repository of the hub, which is checked before any work and stands in the card; `hub.publish` then sends the folder.
+
+    Raises ConfigError if there is no such final, if its weights are gone, if the encoder's files have changed since, if the folder
+    cannot be written, or if it may not be published there.
     """
+    from study.review import hub
     from study.review.model_card import model_card
     from trainables.export import write
 
     chosen = choose(run, trial, task, seed)
     folder = folder or run / _name(chosen, run, trial)
     write.check_place(folder, force)
-    with _model(chosen, store, again) as (model, study, remarks):
-        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run), force)
-    return Exported(chosen, folder, described, tuple(remarks))
+    repository = None if push is None else hub.checked(push, public)
+    name = None if repository is None else repository.name
+    with _model(chosen, store, again, onnx=onnx) as (model, study, remarks):
+        described = write.write(model, folder, lambda described: model_card(chosen, study, described, run, name), force, onnx)
+    return Exported(chosen, folder, described, tuple(remarks), repository)
 
 
 def _name(chosen: ChosenFinal, run: Path, trial: str | None) -> str:
@@ -75,10 +95,13 @@ def _name(chosen: ChosenFinal, run: Path, trial: str | None) -> str:
 
 
 @contextmanager
-def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> Iterator[LoadedModel]:
-    """The model that `export` would write by default, in memory on a device. Raises ConfigError as `export`."""
-    with _model(choose(run), store, False, device) as (model, _, _):
-        yield model
+def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> Iterator[tuple[LoadedModel, list[str]]]:
+    """(the model that `export` would write by default, in memory on a device, remarks to the user).
+
+    Raises ConfigError as `export`.
+    """
+    with _model(choose(run), store, False, device) as (model, _, remarks):
+        yield model, remarks
 
 
 # Its weights ---------------------------------------------------------------------------------------------------------------------
@@ -86,11 +109,14 @@ def chosen_model(run: Path, store: str | None = None, device: str = "auto") -> I
 
 @contextmanager
 def _model(
-    chosen: ChosenFinal, store: str | None, again: bool, device: str = "cpu"
+    chosen: ChosenFinal, store: str | None, again: bool, device: str = "cpu", onnx: bool = False
 ) -> Iterator[tuple[LoadedModel, Study, list[str]]]:
     """(the model in memory, its study, remarks to the user)."""
     from study.review.trace import as_before, recorded, with_precision
+    from trainables.export import onnx_file
+    from trainables.stages import jobs
     from trainables.stages.inputs import Inputs
+    from trainables.stages.run_recipe import temperature_of
     from trainables.store.artifact_files import WEIGHTS
     from trainables.store.store import Store
 
@@ -98,9 +124,12 @@ def _model(
     study, rows, recipe = recorded(chosen.run.folder, chosen.run.rows, trial.name, trial.params, trial.seed or 0)
     inputs = Inputs(recipe)
     _check_encoder(study, inputs, rows)
+    if onnx:
+        onnx_file.check(jobs.base_of(inputs).config.model_type)
     shared, artifact = _in_store(chosen, study, store)
     if artifact is not None and artifact.has(WEIGHTS):
-        yield _loaded(artifact, study, inputs, rows, device), study, []
+        fitted = (chosen.trial.test or {}).get("temperature") or temperature_of(artifact)
+        yield _loaded(artifact, study, inputs, rows, device, fitted), study, [] if fitted else [UNCALIBRATED]
         return
     if not again:
         raise ConfigError([_gone(chosen, artifact, shared, study)])
@@ -108,7 +137,7 @@ def _model(
     inputs = Inputs(with_precision(recipe, execution), inputs.reader)
     with tempfile.TemporaryDirectory(prefix="study-export-") as scratch:
         artifact, remark = _trained_again(chosen, inputs, shared, Store(scratch), execution)
-        yield _loaded(artifact, study, inputs, rows, device), study, [remark]
+        yield _loaded(artifact, study, inputs, rows, device, temperature_of(artifact)), study, [remark]
 
 
 def _in_store(chosen: ChosenFinal, study: Study, url: str | None) -> tuple[Store, Artifact | None]:
@@ -179,14 +208,20 @@ def _trained_again(chosen: ChosenFinal, inputs: Inputs, shared: Store, fresh: St
     return artifact, f"trained once more: {same}, recorded {recorded:.2f} %: its inputs, its device or the libraries differ"
 
 
-def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Mapping[str, Any]], device: str) -> LoadedModel:
-    """The model of an artifact of fine-tuning, with the temperature that its validation predictions give."""
+def _loaded(
+    artifact: Artifact,
+    study: Study,
+    inputs: Inputs,
+    rows: Sequence[Mapping[str, Any]],
+    device: str,
+    temperature: float | None,
+) -> LoadedModel:
+    """The model of an artifact of fine-tuning."""
     from trainables.export.description import Description
     from trainables.export.load import of_weights
     from trainables.settings.stages import Finetune
     from trainables.settings.validate import validate
     from trainables.stages import jobs
-    from trainables.stages.run_recipe import temperature_of
     from trainables.stages.state_files import weights_of
 
     task = study.tasks[study.task]
@@ -200,7 +235,7 @@ def _loaded(artifact: Artifact, study: Study, inputs: Inputs, rows: Sequence[Map
         encoder_layers=base.layers,
         precision=artifact.manifest["precision"],
         thresholds=tuple(artifact.rows("finetune")[-1]["thresholds"]) if task.multi_label else None,
-        temperature=temperature_of(artifact) or 1.0,
+        temperature=temperature or 1.0,
         plain=False,
         files={},
     )

@@ -17,6 +17,7 @@ from analysis.records.run_folder import settings_text
 from analysis.text.numbers import interval, spread
 from analysis.text.plain import plain
 from trainables.data.known_tasks import NOT_STATED, TABLE
+from trainables.scores import temperature
 
 if TYPE_CHECKING:
     from study.definition.models import Study
@@ -32,12 +33,12 @@ LEFT_OUT = ("name", "kind")
 """Fields of a stage that are no settings of the model."""
 
 
-def model_card(chosen: ChosenFinal, study: Study, described: Description, run: Path) -> str:
-    """Text of the card."""
+def model_card(chosen: ChosenFinal, study: Study, described: Description, run: Path, hub: str | None = None) -> str:
+    """Text of the card. `hub`: the repository of the hub that the model is published in."""
     front = yaml.safe_dump(_front(chosen, study, described), sort_keys=False, allow_unicode=True)
     parts = [
         [f"# {plain(study.name)}", "", _summary(chosen, study, described)],
-        ["## Use", "", *_use(described)],
+        ["## Use", "", *_use(described, hub)],
         ["## How it was chosen", "", *_choice(chosen, study)],
         ["## Results", "", *_results(chosen)],
         ["## Data", "", *_data(chosen, study)],
@@ -98,11 +99,12 @@ def _encoder(study: Study) -> str:
     return f"`{Path(encoder.folder or '').name}`" + (f" of the package `{encoder.package}`" if encoder.package else "")
 
 
-def _use(described: Description) -> Iterator[str]:
+def _use(described: Description, hub: str | None) -> Iterator[str]:
     stage, example = described.finetune, '("A question?", "An answer.")' if described.pairs else '"A film to remember."'
+    place = "FOLDER" if hub is None else f'"{hub}"'
     if described.plain:
         theirs = '{"text": "A question?", "text_pair": "An answer."}' if described.pairs else example
-        yield from ("```python", "from transformers import pipeline", "", 'classify = pipeline("text-classification", FOLDER)')
+        yield from ("```python", "from transformers import pipeline", "", f'classify = pipeline("text-classification", {place})')
         yield from (f"classify({theirs}, top_k=None)", "```", "")
         yield f"These are the study's own probabilities for texts of at most {stage.max_length} pieces, special tokens included."
         if stage.truncation not in ("head", "tail"):
@@ -112,12 +114,16 @@ def _use(described: Description) -> Iterator[str]:
     if described.precision == "bfloat16":
         yield "Training and evaluation computed matrix products in bfloat16; in float32 probabilities differ slightly."
     yield from ("", "The package finetune-study predicts texts of any length as in the study:", "")
-    yield from ("```python", "import trainables", "", "model = trainables.load(FOLDER)")
+    fetched = [] if hub is None else ["from huggingface_hub import snapshot_download", ""]
+    folder = "FOLDER" if hub is None else f"snapshot_download({place})"
+    yield from ("```python", "import trainables", *(fetched or [""]), f"model = trainables.load({folder})")
     yield from (f"model.predict([{example}]).labels", "```")
     if described.thresholds is not None:
         each = zip(described.labels, described.thresholds, strict=True)
         shown = ", ".join(f"{plain(name, 60)} {value:.2f}" for name, value in each)
         yield from ("", f"It predicts the labels whose probability reaches their threshold: {shown}.")
+    if (doubt := temperature.doubt(described.temperature)) is not None:
+        yield from ("", f"Calibration: {doubt}.")
 
 
 def _choice(chosen: ChosenFinal, study: Study) -> Iterator[str]:

@@ -202,11 +202,12 @@ def sample(model: LoadedModel) -> list[Any]:
         return str(base.tokenizer.decode(rng.choice(base.special.ordinary, length)))
 
     found: list[Any] = [(text(length), text(max(1, length // 2))) if model.pairs else text(length) for length in SAMPLE]
-    sizes = [sum(map(len, base.tokenizer(list(sides), **ONLY_IDS)["input_ids"])) for sides in map(_sides, found)]
+    sizes = [sum(map(len, base.tokenizer(list(texts), **ONLY_IDS)["input_ids"])) for texts in map(sides, found)]
     return [entry for entry, size in zip(found, sizes, strict=True) if size <= room]
 
 
-def _sides(entry: Any) -> tuple[str, ...]:
+def sides(entry: Any) -> tuple[str, ...]:
+    """The texts of an example: one, or a pair."""
     return entry if isinstance(entry, tuple) else (entry,)
 
 
@@ -216,7 +217,7 @@ def _same(theirs: nn.Module, model: LoadedModel, tokenizer: Any) -> bool:
     ours = probabilities(model.in_float32().logits(texts), model.multi_label)
     try:
         with torch.inference_mode():
-            logits = [theirs(**tokenizer(*_sides(entry), return_tensors="pt")).logits for entry in texts]
+            logits = [theirs(**tokenizer(*sides(entry), return_tensors="pt")).logits for entry in texts]
     except (IndexError, RuntimeError, TypeError, ValueError):  # it takes other inputs than its tokenizer gives
         return False
     return bool(np.abs(probabilities(torch.cat(logits).numpy(), model.multi_label) - ours).max() < TOLERANCE)

@@ -3,21 +3,24 @@
     config.json, model.safetensors    transformers' classifier of the family, or its plain encoder where the head is none of its own
     tokenizer.json, ...               the tokenizer, with the trained length
     head.safetensors                  the head as it was trained
+    model.onnx                        if wanted: transformers' classifier for other runtimes (onnx_file.py)
     study_model.json                  settings, labels, digests (description.py)
     README.md                         the model card
 
-The folder is written aside, loaded and compared with the trained model, and renamed: it is there whole or not at all.
+The folder is written aside, loaded and compared with the trained model, and renamed: it is there whole or not at all. What a killed
+process left aside is removed by the next export into the same folder.
 """
 
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -27,7 +30,7 @@ from safetensors import SafetensorError
 
 from trainables.batches.tokenise import tokenizer_digest
 from trainables.encoder.weights import quiet
-from trainables.export import plain
+from trainables.export import onnx_file, plain
 from trainables.export.description import CARD, FILE, HEAD, Description, facts
 from trainables.export.load import LoadedModel, load
 from trainables.settings.errors import ConfigError
@@ -37,19 +40,21 @@ Card = Callable[[Description], str]
 """Text of the model card, from the description of the model."""
 
 
-def write(model: LoadedModel, folder: Path, card: Card, force: bool = False) -> Description:
+def write(model: LoadedModel, folder: Path, card: Card, force: bool = False, onnx: bool = False) -> Description:
     """Write a model, which is on the CPU, into a new or empty folder; `force` replaces an earlier export. Returns its description.
 
-    Raises ConfigError before anything is written if the folder holds anything else, and if it cannot be written: an earlier
-    export is then left as it was.
+    `onnx`: with `model.onnx`. Raises ConfigError before anything is written if the folder holds anything else, and if it cannot be
+    written, or not as ONNX: an earlier export is then left as it was.
     """
     check_place(folder, force)
     aside = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid4().hex[:8]}.new")
     try:
         aside.mkdir(parents=True)
-        described = _fill(model, aside, card)
-        _compare(model, aside)
-        _put_in_place(aside, folder)
+        with _locked(aside):
+            described = _fill(model, aside, card, onnx)
+            _compare(model, aside)
+            _put_in_place(aside, folder)
+        _remove_leftovers(folder)
     except (OSError, SafetensorError) as error:
         raise ConfigError([f"{folder}: {_reason(error)}; nothing was changed there"]) from error
     finally:
@@ -81,7 +86,7 @@ def _written(folder: Path) -> set[str]:
     return {FILE, CARD, *(name for name in files if isinstance(name, str) and (folder / name).is_file())}
 
 
-def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
+def _fill(model: LoadedModel, folder: Path, card: Card, onnx: bool) -> Description:
     """Write all files. The description is the last."""
     tokenizer = tokenizer_of(model)
     with quiet():
@@ -92,6 +97,10 @@ def _fill(model: LoadedModel, folder: Path, card: Card) -> Description:
             encoder, state = plain.encoder_of(model)
             encoder.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
         tokenizer.save_pretrained(folder)
+    if onnx:
+        if theirs is None:
+            raise ConfigError([f"--format onnx: it needs a head that transformers has: {reason}; leave --format out"])
+        onnx_file.write(theirs, tokenizer, model, folder / onnx_file.FILE)
     head = {name: value for name, value in model.model.named_parameters() if not name.startswith("encoder.")}
     saved(head, folder / HEAD)
     files = {path.name: facts(path) for path in sorted(folder.iterdir())}
@@ -152,6 +161,31 @@ def _put_in_place(aside: Path, folder: Path) -> None:
             before.rename(folder)
         raise
     shutil.rmtree(before, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder until the block or the process ends. Yields whether it could be: some network file systems have no locks."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    except OSError:
+        locked = False
+    try:
+        yield locked
+    finally:
+        os.close(place)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what earlier exports into this folder left aside because they were killed; those that still run hold a lock."""
+    aside = re.compile(rf"\.{re.escape(folder.name)}\.\d+-[0-9a-f]{{8}}\.new(\.before)?")
+    with suppress(OSError):
+        for path in [path for path in folder.parent.iterdir() if aside.fullmatch(path.name)]:
+            with _locked(path) as left:
+                if left:
+                    shutil.rmtree(path, ignore_errors=True)
 
 
 def _reason(error: Exception) -> str:

@@ -13,12 +13,16 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 LEAST, MOST = 0.1, 10.0
 """Range of temperatures: beyond it the likelihood of a few texts is flat."""
+NEAR = 1e-4
+"""A temperature that is so near to an end of the range, in proportion, is the end."""
 TINY = 2.0**-25
 """Probabilities are stored as float32: a decision of less than half a step below 1 is stored as 1, whose logit is infinite."""
 
 
 def fit(labels: Array, probabilities: Array) -> float:
     """Return the temperature that minimises the negative log likelihood of the labels; 1 if every text is classified correctly.
+
+    It is exactly LEAST or MOST if the likelihood still grows there.
 
     `labels` are classes [n], or 0/1 [n, labels] with several labels per text, where every decision counts; `probabilities`
     [n, classes] are those at temperature 1. Without an error there is no minimum: the likelihood grows down to temperature 0.
@@ -38,7 +42,16 @@ def fit(labels: Array, probabilities: Array) -> float:
         return float((_log_sum(scaled) - scaled[np.arange(len(labels)), labels]).mean())
 
     found = minimize_scalar(loss, bounds=(np.log(LEAST), np.log(MOST)), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    value = float(np.exp(found.x))
+    return next((end for end in (LEAST, MOST) if abs(value / end - 1) < NEAR), value)
+
+
+def doubt(temperature: float) -> str | None:
+    """What to say of a temperature at the end of its range, which the validation texts do not determine; None of others."""
+    if LEAST < temperature < MOST:
+        return None
+    known = "too few validation texts, or too many wrong ones, to calibrate probabilities: do not rely on them"
+    return f"the temperature is {temperature:g}, the end of its range ({LEAST:g} to {MOST:g}): {known}"
 
 
 def logits_of(probabilities: Array, several: bool) -> Array:

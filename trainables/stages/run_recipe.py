@@ -271,22 +271,24 @@ def _evaluate_test(inputs: Inputs, store: Store, execution: Execution) -> Row:
     common |= {"recipe": recipe_name(recipe), "precision": recipe.precision, "split": "test"}
     finetuned = store.get(node.stage_id)
     if (rows := _rows(store, name, "test")) is not None:
-        return rows[0] | common | {"temperature": temperature_of(finetuned), "source": "loaded"}
+        before = {} if "temperature" in rows[0] else {"temperature": temperature_of(finetuned)}  # of an older version
+        return rows[0] | before | common | {"source": "loaded"}
     if finetuned is None or not finetuned.has(WEIGHTS):
         raise FileNotFoundError(f"no weights of {node.stage_id} in the store")
     logits, lengths, how = _test_logits(inputs, node, finetuned, store, execution)
     data = inputs.target
     tuned = finetuned.rows("finetune")[-1].get("thresholds")
     row: Row = measured(logits, data.test, data.labels, "half", tuned) | how | {"step": node.steps}
+    row["temperature"] = temperature_of(finetuned)
     with store.writing() as folder:
         path = write_predictions(folder / PREDICTIONS, logits, data.test.labels, tuned, lengths)
         manifest = {"kind": "test", "parent": node.stage_id, "rows": [row], "labels": list(data.labels)}
         store.publish(name, manifest, {path.name: path}, move=True)
-    return row | common | {"temperature": temperature_of(finetuned), "source": "computed"}
+    return row | common | {"source": "computed"}
 
 
 def temperature_of(finetuned: Artifact | None) -> float | None:
-    """The temperature that calibrates a fine-tuned model, fitted on its validation predictions; None if they are gone."""
+    """Fit the temperature that calibrates a fine-tuned model on its validation predictions; None if they are gone."""
     with contextlib.suppress(FileNotFoundError, DamagedArtifact):
         if finetuned is not None:
             return temperature.fit(*predictions.read(finetuned.path(VALIDATED)))

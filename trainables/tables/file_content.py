@@ -207,13 +207,19 @@ def _undecodable(raw: bytes, error: UnicodeError, encoding: str, dialect: Dialec
     where = f"byte {raw[error.start]:#04x} at offset {error.start} (line {line})"
     if dialect.encoding is not None:
         return f"not {name}: {where}; {'it is UTF-8, leave `encoding` out' if _is_utf8(raw) else 'is another `encoding` meant?'}"
-    if damaged := mostly_utf8(raw):
-        return f"not {name}: {where}: {damaged}; mend that line and save the file as UTF-8"
-    way = f", or {_encoding_meant(raw)}" if dialect.settable else ""
-    return f"not {name}: {where}; save the file as UTF-8{way}"
+    lines, sure = mostly_utf8(raw) or (0, False)
+    damaged = f"{lines} line{'s are' if lines > 1 else ' is'} damaged"
+    if sure:
+        rest = f"the rest is UTF-8, so {damaged} and the file in no other encoding"
+        return f"not {name}: {where}: {rest}; mend that line and save the file as UTF-8"
+    way = f", or {_encoding_meant(raw, is_open=lines > 0)}" if dialect.settable else ""
+    return f"not {name}: {where}{f': {damaged}, or the file is in another encoding' if lines else ''}; save the file as UTF-8{way}"
 
 
-def _encoding_meant(raw: bytes) -> str:
+def _encoding_meant(raw: bytes, is_open: bool) -> str:
+    """Which encoding to set; `is_open`: without a guess, as the file may also be damaged UTF-8."""
+    if is_open:
+        return "set `encoding` to what it is in"
     if wide := utf16(raw):
         return f"set `encoding: {wide}`, as it is UTF-16 without a byte-order mark"
     if western(raw):

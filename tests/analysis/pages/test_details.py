@@ -7,6 +7,7 @@ import html
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.analysis.ablations import TABLE2, TEXTS, build, table2_outcomes, wron
 from tests.analysis.measured import make
 from tests.analysis.pages.test_study_page import Outline
 from tests.analysis.stats.test_labels import NASTY, several, single
+from trainables.scores import temperature
 
 LENGTHS = np.random.default_rng(2).integers(3, 80, TEXTS)
 
@@ -184,6 +186,10 @@ def test_the_page_of_a_study_has_chosen_reference_and_bag_of_words(tmp_path: Pat
     assert {"reliability-chosen.svg", "lengths-chosen.svg"} <= {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     told = study_page.compared_details(Finals(load(folder)))
     assert told is not None
+    assert details.facts([told.first])[-1] in details.FACTS
+    doubtful = details.facts([replace(told.first, temperatures=(2.5, details.MOST))])[-1]
+    assert doubtful == "1 of 2 temperatures of good lie at the end of the range (0.1 to 10): not determined by validation."
+    assert (details.LEAST, details.MOST) == (temperature.LEAST, temperature.MOST)
     wrong_ = np.array([(each != has).any(axis=1) if has.ndim > 1 else each != has for each in good])
     for part in told.first.lengths:
         inside = (LENGTHS[:120] >= part.low) & (LENGTHS[:120] <= part.high)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,4 +31,19 @@ def test_an_interrupted_write_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, parts())
     assert path.read_text() == "old"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["report.html", f"report.html.{os.getpid()}.new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_the_disk_cannot_take_leaves_nothing(tmp_path: Path) -> None:
+    """The limit on the size of a file stands for a full disk: the write fails in the middle."""
+    path = tmp_path / "report.html"
+    path.write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(path, "x" * (2 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -64,6 +64,7 @@ def test_a_table_becomes_a_study_with_reasons(capsys: pytest.CaptureFixture[str]
     assert set(study.space) == {"finetune.learning_rate", "finetune.xi"}
     assert study.recipe[0].epochs == 10  # type: ignore[union-attr]  # few texts
     assert study.budget.trials == 40, "a tiny encoder is not long"
+    assert study.resources.gpus == "auto", "the file is for machines with and without GPUs"
     assert all(line == line.rstrip() for line in text.splitlines())
 
 

@@ -18,9 +18,9 @@ from study.review.export import export
 from tests.analysis.ablations import TABLE2, build, table2_outcomes
 from tests.helpers import reviews
 from tests.study.conftest import Run
-from tests.study.tiny import answer, records, refused
+from tests.study.tiny import answer, inside, records, refused
 from trainables.settings.errors import ConfigError
-from trainables.store.artifact_files import WEIGHTS
+from trainables.store.artifact_files import VALIDATED, WEIGHTS
 from trainables.store.store import Store
 
 TEXTS = [text for text, _ in reviews("sls_imdb", "test", 24)]
@@ -117,6 +117,26 @@ def test_weights_that_are_gone_are_trained_again(
     assert "as recorded" in said
     same = [(folder / "model.safetensors").read_bytes() for folder in (copied / "model", tmp_path / "anew")]
     assert same[0] == same[1]  # the same seed gives the same bits on a CPU
+
+
+def test_a_run_of_an_earlier_version_is_exported_with_a_temperature_or_a_remark(
+    copied: Path, finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Records without a temperature: it is fitted on the validation predictions, as long as the store has them."""
+    run, store = copied.with_name("earlier"), tmp_path / "store"
+    shutil.copytree(copied, run)
+    rows = [{name: value for name, value in row.items() if name != "temperature"} for row in records(copied)]
+    (run / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    shutil.copytree(finished.store, store)
+    assert "not calibrated" not in answer(capsys, "export", run, "--to", tmp_path / "fitted", "--store", store)
+    tested = [row for row in records(copied, "evaluation") if row["split"] == "test"]
+    (recorded,) = {row["temperature"] for row in tested if row.get("trial") == best_of(copied)["trial"]}
+    assert trainables.load(tmp_path / "fitted", "cpu").temperature == pytest.approx(recorded)
+    Store(store).drop_files(choose(run).trial.stage_ids[-1], [VALIDATED])
+    said = answer(capsys, "export", run, "--to", tmp_path / "plain", "--store", store)
+    assert "its probabilities are not calibrated: an earlier version trained it" in said
+    said = inside(capsys, "predict", run, run.parent / "input" / "test.csv", "--store", store)[2]
+    assert "its probabilities are not calibrated" in said
 
 
 def test_a_study_without_finals_is_refused(finished: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

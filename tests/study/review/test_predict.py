@@ -62,6 +62,11 @@ def test_an_exported_folder_and_standard_input(
     )
     assert of_run == of_folder
     assert [json.loads(line)["text"] for line in of_run.splitlines()] == TEXTS[:3]
+    described = json.loads((tmp_path / "model" / "study_model.json").read_text())
+    (tmp_path / "model" / "study_model.json").write_text(json.dumps(described | {"temperature": 10.0}))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\n")))
+    said = inside(capsys, "predict", tmp_path / "model", "-")[2]
+    assert said.startswith("the temperature is 10, the end of its range (0.1 to 10): too few validation texts")
 
 
 def _printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import resource
 import shutil
@@ -155,3 +157,21 @@ def test_a_folder_with_anything_else_is_never_replaced(exported: Path, tmp_path:
         check_place(tmp_path / "model", force=True)
     check_place(tmp_path / "new", force=False)
     check_place(exported, force=True)
+
+
+def test_what_killed_exports_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """A process that ends releases its locks, however it ends."""
+    dead, old, running, others = (
+        tmp_path / name for name in (".out.12-0a1b2c3d.new", ".out.12-0a1b2c3d.new.before", ".out.9-0a1b2c3d.new", ".other.new")
+    )
+    for folder in (dead, old, running, others):
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+    place = os.open(running, os.O_RDONLY)
+    fcntl.flock(place, fcntl.LOCK_EX)
+    write(fine_tuned("bert", tmp_path), tmp_path / "out", lambda described: "card")
+    assert not dead.exists()
+    assert not old.exists()
+    assert running.exists()
+    assert others.exists()
+    os.close(place)

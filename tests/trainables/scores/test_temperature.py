@@ -38,7 +38,10 @@ def test_without_errors_nothing_is_scaled_and_the_range_is_bounded() -> None:
     p = np.array([[0.6, 0.4], [0.3, 0.7]], dtype=np.float32)
     assert temperature.fit(np.array([0, 1]), p) == 1.0
     assert temperature.fit(np.array([[1, 0], [0, 1]]), p) == 1.0
-    assert temperature.fit(np.array([1, 0]), p) == pytest.approx(temperature.MOST, rel=1e-3), "all wrong"
+    assert temperature.fit(np.array([1, 0]), p) == temperature.MOST, "all wrong"
+    assert "the temperature is 10, the end of its range (0.1 to 10)" in (temperature.doubt(temperature.MOST) or "")
+    assert temperature.doubt(temperature.LEAST)
+    assert temperature.doubt(1.0) is None
     certain = np.array([[1.0, 0.0]] * 9 + [[0.0, 1.0]], dtype=np.float32)
     for labels in (np.zeros(10, dtype=np.int64), np.array([[1, 0]] * 10)):
         assert 1 < temperature.fit(labels, certain) <= temperature.MOST, "sure and wrong once"

@@ -179,6 +179,7 @@ def test_test_split_is_read_once(whole: Whole) -> None:
     fitted = temperature.fit(np.array(validated["label"]), np.array(validated["probabilities"]))
     assert first["temperature"] == second["temperature"] == pytest.approx(fitted)
     assert 0 < fitted != 1
+    assert store.get(first["stage_id"]).rows("test")[0]["temperature"] == first["temperature"], "fitted once"  # type: ignore[union-attr]
 
 
 def test_test_needs_the_weights(tmp_path: Path) -> None:

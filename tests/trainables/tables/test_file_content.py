@@ -99,6 +99,15 @@ def test_a_damaged_byte_is_no_other_encoding(lines: list[bytes], said: str, tmp_
     assert "set `encoding" not in found
 
 
+@pytest.mark.parametrize(
+    "content", ["模模模拟".encode("gb18030"), b"gr\xc3\xbcn\ncaf\xc3\xa9\nna\xefve"], ids=["gb18030", "damaged"]
+)
+def test_few_characters_leave_open_whether_a_file_is_damaged(content: bytes, tmp_path: Path) -> None:
+    found = fault(written(tmp_path, "a.csv", b"text,label\n" + content + b",pos"))
+    assert ": 1 line is damaged, or the file is in another encoding; save the file as UTF-8, or set `encoding` to what" in found
+    assert "cp1252" not in found
+
+
 def test_an_encoding_that_makes_control_characters_is_refused(tmp_path: Path) -> None:
     url = written(tmp_path, "a.csv", "text,label\nfine,pos\n“good”,pos\n".encode("cp1252"))
     assert "line 3: as iso8859-1 it holds the control character '\\x93'" in fault(url, encoding=encoding_of("latin-1"))
