@@ -36,7 +36,7 @@ def all_parts(s: Session) -> None:
     where = _say_where(s)
     _resolve_precision(s)
     plan = plans.plan(s.study, s.store, s.reader)
-    s.scribe.write("plan", **plan.as_record(), computes_on=where)
+    s.scribe.write("plan", **plan.as_record(), computes_on=where, machine=s.machine.hardware)
     s.scribe.screen.expect("search", plan.trials)
     s.scribe.screen.expect("finals", plan.finals)
     pending = _baseline(s)
