@@ -7,7 +7,7 @@ import io
 from matplotlib.figure import Figure
 
 
-class Canvas(Figure):  # type: ignore[misc]  # matplotlib's types are not read
+class Canvas(Figure):
     """A figure that a notebook shows as an image where pyplot, which would tell it how, is not imported."""
 
     def _repr_png_(self) -> bytes:
