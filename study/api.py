@@ -14,6 +14,7 @@ import json
 import os
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from trainables.settings.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from analysis.records import run_folder
     from study.planning.plan_text import PlannedStudy
@@ -43,6 +45,9 @@ ARGUMENTS = (
     *("out", "address", "store", "accept-changed-inputs", "retry-failed", "gpu", "format", "force", "again"),
 )
 """Options of the command line that are arguments here."""
+
+
+warnings.filterwarnings("ignore", "IProgress not found")  # of tqdm in a notebook: no bar of it is shown here
 
 
 class RunStopped(RuntimeError):
@@ -106,11 +111,12 @@ class Study:
         are those of `study init`. The file is `file`, by default NAME.yaml; if it was written before from the same arguments, it is
         used as it is now. What was understood is passed to `say`. Raises ConfigError with all faults; then nothing is written.
         """
+        from study.cluster.processes import levels_kept
         from study.own_data import begin, given
 
         if not isinstance(data, str | os.PathLike):
             raise ConfigError([f"`data`: a {type(data).__name__} given; write the texts to a file, and give its path"])
-        with _arguments_named():
+        with _arguments_named(), levels_kept():
             options = given.Given(
                 data=(os.fspath(data),),
                 test=_path(test),
@@ -251,6 +257,16 @@ class Run:
         from analysis.tables import frames
 
         return frames.evaluations(self._records)
+
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """{name: figure of matplotlib} of all that the report draws, such as `curves`, `history` and `importance`.
+
+        A notebook shows one that is the last line of a cell. They are unknown to pyplot, so that none is shown twice or stays open.
+        """
+        from analysis.pages import study_page
+
+        return {figure.name: figure.canvas() for figure in study_page.figures(self._records)}
 
     @cached_property
     def best(self) -> Best:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.figures.study_figures import SERIES, line
-from analysis.figures.svg import COLOURS, Figure, figure
+from analysis.figures.svg import COLOURS, Figure
 from analysis.records.metric import ERROR
 from analysis.records.trials import Trial
 from analysis.results.ledger import Cell, Ledger
@@ -84,7 +84,7 @@ def against(ledger: Ledger, task: str) -> Figure | None:
     if lost:
         caption += f" A cross at the {'lower' if higher else 'upper'} edge: seeds that diverged and are in no mean ("
         caption += f"{'; '.join(_lost(cell) for cell in lost)})."
-    return figure(f"against-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", description, caption, draw, tips, legend)
+    return Figure(f"against-{ledger.tasks.index(task)}", f"{ledger.title}: {name}", description, caption, draw, tips, legend)
 
 
 def learning(ledger: Ledger, task: str) -> Figure | None:
@@ -144,7 +144,7 @@ def learning(ledger: Ledger, task: str) -> Figure | None:
     on = metric.label if metric.higher else "errors"
     caption += f" Thin lines: {on} on training texts, seed by seed." if trained else ""
     title = f"{ledger.title}: {name}"
-    return figure(f"learning-{ledger.tasks.index(task)}", title, "; ".join(parts), caption, draw, tips, legend)
+    return Figure(f"learning-{ledger.tasks.index(task)}", title, "; ".join(parts), caption, draw, tips, legend)
 
 
 def _crosses(axes: Any, lost: Sequence[tuple[Cell, Trial]], last: float, worst: float) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.figures.svg import COLOURS, Figure, figure
+from analysis.figures.svg import COLOURS, Figure
 from analysis.records.run_folder import Run, settings_text
 from analysis.records.trials import SearchDimension, Trial
 from analysis.results.final_settings import Finals
@@ -79,7 +79,7 @@ def result(results: Finals) -> Figure | None:
     description += f"; bag of words {baseline:.2f} %" if baseline is not None else ""
     caption = f"Test {label}: mean over seeds (large mark), each seed (dot below), 95 % interval over seeds and texts (band) and"
     caption += " over texts alone (line)."
-    return figure(
+    return Figure(
         "result", f"Test {label} of the final settings", description, caption, draw, tips, height=0.75 + 0.42 * len(names)
     )
 
@@ -119,7 +119,7 @@ def curves(run: Run) -> Figure | None:
     caption = f"Search: validation {run.metric.label} after each epoch, one line per trial; the mark shows where and how a trial"
     caption += " ended."
     caption += f" Curves are thinned to {most} points." if max(len(trial.curve) for trial in trials) > most else ""
-    return figure("curves", "Learning curves of the search", description, caption, draw, tips, legend)
+    return Figure("curves", "Learning curves of the search", description, caption, draw, tips, legend)
 
 
 def finals(results: Finals) -> Figure | None:
@@ -148,7 +148,7 @@ def finals(results: Finals) -> Figure | None:
     description = "; ".join(f"{plain(s.label)} ends at {number(numbers.mean(s.validation))} %" for s in settings)
     caption = f"Finals: validation {run.metric.label} after each epoch, "
     caption += f"mean over {seeds} seeds (line) and their range (band)." if seeds > 1 else "one seed."
-    return figure("finals", "Learning curves of the finals", description, caption, draw, {}, legend)
+    return Figure("finals", "Learning curves of the finals", description, caption, draw, {}, legend)
 
 
 def history(run: Run) -> Figure | None:
@@ -188,7 +188,7 @@ def history(run: Run) -> Figure | None:
     caption += f" One without any value lies at the {side} edge." if lost == 1 else ""
     caption += f" {lost} without any value lie at the {side} edge." if lost > 1 else ""
     legend = _legend(trials) + ([("best so far", line("green", 1.6))] if steps else [])
-    return figure("history", "Search history", description, caption, draw, tips, legend)
+    return Figure("history", "Search history", description, caption, draw, tips, legend)
 
 
 def budget(run: Run) -> Figure | None:
@@ -216,7 +216,7 @@ def budget(run: Run) -> Figure | None:
     caption = f"Budget: expected best validation {label} by number of these trials, drawn at random with replacement"
     caption += " (Dodge et al. 2019), and one standard deviation of it (band)."
     legend = [("expected best", line("accent", 1.8))]
-    return figure("budget", "What more trials bring", description, " ".join([caption, *_caveats(run, known)]), draw, {}, legend)
+    return Figure("budget", "What more trials bring", description, " ".join([caption, *_caveats(run, known)]), draw, {}, legend)
 
 
 def _caveats(run: Run, known: Sequence[Trial]) -> list[str]:
@@ -256,7 +256,7 @@ def importances(run: Run, importance: Importance) -> Figure | None:
     caption = f"Importance: permutation importance of a random forest on {importance.trials} trials{where}; it explains "
     caption += f"{100 * importance.explained:.0f} % of the variance between trials it was not fitted on."
     caption += " With so few trials it is only a hint." if importance.few else ""
-    return figure("importance", "Importance of each dimension", description, caption, draw, {}, height=0.8 + 0.38 * len(order))
+    return Figure("importance", "Importance of each dimension", description, caption, draw, {}, height=0.8 + 0.38 * len(order))
 
 
 def dimension(run: Run, index: int) -> Figure | None:
@@ -293,7 +293,7 @@ def dimension(run: Run, index: int) -> Figure | None:
     best = _best(run, [trial for trial, _ in placed])
     description = f"{len(placed)} trials." + (f" The best complete one has {shown(best.params[axis.path])}." if best else "")
     title = f"{run.metric.label[:1].upper()}{run.metric.label[1:]} against {axis.name}"
-    return figure(f"dimension-{index}", title, description, caption, draw, tips, _legend([t for t, _ in placed]))
+    return Figure(f"dimension-{index}", title, description, caption, draw, tips, _legend([t for t, _ in placed]))
 
 
 def tip(trial: Trial, space: Sequence[SearchDimension]) -> str:

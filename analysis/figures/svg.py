@@ -1,16 +1,24 @@
-"""Turn a drawing function into SVG for a file and for the page: reproducible bytes, unique ids, no styles beyond the figure."""
+"""Turn a drawing function into a figure of matplotlib, and into SVG for a file and for the page.
+
+The SVG has reproducible bytes, ids that are unique on a page, and no styles beyond the figure.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from analysis.text.plain import plain
+
+if TYPE_CHECKING:
+    from analysis.figures.canvas import Canvas
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 COLOURS = {
@@ -52,55 +60,70 @@ RC = {
 }
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Figure:
-    """One figure: its name (also of its file), title, description for screen readers, and caption."""
+    """One figure: what it shows in words, and how it is drawn. Nothing is drawn before it is asked for."""
 
     name: str
+    """Also the name of its file."""
     title: str
     description: str
+    """For screen readers."""
     caption: str
-    svg: str
-    """SVG for a file."""
-    inline: str = field(default="", repr=False)
-    """SVG to embed in the page."""
+    draw: Callable[[Any], None] = field(repr=False)
+    """Draws on axes of matplotlib."""
+    tips: Mapping[str, Sequence[str]] = field(repr=False)
+    """{group id in the drawing: tool tips of its marks}; `draw` may fill it."""
+    legend: Sequence[tuple[str, Any]] = field(default=(), repr=False)
+    """(text, line or mark of matplotlib)"""
+    height: float = HEIGHT_IN
+    width: float = WIDTH_IN
 
+    def canvas(self) -> Canvas:
+        """Draw it as a figure of matplotlib, which pyplot does not know."""
+        with _style(self.name):
+            return self._drawn()
 
-def figure(
-    name: str,
-    title: str,
-    description: str,
-    caption: str,
-    draw: Callable[[Any], None],
-    tips: Mapping[str, Sequence[str]],
-    legend: Sequence[tuple[str, Any]] = (),
-    height: float = HEIGHT_IN,
-    width: float = WIDTH_IN,
-) -> Figure:
-    """Draw with matplotlib, then adapt the SVG for files and for the page."""
-    import matplotlib
-    from matplotlib.figure import Figure as Canvas
+    @cached_property
+    def svg(self) -> str:
+        """SVG for a file."""
+        return f'<?xml version="1.0" encoding="utf-8"?>\n{self._svg}\n'
 
-    with matplotlib.rc_context(RC | {"svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about characters that matplotlib's font lacks: the reader's font has them
-        canvas = Canvas(figsize=(width, height), layout="constrained")
-        draw(canvas.add_subplot())
-        if legend:
-            labels, handles = zip(*legend, strict=True)
-            canvas.legend(
-                handles,
-                labels,
-                loc="outside upper left",
-                ncols=3,
-                columnspacing=1.2,
-                handletextpad=0.4,
-                handlelength=1.8,
-                borderpad=0,
-            )
+    @cached_property
+    def inline(self) -> str:
+        """SVG to embed in the page, in its colours and font."""
+        text = self._svg
+        for name, colour in COLOURS.items():
+            text = text.replace(colour, f"var(--{name})")
+        return re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+
+    @cached_property
+    def _svg(self) -> str:
         out = io.StringIO()
-        canvas.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = _tidy(out.getvalue(), name, title, description, tips)
-    return Figure(name, title, description, caption, f'<?xml version="1.0" encoding="utf-8"?>\n{svg}\n', _for_page(svg))
+        with _style(self.name), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about characters that matplotlib's font lacks: the reader's font has them
+            self._drawn().savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        return _tidy(out.getvalue(), self.name, self.title, self.description, self.tips)
+
+    def _drawn(self) -> Canvas:
+        from analysis.figures.canvas import Canvas
+
+        canvas = Canvas(figsize=(self.width, self.height), layout="constrained")
+        self.draw(canvas.add_subplot())
+        if self.legend:
+            labels, handles = zip(*self.legend, strict=True)
+            look = {"columnspacing": 1.2, "handletextpad": 0.4, "handlelength": 1.8, "borderpad": 0}
+            canvas.legend(handles, labels, loc="outside upper left", ncols=3, **look)
+        return canvas
+
+
+@contextmanager
+def _style(name: str) -> Iterator[None]:
+    """Within the block matplotlib has our style, and makes the same ids in SVG for the same figure."""
+    import matplotlib
+
+    with matplotlib.rc_context(RC | {"svg.hashsalt": name}):
+        yield
 
 
 def _tidy(svg: str, name: str, title: str, description: str, tips: Mapping[str, Sequence[str]]) -> str:
@@ -139,10 +162,3 @@ def _add_tips(root: ElementTree.Element, gid: str, texts: Sequence[str]) -> None
     marks = [e for e in group.iter() if e.tag == f"{{{SVG}}}use"] or [e for e in group if e.tag == f"{{{SVG}}}path"]
     for mark, text in zip(marks, texts, strict=False):
         ElementTree.SubElement(mark, f"{{{SVG}}}title").text = plain(text, 300)
-
-
-def _for_page(svg: str) -> str:
-    """Replace colours by CSS variables and fonts by the page's."""
-    for name, colour in COLOURS.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    return re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)

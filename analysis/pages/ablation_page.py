@@ -15,6 +15,7 @@ from analysis.pages.study_page import Tile, inline, render
 from analysis.results import claims, cost, sides
 from analysis.results.claims import KINDS, Verdict, verdicts
 from analysis.results.ledger import Cell, Ledger
+from analysis.results.origin import merged
 from analysis.results.read_ablation import ledger
 from analysis.tables import forms
 from analysis.tables.forms import tally
@@ -47,8 +48,7 @@ def read(run_folder: Path) -> output.Report:
         ),
         "json": {"report.json": lambda: forms.as_json(result, table, judged, headline_and_sentence, gaps)},
         "txt": {"table.txt": lambda: forms.text(result, table, judged)},
-        "": {"provenance.csv": lambda: forms.provenance_csv(result)}
-        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in all_figures},
+        "": {"provenance.csv": lambda: forms.provenance_csv(result)} | output.figure_files(all_figures),
     }
     return output.Report(result, table, *headline_and_sentence, gaps, files)
 
@@ -141,7 +141,7 @@ def page(
             *([(example, "recomputes one number; provenance.csv has the command for every number")] if example else []),
             ("study export RUN --trial CELL", "the model of a cell, its best seed on validation, as a folder"),
         ],
-        versions=sorted(ledger.versions.items()),
+        origin=merged(ledger.origins).lines,
     )
 
 

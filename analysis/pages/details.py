@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from analysis.figures.study_figures import SERIES, line
-from analysis.figures.svg import COLOURS, Figure, figure
+from analysis.figures.svg import COLOURS, Figure
 from analysis.records.predictions import Array
 from analysis.results.sides import Side, Truncation
 from analysis.stats import labels, lengths
@@ -276,7 +276,7 @@ def reliability(sides: Sequence[Details], key: str) -> Figure | None:
         f"Reliability: share of {what} that are right against their confidence, over all seeds; on the dashed line the two are"
     )
     caption += f" equal. The larger the mark, the more {what}."
-    return figure(f"reliability-{key}", "Reliability diagram", description, caption, draw, tips, legend)
+    return Figure(f"reliability-{key}", "Reliability diagram", description, caption, draw, tips, legend)
 
 
 def by_length(sides: Sequence[Details], key: str) -> Figure | None:
@@ -319,7 +319,7 @@ def by_length(sides: Sequence[Details], key: str) -> Figure | None:
     )
     caption = "Errors by length: mean over seeds, with the 95 % interval over seeds and texts (bar)."
     caption += f" Dashed: {' and '.join(map(str, cuts))} pieces, the number read at once." if cuts else ""
-    return figure(f"lengths-{key}", "Errors by length", description, caption, draw, tips, legend)
+    return Figure(f"lengths-{key}", "Errors by length", description, caption, draw, tips, legend)
 
 
 def _look(place: int) -> tuple[str, float, str, str]:

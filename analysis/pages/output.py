@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from analysis.figures.svg import Figure
 from analysis.results.ledger import Ledger
 from analysis.tables.published_layout import TableLayout
 from analysis.text.places import shareable
@@ -29,6 +31,11 @@ class Report:
     sentence: str
     missing: Sequence[str]
     files: Files
+
+
+def figure_files(figures: Iterable[Figure]) -> dict[str, Callable[[], str]]:
+    """Return {name of a file: function that makes it} of figures."""
+    return {f"figures/{figure.name}.svg": partial(getattr, figure, "svg") for figure in figures}
 
 
 def check(formats: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from analysis.records.run_folder import Run, load, settings_text
 from analysis.records.trials import Trial
 from analysis.results import cost, final_settings, sharing, sides
 from analysis.results.final_settings import Difference, Finals, FinalSetting
+from analysis.results.origin import origin
 from analysis.stats import labels
 from analysis.stats.importance import Importance, importance
 from analysis.tables import csv_export, forms, result_table, sentences, study_ledger
@@ -36,7 +37,6 @@ def read(run: str | Path) -> output.Report:
     drawn, comparison = draw(finals, shares), compared_details(finals)
     ledger = study_ledger.ledger(finals)
     table, lacking, headline_and_sentence = study_ledger.layout(finals, ledger), sentences.missing(finals), answer(finals)
-    figures = [*drawn.values(), *(comparison.figures.values() if comparison else ())]
     files: output.Files = {
         "html": {"report.html": lambda: page(finals, shares, drawn, comparison)},
         "md": {"table.md": lambda: result_table.markdown(finals)},
@@ -50,10 +50,19 @@ def read(run: str | Path) -> output.Report:
         | details.csv_files(("setting", "setting_label", "seeds"), cache(partial(setting_details, finals))),
         "json": {"report.json": lambda: forms.as_json(ledger, table, (), headline_and_sentence, lacking)},
         "txt": {"table.txt": lambda: result_table.result_text(finals)},
-        "": {"provenance.csv": lambda: forms.provenance_csv(ledger)}
-        | {f"figures/{figure.name}.svg": partial(str, figure.svg) for figure in figures},
+        "": {"provenance.csv": lambda: forms.provenance_csv(ledger)} | output.figure_files(_all(drawn, comparison)),
     }
     return output.Report(ledger, table, *headline_and_sentence, lacking, files)
+
+
+def figures(records: Run) -> list[Figure]:
+    """Return the figures of the report of a study."""
+    finals = Finals(records)
+    return _all(draw(finals, importance(records.search, records.space)), compared_details(finals))
+
+
+def _all(drawn: Mapping[str, Figure], comparison: ComparedDetails | None) -> list[Figure]:
+    return [*drawn.values(), *(comparison.figures.values() if comparison else ())]
 
 
 def draw(finals: Finals, shares: Importance) -> dict[str, Figure]:
@@ -114,7 +123,7 @@ def page(finals: Finals, shares: Importance, drawn: Mapping[str, Figure], compar
         cost=cost.of_study(run),
         cost_head=cost.HEAD,
         trials=[_trial_row(run, trial) for trial in _ordered(run)],
-        versions=versions(run),
+        origin=origin(run).lines,
         notices=notices(run),
         count=partial(numbers.count_text, gap=numbers.NARROW),
     )
@@ -269,26 +278,6 @@ def _cell(value: Any) -> tuple[str, Any]:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return shown(value), value
     return (shown(value), shown(value)) if value is not None else (numbers.DASH, None)
-
-
-def versions(run: Run) -> list[tuple[str, str]]:
-    """Return (name, version) of the software and hardware that computed the results; several versions if sessions differ."""
-    used: dict[str, list[str]] = {}
-    for row in run.of("study"):
-        session = {**(row.get("versions") or {}), "commit": _short_commit(row.get("commit")), "device": row.get("device")}
-        session["study digest"] = row.get("config_digest")
-        for name, value in session.items():
-            if value and plain(value) not in used.setdefault(plain(name), []):
-                used[plain(name)].append(plain(value, 80))
-    devices, precisions = (sorted({plain(value) for (value,) in run.distinct(name) if value}) for name in ("device", "precision"))
-    used["device"] = devices or used.get("device", [])
-    used["computed on"] = list(dict.fromkeys(plain(row["computes_on"], 80) for row in run.of("plan") if row.get("computes_on")))
-    used["precision"] = precisions
-    return [(name, ", then ".join(values)) for name, values in used.items() if values]
-
-
-def _short_commit(commit: str | None) -> str | None:
-    return commit and commit[:12] + ("+ (with changes)" if commit.endswith("+") else "")
 
 
 def notices(run: Run) -> list[str]:

@@ -114,6 +114,7 @@ FIELDS: dict[str, dict[str, Field]] = {
         "splits": Field(dict, "examples in train, validation and test split of the target task"),
         "stages": Field(list, "shared stages: {stage_id, parent_id, kind, name, label, cached}"),
         "computes_on": Field(str, "what this session computes on: `2 CPU cores, 1 a trial, 2 trials at a time`"),
+        "machine": Field(str, "processor, CPU cores and memory that may be used, memory of a GPU; or the joined cluster"),
     },
     "stage": {
         "stage_id": Field(str, "identity of the stage", required=True),

@@ -152,16 +152,27 @@ class Run:
         last = next((row["status"] for row in reversed(self.of("study"))), "")
         return last if last in ("finished", "interrupted", "stopped") else "unfinished"
 
-    @cached_property
+    @property
     def seconds(self) -> float:
         """Seconds of all sessions, from the first record of a session to its last."""
+        return sum(last - first for first, last in self._sessions.values())
+
+    @property
+    def times(self) -> tuple[float, float] | None:
+        """Seconds since 1970 of the first record and of the last; None if no record has a time."""
+        spans = self._sessions.values()
+        return (min(first for first, _ in spans), max(last for _, last in spans)) if spans else None
+
+    @cached_property
+    def _sessions(self) -> dict[int, tuple[float, float]]:
+        """{session: seconds since 1970 of its first and of its last record}"""
         spans: dict[int, list[float]] = {}
         times_written = [(row.get("session"), row.get("utc")) for row in self.rows]
         for session, utc in chain(times_written, self.columns.ends() if self.columns else ()):
             at = _seconds(utc)
             if at is not None:
                 spans.setdefault(int(session or 0), []).append(at)
-        return sum(max(times) - min(times) for times in spans.values())
+        return {session: (min(times), max(times)) for session, times in spans.items()}
 
     def predictions(self, name: str) -> Predictions | None:
         """Test predictions of a trial, or of the bag of words; None if they are not stored or unusable."""

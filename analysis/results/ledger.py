@@ -18,6 +18,7 @@ from analysis.records.metric import Metric
 from analysis.records.predictions import Array
 from analysis.records.trials import Trial
 from analysis.results import cost, published
+from analysis.results.origin import Origin
 from analysis.results.published import Number
 from analysis.stats import inference
 from analysis.stats.inference import Estimate
@@ -147,7 +148,8 @@ class Ledger:
     """{folder within the run folder: the study}"""
     finished: bool = False
     """Whether every study has finished."""
-    versions: dict[str, str] = field(default_factory=dict)
+    origins: list[Origin] = field(default_factory=list)
+    """Where and when each study was computed."""
     accounts: list[cost.Account] = field(default_factory=list)
     """Cost of each study."""
     validated: dict[str, Metric] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from analysis.records.run_folder import Run, load, unread
 from analysis.records.trials import Trial
 from analysis.results import cost, published
 from analysis.results.ledger import Cell, Ledger, SeedRun, StudySummary, _other_tests, as_dict, letters, listed, printed_numbers
+from analysis.results.origin import origin
 from analysis.results.published import Number
 from analysis.text.plain import plain
 
@@ -133,9 +134,7 @@ def _add(ledger: Ledger, folder: Path, study: Mapping[str, Any]) -> bool:
     ledger.studies[name] = StudySummary(run.folder, run.labels, run.config, run.inputs)
     indices = [index for index in listed(study.get("settings")) if isinstance(index, int)]
     mine = {cell.setting: cell for cell in ledger.cells if cell.task == task and (cell.setting in indices or not indices)}
-    for row in run.of("study"):
-        facts = {**(row.get("versions") or {}), "commit": row.get("commit"), "device": row.get("device")}
-        ledger.versions |= {plain(key): plain(value, 80) for key, value in facts.items() if value}
+    ledger.origins.append(origin(run))
     part = f"fine-tuning on {ledger.task_name(task)}"
     ledger.accounts.append(cost.account(run, lambda _: part))
     ledger.validated.setdefault(task, run.metric)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study.cluster import gpus
 from trainables.settings.errors import ConfigError
+from trainables.tables.free_memory import GIB, available
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Machine:
     """Names of the GPUs; empty if nobody asked them."""
     unused: str = ""
     """Reason why some GPUs that are there are not used; empty if all are."""
+    joined: bool = False
+    """Whether it is a Ray cluster that was joined, not this machine."""
 
     @property
     def cpus(self) -> float:
@@ -35,6 +40,17 @@ class Machine:
     def gpus(self) -> float:
         """GPUs of all nodes."""
         return sum(gpus for _, gpus in self.nodes)
+
+    @property
+    def hardware(self) -> str:
+        """Describe it: `AMD EPYC 9B14, 2 CPU cores, 23 GiB of memory, x86_64`; a joined cluster by what its nodes offer."""
+        if self.joined:
+            nodes = f"{len(self.nodes)} node{'s' * (len(self.nodes) != 1)}"
+            return f"Ray cluster of {nodes} with {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        memory, parts = available(), [processor(), f"{self.cpus:g} CPU core{'s' * (self.cpus != 1)}"]
+        parts += [f"{memory[1] / GIB:.0f} GiB of memory"] if memory else []
+        parts += [f"{gpus.memory_bytes() / GIB:.0f} GiB of memory on a GPU"] if self.names else []
+        return ", ".join([*parts, platform.machine()])
 
     @property
     def notices(self) -> list[str]:
@@ -92,6 +108,15 @@ def this_machine() -> Machine:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         cpus = max(1, min(cpus, int(quota) // int(period)))
     return Machine(((cpus, gpus.counted()),))
+
+
+def processor() -> str:
+    """Return the model of this machine's processor as Linux names it; `unknown processor` if it does not."""
+    with contextlib.suppress(OSError):
+        names = re.findall(r"^(?:model name|Model|cpu model)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if names:
+            return str(names[0]).strip()
+    return "unknown processor"
 
 
 def check_resources(resources: Any, machine: Machine, where: str = "this machine") -> None:

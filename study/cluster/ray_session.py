@@ -199,7 +199,7 @@ def _requested(ray: Any, resources: Any) -> Iterator[None]:
 
 def _cluster(ray: Any) -> Machine:
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Machine(tuple((has.get("CPU", 0), has.get("GPU", 0)) for has in alive))
+    return Machine(tuple((has.get("CPU", 0), has.get("GPU", 0)) for has in alive), joined=True)
 
 
 def check_seen(store: Store, paths: Iterable[str]) -> None:

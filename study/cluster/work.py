@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine_faults import fault_of, one_line
+from trainables.data.splits import SPLITS
 from trainables.encoder.process_memory import lasting
 from trainables.settings.execution import Execution
 from trainables.settings.recipe import Recipe
@@ -111,7 +112,7 @@ def best_precision(execution: Execution) -> str:
 def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
     """Compute the bag-of-words baseline on the recipe's target task, tuned by its metric, from as many texts as fine-tuning has.
 
-    From all texts if their number is `searched`.
+    From all texts if their number is `searched`. `read` are the digests of the splits that it read.
     """
     from analysis.records.metric import METRICS
     from trainables.scores.bag_of_words import bag_of_words
@@ -122,7 +123,8 @@ def bag_of_words(recipe: Recipe, searched: bool = False) -> Row:
     assert isinstance(stage, Finetune)
     few = stage.train_share < 1 or stage.train_examples is not None
     train = inputs.train_split(stage, recipe.seed) if few and not searched else None
-    return dict(bag_of_words(inputs.target, METRICS[recipe.tasks[recipe.task].measured_by].loss, train))
+    row = bag_of_words(inputs.target, METRICS[recipe.tasks[recipe.task].measured_by].loss, train)
+    return dict(row) | {"read": [inputs.target.digest(split) for split in SPLITS]}
 
 
 def read_test(work: Work, reader: Reader | None = None) -> Row:

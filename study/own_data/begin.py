@@ -31,6 +31,8 @@ WRITTEN_FROM = "written from: "
 """Begins the line of a study file that names the options it was written from."""
 SHORT_TEXTS, SHORT_LENGTH = 2000, 64
 """Training texts and pieces of a shorter study, as an advice."""
+LARGE_BYTES = 5_000_000
+"""A larger file is named before it is read: that takes many seconds."""
 UNLIMITED = 512
 """Longest sequence proposed for an encoder without a limit."""
 
@@ -43,6 +45,9 @@ def begin(
     `command` is the command of the user, for messages. Raises ConfigError with all faults, and writes nothing then.
     """
     folder, reader = path.absolute().parent, Reader()
+    for file in (*given.data, given.test, given.validation):
+        if file and os.path.isfile(file) and os.path.getsize(file) > LARGE_BYTES:
+            say(f"looking at {file} ({os.path.getsize(file) / 1e6:,.0f} MB): columns, lengths, copies")
     base, reasons = _base(given, overrides, folder, command)
     name = base["name"]
     study = load_study(base, (), folder)

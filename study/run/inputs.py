@@ -13,6 +13,7 @@ from typing import Any
 
 from analysis.records import record
 from analysis.text.places import shareable
+from study.cluster.machine_faults import StudyStopped
 from study.definition.models import Study, corpora
 from study.definition.paths import in_place
 from study.planning.check import corpus_choices
@@ -220,6 +221,22 @@ def _is_cheap(study: Study) -> bool:
     remote = any(hub and not Path(hub).exists() for hub in hubs) or any("://" in str(path) for path in sources)
     files = [file for path in map(Path, study.local_paths) for file in ([path] if path.is_file() else path.rglob("*"))]
     return not remote and sum(file.stat().st_size for file in files) <= CHEAP_BYTES
+
+
+def check_read(study: Study, rows: Sequence[Row], reader: str, ids: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raise StudyStopped if what `reader` computed has `ids` that the recorded inputs do not lead to.
+
+    Every process reads the inputs itself, so one that begins after a file was changed reads other texts.
+    """
+    if set(ids) <= set(wanted):
+        return
+    try:
+        changed = changes(known(rows), of(study, Reader()))
+    except ConfigError as error:
+        changed = list(error.faults)
+    where = "; ".join(changed) or "on its machine the files or the libraries are others"
+    advice = "let nothing write to the inputs while the study runs; then run it again: it says what differs from its records"
+    raise StudyStopped(f"inputs changed while the study ran, and {reader} read other ones than it began with: {where}", advice)
 
 
 def store_changes(rows: Sequence[Row], url: str) -> list[str]:

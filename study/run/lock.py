@@ -65,7 +65,7 @@ class RunLock:
                 self._handle = self._try()
             former = holder(self.run)
             os.ftruncate(self._handle, 0)
-            fields = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds")}
+            fields = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")}
             os.pwrite(self._handle, json.dumps(fields).encode(), 0)
             os.fsync(self._handle)
         except OSError as error:

@@ -17,10 +17,11 @@ from study.cluster.work import Ended, Placement, Work, bag_of_words, best_precis
 from study.definition import space
 from study.definition.paths import portable
 from study.planning import plan as plans
-from study.run import finals
+from study.run import finals, inputs
 from study.run.scribe import Row, TrialSpec, hours_spent, ranking, scored, trial_of
 from study.run.session import Session
 from study.run.to_records import to_records
+from trainables.data.splits import SPLITS
 from trainables.scores import predictions
 from trainables.settings.execution import Execution
 from trainables.stages.inputs import Inputs
@@ -36,7 +37,7 @@ def all_parts(s: Session) -> None:
     where = _say_where(s)
     _resolve_precision(s)
     plan = plans.plan(s.study, s.store, s.reader)
-    s.scribe.write("plan", **plan.as_record(), computes_on=where)
+    s.scribe.write("plan", **plan.as_record(), computes_on=where, machine=s.machine.hardware)
     s.scribe.screen.expect("search", plan.trials)
     s.scribe.screen.expect("finals", plan.finals)
     pending = _baseline(s)
@@ -103,6 +104,7 @@ def _record_baseline(s: Session, pending: Any) -> None:
     predicted, folder = result["predictions"]["test"], s.run_dir / "predictions"
     folder.mkdir(exist_ok=True)
     target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
+    inputs.check_read(s.study, s.rows, "the bag of words", result["read"], [target.digest(split) for split in SPLITS])
     predictions.write(folder / f"{BAG_OF_WORDS}-test.parquet", target.test.labels, predicted, result["probabilities"]["test"])
     for split in ("validation", "test"):
         fields = {"recipe": "bag of words", "task": s.study.task, "split": split}

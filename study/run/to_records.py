@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine_faults import StudyStopped, alike, fault_of, one_line
-from study.run import finals
-from study.run.scribe import TrialSpec, trials
+from study.run import finals, inputs
+from study.run.scribe import Row, TrialSpec, trials
+from trainables.stages.node import test_id
 
 if TYPE_CHECKING:
     from study.cluster.tune_adapters import InTurn
@@ -26,6 +27,7 @@ def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             name = trial.config["trial"]
             for row in result["rows"]:
+                inputs.check_read(s.study, s.rows, name, [row["stage_id"]], _ids(s, proposed[name], row))
                 if trial.config.get("read_test"):
                     s.scribe.tested(proposed[name], row)
                 else:
@@ -63,6 +65,13 @@ def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) 
             return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return ToRecords()
+
+
+def _ids(s: Session, trial: TrialSpec, row: Row) -> tuple[str, ...]:
+    """The stages that rows of a trial may be of, by the data as this process read them."""
+    if row.get("split") != "test":
+        return trial.stage_ids
+    return (test_id(s.reader.task(s.study.task, s.study.tasks[s.study.task]), trial.stage_ids[-1]),)
 
 
 def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from textwrap import wrap
 from typing import Any
 
-from analysis.figures.svg import figure
+from analysis.figures.svg import Figure
 from analysis.text.plain import plain as plain_line
 from study.survey.tasks import TextSource, named
 from trainables.settings.dialect import Dialect, dialect_faults, options_said
@@ -217,7 +217,7 @@ def svg(overlap: Overlap) -> str:
 
     middles = [place + 0.5 for place in range(len(names))]
     width, height = max(side + beside, 62 * LETTER) + 0.4, side + beside + 0.18 * len(head) + 0.4
-    return figure("overlap", f"{head[0]}: {_title(overlap)}", _description(overlap), "", draw, {}, height=height, width=width).svg
+    return Figure("overlap", f"{head[0]}: {_title(overlap)}", _description(overlap), "", draw, {}, height=height, width=width).svg
 
 
 def _description(overlap: Overlap) -> str:

@@ -124,7 +124,9 @@ class Story:
         ]
         splits = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
         tokens = {"tokens_shared": 1_160_000, "tokens_unshared": 2_280_000}
-        self.write("plan", trials=self.shape.trials, splits=splits, stages=stages, **tokens)
+        where = {"computes_on": "2 CPU cores, 1 a trial, 2 trials at a time"}
+        where |= {"machine": "AMD EPYC 9B14, 2 CPU cores, 23 GiB of memory, x86_64"}
+        self.write("plan", trials=self.shape.trials, splits=splits, stages=stages, **where, **tokens)
         for steps in (50, 100, 200):
             self.write(
                 "stage",

@@ -1,14 +1,13 @@
-"""The Python API, as in a notebook: one study that is interrupted, resumed by the example of the document, and looked at."""
+"""The Python API in a notebook: the tutorial, interrupted once and resumed, then the example of the document on its study."""
 
 from __future__ import annotations
 
+import asyncio
 import io
-import logging
+import json
 import os
 import re
-import secrets
-import signal
-import sys
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import redirect_stdout, suppress
@@ -16,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
-import ray
-import yaml
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 import study
 import trainables
@@ -28,72 +28,127 @@ from analysis.tables import csv_export
 from study import Best, ConfigError, Run, Study
 from study.cluster.variables import QUIET
 from tests.helpers import reviews, write_csv
-from tests.study.tiny import ROOT, family, records, tiny_study, wait_for
+from tests.study.tiny import ROOT, environment, family, records, tiny_study, wait_for
 from tests.trainables.families import checkpoint
 
+TUTORIAL = ROOT / "docs" / "tutorial.ipynb"
 DOCUMENT = (ROOT / "docs" / "python-api.md").read_text(encoding="utf-8")
+TEXTS = ["A film to remember.", "Two hours that nobody gives back."]
 LEARNING_RATE = "param.finetune.learning_rate"
+SMALL = {
+    "budget.trials": 2,
+    "final.top_k": 1,
+    "final.seeds": 2,
+    "baseline": False,
+    "precision": "float32",
+    "recipe.finetune.epochs": 1,
+    "recipe.finetune.train_examples": 40,
+    "resources.concurrent": 1,
+}
+BEFORE = """
+import logging, os, signal, sys
+from study import Study
+import optuna  # sets the level of its logger
 
-
-@dataclass(frozen=True)
-class Cell:
-    """What the example of the document left behind, and what was printed before and by it."""
-
-    names: dict[str, Any]
-    interrupted: str
-    printed: str
-    changed: list[str]
-    """What an interrupted and a finished study have changed in this process."""
-    left: set[int]
-    """Processes that they have left behind."""
-
-
-def state() -> dict[str, Any]:
-    """All of this process that a cell may rely on."""
+def state():
+    \"\"\"All of this process that a cell may rely on.\"\"\"
     return {
         "environment": dict(os.environ),
         "folder": os.getcwd(),
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "logging": (list(logging.getLogger().handlers), logging.getLogger().level, logging.getLogger("optuna").level),
         "streams": (sys.stdout, sys.stderr, *(os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2))),
-        "ray": ray.is_initialized(),
+        "ray": "ray" in sys.modules and sys.modules["ray"].is_initialized(),
     }
+
+before = state()
+print(os.getpid())
+"""
+AFTER = """
+import json
+print(json.dumps({
+    "changed": {name: [repr(before[name]), repr(value)] for name, value in state().items() if before[name] != value},
+    "pyplot": "matplotlib.pyplot" in sys.modules,
+    "predicted": [found.labels, found.probabilities.tolist()],
+}))
+"""
+PYPLOT = """
+from matplotlib import pyplot
+assert not pyplot.get_fignums()
+run.figures["finals"]
+"""
+"""A cell that shows a figure as the tutorial does, after pyplot has told the notebook how to show figures."""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """The tutorial after it was run, and what it left behind."""
+
+    folder: Path
+    """Where it ran."""
+    outputs: dict[str, list[Any]]
+    """{last line of a cell: its outputs}"""
+    interrupted: list[Any]
+    """Outputs of the cell that was interrupted."""
+    after: dict[str, Any]
+    """What AFTER printed."""
+    left: set[int]
+    """Processes that its studies have left behind."""
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.folder / "runs" / "my-reviews"
+
+    def printed(self, line: str) -> str:
+        """What the cell with this last line printed."""
+        return printed(self.outputs[line])
+
+
+def printed(outputs: list[Any]) -> str:
+    return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
 @pytest.fixture(scope="module")
-def cell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cell]:
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     folder = tmp_path_factory.mktemp("notebook")
-    (block,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT, flags=re.M | re.S)
-    recipe = [{"finetune": {"epochs": 1, "batch_size": 8, "max_length": 24, "head_tokens": 6}}]
-    small = {"recipe": recipe, "space": {"finetune.learning_rate": {"log_uniform": [1e-4, 1e-2]}}, "search": {"sampler": "random"}}
-    data = tiny_study(
-        folder, **small, name="my-reviews", baseline=False, final={"top_k": 1, "seeds": 2}, store=str(folder / "store")
-    )
-    (folder / "my-reviews.yaml").write_text(yaml.safe_dump(data), encoding="utf-8")
+    tutorial = nbformat.read(TUTORIAL, as_version=4)
+    cells = [cell for cell in tutorial.cells if cell.cell_type == "code"]
+    (parameters,) = (cell for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+    parameters.source = f"encoder = {str(checkpoint('bert'))!r}\nchanges = {SMALL}"
+    added = {name: nbformat.v4.new_code_cell(source) for name, source in (("before", BEFORE), ("after", AFTER), ("pyplot", PYPLOT))}
+    tutorial.cells = [added["before"], *cells, added["after"], added["pyplot"]]
+    places = {"IPYTHONDIR": folder / "ipython", "FINETUNE_STUDY_STORE": folder / "store", "JUPYTER_RUNTIME_DIR": folder / "jupyter"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("RAY_AUTH_TOKEN", os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32)))  # Ray reads it once a process
         for name in QUIET:
             patch.delenv(name, raising=False)
-        before, others = state(), family(os.getpid())
-        interrupt = threading.Thread(target=_interrupt, args=(folder / "runs" / "my-reviews",))
-        interrupt.start()
-        with redirect_stdout(io.StringIO()) as first, pytest.raises(KeyboardInterrupt):
-            Study.load("my-reviews.yaml", {"budget.trials": 2}).run()
-        interrupt.join()
-        names: dict[str, Any] = {}
-        with redirect_stdout(io.StringIO()) as second:
-            exec(block, names)
-        after = state()
-        changed = [name for name in before if before[name] != after[name]]
-        left = (family(os.getpid()) - others) | _writers(names["run"].folder / "study.log")
-        yield Cell(names, first.getvalue(), second.getvalue(), changed, left)
+        for name, place in places.items():
+            patch.setenv(name, str(place))
+        client = NotebookClient(tutorial, timeout=300)
+        with client.setup_kernel(env=environment(), cwd=folder):
+            outputs, interrupted = {}, []
+            for index, cell in enumerate(tutorial.cells):
+                if "study.run()" in cell.source:
+                    interrupt = threading.Thread(target=_interrupt, args=(client, folder / "runs" / "my-reviews"))
+                    interrupt.start()
+                    with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
+                        client.execute_cell(cell, index)
+                    interrupt.join()
+                    interrupted = cell.outputs
+                client.execute_cell(cell, index)
+                outputs[cell.source.splitlines()[-1]] = cell.outputs
+                if cell is added["before"]:
+                    kernel = int(printed(cell.outputs))
+                    others = family(kernel)
+            left = (family(kernel) - others) | _writers(folder / "runs" / "my-reviews" / "study.log")
+        yield Notebook(folder, outputs, interrupted, json.loads(printed(added["after"].outputs)), left)
 
 
-def _interrupt(run: Path) -> None:
-    """Interrupt this process, as a notebook does, when Ray runs and the plan is recorded."""
+def _interrupt(client: NotebookClient, run: Path) -> None:
+    """Interrupt the kernel, as the stop button does, when Ray runs and the plan is recorded."""
     wait_for(lambda: records(run, "plan"))
-    os.kill(os.getpid(), signal.SIGINT)
+    asyncio.run(client.km.interrupt_kernel())
 
 
 def _writers(log: Path) -> set[int]:
@@ -106,29 +161,70 @@ def _writers(log: Path) -> set[int]:
     return found
 
 
-def test_an_interrupted_study_is_resumed_in_the_same_process(cell: Cell) -> None:
-    run = cell.names["run"]
-    assert [row["status"] for row in records(run.folder, "study")] == ["started", "interrupted", "resumed", "finished"]
-    assert "interrupted; nothing that was evaluated is lost. Run it again to resume." in cell.interrupted
-    assert (run.name, run.state, run.notices) == ("my-reviews", "finished", [])
-    assert repr(run) == f"Run({str(run.folder)!r}: finished, 2 trials, 2 finals)"
+@pytest.fixture(scope="module")
+def example(notebook: Notebook) -> dict[str, Any]:
+    """The names that the example of the document leaves behind, and as `printed` what it printed."""
+    (block,) = re.findall(r"^```python\n(.*?)^```", DOCUMENT, flags=re.M | re.S)
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.chdir(notebook.folder)
+        patch.setenv("FINETUNE_STUDY_STORE", str(notebook.folder / "store"))
+        shutil.rmtree(notebook.run / "model")  # the tutorial exports too
+        exec(block, names)
+    return names | {"printed": said.getvalue()}
 
 
-def test_nothing_is_left_behind_in_the_process(cell: Cell) -> None:
-    assert cell.changed == []
-    assert not cell.left
+def test_an_interrupted_cell_is_run_again_and_goes_on(notebook: Notebook) -> None:
+    assert [row["status"] for row in records(notebook.run, "study")] == ["started", "interrupted", "resumed", "finished"]
+    assert "interrupted; nothing that was evaluated is lost. Run it again to resume." in printed(notebook.interrupted)
+    shown = notebook.outputs["run"][-1].data["text/plain"]
+    assert shown == f"Run({str(notebook.run)!r}: finished, 2 trials, 2 finals)"
 
 
-def test_progress_is_shown_once_and_without_noise(cell: Cell) -> None:
-    lines = cell.printed.splitlines()
+def test_nothing_is_left_behind_in_the_process(notebook: Notebook) -> None:
+    assert notebook.after["changed"] == {}
+    assert not notebook.left
+
+
+def test_progress_is_shown_once_and_without_noise(notebook: Notebook) -> None:
+    said = notebook.printed("run")
+    lines = said.splitlines()
     assert len([line for line in lines if line.startswith("t001  epoch 1/1")]) == 1
     assert lines.count("my-reviews finished") == 1
-    assert not any(word in cell.printed + cell.interrupted for word in ("WARNING", "INFO", "ray.init", "Traceback", "\x1b"))
-    assert "epoch 1/1" not in (cell.names["run"].folder / "study.log").read_text(encoding="utf-8")
+    everything = printed([*notebook.interrupted, *(output for outputs in notebook.outputs.values() for output in outputs)])
+    assert not re.search(r"warning|\bINFO\b|ray\.init|Traceback|\x1b", everything, flags=re.I)
+    assert "epoch 1/1" not in (notebook.run / "study.log").read_text(encoding="utf-8")
 
 
-def test_frames_hold_the_records(cell: Cell) -> None:
-    run = cell.names["run"]
+def test_the_cells_of_the_tutorial_show_what_their_texts_promise(notebook: Notebook) -> None:
+    said = printed([output for outputs in notebook.outputs.values() for output in outputs])
+    for part in ("510 train, 127 validation, 159 test", "2 classes: 'negative'", "budget: {trials: 2", "memory", "Best(f0"):
+        assert part in said
+    (table,) = (outputs[-1].data["text/html"] for line, outputs in notebook.outputs.items() if line.startswith("run.finals[["))
+    assert ["f00" in table, "f01" in table, "t000" in table] == [True, True, False]
+
+
+def test_a_figure_is_shown_once_with_and_without_pyplot(notebook: Notebook) -> None:
+    assert not notebook.after["pyplot"], "it would have chosen a backend"
+    for name in ("curves", "finals"):
+        (output,) = notebook.outputs[f'run.figures["{name}"]']
+        assert (output.output_type, set(output.data)) == ("execute_result", {"image/png", "text/plain"})
+
+
+def test_the_tutorial_has_no_outputs_in_git() -> None:
+    notebook = nbformat.read(TUTORIAL, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert cell.cell_type == "markdown" or (cell.outputs, cell.execution_count) == ([], None), "clear all outputs"
+        for link in re.findall(r"\]\(([^)#:]+)\)", cell.source) if cell.cell_type == "markdown" else ():
+            assert (TUTORIAL.parent / link).exists(), link
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+
+
+def test_frames_hold_the_records(example: dict[str, Any]) -> None:
+    run = example["run"]
+    assert (run.name, run.state) == ("my-reviews", "finished")
+    assert run.notices[0].startswith("tasks.my-reviews.test: 159 of 796 texts of train are the test split")
     assert run.trials["trial"].tolist() == ["t000", "t001", "f00", "f01"]
     assert run.finals["seed"].tolist() == [0, 1]
     last = {row["trial"]: row for row in records(run.folder, "trial")}
@@ -141,38 +237,45 @@ def test_frames_hold_the_records(cell: Cell) -> None:
     assert dict(zip(run.finals["trial"], run.finals["test_percent"], strict=True)) == tests
 
 
-def test_the_best_final_predicts_and_is_exported(cell: Cell) -> None:
-    best: Best = cell.names["run"].best
+def test_figures_are_those_of_the_report(example: dict[str, Any]) -> None:
+    run = example["run"]
+    assert {f"{name}.svg" for name in run.figures} == {path.name for path in (run.folder / "report" / "figures").iterdir()}
+    assert len(run.figures["curves"].axes[0].lines) == 2
+    assert run.figures["history"].axes[0].get_ylabel() == "validation error, %"
+
+
+def test_the_best_final_predicts_and_is_exported(notebook: Notebook, example: dict[str, Any]) -> None:
+    best: Best = example["run"].best
     assert (best.trial, best.seed) in [("f00", 0), ("f01", 1)]
-    assert f"Best({best.trial}, seed {best.seed} of the chosen setting, the best of 2 seeds on validation: " in cell.printed
-    texts = ["A film to remember.", "Two hours that nobody gives back."]
-    found, exported = cell.names["found"], trainables.load(cell.names["folder"]).predict(texts)
-    assert found.labels == exported.labels
-    assert np.abs(found.probabilities - exported.probabilities).max() < 1e-6
-    assert best.model is cell.names["run"].best.model, "it is loaded once"
+    assert f"Best({best.trial}, seed {best.seed} of the chosen setting, the best of 2 seeds on validation: " in example["printed"]
+    found, exported = example["found"], trainables.load(notebook.run / "model").predict(TEXTS)
+    labels, probabilities = notebook.after["predicted"]
+    for each in (found.labels, exported.labels):
+        assert each == labels
+    for each in (found.probabilities, exported.probabilities):
+        assert np.abs(each - probabilities).max() < 1e-6
+    assert best.model is example["run"].best.model, "it is loaded once"
     with pytest.raises(ConfigError, match="`force` replaces it"):
         best.export()
-    assert best.export(force=True) == cell.names["folder"]
+    assert best.export(force=True) == notebook.run / "model"
 
 
-def test_the_page_and_the_plan_are_those_of_the_command_line(cell: Cell) -> None:
-    assert cell.names["page"].name == "report.html"
-    assert "my-reviews" in cell.names["page"].read_text(encoding="utf-8")
-    assert "my-reviews: 2 trials of BERT-FiT on reviews, then 1 more over seeds\n" in cell.printed
-    assert cell.names["study"].plan().plan.trials == 2
+def test_the_page_and_the_plan_are_those_of_the_command_line(example: dict[str, Any]) -> None:
+    assert example["page"].name == "report.html"
+    assert "my-reviews" in example["page"].read_text(encoding="utf-8")
+    assert "my-reviews: 2 trials of BERT-FiT on my-reviews, then 2 more over seeds\n" in example["printed"]
     with pytest.raises(ConfigError, match="odt: there are html, md"):
-        cell.names["same"].report(formats=["odt"])
+        example["same"].report(formats=["odt"])
 
 
-def test_a_finished_study_is_not_run_again(cell: Cell, capsys: pytest.CaptureFixture[str]) -> None:
-    loaded = Study.load(cell.names["run"].folder)
-    assert loaded.run(progress=False).folder == cell.names["run"].folder
+def test_a_finished_study_is_not_run_again(example: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "my-reviews is finished; nothing was run again" in example["printed"]
+    loaded = Study.load(example["run"].folder)
+    assert loaded.run(progress=False).folder == example["run"].folder
     assert capsys.readouterr().out == ""
-    loaded.run()
-    assert "my-reviews is finished; nothing was run again" in capsys.readouterr().out
 
 
-def test_every_column_and_every_public_name_is_documented(cell: Cell) -> None:
+def test_every_column_and_every_public_name_is_documented() -> None:
     fields = record_fields.fields("evaluation").keys() | record_fields.fields("baseline").keys()
     for column in {*csv_export.TRIAL_COLUMNS, *csv_export.RESULT_COLUMNS} - fields:
         assert f"`{column}`" in DOCUMENT, column

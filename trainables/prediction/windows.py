@@ -84,6 +84,7 @@ def open_source(url: str, columns: Columns, dialect: Dialect, stdin: IO[bytes] |
 
 
 def _delimited(url: str, kind: str, columns: Columns, dialect: Dialect) -> Source:
+    grown = _growth(url)
     table, delimiter, notices = read_text_table(url, columns.every, dialect)
     _check_columns(url, table.schema.names, columns)
 
@@ -91,7 +92,7 @@ def _delimited(url: str, kind: str, columns: Columns, dialect: Dialect) -> Sourc
         for start in range(0, table.num_rows, ROWS):
             yield _of_table(table.slice(start, ROWS), columns)
 
-    return Source(url, kind, tuple(table.schema.names), table.num_rows, windows, notices, delimiter)
+    return Source(url, kind, tuple(table.schema.names), table.num_rows, windows, notices, delimiter, grown=grown)
 
 
 def _parquet(url: str, columns: Columns) -> Source:
@@ -132,16 +133,19 @@ def _check_columns(url: str, names: Sequence[str], columns: Columns) -> None:
 
 def _lines(url: str, kind: str, columns: Columns, dialect: Dialect) -> Source:
     """Read twice: every line is checked first, then windows are made. Lines that are appended meanwhile are left out."""
-    read = lines.reader(url, kind, dialect)
+    grown, read = _growth(url), lines.reader(url, kind, dialect)
     survey = lines.survey(url, kind, columns, read())
     windows = partial(_windows, url, kind, columns, read)
-    size = os.path.getsize(os.path.expanduser(url)) if is_local(url) else 0
-    grown = partial(_grown, url, size)
     return Source(url, kind, survey.names, survey.count, windows, survey.notices, grown=grown)
 
 
-def _grown(url: str, size: int) -> bool:
-    return is_local(url) and os.path.exists(os.path.expanduser(url)) and os.path.getsize(os.path.expanduser(url)) > size
+def _growth(url: str) -> Callable[[], bool]:
+    """Return what tells whether a local file has grown since now."""
+    path = os.path.expanduser(url)
+    if not is_local(url) or not os.path.isfile(path):
+        return lambda: False
+    size = os.path.getsize(path)
+    return lambda: os.path.exists(path) and os.path.getsize(path) > size
 
 
 def _windows(

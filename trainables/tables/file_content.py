@@ -45,6 +45,13 @@ PROSE = ("a page of HTML", "an XML file")
 """Kinds that are also valid plain text."""
 
 
+def check_lasting(url: str) -> None:
+    """Raise ConfigError for a pipe or a device: data of a study are read several times, by several processes."""
+    path = os.path.expanduser(url)
+    if is_local(url) and os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise ConfigError([f"{url}: is a pipe or a device, which can be read only once; write it to a file, and give that"])
+
+
 def read_content(url: str, formats: Sequence[str] = FORMATS) -> tuple[str, bytes]:
     """(format, decompressed bytes) of a file; for a zip, of the only file with one of these formats in it.
 

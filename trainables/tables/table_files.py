@@ -17,7 +17,7 @@ from trainables.settings.errors import ConfigError, closest
 from trainables.settings.file_names import TABLES
 from trainables.tables.delimited import declared_delimiter, read_delimited
 from trainables.tables.encodings import doubts
-from trainables.tables.file_content import as_utf8, check_kind, read_content
+from trainables.tables.file_content import as_utf8, check_kind, check_lasting, read_content
 from trainables.tables.free_memory import check_fits
 from trainables.tables.wrong_suffix import HEAD, is_json_lines, table_in_text
 
@@ -31,6 +31,7 @@ def read_file(url: str, columns: Sequence[str], dialect: Dialect | None = None) 
 
     Raises ConfigError that names the file.
     """
+    check_lasting(url)
     kind, raw = read_content(url)
     try:
         table, notices = _parse(raw, kind, columns, dialect or Dialect())
@@ -88,6 +89,7 @@ def read_documents(
     dialect, messages do not suggest to set one. Raises ConfigError that names the file.
     """
     dialect = dialect or Dialect(settable=False)
+    check_lasting(url)
     kind, raw = read_content(url, (*TABLES, "txt"))
     try:
         if kind != "txt":

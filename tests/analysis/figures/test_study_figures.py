@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -82,8 +83,18 @@ def test_a_log_dimension_has_a_log_axis_and_a_category_has_strips(drawn: dict[st
 
 def test_the_same_run_gives_the_same_bytes(finished: Path) -> None:
     run = load(finished)
-    once, twice = (study_figures.history(run), study_figures.history(run))
+    once, twice = (figure.svg for figure in (study_figures.history(run), study_figures.history(run)) if figure)
     assert once == twice
+
+
+def test_matplotlib_gets_the_same_figure_and_keeps_its_settings(large: Path, drawn: dict[str, Figure]) -> None:
+    before = dict(matplotlib.rcParams)
+    canvas = drawn["history"].canvas()
+    assert dict(matplotlib.rcParams) == before
+    (axes,) = canvas.axes
+    assert axes.get_ylabel() == "validation error, %"
+    assert sum(len(marks.get_offsets()) for marks in axes.collections) == len(load(large).search)
+    assert canvas._repr_png_().startswith(b"\x89PNG")
 
 
 def test_mathematics_and_markup_in_labels_stay_text(tmp_path: Path) -> None:

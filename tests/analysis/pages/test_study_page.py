@@ -19,6 +19,7 @@ from analysis.pages import reports, study_page
 from analysis.records.run_folder import load
 from analysis.results import final_settings
 from analysis.results.final_settings import Finals
+from analysis.results.origin import origin
 from tests.analysis.made_records import Story, make
 from tests.analysis.tables.test_result_table import nasty
 
@@ -267,6 +268,6 @@ def test_versions_that_change_between_sessions_are_both_named(tmp_path: Path) ->
     def edit(story: Story) -> None:
         story.write("study", status="resumed", versions={"torch": "2.14.0"}, commit="f" * 40 + "+")
 
-    found = dict(study_page.versions(load(make(tmp_path, edit=edit))))
+    found = dict(origin(load(make(tmp_path, edit=edit))).lines)
     assert found["torch"] == "2.13.0, then 2.14.0"
     assert found["commit"].endswith("ffffffffffff+ (with changes)")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from study.cluster.machine import Machine, check_resources
+from study.cluster.machine import Machine, check_resources, this_machine
 from study.definition.models import Resources
 from trainables.settings.errors import ConfigError
 
@@ -69,3 +70,8 @@ def test_a_shared_stage_takes_what_can_work_together(
     cpus: float, gpus: float, nodes: Nodes, expected: tuple[int, float, float]
 ) -> None:
     assert Machine(nodes).all_for_one(cpus, gpus) == expected
+
+
+def test_a_machine_is_described_by_its_hardware_and_a_cluster_by_what_it_offers() -> None:
+    assert re.fullmatch(r"\S.*, \d+ CPU cores?, \d+ GiB of memory, \w+", this_machine().hardware)
+    assert Machine(((4, 1), (4, 1)), joined=True).hardware == "Ray cluster of 2 nodes with 8 CPUs and 2 GPUs"

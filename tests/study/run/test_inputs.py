@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from safetensors.numpy import save_file
 
 from analysis.records.record import Records, read
 from analysis.records.run_folder import load
+from study.cluster.machine import Machine
+from study.cluster.machine_faults import StudyStopped
 from study.definition.models import Study
 from study.definition.paths import in_place, portable
 from study.definition.study_file import load_study
@@ -23,6 +26,7 @@ from study.run import finals, inputs, launch
 from study.run.screen import Screen
 from study.run.scribe import Scribe, TrialSpec, trial_of
 from study.run.session import Session
+from study.run.to_records import to_records
 from tests.helpers import TINY_BERT, documents_file, reviews, write_csv
 from tests.study.conftest import Run
 from tests.study.tiny import answer, records, refused, study_here, write_study
@@ -356,3 +360,20 @@ def test_a_run_is_moved_goes_on_with_changed_tests_and_names_no_home(
     assert len(list((run / "predictions").iterdir())) == len([each for each in tested.finals if each.test]) + 1
     for file in [path for path in (run / "report").rglob("*") if path.is_file()] + [run / "study.yaml", run / "records.jsonl"]:
         assert "/ann" not in file.read_text(encoding="utf-8"), file
+
+
+def test_a_trial_that_read_a_file_after_it_was_changed_stops_the_study(tmp_path: Path) -> None:
+    path, run = begun(tmp_path)
+    found, reader = load_study(path), Reader()
+    session = Session(found, run, Store(str(tmp_path / "store")), scribe_of(found, run), Machine(((1, 0),)), None, reader)  # type: ignore[arg-type]
+    proposed = trial_of(found, "t001", "search", PARAMS, 0, "it", reader)
+    callback, running = to_records(session, None, {"t001": proposed}), SimpleNamespace(config={"trial": "t001"})  # type: ignore[arg-type]
+    row = {"stage": "finetune", "stage_name": "finetune", "split": "validation", "epoch": 1.0, "step": 3, "loss": 0.5}
+    row |= {"error_rate_percent": 20.0, "source": "computed", "seed": 0}
+    callback.on_trial_start(0, [], running)
+    callback.on_trial_result(0, [], running, {"rows": [row | {"stage_id": proposed.stage_ids[-1]}]})
+    another_label(path.parent)
+    later = trial(found, "t001").stage_ids[-1]  # as a process names it that reads the file now
+    with pytest.raises(StudyStopped, match=r"t001 read other ones than it began with: tasks.reviews.train: same number of texts"):
+        callback.on_trial_result(0, [], running, {"rows": [row | {"stage_id": later, "step": 6}]})
+    assert [row["step"] for row in records(run, "evaluation") if row["trial"] == "t001"] == [3]

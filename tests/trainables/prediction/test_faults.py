@@ -149,16 +149,17 @@ def test_an_interrupt_leaves_no_file(model: LoadedModel, tmp_path: Path) -> None
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.csv"]
 
 
-@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
 def test_lines_that_are_appended_while_it_is_read_are_left_out(kind: str, model: LoadedModel, tmp_path: Path) -> None:
-    path, out = tmp_path / f"x.{kind}", tmp_path / "out.jsonl"
-    line = '{"text": "good"}' if kind == "jsonl" else "good"
-    path.write_text(f"{line}\n{line}", encoding="utf-8")
+    path, out = tmp_path / f"x.{kind}", tmp_path / ("out.csv" if kind == "csv" else "out.jsonl")
+    line, head = '{"text": "good"}' if kind == "jsonl" else "good", "text\n" * (kind == "csv")
+    path.write_text(f"{head}{line}\n{line}", encoding="utf-8")
     source = checked(model, str(path), out, Columns(), Dialect())
     with open(path, "a", encoding="utf-8") as file:
         file.write(f"{line[-1:]} more\n{line}\n")
     done = predict_file(model, source, out, io.StringIO())
-    assert [json.loads(row)["text"] for row in out.read_text(encoding="utf-8").splitlines()] == ["good", "good"]
+    rows = out.read_text(encoding="utf-8").splitlines()
+    assert [row.partition(",")[0] if kind == "csv" else json.loads(row)["text"] for row in rows][-2:] == ["good", "good"]
     assert done.notices == [f"{path}: it has grown since it was checked; its first 2 rows were predicted"]
 
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from trainables.settings.errors import ConfigError
 from trainables.settings.task import Task
 from trainables.settings.validate import validate
 from trainables.tables import free_memory
-from trainables.tables.table_files import read_file
+from trainables.tables.table_files import read_documents, read_file
 
 
 @pytest.mark.parametrize(
@@ -160,3 +161,10 @@ def test_a_packed_file_that_memory_does_not_hold_is_refused(packed: str, tmp_pat
     assert len(rows(str(path))) == 200_000
     monkeypatch.setattr(free_memory, "available", lambda: (1_000_000, 10**9))
     assert "GiB of memory are free: is it damaged?" in fault(str(path))
+
+
+def test_a_pipe_is_refused_since_it_can_be_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    assert "is a pipe or a device" in fault(str(tmp_path / "a.csv"))
+    with pytest.raises(ConfigError, match="is a pipe or a device"):
+        read_documents(str(tmp_path / "a.csv"))
