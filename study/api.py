@@ -188,8 +188,8 @@ class Study:
                     *(self.definition, folder, store, address, None, accept_changed_inputs, retry_failed),
                     process_goes_on=True,
                 )
-            except KeyboardInterrupt:
-                print("interrupted; nothing that was evaluated is lost. Run it again to resume.", flush=True)
+            except KeyboardInterrupt as interrupt:
+                print(f"{str(interrupt) or 'interrupted'}; nothing that was evaluated is lost. Run it again to resume.", flush=True)
                 raise
             except StudyStopped as end:
                 raise RunStopped(end.reason, end.advice) from None

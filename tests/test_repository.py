@@ -302,7 +302,7 @@ def test_generated_documents_are_up_to_date(name: str) -> None:
 
 
 def commands(path: Path) -> list[str]:
-    """Shell commands of the fenced blocks of a document; of cluster.yaml those of its opening comment."""
+    """Shell commands of the fenced blocks of a document; of a cluster template those of its opening comment."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".yaml":
         lines = [
@@ -314,8 +314,12 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-ALL_COMMANDS = [(path.name, command) for path in [*DOCUMENTS, ROOT / "cluster.yaml"] for command in commands(path)]
-TAKEN_AS_GIVEN = {"aws", "cat", "cd", "chmod", "curl", "echo", "export", "git", "ls", "ssh", "unzip", "watch"}
+TEMPLATES = [ROOT / "cluster.yaml", *sorted((ROOT / "clusters").glob("cluster-*.yaml"))]
+ALL_COMMANDS = [(path.name, command) for path in [*DOCUMENTS, *TEMPLATES] for command in commands(path)]
+TAKEN_AS_GIVEN = {
+    *("aws", "cat", "cd", "chmod", "curl", "docker", "echo", "export", "gcloud", "git", "grep", "kubectl", "ls", "sbatch", "ssh"),
+    *("unzip", "watch"),
+}
 """Programs of others whose options are not checked."""
 
 

@@ -193,6 +193,8 @@ class Ablation(Settings):
     """Arithmetic of matrix products."""
     resources: Resources | None = None
     """Resources of one trial; null: a GPU if this machine has one."""
+    session_hours: Annotated[float, Field(gt=0)] | None = None
+    """The command stops after so many hours as at Ctrl-C, exit code 130; the same command resumes. null: no limit."""
     claims: tuple[AblationClaim, ...] = ()
     """Claims of the paper on its table."""
     notes: tuple[str, ...] = ()

@@ -39,7 +39,7 @@ class AblationGrid:
     def to_yaml(self) -> str:
         """Write as YAML everything that tables need beside the records."""
         data = self.ablation.canonical()
-        del data["scales"], data["resources"]
+        del data["scales"], data["resources"], data["session_hours"]
         for name, task in self.ablation.tasks.items():
             data["tasks"][name] = task.model_dump(mode="json", exclude_defaults=True) | {"target": task.target}
         data["encoder"], data["encoders"] = _non_empty(data["encoder"]), {k: _non_empty(v) for k, v in data["encoders"].items()}

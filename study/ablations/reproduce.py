@@ -57,6 +57,7 @@ def run(
     Everything is checked before anything is computed. Raises ConfigError for wrong input, RunInUse if another driver has the
     folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped if the machine or all trials of a study failed.
     """
+    began = time.monotonic()
     _check_folder(grid, folder)
     reader = Reader()
     todo, changed = _left(grid, folder, accept_changed_inputs, retry_failed, reader)
@@ -64,7 +65,7 @@ def run(
     _check_all(todo, address, reader)
     measured = json.dumps(statistics(grid.ablation), indent=2, ensure_ascii=False) if measure else ""
     with RunLock(folder), stops():
-        began = time.monotonic()
+        studies_began = time.monotonic()
         if measure:
             (folder / STATISTICS).unlink(missing_ok=True)  # computed from another set of tasks
         write_whole(folder / FILE, shareable(grid.to_yaml()))
@@ -73,7 +74,7 @@ def run(
         if todo:
             artifacts = Store(store or Store.default().url)
             say(f"{grid.name}: {grid_plan_text.estimate_text(grid, artifacts, reader, here=address is None)}")
-        with Shared() as shared:
+        with Shared(grid.ablation.session_hours, began) as shared:
             for number, part in enumerate(todo, start=1):
                 settings, seeds = len(part.settings), part.study.final.seeds
                 cells = f"{settings} setting{'s' * (settings != 1)} over {seeds} seed{'s' * (seeds != 1)} on {part.task}"
@@ -82,7 +83,7 @@ def run(
                 ran = launch.run(part.study, *where, accept_changed_inputs, retry_failed, reader=reader)
                 if ran.failed:
                     say(f"{part.folder}: {ran.failed}")
-        took = f" in {time_text(time.monotonic() - began)}" if todo else ""
+        took = f" in {time_text(time.monotonic() - studies_began)}" if todo else ""
         ending = f"{grid.name} finished{took}" if todo or measure else f"{grid.name} is finished; nothing was run again"
         return _outcome(grid, folder, ending)
 

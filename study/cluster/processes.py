@@ -118,23 +118,34 @@ class Interrupts:
     """Handler of SIGINT and SIGTERM: the first raises KeyboardInterrupt in the main thread.
 
     If that has not ended the study after STOP_WITHIN_S, and at a second signal, `end` is called: it ends this process, or only the
-    local cluster if the process is to go on.
+    local cluster if the process is to go on. With `session_hours` this process sends itself a SIGTERM so many hours after
+    `began`, a time of `time.monotonic`.
     """
 
-    def __init__(self, end: Callable[[], None]) -> None:
+    def __init__(self, end: Callable[[], None], session_hours: float | None = None, began: float | None = None) -> None:
         self.requested_at: float | None = None
+        self.reason = "interrupted"
+        """Argument of the KeyboardInterrupt."""
         self._end = end
         self._limit: threading.Timer | None = None
+        self._session: threading.Timer | None = None
+        if session_hours is not None:
+            spent = 0.0 if began is None else time.monotonic() - began
+            self._session = threading.Timer(max(0.0, 3600 * session_hours - spent), self._session_over, [session_hours])
+            self._session.daemon = True
         self._before: Mapping[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         self.install()
+        if self._session is not None:
+            self._session.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._limit is not None:
-            self._limit.cancel()
+        for timer in (self._limit, self._session):
+            if timer is not None:
+                timer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -148,10 +159,17 @@ class Interrupts:
             self._end()
             return
         self.requested_at = time.monotonic()
+        if self._session is not None:
+            self._session.cancel()  # its signal would count as a second one
         self._limit = threading.Timer(STOP_WITHIN_S, self._end)
         self._limit.daemon = True
         self._limit.start()
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(self.reason)
+
+    def _session_over(self, hours: float) -> None:
+        self.reason = f"session_hours ({hours:g}) are over"
+        print(self.reason, flush=True)  # to the log
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def end_cluster() -> None:

@@ -247,10 +247,13 @@ def _kill_autoscaler(session: str) -> None:
 
 
 class Shared:
-    """Signals and Ray for several studies in one process: Ray starts with the first study that needs it and ends with the block."""
+    """Signals and Ray for several studies in one process: Ray starts with the first study that needs it and ends with the block.
 
-    def __init__(self) -> None:
-        self.interrupts = Interrupts(die)
+    The block is interrupted `session_hours` after `began`, a time of `time.monotonic`.
+    """
+
+    def __init__(self, session_hours: float | None = None, began: float | None = None) -> None:
+        self.interrupts = Interrupts(die, session_hours, began)
         self._stack = contextlib.ExitStack()
         self._machine: Machine | None = None
 

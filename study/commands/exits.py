@@ -15,7 +15,7 @@ def cut_short(end: BaseException, again: str) -> int:
     from study.cluster.machine_faults import StudyStopped
 
     if not isinstance(end, StudyStopped):
-        click.echo(f"interrupted; nothing that was evaluated is lost. Resume with:\n  {again}", err=True)
+        click.echo(f"{str(end) or 'interrupted'}; nothing that was evaluated is lost. Resume with:\n  {again}", err=True)
         return INTERRUPTED
     click.echo(f"stopped: {end.reason}", err=True)
     if end.advice:

@@ -89,6 +89,9 @@ class Budget(Settings):
     """Trials of the search, failed ones included."""
     hours: Annotated[float, Field(gt=0)] | None = None
     """No trial is started after so many hours, over all sessions; null: no limit."""
+    session_hours: Annotated[float, Field(gt=0)] | None = None
+    """A command stops after so many hours as at Ctrl-C, exit code 130; the same command resumes. For jobs with a time limit: a few
+    minutes less than it. null: no limit."""
 
 
 class Final(Settings):

@@ -88,6 +88,7 @@ def run(
     ConfigError for wrong input, RunInUse if another driver has the folder, KeyboardInterrupt after SIGINT or SIGTERM, StudyStopped
     if the machine or all trials alike failed.
     """
+    began = time.monotonic()
     reader = reader or Reader()
     finished, compared = opened(study, run_dir, accept_changed_inputs, retry_failed, reader)
     if finished:
@@ -101,10 +102,11 @@ def run(
     if not compared.now:  # a new folder, or inputs that could not be read a moment ago
         _, compared = opened(study, run_dir, accept_changed_inputs, reader=reader)
         compared = replace(compared, now=compared.now or inputs.of(study, reader))
+    own = Interrupts(end_cluster if process_goes_on else die, study.budget.session_hours, began)
     with (
         stops(),
         RunLock(run_dir),
-        nullcontext(shared.interrupts) if shared else Interrupts(end_cluster if process_goes_on else die) as interrupts,
+        nullcontext(shared.interrupts) if shared else own as interrupts,
         quiet(run_dir / "study.log") as terminal,
     ):
         study = _resolved(run_dir, study)
@@ -179,7 +181,7 @@ def _run_session(
         note("finished", **spent())
     except (KeyboardInterrupt, SystemExit):  # SystemExit: Ray's handler of SIGTERM until `interrupts` replaces it
         interrupted()
-        raise KeyboardInterrupt from None
+        raise KeyboardInterrupt(interrupts.reason) from None
     except StudyStopped as stop:
         stopped(stop.reason)
         raise
@@ -214,8 +216,12 @@ def _resolved(run_dir: Path, study: Study) -> Study:
 
 
 def _digest(study: Study) -> str:
-    """Hash of what a finished study has done: it changes with the budget, the seeds or the baseline, not with resources."""
+    """Hash of what a finished study has done: it changes with the budget, the seeds or the baseline, not with resources.
+
+    The hours of a session only distribute the same work over more commands.
+    """
     data = {key: study.canonical()[key] for key in ("budget", "final", "baseline")} | study.identity()
+    del data["budget"]["session_hours"]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

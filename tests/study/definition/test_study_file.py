@@ -521,7 +521,7 @@ def test_a_study_that_says_nothing_of_the_head_is_what_it_was() -> None:
 
 SAME = {
     "name": "another",
-    "budget": {"trials": 60, "hours": 3.0},
+    "budget": {"trials": 60, "hours": 3.0, "session_hours": 1.5},
     "final": {"top_k": 2, "seeds": 5},
     "resources": {"workers": 2},
     "baseline": False,

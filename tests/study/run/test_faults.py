@@ -17,8 +17,23 @@ from typing import Any
 
 import pytest
 
+from study.cluster.processes import Interrupts
+from study.cluster.ray_session import Shared
 from tests.study.conftest import Run
-from tests.study.tiny import ROOT, alive, begin, family, records, study, study_here, table, trial_actor, wait_for, write_study
+from tests.study.tiny import (
+    ROOT,
+    alive,
+    answer,
+    begin,
+    family,
+    records,
+    study,
+    study_here,
+    table,
+    trial_actor,
+    wait_for,
+    write_study,
+)
 
 PARTS = {"pretrain": 6, "search": 12, "final": 6}
 """Evaluations of the tiny study in its shared stage, its search and its finals."""
@@ -128,6 +143,43 @@ def test_an_actor_is_killed_then_a_second_driver_comes_then_the_user_presses_ctr
     wait_for(lambda: not alive(pids), seconds=5)
     assert records(folder, "study")[-1]["status"] == "interrupted"
     assert "interrupted" in study("status", folder).stdout
+
+
+def test_a_session_whose_hours_are_over_stops_as_at_ctrl_c_and_says_why(tmp_path: Path) -> None:
+    """Counted from the start of the command, wherever it is then: while Ray starts, or in an epoch."""
+    alone: dict[str, Any] = {"space": {}, "search": {}, "final": {"top_k": 1, "seeds": 1}, "budget": {"trials": 1}}
+    path = write_study(tmp_path / "input", **alone, baseline=False)
+    folder, hours = tmp_path / "run", 12 / 3600
+    call = ("run", path, "--out", folder, "--store", tmp_path / "store", "--set", "recipe.finetune.epochs=5000")
+    began = time.monotonic()
+    done = study_here(*call, "--set", f"budget.session_hours={hours}")
+    assert hours * 3600 <= time.monotonic() - began < hours * 3600 + 10
+    assert done.returncode == 130, done.stdout + done.stderr
+    assert f"session_hours ({hours:g}) are over; nothing that was evaluated is lost. Resume with:\n  study run" in done.stderr
+    assert f"budget.session_hours={hours}" in done.stderr
+    assert records(folder, "study")[-1]["status"] == "interrupted"
+
+
+def test_other_hours_of_a_session_do_not_run_a_finished_study_again(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ("run", finished.file, "--out", finished.folder, "--store", finished.store)
+    assert "nothing was run again" in answer(capsys, *call, "--set", "budget.session_hours=4")
+
+
+def test_the_hours_of_a_command_of_several_studies_are_counted_from_its_start() -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt, match=r"session_hours \(1\) are over"), Shared(1, began - 3600 + 0.2):
+        time.sleep(20)
+    assert 0.2 <= time.monotonic() - began < 10
+
+
+def test_ctrl_c_shortly_before_the_hours_are_over_counts_once() -> None:
+    ended: list[str] = []
+    with Interrupts(lambda: ended.append("killed"), 0.3 / 3600) as interrupts:
+        with pytest.raises(KeyboardInterrupt, match="interrupted"):
+            signal.raise_signal(signal.SIGINT)
+        time.sleep(0.5)
+    assert not ended
+    assert interrupts.reason == "interrupted"
 
 
 def test_a_study_without_any_result_ends_with_1_and_says_why(tmp_path: Path) -> None:
