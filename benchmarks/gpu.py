@@ -187,8 +187,8 @@ def working_cards(device: str) -> tuple[list[str], str]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     if done.returncode:
         return [], (done.stderr.strip().splitlines() or ["no answer"])[-1]
-    names, reason, _ = json.loads(done.stdout.splitlines()[-1])
-    return names, reason
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["names"], answer["why"]
 
 
 def environment() -> dict[str, str]:

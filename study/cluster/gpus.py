@@ -68,18 +68,18 @@ def _of_amd() -> int:
 
 def answering() -> tuple[list[str], str]:
     """Return (names of the GPUs on which torch can compute, why others cannot), tested once in a process of its own."""
-    names, why, _, _ = _answering(_settings())
-    return names, why
+    answer = _answering(_settings())
+    return answer["names"], answer["why"]
 
 
 def memory_bytes() -> int:
     """Return the memory of the smallest GPU that this process may see, in bytes; 0 if none answers."""
-    return _answering(_settings())[2]
+    return int(_answering(_settings())["memory_bytes"])
 
 
 def without_tf32() -> list[str]:
     """Return the names of the GPUs that this process may see and that lack TF32."""
-    return _answering(_settings())[3]
+    return list(_answering(_settings())["without_tf32"])
 
 
 def _settings() -> tuple[str | None, ...]:
@@ -87,10 +87,9 @@ def _settings() -> tuple[str | None, ...]:
 
 
 @lru_cache(maxsize=1)  # a process that imports torch takes seconds
-def _answering(variables: tuple[str | None, ...]) -> tuple[list[str], str, int, list[str]]:
+def _answering(variables: tuple[str | None, ...]) -> dict[str, Any]:
     answer, fault = _asked("trainables.training.gpus")
-    names, why, size, without = answer or ([], fault, 0, [])
-    return names, why, size, without
+    return answer or {"names": [], "why": fault, "memory_bytes": 0, "without_tf32": []}
 
 
 def attention_kernels() -> tuple[dict[str, dict[str, tuple[str, list[str]]]], str]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from analysis.trackers.names import faults as tracker_faults
-from study.cluster import gpus as cards
+from study.cluster import gpus
 from study.cluster.machine import Machine, check_resources
 from study.definition.models import Study
 from study.definition.space import extremes
@@ -73,12 +73,7 @@ def check(study: Study, machine: Machine | None = None, reader: Reader | None = 
     if machine is not None:
         gather(partial(_no_notices, check_resources, study.resources, machine))
         notices += machine.notices
-    gpus = study.resources.gpus if machine is None else machine.gpus_for(study.resources)
-    if study.precision == "tf32" and not gpus:
-        why = f"trials run on CPUs (resources.gpus: {study.resources.gpus}), which do not have it"
-        faults.append(f"precision: tf32 given, but {why}; use float32")
-    elif study.precision == "tf32" and machine is not None and (lacking := cards.without_tf32()):
-        why = f"{', '.join(dict.fromkeys(lacking))} does not have it, only NVIDIA's GPUs from Ampere on"
+    if study.precision == "tf32" and (why := _without_tf32(study, machine)):
         faults.append(f"precision: tf32 given, but {why}; use float32")
     if machine is not None and not faults:
         gather(partial(memory.notices, study))
@@ -221,6 +216,14 @@ def _layer_faults(study: Study) -> Iterator[str]:
         if isinstance(stage, Finetune):
             fields = ("layers", "freeze", "reinit_layers")
             yield from _corner_faults(study, stage, fields, lambda corner: corner.layer_faults(blocks))
+
+
+def _without_tf32(study: Study, machine: Machine | None) -> str:
+    """Why trials would compute without TF32; empty if they would not. GPUs of a cluster are known to its workers alone."""
+    if not (study.resources.gpus if machine is None else machine.gpus_for(study.resources)):
+        return f"trials run on CPUs (resources.gpus: {study.resources.gpus}), which do not have it"
+    lacking = [] if machine is None else gpus.without_tf32()
+    return f"{', '.join(dict.fromkeys(lacking))} does not have it, only NVIDIA's GPUs from Ampere on" if lacking else ""
 
 
 def _pair_faults(study: Study) -> Iterator[str]:

@@ -75,4 +75,5 @@ def _line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps([*answering(), memory_bytes(), without_tf32()]))
+    names, why = answering()
+    print(json.dumps({"names": names, "why": why, "memory_bytes": memory_bytes(), "without_tf32": without_tf32()}))

@@ -98,7 +98,8 @@ def torch_says(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Answers of a torch with GPUs, of which there are none here."""
 
     def says(*answer: Any, size: int = 80 * 10**9, without_tf32: tuple[str, ...] = (), **more: str) -> Torch:
-        made = Torch(json.dumps([*answer, size, without_tf32]), **more) if answer else Torch("", **more)
+        fields = dict(zip(("names", "why"), answer, strict=False)) | {"memory_bytes": size, "without_tf32": without_tf32}
+        made = Torch(json.dumps(fields), **more) if answer else Torch("", **more)
         monkeypatch.setattr(gpus.subprocess, "run", made)
         gpus._answering.cache_clear()
         return made
