@@ -58,8 +58,12 @@ def _is_lost(s: Session, trial: TrialSpec, done: dict[str, Row]) -> bool:
 
 def _is_predicted(s: Session, trial: TrialSpec) -> bool:
     """Whether the store holds a trial's predictions on the test split."""
-    target = s.reader.task(s.study.task, s.study.tasks[s.study.task])
-    return s.store.get(test_id(target, trial.stage_ids[-1])) is not None
+    return s.store.get(test_stage(s, trial)) is not None
+
+
+def test_stage(s: Session, trial: TrialSpec) -> str:
+    """Return the id of a trial's test scores, by the data as this process read them."""
+    return test_id(s.reader.task(s.study.task, s.study.tasks[s.study.task]), trial.stage_ids[-1])
 
 
 def _weights_again(s: Session, trial: TrialSpec) -> None:

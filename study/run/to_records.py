@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster.machine_faults import StudyStopped, alike, fault_of, one_line
 from study.run import finals, inputs
-from study.run.scribe import Row, TrialSpec, trials
-from trainables.stages.node import test_id
+from study.run.scribe import TrialSpec, trials
 
 if TYPE_CHECKING:
     from study.cluster.tune_adapters import InTurn
@@ -27,7 +26,8 @@ def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             name = trial.config["trial"]
             for row in result["rows"]:
-                inputs.check_read(s.study, s.rows, name, [row["stage_id"]], _ids(s, proposed[name], row))
+                wanted = (finals.test_stage(s, proposed[name]),) if row.get("split") == "test" else proposed[name].stage_ids
+                inputs.check_read(s.study, s.rows, name, [row["stage_id"]], wanted)
                 if trial.config.get("read_test"):
                     s.scribe.tested(proposed[name], row)
                 else:
@@ -65,13 +65,6 @@ def to_records(s: Session, searcher: InTurn, proposed: Mapping[str, TrialSpec]) 
             return object, ()  # Tune pickles its callbacks, and nothing reads that
 
     return ToRecords()
-
-
-def _ids(s: Session, trial: TrialSpec, row: Row) -> tuple[str, ...]:
-    """The stages that rows of a trial may be of, by the data as this process read them."""
-    if row.get("split") != "test":
-        return trial.stage_ids
-    return (test_id(s.reader.task(s.study.task, s.study.tasks[s.study.task]), trial.stage_ids[-1]),)
 
 
 def _death(error: BaseException | None) -> tuple[str, str, dict[str, Any]]:
