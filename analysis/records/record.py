@@ -46,8 +46,7 @@ class Records:
         Values that are not finite become null, and such an evaluation gets the status `diverged`. Raises RecordError for an unknown
         event or field, a wrong type or a missing required field, and OSError if writing fails (the file keeps its old content).
         """
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        row = {"event": event, "study": self.study, "utc": now, "session": self.session} | values
+        row = {"event": event, "study": self.study, "utc": utc_now("milliseconds"), "session": self.session} | values
         if event in ("evaluation", "baseline") and any(isinstance(v, float) and not math.isfinite(v) for v in values.values()):
             row["status"] = "diverged"
         row = {name: value for name, value in _plain(row).items() if value is not None}
@@ -65,6 +64,11 @@ class Records:
             if starts_again(row):
                 self._seen.clear()
         return True
+
+
+def utc_now(timespec: str) -> str:
+    """Return the time in UTC to `seconds` or `milliseconds`, as `2026-11-27T15:26:01Z`."""
+    return datetime.now(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def starts_again(row: Mapping[str, Any]) -> bool:

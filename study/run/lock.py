@@ -15,10 +15,10 @@ import logging
 import os
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from analysis.records.record import utc_now
 from trainables.settings.errors import ConfigError
 from trainables.store.lease import Process, this_process
 
@@ -65,7 +65,7 @@ class RunLock:
                 self._handle = self._try()
             former = holder(self.run)
             os.ftruncate(self._handle, 0)
-            fields = {**asdict(this_process()), "utc": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")}
+            fields = {**asdict(this_process()), "utc": utc_now("seconds")}
             os.pwrite(self._handle, json.dumps(fields).encode(), 0)
             os.fsync(self._handle)
         except OSError as error:
