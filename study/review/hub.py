@@ -67,7 +67,7 @@ def checked(name: str, public: bool) -> Repository:
     if not hub_reachable():
         raise ConfigError([f"--push {name}: {api.endpoint} cannot be reached, or HF_HUB_OFFLINE is set; without --push it works"])
     try:
-        repository, faults = _looked_up(api, name if "/" in name else f"{api.whoami()['name']}/{name}", public)
+        repository, faults = _looked_up(api, name, public)
     except Exception as error:  # of the client, and of what it is built on
         raise ConfigError([f"--push {name}: {_reason(error)}"]) from None
     if faults:
@@ -79,7 +79,9 @@ def _looked_up(api: HfApi, name: str, public: bool) -> tuple[Repository, list[st
     """(the repository, what speaks against writing it)."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    user, owner = api.whoami(), name.partition("/")[0]
+    user = api.whoami()
+    name = name if "/" in name else f"{user['name']}/{name}"
+    owner = name.partition("/")[0]
     owners = [user["name"], *(entry["name"] for entry in user.get("orgs", ()))]
     if owner not in owners:
         return Repository(name, public), [f"you are {owners[0]}, who cannot write for {owner!r}{near(owner, owners)}"]
