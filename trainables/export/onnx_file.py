@@ -48,6 +48,8 @@ def write(theirs: nn.Module, tokenizer: Any, model: LoadedModel, path: Path) -> 
 
     Raises ConfigError if torch's exporter does not know a part of it, or if the file gives other probabilities.
     """
+    import onnxruntime
+
     entries = sample(model)
     with _silent():
         try:
@@ -55,7 +57,13 @@ def write(theirs: nn.Module, tokenizer: Any, model: LoadedModel, path: Path) -> 
         except torch.onnx.OnnxExporterError as error:
             fault = " ".join(str(error.__cause__ or error).split())[:300]
             raise ConfigError([f"--format onnx: torch cannot export {type(theirs).__name__}: {fault}"]) from error
-    worst = max(_difference(theirs, tokenizer, model, path, part) for part in (entries[:1], entries[1:], entries))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    exact = model.in_float32()
+    worst = 0.0
+    for part in (entries[:1], entries[1:], entries):
+        (logits,) = session.run(["logits"], {name: value.numpy() for name, value in _inputs(theirs, tokenizer, part).items()})
+        found, ours = (probabilities(each, model.multi_label) for each in (logits, exact.logits(part)))
+        worst = max(worst, float(np.abs(found - ours).max()))
     if worst > TOLERANCE:
         raise ConfigError([f"--format onnx: onnxruntime gives other probabilities than PyTorch: they differ by {worst:g}"])
 
@@ -75,17 +83,6 @@ def _inputs(theirs: nn.Module, tokenizer: Any, entries: list[Any]) -> dict[str, 
     columns = [list(column) for column in zip(*map(sides, entries), strict=True)]
     encoded = tokenizer(*columns, padding=True, return_tensors="pt")
     return {name: encoded[name] for name in inspect.signature(theirs.forward).parameters if name in encoded}
-
-
-def _difference(theirs: nn.Module, tokenizer: Any, model: LoadedModel, path: Path, entries: list[Any]) -> float:
-    """Largest difference of a probability of some texts, as one padded batch, between onnxruntime and the model itself."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    inputs = {name: value.numpy() for name, value in _inputs(theirs, tokenizer, entries).items()}
-    (logits,) = session.run(["logits"], inputs)
-    ours = probabilities(model.in_float32().logits(entries), model.multi_label)
-    return float(np.abs(probabilities(logits, model.multi_label) - ours).max())
 
 
 def _metadata(model: LoadedModel) -> dict[str, str]:
