@@ -118,12 +118,13 @@ def compared(name: str, ours: LoadedModel, theirs: Any, options: argparse.Namesp
     texts = texts_of(name, options.count or COUNT[name], ours.base.tokenizer)
     contestants: dict[str, Callable[[], np.ndarray]] = {"ours": lambda: ours.predict(texts).probabilities}
     for batch in options.batch:
-        contestants[f"pipeline, batch {batch}"] = lambda batch=batch: of_pipeline(theirs, texts, batch)  # type: ignore[misc]
+        peer = partial(of_pipeline, theirs, batch=batch)
+        contestants[f"pipeline, batch {batch}"] = partial(peer, texts)
         if batch > 1:
-            contestants[f"pipeline, batch {batch}, sorted"] = lambda batch=batch: in_order(theirs, texts, batch)  # type: ignore[misc]
+            contestants[f"pipeline, batch {batch}, sorted"] = partial(in_order, peer, texts)
         if batch > 1 and session is not None:
-            call = partial(of_onnx, session, theirs.tokenizer, texts, batch)
-            contestants[f"onnxruntime, batch {batch}, sorted"] = call
+            runtime = partial(of_onnx, session, theirs.tokenizer, batch=batch)
+            contestants[f"onnxruntime, batch {batch}, sorted"] = partial(in_order, runtime, texts)
     for call in (contestants["ours"], lambda: of_pipeline(theirs, texts[:16], 8)):
         call()  # warms up
     seconds: dict[str, list[float]] = {key: [] for key in contestants}
@@ -152,11 +153,11 @@ def of_pipeline(theirs: Any, texts: Sequence[str], batch: int) -> np.ndarray:
     return np.array([[score["score"] for score in sorted(row, key=lambda each: CLASSES.index(each["label"]))] for row in rows])
 
 
-def in_order(theirs: Any, texts: Sequence[str], batch: int) -> np.ndarray:
-    """The same for texts sorted by length, put back in their order."""
+def in_order(predict: Callable[[Sequence[str]], np.ndarray], texts: Sequence[str]) -> np.ndarray:
+    """Probabilities [n, classes] that `predict` gives for texts sorted by length, put back in their order."""
     order = np.argsort([-len(text) for text in texts], kind="stable")
     found = np.empty((len(texts), len(CLASSES)))
-    found[order] = of_pipeline(theirs, [texts[i] for i in order], batch)
+    found[order] = predict([texts[i] for i in order])
     return found
 
 
@@ -170,15 +171,13 @@ def onnx_session(folder: Path) -> Any:
 
 
 def of_onnx(session: Any, tokenizer: Any, texts: Sequence[str], batch: int) -> np.ndarray:
-    """Probabilities [n, classes] by onnxruntime, from padded batches of texts sorted by length, put back in their order."""
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    found, names = np.empty((len(texts), len(CLASSES))), [entry.name for entry in session.get_inputs()]
+    """Probabilities [n, classes] by onnxruntime, from padded batches."""
+    parts, names = [], [entry.name for entry in session.get_inputs()]
     for begin in range(0, len(texts), batch):
-        part = order[begin : begin + batch]
-        encoded = tokenizer([texts[i] for i in part], padding=True, truncation=True, return_tensors="np")
+        encoded = tokenizer(list(texts[begin : begin + batch]), padding=True, truncation=True, return_tensors="np")
         (logits,) = session.run(["logits"], {name: encoded[name] for name in names})
-        found[part] = probabilities(logits, several=False)
-    return found
+        parts.append(probabilities(logits, several=False))
+    return np.concatenate(parts)
 
 
 if __name__ == "__main__":
