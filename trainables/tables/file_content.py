@@ -219,14 +219,11 @@ def _undecodable(raw: bytes, error: UnicodeError, encoding: str, dialect: Dialec
     if sure:
         rest = f"the rest is UTF-8, so {damaged} and the file in no other encoding"
         return f"not {name}: {where}: {rest}; mend that line and save the file as UTF-8"
-    way = f", or {_encoding_meant(raw, is_open=lines > 0)}" if dialect.settable else ""
+    way = f", or {'set `encoding` to what it is in' if lines else _encoding_meant(raw)}" if dialect.settable else ""
     return f"not {name}: {where}{f': {damaged}, or the file is in another encoding' if lines else ''}; save the file as UTF-8{way}"
 
 
-def _encoding_meant(raw: bytes, is_open: bool) -> str:
-    """Which encoding to set; `is_open`: without a guess, as the file may also be damaged UTF-8."""
-    if is_open:
-        return "set `encoding` to what it is in"
+def _encoding_meant(raw: bytes) -> str:
     if wide := utf16(raw):
         return f"set `encoding: {wide}`, as it is UTF-16 without a byte-order mark"
     if western(raw):
